@@ -1,0 +1,23 @@
+-- The database roles (DESIGN "Row security"), made by a superuser; the passwords come separately.
+-- Guarded and safe to repeat: roles belong to the cluster and outlive databases, so they are never dropped.
+DO $roles$
+DECLARE
+    wanted record;
+BEGIN
+    FOR wanted IN
+        SELECT * FROM (VALUES
+            ('decisioning_owner',  'LOGIN NOBYPASSRLS'),    -- owns the database and everything in it; migrates
+            ('decisioning_web',    'LOGIN NOBYPASSRLS'),    -- requests: sees what the bound team may see
+            ('decisioning_worker', 'LOGIN NOBYPASSRLS'),    -- ticks and commands: all teams, by policy
+            ('decisioning_backup', 'LOGIN BYPASSRLS'),      -- pg_dump: reads everything, writes nothing
+            ('decisioning_reader', 'NOLOGIN NOBYPASSRLS')   -- what logins of people's SQL tools inherit
+        ) AS roles (name, options)
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted.name) THEN
+            EXECUTE format('CREATE ROLE %I NOSUPERUSER NOCREATEDB NOCREATEROLE %s', wanted.name, wanted.options);
+        END IF;
+    END LOOP;
+END
+$roles$;
+GRANT pg_read_all_data TO decisioning_backup;
+GRANT decisioning_reader TO decisioning_owner WITH ADMIN OPTION;

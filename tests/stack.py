@@ -1,0 +1,74 @@
+"""`-p tests.stack`: a real PostgreSQL and a real Valkey for the tests, up before pytest-django reads the settings.
+
+Servers named in the environment are used as they are. The workers of pytest-xdist inherit it all from the process that starts them.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from decisioning.embedded import Home, Postgres, Server, Valkey, start
+
+_running = ExitStack()
+_PREFIX = "decisioning-tests-"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(args: list[str]) -> None:
+    """Start what the environment does not name, in a home of our own, and put it into the environment."""
+    if "PYTEST_XDIST_WORKER" in os.environ or {"--help", "-h", "--version"} & set(args):
+        return
+    _sweep()
+    home = Home(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+    home.make()
+    _running.callback(shutil.rmtree, home.path, ignore_errors=True)
+    environment = {"DECISIONING_HOME": str(home.path), "DECISIONING_SECRET_KEY": secrets.token_urlsafe(48)}
+    if "REDIS_URL" not in os.environ:
+        valkey = Valkey(home)
+        _keep(valkey, home)
+        environment["REDIS_URL"] = valkey.url()
+    if "DATABASE_URL" not in os.environ:
+        postgres = Postgres(home, durable=False)
+        _keep(postgres, home)
+        postgres.bootstrap(for_tests=True)
+        environment |= {
+            "DATABASE_URL": postgres.dsn("web"),
+            "DATABASE_OWNER_URL": postgres.dsn("owner"),
+            "DATABASE_WORKER_URL": postgres.dsn("worker"),
+            "DATABASE_SUPERUSER_URL": postgres.dsn("superuser"),
+        }
+    os.environ.update(environment)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Stop them and remove the home."""
+    _running.close()
+
+
+def _keep(server: Postgres | Valkey, home: Home) -> None:
+    server.prepare()
+    process = start(server, home.logs / f"{server.name}.log")
+
+    def stop(server: Server = server) -> None:
+        process.send_signal(server.stop_signal)
+        process.wait(30)
+
+    _running.callback(stop)
+
+
+def _sweep() -> None:
+    """Remove homes left behind by a run that was killed; its servers ended with it."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid = left.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit():
+            with suppress(PermissionError):
+                try:
+                    os.kill(int(pid), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(left, ignore_errors=True)
