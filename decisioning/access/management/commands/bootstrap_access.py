@@ -1,0 +1,51 @@
+"""Make the first person and the first key of an installation."""
+
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from decisioning.access.keys import create_key
+from decisioning.access.models import ApiKey, Membership, Team
+from decisioning.access.principal import bind_job
+from decisioning.access.scopes import Scope
+
+
+class Command(BaseCommand):
+    help = (
+        "Make the admin user (password from DECISIONING_ADMIN_PASSWORD), a first team and an API key with every scope. "
+        "Run by `manage.py up`; running it again changes nothing but the password. Prints the key alone on the last line when it made one."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--admin-user", default="admin")
+        parser.add_argument("--team", default="main", help="Key of the first team (default: main).")
+        parser.add_argument("--new-key", action="store_true", help="Revoke the key made here before and make another.")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        password = os.environ.get("DECISIONING_ADMIN_PASSWORD")
+        if not password:
+            raise CommandError("Set DECISIONING_ADMIN_PASSWORD to the admin's password.")
+        now = datetime.now(UTC)
+        with transaction.atomic():
+            bind_job("bootstrap_access")
+            admin, _ = User.objects.get_or_create(
+                username=options["admin_user"], defaults={"is_staff": True, "is_superuser": True}
+            )
+            if not admin.check_password(password):
+                admin.set_password(password)
+                admin.save()
+            team, _ = Team.objects.get_or_create(
+                key=options["team"], defaults={"name": options["team"].title(), "created_at": now}
+            )
+            Membership.objects.get_or_create(team=team, user=admin, defaults={"role": Membership.Role.ADMIN})
+            held = ApiKey.objects.filter(team=team, owner=admin, revoked_at__isnull=True, agent=False)
+            if options["new_key"]:
+                held.update(revoked_at=now)
+            elif held.exists():
+                return
+            _, secret = create_key(team, scopes=list(Scope), owner=admin, now=now)
+        self.stdout.write(secret)

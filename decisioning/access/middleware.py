@@ -1,0 +1,64 @@
+"""One transaction a request, bound to who asks; a refusal or an error keeps nothing but the note that it happened."""
+
+import uuid
+from collections.abc import Callable
+
+from django.db import connection, transaction
+from django.http import HttpRequest, HttpResponse
+from django.urls import Resolver404, resolve
+
+from decisioning.access.principal import Principal, bind_key, bind_user
+
+
+class BoundTransaction:
+    """After AuthenticationMiddleware. The key or the session is read here, once, for every door (API, board, admin).
+
+    ATOMIC_REQUESTS stays off: it wraps only the view, so what middleware reads would be unbound. A response is never
+    streamed past the transaction, because the settings row security reads are gone by then.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        request.id = request.headers.get("X-Request-ID", "")[:64] or uuid.uuid4().hex  # type: ignore[attr-defined]
+        if _own_transaction(request):
+            return self.get_response(request)
+        with transaction.atomic(durable=True):
+            request.principal = bind(request)  # type: ignore[attr-defined]
+            response = self.get_response(request)
+            if response.streaming and not getattr(response, "file_to_stream", None):
+                raise RuntimeError("A streaming response would be read after its transaction.")
+            if response.status_code >= 400:
+                transaction.set_rollback(True)
+        if response.status_code in (401, 403):
+            with transaction.atomic(durable=True):
+                bind(request)
+                with connection.cursor() as cursor:
+                    cursor.execute(
+                        "SELECT audit.refusal(%s, %s, %s)", [request.method, request.path, response.status_code]
+                    )
+        response["X-Request-ID"] = request.id  # type: ignore[attr-defined]
+        return response
+
+
+def bind(request: HttpRequest) -> Principal:
+    """A key beats a session: a program that sends one is that program, whatever cookies travel along."""
+    request_id: str = request.id  # type: ignore[attr-defined]
+    kind, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return bind_key(secret.strip(), request_id)
+    return bind_user(request.user.pk, request_id)
+
+
+def own_transaction[View: Callable[..., HttpResponse]](view: View) -> View:
+    """Mark a view that touches no team's data, or opens and binds its transactions itself."""
+    view.own_transaction = True  # type: ignore[attr-defined]
+    return view
+
+
+def _own_transaction(request: HttpRequest) -> bool:
+    try:
+        return bool(getattr(resolve(request.path_info).func, "own_transaction", False))
+    except Resolver404:
+        return False

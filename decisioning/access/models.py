@@ -1,0 +1,85 @@
+"""Who may see and do what: teams, the people in them, and the keys of programs."""
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+
+from decisioning.access.scopes import NEVER_FOR_AGENTS, Scope
+
+KEY_PATTERN = r"^(?=.*[a-z])[a-z0-9][a-z0-9-]{0,62}$"
+valid_key = RegexValidator(KEY_PATTERN, "Use 1 to 63 lower-case letters, digits and hyphens, with at least one letter.")
+
+
+class Team(models.Model):
+    """A group of people who share experiments; the unit of row security."""
+
+    key = models.CharField(max_length=63, unique=True, validators=[valid_key])
+    name = models.CharField(max_length=200)
+    created_at = models.DateTimeField()
+    answer_within_h = models.PositiveIntegerField(
+        default=24, help_text="Hours within which a proposal should be answered; later is overdue."
+    )
+    second_person = models.BooleanField(
+        default=True, help_text="Whether a policy version needs somebody other than its author to activate it."
+    )
+
+    class Meta:
+        db_table = "teams"
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Membership(models.Model):
+    """One person's role in one team; `scopes.ROLES` says what the role may do."""
+
+    class Role(models.TextChoices):
+        VIEWER = "viewer"
+        OPERATOR = "operator"
+        APPROVER = "approver"
+        ADMIN = "admin"
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role, default=Role.VIEWER)
+
+    class Meta:
+        db_table = "memberships"
+        constraints = [models.UniqueConstraint(fields=["team", "user"], name="one_role_per_person_and_team")]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.team} as {self.role}"
+
+
+class ApiKey(models.Model):
+    """A program's way in. The secret itself is shown once and never stored: `digest` is its SHA-256."""
+
+    public_id = models.CharField(max_length=8, unique=True, help_text="The eight characters after dk_.")
+    digest = models.BinaryField(unique=True, max_length=32, editable=False)
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="api_keys")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="api_keys"
+    )
+    scopes = ArrayField(models.CharField(max_length=20, choices=[(s, s) for s in Scope]))
+    agent = models.BooleanField(default=False, help_text="An AI agent's key: may create and push, never decide.")
+    rate = models.CharField(
+        max_length=20, blank=True, help_text='Requests per window, such as "40/m"; empty means the default.'
+    )
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "api_keys"
+        constraints = [
+            models.CheckConstraint(
+                name="an_agents_key_never_decides",
+                condition=Q(agent=False) | ~Q(scopes__overlap=sorted(NEVER_FOR_AGENTS)),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"dk_{self.public_id}"

@@ -1,0 +1,30 @@
+"""Celery's app and the whole beat table. Messages are hints: what may not be lost is a row in PostgreSQL (DESIGN "Tick")."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "decisioning.settings")
+os.environ.setdefault("DECISIONING_ROLE", "worker")
+
+app = Celery("decisioning")
+app.conf.update(
+    broker_url=os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"),
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 2},
+    result_backend=None,
+    task_ignore_result=True,
+    task_default_expires=120,  # a hint that old says nothing any more
+    task_soft_time_limit=50,
+    task_time_limit=60,
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    timezone="UTC",
+    beat_schedule={
+        "evaluate": {"task": "gates.tick", "schedule": 30},
+        "hours": {"task": "telemetry.hours", "schedule": 30},
+        "partitions": {"task": "telemetry.partitions", "schedule": 3600},
+    },
+)
+app.autodiscover_tasks(["telemetry", "gates", "decisioning.ledger"])

@@ -1,0 +1,54 @@
+"""Policies, cursors, evaluations, recommendations and decisions move to `metadata`, under row security and audit."""
+
+from django.db import migrations
+
+FORWARD = """
+ALTER TABLE public.policies SET SCHEMA metadata;
+ALTER TABLE public.policy_versions SET SCHEMA metadata;
+ALTER TABLE public.policy_bindings SET SCHEMA metadata;
+ALTER TABLE public.cursors SET SCHEMA metadata;
+ALTER TABLE public.evidence SET SCHEMA metadata;
+ALTER TABLE public.evaluations SET SCHEMA metadata;
+ALTER TABLE public.recommendations SET SCHEMA metadata;
+ALTER TABLE public.decisions SET SCHEMA metadata;
+
+-- Policies without a team ship with the portal: every team reads them, only an admin writes them.
+SELECT access.protect('metadata.policies'), access.protect('metadata.policy_versions');
+CREATE POLICY shipped ON metadata.policies FOR SELECT TO decisioning_web, decisioning_reader USING (team_id IS NULL);
+CREATE POLICY shipped ON metadata.policy_versions FOR SELECT TO decisioning_web, decisioning_reader USING (team_id IS NULL);
+SELECT access.protect('metadata.policy_bindings');
+SELECT access.protect(t), access.same_team_as_experiment(t)
+FROM unnest('{metadata.cursors,metadata.evidence,metadata.evaluations,metadata.recommendations,metadata.decisions}'::regclass[]) AS t;
+REVOKE UPDATE, DELETE ON metadata.evidence, metadata.evaluations, metadata.decisions FROM decisioning_web, decisioning_worker;
+REVOKE DELETE ON metadata.recommendations FROM decisioning_web, decisioning_worker;
+GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA metadata TO decisioning_web, decisioning_worker;
+
+SELECT audit.watch('metadata.policies', 'gates.policy');
+SELECT audit.watch('metadata.policy_versions', 'gates.policyversion');
+SELECT audit.watch('metadata.policy_bindings', 'gates.policybinding', experiment => 'experiment_id');
+SELECT audit.watch('metadata.recommendations', 'gates.recommendation', experiment => 'experiment_id');
+SELECT audit.watch('metadata.decisions', 'gates.decision', experiment => 'experiment_id');
+"""
+
+REVERSE = """
+DO $$
+DECLARE t text; p record; r record;
+BEGIN
+  FOREACH t IN ARRAY '{decisions,recommendations,evaluations,evidence,cursors,policy_bindings,policy_versions,policies}'::text[] LOOP
+    EXECUTE format('ALTER TABLE metadata.%I DROP CONSTRAINT IF EXISTS team_of_experiment', t);
+    FOR p IN SELECT policyname FROM pg_policies WHERE schemaname = 'metadata' AND tablename = t LOOP
+      EXECUTE format('DROP POLICY %I ON metadata.%I', p.policyname, t);
+    END LOOP;
+    FOR r IN SELECT tgname FROM pg_trigger WHERE tgrelid = ('metadata.' || t)::regclass AND tgname LIKE 'audit!_%' ESCAPE '!' LOOP
+      EXECUTE format('DROP TRIGGER %I ON metadata.%I', r.tgname, t);
+    END LOOP;
+    EXECUTE format('ALTER TABLE metadata.%I DISABLE ROW LEVEL SECURITY', t);
+    EXECUTE format('ALTER TABLE metadata.%I SET SCHEMA public', t);
+  END LOOP;
+END $$;
+"""
+
+
+class Migration(migrations.Migration):
+    dependencies = [("gates", "0001_initial"), ("telemetry", "0002_kpis")]
+    operations = [migrations.RunSQL(FORWARD, REVERSE)]

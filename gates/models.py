@@ -1,0 +1,208 @@
+"""How experiments are judged, what was found, and what people answered."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from decisioning.access.models import Team, valid_key
+from experiments.models import Experiment, OfExperiment, Variant
+
+
+class Policy(models.Model):
+    """A named set of gates; its versions hold the rules. Without a team it ships with the portal and serves all."""
+
+    name = models.CharField(max_length=63, validators=[valid_key])
+    team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE, related_name="policies")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "policies"
+        verbose_name_plural = "policies"
+        constraints = [
+            models.UniqueConstraint(fields=["team", "name"], name="policy_name_once_per_team", nulls_distinct=False)
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PolicyVersion(models.Model):
+    """One immutable body (GATES.md section 4). The newest activated version of a policy judges."""
+
+    policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="versions")
+    team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE, related_name="+", editable=False)
+    number = models.PositiveIntegerField()
+    body = models.JSONField()
+    author = models.CharField(max_length=200)
+    author_user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    created_at = models.DateTimeField()
+    activated_at = models.DateTimeField(null=True, blank=True)
+    activated_by = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        db_table = "policy_versions"
+        ordering = ("policy_id", "-number")
+        constraints = [models.UniqueConstraint(fields=["policy", "number"], name="policy_version_once")]
+
+    def __str__(self) -> str:
+        return f"{self.policy.name} v{self.number}"
+
+
+class PolicyBinding(models.Model):
+    """Which policy judges: one experiment, or (experiment null) every experiment of the team that names none."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="policy_bindings")
+    experiment = models.OneToOneField(
+        Experiment, null=True, blank=True, on_delete=models.CASCADE, related_name="policy_binding"
+    )
+    policy = models.ForeignKey(Policy, on_delete=models.PROTECT, related_name="bindings")
+
+    class Meta:
+        db_table = "policy_bindings"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["team"], condition=Q(experiment__isnull=True), name="one_default_policy_per_team"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.experiment_id or 'default'}: {self.policy}"
+
+
+class Cursor(models.Model):
+    """How far one experiment is judged. The tick locks this row, so the transaction is the lease.
+
+    `state` is the fold's (gates.fold.State, compressed); it always equals what a rebuild from the rows gives.
+    `shown` is what the document says of the newest slot: gates and recommendations.
+    """
+
+    experiment = models.OneToOneField(Experiment, primary_key=True, on_delete=models.CASCADE, related_name="cursor")
+    team = models.ForeignKey(Team, on_delete=models.PROTECT, related_name="+", editable=False)
+    judged_to = models.DateTimeField(null=True, help_text="The newest slot judged.")
+    due_at = models.DateTimeField(null=True, help_text="The next slot to judge; null when nothing is left to judge.")
+    fold = models.PositiveIntegerField(default=1, help_text="Which retelling this is: a rewind opens the next.")
+    policy_version = models.ForeignKey(PolicyVersion, null=True, on_delete=models.PROTECT, related_name="+")
+    state = models.BinaryField(null=True)
+    shown = models.JSONField(null=True)
+    missed_slots = models.PositiveBigIntegerField(
+        default=0, help_text="Slots that were judged later than one slot after their time."
+    )
+
+    class Meta:
+        db_table = "cursors"
+        indexes = [models.Index(fields=["due_at"], name="cursor_due")]
+
+    def __str__(self) -> str:
+        return f"experiment {self.experiment_id} to {self.judged_to}"
+
+
+class Evidence(OfExperiment):
+    """Everything one evaluation read, as canonical JSON, compressed; named by the SHA-256 of the JSON."""
+
+    experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="evidence")
+    digest = models.CharField(max_length=71)
+    body = models.BinaryField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "evidence"
+        verbose_name_plural = "evidence"
+        constraints = [models.UniqueConstraint(fields=["experiment", "digest"], name="evidence_once")]
+
+    def __str__(self) -> str:
+        return self.digest
+
+
+class Evaluation(OfExperiment):
+    """A slot at which something changed, or that somebody asked for. At most one per experiment, slot and fold."""
+
+    slot = models.DateTimeField()
+    fold = models.PositiveIntegerField()
+    computed_at = models.DateTimeField()
+    action = models.CharField(max_length=10)
+    code = models.CharField(max_length=20)
+    found = models.JSONField(help_text="Recommendations and gates as the document shows them.")
+    evidence_digest = models.CharField(max_length=71)
+    policy_version = models.ForeignKey(PolicyVersion, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        db_table = "evaluations"
+        constraints = [
+            models.UniqueConstraint(fields=["experiment", "slot", "fold"], name="judged_once_per_slot_and_fold")
+        ]
+        indexes = [models.Index(fields=["experiment", "-slot", "-fold"], name="evaluation_newest")]
+
+    def __str__(self) -> str:
+        return f"{self.experiment_id} at {self.slot:%Y-%m-%d %H:%MZ}: {self.action}"
+
+
+class Recommendation(OfExperiment):
+    """One proposal for one variant (null: for the experiment as a whole). Its wording and figures never change.
+
+    Open until a person answers (its decision), a later fold no longer gives it (`superseded_at`) or rows 1-3 of
+    GATES.md section 5 take it back (`withdrawn_at`).
+    """
+
+    variant = models.ForeignKey(Variant, null=True, on_delete=models.CASCADE, related_name="+")
+    action = models.CharField(max_length=10)
+    code = models.CharField(max_length=20)
+    slot = models.DateTimeField(help_text="The slot at which it was proposed.")
+    proposed_at = models.DateTimeField(help_text="When it was written down.")
+    first_stable_at = models.DateTimeField(null=True)
+    knowable_at = models.DateTimeField(null=True, help_text="When the stable read could be known at the earliest.")
+    rationale = models.JSONField()
+    blockers = models.JSONField()
+    evidence_digest = models.CharField(max_length=71)
+    policy_version = models.ForeignKey(PolicyVersion, on_delete=models.PROTECT, related_name="+")
+    fold = models.PositiveIntegerField()
+    answered_at = models.DateTimeField(null=True)
+    superseded_at = models.DateTimeField(null=True)
+    withdrawn_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "recommendations"
+        ordering = ("-id",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["experiment", "variant"],
+                condition=Q(answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True),
+                name="one_open_recommendation_per_variant",
+                nulls_distinct=False,
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.code}"
+
+
+class Decision(OfExperiment):
+    """What a person answered to one recommendation, on the evidence they saw."""
+
+    class Action(models.TextChoices):
+        ACCEPT = "accept"
+        OVERRIDE = "override"
+
+    recommendation = models.OneToOneField(Recommendation, on_delete=models.PROTECT, related_name="decision")
+    action = models.CharField(max_length=10, choices=Action)
+    override_to = models.CharField(max_length=10, blank=True)
+    reason = models.TextField(blank=True)
+    by = models.CharField(max_length=200)
+    by_user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    at = models.DateTimeField()
+    evidence_digest = models.CharField(max_length=71)
+
+    class Meta:
+        db_table = "decisions"
+        ordering = ("-id",)
+        constraints = [
+            models.CheckConstraint(
+                name="override_says_what_and_why",
+                condition=Q(action="accept", override_to="")
+                | (Q(action="override") & ~Q(override_to="") & ~Q(reason="")),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.by}"

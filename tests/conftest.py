@@ -1,0 +1,93 @@
+"""The test database is made and migrated by decisioning_owner; every test runs logged in as decisioning_web, as requests do.
+
+In the test cluster alone, web may `SET ROLE` to owner and worker without inheriting their rights, so that a test can set the
+scene across teams (`as_role("owner")`) or run a tick's code (`as_role("worker")`) on its own connection.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+from django.conf import settings
+from django.db import connection, transaction
+from django.test import TransactionTestCase
+
+from decisioning.access.models import Team
+from decisioning.settings import database
+
+_KEPT = ["django_migrations", "django_content_type", "auth_permission", "policies", "policy_versions"]
+
+
+def log_in_as(role: str) -> None:
+    """From now on connections log in as this role, in every thread: Django hands the same settings to each."""
+    connection.close()
+    login = database(settings.ROLE_URLS[role])
+    connection.settings_dict.update(USER=login["USER"], PASSWORD=login["PASSWORD"])
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    log_in_as("owner")
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    log_in_as("web")
+    yield
+    log_in_as("owner")  # who drops it
+
+
+@contextmanager
+def as_role(role: str) -> Iterator[None]:
+    """Run as owner or worker on the test's own connection, inside a transaction."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('role')")
+        (before,) = cursor.fetchone() or ("none",)
+        cursor.execute(f"SET LOCAL ROLE decisioning_{role}")
+        yield
+        cursor.execute(f"SET LOCAL ROLE {before}")  # after an error the rollback does it
+
+
+def _empty_every_table(_case: TransactionTestCase) -> None:
+    """Django's own flush would run as web and miss unmanaged tables."""
+    connection.close()
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT string_agg(format('%%I.%%I', schemaname, tablename), ', ') FROM pg_tables "
+            "WHERE tableowner = 'decisioning_owner' AND tablename <> ALL (%s)",
+            [_KEPT],
+        )
+        (tables,) = cursor.fetchone() or ("",)
+        cursor.execute("CREATE TEMP TABLE kept_policies ON COMMIT DROP AS SELECT * FROM policies WHERE team_id IS NULL")
+        cursor.execute(
+            "CREATE TEMP TABLE kept_versions ON COMMIT DROP AS SELECT * FROM policy_versions WHERE team_id IS NULL"
+        )
+        cursor.execute(f"TRUNCATE {tables}, policies, policy_versions")
+        cursor.execute("INSERT INTO policies SELECT * FROM kept_policies")
+        cursor.execute("INSERT INTO policy_versions SELECT * FROM kept_versions")
+        cursor.execute("TRUNCATE audit.entries")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _emptied_as_owner() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", _empty_every_table)
+        yield
+
+
+@pytest.fixture
+def owner(db: None) -> Iterator[None]:
+    with as_role("owner"):
+        yield
+
+
+@pytest.fixture
+def now() -> datetime:
+    return datetime(2026, 11, 24, 6, 17, tzinfo=UTC)
+
+
+@pytest.fixture
+def team(db: None, now: datetime) -> Team:
+    with as_role("owner"):
+        return Team.objects.create(key="growth", name="Growth", created_at=now)
