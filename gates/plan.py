@@ -1,0 +1,195 @@
+"""The plan of one experiment as the gates read it: variants, target KPIs, pauses and people's answers. Pure values.
+
+Every instant in the engine is an integer: microseconds since 1970-01-01T00:00:00Z (`datetime.timestamp()` loses bits, so use
+`to_us`). RFC 3339 text appears only in evidence and in what people read.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+import msgspec
+
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+Kind = Literal["mean", "proportion", "ratio", "gauge"]
+Direction = Literal["increase", "decrease"]
+Temporality = Literal["delta", "cumulative"]
+Role = Literal["goal", "guardrail", "shown", "exposure"]
+Action = Literal["scale", "delete", "review", "hold"]
+
+
+class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One arm. `weight` is its planned share on any positive scale; `dropped_at` the instant its delete was accepted."""
+
+    key: str
+    weight: float = 1.0
+    control: bool = False
+    dropped_at: int | None = None
+    position: int = 0
+
+
+class Target(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The band a KPI of an experiment without treatments has to stay in, both ends inclusive, in the KPI's unit."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """What the KPI was before: mean and standard deviation per unit."""
+
+    mean: float
+    stddev: float
+
+
+class Kpi(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One target KPI: its metric's definition and the part it plays here.
+
+    `minimum_effect` and `max_harm` are fractions of the control for a relative effect, in the KPI's unit for a difference.
+    `counts_assignment`: n counts assigned units, so the sample ratio is checked on it.
+    """
+
+    metric: str
+    role: Role = "goal"
+    kind: Kind = "mean"
+    direction: Direction | None = None
+    temporality: Temporality = "delta"
+    expected_every_s: int = 900
+    freshness_target_s: int = 900
+    counts_assignment: bool = True
+    minimum_effect: float = 0.02
+    max_harm: float = 0.01
+    target: Target | None = None
+    baseline: Baseline | None = None
+    unit: str = ""
+    name: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A person's answer, a fact from `at` on.
+
+    `variant` None: the answer to the experiment's recommendation. `of`: the (action, code) that was answered.
+    """
+
+    at: int
+    action: Literal["accept", "override"]
+    of: tuple[Action, str]
+    variant: str | None = None
+    override_to: Literal["scale", "delete", "stop", "hold"] | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything about an experiment, beside its rows, that a verdict depends on.
+
+    `pauses`: (from, to) in order, not overlapping; `to` None while paused now. `created_at`: when the portal first knew the
+    experiment (history brought in is older). Hashable; `to_json` and `from_json` are exact inverses.
+    """
+
+    started_at: int
+    created_at: int
+    variants: tuple[Variant, ...]
+    kpis: tuple[Kpi, ...]
+    ended_at: int | None = None
+    pauses: tuple[tuple[int, int | None], ...] = ()
+    answers: tuple[Answer, ...] = ()
+    expected_units_per_day: float | None = None
+
+    @property
+    def control(self) -> Variant | None:
+        """The control, None in an experiment without treatments."""
+        return next((v for v in self.variants if v.control), None) if len(self.variants) > 1 else None
+
+    @property
+    def treatments(self) -> tuple[Variant, ...]:
+        """Variants compared with the control, in plan order (dropped ones too); empty without a control."""
+        if self.control is None:
+            return ()
+        return tuple(sorted((v for v in self.variants if not v.control), key=lambda v: v.position))
+
+    @property
+    def subjects(self) -> tuple[Variant, ...]:
+        """Variants that get a recommendation: the treatments, or the only variant."""
+        return self.treatments or self.variants[:1]
+
+    def kpi(self, metric: str) -> Kpi | None:
+        return next((k for k in self.kpis if k.metric == metric), None)
+
+    def to_json(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Plan:
+        return msgspec.json.decode(text, type=cls)
+
+
+class Clock:
+    """Running time of an experiment: wall time since `started_at` without its pauses."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.started_at = plan.started_at
+        self.pauses = tuple((a, b) for a, b in plan.pauses if b is None or b > plan.started_at)
+
+    def running(self, instant: int) -> int:
+        """Microseconds the experiment had run at `instant`; negative before the start.
+
+        >>> clock = Clock(Plan(started_at=0, created_at=0, variants=(), kpis=(), pauses=((10, 20),)))
+        >>> [clock.running(t) for t in (5, 10, 15, 20, 25)]
+        [5, 10, 10, 10, 15]
+        """
+        ran = instant - self.started_at
+        for begin, end in self.pauses:
+            if instant <= begin:
+                break
+            ran -= (instant if end is None or instant < end else end) - max(begin, self.started_at)
+        return ran
+
+    def wall(self, running: int) -> int | None:
+        """The first instant by which the experiment had run that long; None when a pause without end comes before.
+
+        >>> clock = Clock(Plan(started_at=0, created_at=0, variants=(), kpis=(), pauses=((10, 20),)))
+        >>> [clock.wall(t) for t in (5, 10, 11)]
+        [5, 10, 21]
+        """
+        instant = self.started_at + running
+        for begin, end in self.pauses:
+            if instant <= begin:
+                break
+            if end is None:
+                return None
+            instant += end - max(begin, self.started_at)
+        return instant
+
+    def days(self, instant: int) -> int:
+        """Age: whole days run at `instant`."""
+        return self.running(instant) // DAY
+
+    def judged(self, slot: int) -> bool:
+        """Whether a slot is judged: after the start and not inside a pause."""
+        return slot > self.started_at and not any(a < slot and (b is None or slot < b) for a, b in self.pauses)
+
+
+def to_us(instant: dt.datetime) -> int:
+    """Microseconds since the epoch of an aware datetime, exactly.
+
+    >>> to_us(dt.datetime(1970, 1, 1, 0, 0, 1, 5, tzinfo=dt.UTC))
+    1000005
+    """
+    return (instant - _EPOCH) // dt.timedelta(microseconds=1)
+
+
+def from_us(us: int) -> dt.datetime:
+    """The aware UTC datetime of an engine instant."""
+    return _EPOCH + dt.timedelta(microseconds=us)
+
+
+def rfc3339(us: int) -> str:
+    """An instant as people and evidence read it.
+
+    >>> rfc3339(1_000_005), rfc3339(0)
+    ('1970-01-01T00:00:01.000005Z', '1970-01-01T00:00:00Z')
+    """
+    return from_us(us).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,76 @@
+"""Verdicts and recommendations: a small state machine over facts, as GATES.md sections 3 to 6 say. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from gates.plan import Action
+from gates.policy import GateKind
+
+Verdict = Literal["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
+RecommendationState = Literal["open", "proposed", "suspended"]
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What one goal or guard gate measured at one look; 12 significant digits. Up is good.
+
+    estimate, lower, upper: the always-valid interval, fractions for a relative effect. running_lower, running_upper: L and U,
+    None until a look counts for them. p: always-valid p for no effect. n: units of both arms. at: the common instant.
+    """
+
+    at: int
+    n: int
+    estimate: float
+    lower: float
+    upper: float
+    running_lower: float | None
+    running_upper: float | None
+    p: float | None
+
+
+class GateState(msgspec.Struct, frozen=True):
+    """One gate (of one variant, None for gates of the whole experiment) as of a slot.
+
+    since: the slot at which the verdict became this one. reason: one sentence with the numbers. extra: limits to draw
+    (`scale_above`, `delete_below`, `max_harm`, `at_least`, `at_most`) and what the kind counts (`observed`, `expected`, ...).
+    """
+
+    gate: str
+    kind: GateKind
+    variant: str | None
+    metric: str | None
+    verdict: Verdict
+    since: int
+    reading: Reading | None
+    reason: str
+    extra: dict[str, Any]
+
+
+class Recommendation(msgspec.Struct, frozen=True):
+    """What the gates advise for one treatment variant, or (variant None, or the winner) for the experiment.
+
+    A latched proposal is `proposed` or `suspended` and has `proposed_slot`; a hold is `open`.
+    first_stable_at: data time at which the row that is recommended had held long enough. knowable_at: when that could be known.
+    """
+
+    action: Action
+    code: str
+    variant: str | None
+    state: RecommendationState
+    rationale: tuple[str, ...]
+    blockers: tuple[str, ...]
+    first_stable_at: int | None
+    knowable_at: int | None
+    proposed_slot: int | None
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """The experiment as of one slot. changed: an action, code, state or verdict differs from the slot before."""
+
+    slot: int
+    changed: bool
+    recommendation: Recommendation
+    variants: tuple[Recommendation, ...]
+    gates: tuple[GateState, ...]
