@@ -1,0 +1,318 @@
+"""How facts are said on the board: tones, verbs, durations, instants, figures, and a policy as sentences. Pure.
+
+Colour has six meanings and each has a word and a glyph beside it. Times are UTC and say so with a Z.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from math import isfinite
+from typing import Any, NamedTuple
+
+from decisioning.board.charts import percent
+
+MINUS = "\N{MINUS SIGN}"
+
+TONES = {
+    "scale": "scale",
+    "delete": "delete",
+    "review": "review",
+    "hold": "hold",
+    "pass": "scale",
+    "fail": "delete",
+    "inconclusive": "hold",
+    "no_data": "late",
+    "stale": "late",
+    "late": "late",
+    "unknown": "late",
+    "due": "scale",
+    "invalid": "review",
+    "fresh": "scale",
+    "succeeded": "scale",
+    "failed": "delete",
+    "aborted": "delete",
+    "running": "hold",
+}
+_ICONS = {"succeeded": "pass", "aborted": "fail", "running": "clock", "unknown": "no_data", "due": "clock"}
+
+# What each recommendation code says in a word or three (GATES.md section 5).
+CODES = {
+    "unsafe": "Safety stop",
+    "invalid": "Split or reading is wrong",
+    "harm": "A guard is harmed",
+    "stale": "Data is late",
+    "no_data": "No data",
+    "collecting": "Collecting",
+    "too_small": "Real, but too small",
+    "wins": "It wins",
+    "on_target": "On target",
+    "off_target": "Off target",
+    "harmful": "The goal is harmed",
+    "not_worth_it": "Not worth it",
+    "undecided": "Undecided at the end",
+    "open": "Guards still open",
+}
+VERDICTS = {
+    "pass": "Pass",
+    "fail": "Fail",
+    "inconclusive": "Inconclusive",
+    "no_data": "No data",
+    "stale": "Stale",
+    "invalid": "Invalid",
+}
+STATUSES = {
+    "draft": "Draft",
+    "running": "Running",
+    "paused": "Paused",
+    "scaled": "Scaled",
+    "deleted": "Deleted",
+    "stopped": "Stopped",
+}
+KINDS = {
+    "uplift": "uplift, goal",
+    "guard": "guard",
+    "threshold": "threshold, safety",
+    "density": "expected buckets seen",
+    "target": "target, descriptive",
+    "freshness": "always on",
+    "srm": "planned against seen, always on",
+}
+ROLES = {"goal": "goal", "guardrail": "guard", "shown": "shown only", "exposure": "exposure"}
+
+
+def pill(state: str, text: str, *, line: bool = False) -> dict[str, Any]:
+    """A word with its tone and glyph, for _pill.html."""
+    return {"tone": TONES.get(state, "hold"), "icon": _ICONS.get(state, state), "text": text, "line": line}
+
+
+def status(value: str) -> dict[str, str]:
+    """An experiment's status, for _status.html."""
+    return {"icon": f"s-{value}", "text": STATUSES[value]}
+
+
+def duration(seconds: float) -> str:
+    """A stretch of time in its two largest units.
+
+    >>> [duration(s) for s in (0, 42.4, 212, 12_600, 86_400 * 3 + 7_200)]
+    ['0 s', '42 s', '3 min 32 s', '3 h 30 min', '3 days 2 h']
+    """
+    left = max(round(seconds), 0)
+    if left < 60:
+        return f"{left} s"
+    if left < 3_600:
+        parts = [(left // 60, "min"), (left % 60 if left < 600 else 0, "s")]
+    elif left < 86_400:
+        parts = [(left // 3_600, "h"), (left % 3_600 // 60, "min")]
+    else:
+        days = left // 86_400
+        parts = [(days, "day" if days == 1 else "days"), (left % 86_400 // 3_600 if days < 10 else 0, "h")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+def instant(at: datetime | None, now: datetime) -> str:
+    """A moment as short as it can be and still be found: today's by the clock, this year's without the year.
+
+    >>> from datetime import UTC, timedelta
+    >>> now = datetime(2026, 11, 24, 6, 30, tzinfo=UTC)
+    >>> [instant(now - timedelta(hours=h), now) for h in (1, 20, 24 * 400)]
+    ['05:30Z', '23 Nov 10:30Z', '20 Oct 2025 06:30Z']
+    """
+    if at is None:
+        return "never"
+    if at.date() == now.date():
+        return f"{at:%H:%MZ}"
+    return f"{at.day} {at:%b %H:%MZ}" if at.year == now.year else f"{at.day} {at:%b %Y %H:%MZ}"
+
+
+def day(at: datetime | None) -> str:
+    """The date alone.
+
+    >>> day(datetime(2026, 11, 8))
+    '8 Nov 2026'
+    """
+    return f"{at.day} {at:%b %Y}" if at else "never"
+
+
+def count(number: float | None) -> str:
+    """A whole number with its thousands set apart; nothing known is said, not shown as zero.
+
+    >>> count(181204), count(None)
+    ('181,204', 'none')
+    """
+    return "none" if number is None else f"{number:,.0f}"
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """
+    >>> plural(1, "decision"), plural(6, "decision"), plural(0, "reply", "replies")
+    ('1 decision', '6 decisions', '0 replies')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def share(fraction: float, digits: int = 0) -> str:
+    """A part of a whole: 0.9921 is "99.2%" with one digit."""
+    return f"{fraction * 100:.{digits}f}%"
+
+
+def figure(value: float | None, unit: str = "", kind: str = "mean") -> str:
+    """A KPI's value in its own unit, to four significant digits.
+
+    >>> figure(3.0812, "usd"), figure(0.0112, "", "proportion"), figure(1840.2, "ms"), figure(-2.5), figure(None)
+    ('$3.081', '1.12%', '1,840 ms', '−2.5', 'none')
+    """
+    if value is None or not isfinite(value):
+        return "none"
+    sign = MINUS if value < 0 else ""
+    size = abs(value)
+    if kind == "proportion" and not unit:
+        return f"{sign}{size * 100:.3g}%"
+    digits = 0 if size >= 1_000 else 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 1 else 4
+    text = f"{size:,.{digits}f}"
+    text = text.rstrip("0").rstrip(".") if digits > 3 or not unit else text
+    money = {"usd": "$", "eur": "€", "gbp": "£"}.get(unit.lower())
+    if money:
+        return f"{sign}{money}{text}"
+    return f"{sign}{text} {unit}".rstrip() if unit not in {"%"} else f"{sign}{text}%"
+
+
+def bounds(lower: float | None, upper: float | None) -> str:
+    """An interval of fractions, in percent.
+
+    >>> bounds(0.012, 0.071), bounds(None, None)
+    ('[+1.2%, +7.1%]', '')
+    """
+    if lower is None or upper is None or not (isfinite(lower) and isfinite(upper)):
+        return ""
+    return f"[{percent(lower)}, {percent(upper)}]"
+
+
+def initials(name: str) -> str:
+    """
+    >>> initials("Ines Duarte"), initials("ops@example.org"), initials("")
+    ('ID', 'O', '?')
+    """
+    parts = [p for p in name.replace(".", " ").split("@")[0].split() if p]
+    return "".join(p[0] for p in parts[:2]).upper() or "?"
+
+
+class Part(NamedTuple):
+    """A piece of a policy's sentence: plain text, a metric's name, or a value that is new or was live before."""
+
+    text: str
+    kind: str = ""
+
+
+class Sentence(NamedTuple):
+    """One rule of a policy, read aloud: a verb with its tone and what brings it about."""
+
+    tone: str
+    icon: str
+    verb: str
+    parts: Sequence[Part]
+
+
+_Parts = list[Part | str]
+
+
+def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) -> list[Sentence]:
+    """A policy body as sentences in the order of GATES.md section 5; values that differ from `live` are marked."""
+    then = live if live is not None else body
+    before = {gate["name"]: gate for gate in then["gates"]}
+
+    def changed(new: str, old: str | None) -> _Parts:
+        return [Part(new)] if old is None or new == old else [Part(old, "old"), Part(" "), Part(new, "new")]
+
+    def value(gate: Mapping[str, Any], field: str) -> _Parts:
+        old = before.get(gate["name"])
+        return changed(_limit(gate, field), _limit(old, field) if old else None)
+
+    def setting(field: str, say: Callable[[Any], str] = str) -> _Parts:
+        return changed(say(body[field]), say(then[field]))
+
+    goals = "every goal" if body["require"] == "all" else "any goal"
+    rules: dict[str, list[Sentence]] = {kind: [] for kind in ("threshold", "guard", "uplift", "target")}
+    dense: _Parts = []
+    told: _Parts
+    for gate in body["gates"]:
+        name, kind = Part(_of(gate), "metric"), gate["kind"]
+        if kind == "threshold":
+            times = gate.get("times", 1)
+            tail = f" at {times} readings in a row." if times > 1 else "."
+            for field, word in (("at_most", "above"), ("at_least", "below")):
+                if gate.get(field) is not None:
+                    told = ["at once when ", name, f" is {word} ", *value(gate, field), tail]
+                    rules[kind].append(_rule("delete", "shield", "Stop", *told))
+        elif kind == "guard":
+            told = [
+                "at once when ",
+                name,
+                " is wholly past its margin, ",
+                *value(gate, "max_harm"),
+                ", at 2 looks running.",
+            ]
+            rules[kind].append(_rule("delete", "delete", "Delete", *told))
+        elif kind == "uplift":
+            above: _Parts = [
+                "when the whole interval of ",
+                name,
+                " is above ",
+                *value(gate, "scale_above"),
+                f", for {goals}, ",
+            ]
+            rules[kind].append(_rule("scale", "scale", "Scale", *above, "and no guard or limit is open or harmed."))
+            below: _Parts = [
+                "when the whole interval of ",
+                name,
+                " is below ",
+                *value(gate, "delete_below"),
+                f", for {goals}.",
+            ]
+            rules[kind].append(_rule("delete", "delete", "Delete", *below))
+        elif kind == "target":
+            told = [
+                "when ",
+                name,
+                " was inside its target on each of the last ",
+                *value(gate, "days"),
+                " days; ",
+            ]
+            rules[kind].append(_rule("scale", "scale", "Scale", *told, "delete when it was outside on each."))
+        elif kind == "density":
+            dense += [" and ", *value(gate, "at_least"), " of the expected buckets"]
+    split: _Parts = [
+        "when the split looks wrong, when an effect is real but too small, or after ",
+        *setting("max_days"),
+    ]
+    units: _Parts = [*setting("min_days"), " whole days and ", *setting("min_units", count), " units in each arm"]
+    return [
+        *(sentence for found in rules.values() for sentence in found),
+        _rule("review", "review", "Review", *split, " days without an answer."),
+        _rule(
+            "hold", "hold", "Hold", "until ", *units, *dense, " are in, and while any input is older than its target."
+        ),
+    ]
+
+
+def _rule(tone: str, icon: str, verb: str, *parts: Part | str) -> Sentence:
+    return Sentence(tone, icon, verb, [Part(p) if isinstance(p, str) else p for p in parts])
+
+
+def _of(gate: Mapping[str, Any]) -> str:
+    metric = gate.get("metric")
+    return str(metric) if metric else {"goal": "the goal", "guardrail": "a guardrail"}.get(str(gate.get("for")), "it")
+
+
+def _limit(gate: Mapping[str, Any], field: str) -> str:
+    limit = gate.get(field)
+    if limit == "plan":
+        return {
+            "max_harm": "the most harm its plan allows",
+            "delete_below": "the least effect its plan finds worthwhile",
+        }[field]
+    if limit is None:
+        return "none"
+    if field in {"days"}:
+        return str(limit)
+    if gate.get("effect") == "relative" or (gate["kind"] == "density" and not gate.get("metric")):
+        return "0%" if not limit else share(limit, 1).replace(".0%", "%")
+    return f"{limit:g}"
