@@ -1,7 +1,7 @@
-"""PostgreSQL and Valkey out of wheels, run as children of our own: nothing installed on the machine, no root needed, no Docker.
+"""PostgreSQL and Valkey out of wheels, run as our own children: nothing to install on the machine, no root, no Docker.
 
-A `Home` is the folder that is one installation; `Postgres` and `Valkey` say how to run a server in it; `launch` starts a process
-that cannot outlive us. `decisioning.up` supervises them, `tests.stack` runs them for the tests.
+A `Home` is the folder that is one installation; `Postgres` and `Valkey` say how to run a server in it; `launch` starts
+a process that cannot outlive us. `decisioning.up` supervises them, `tests.stack` runs them for the tests.
 """
 
 import contextlib
@@ -25,6 +25,11 @@ from typing import IO, Protocol
 PROJECT = Path(__file__).resolve().parent.parent
 LOGIN_ROLES = ("owner", "web", "worker", "backup")
 ROLES = Path(__file__).with_name("roles.sql")
+
+WITHOUT_DATABASE = {"", "help", "--help", "-h", "version", "--version", "check", "makemigrations", "collectstatic"}
+WITHOUT_DATABASE |= {"compilemessages", "makemessages", "diffsettings", "findstatic", "spectacular", "startapp"}
+ROLE_OF = dict.fromkeys(("migrate", "showmigrations", "sqlmigrate", "makemigrations", "bootstrap_access"), "owner")
+ROLE_OF |= dict.fromkeys(("createsuperuser", "changepassword", "dbshell"), "owner") | {"runserver": "web"}
 
 
 class NotStarted(RuntimeError):
@@ -67,14 +72,14 @@ class Home:
         return text
 
     def port(self, name: str) -> int:
-        """The port a server has here. It stays the same, so clients find a restarted server, unless another program took it."""
+        """The port a server has here: the same at every start, so that clients find it, unless it was taken."""
         port = int(self.read(f"{name}.port") or 0)
         if not port or not is_free(port):
             self.write(f"{name}.port", str(port := free_port()))
         return port
 
     def claim(self) -> bool:
-        """Become the one supervisor of this home; False when another is alive. The kernel lets go when we die, however we die."""
+        """Become the one supervisor of this home; False when another is alive. Our end, of any kind, lets go of it."""
         lock = open(os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")  # noqa: SIM115 - held until we end
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,6 +104,21 @@ class Home:
             environment: dict[str, str] = json.loads(self.read("environment.json") or "{}")
             return environment
         return None
+
+
+def join(home: Home, command: str) -> dict[str, str]:
+    """The environment for a `manage.py` command: as it is when it names a database, else the running installation's.
+
+    Raises NotStarted when nothing runs and the command needs it.
+    """
+    environment = dict(os.environ)
+    if "DATABASE_URL" not in environment:
+        if (running := home.running()) is not None:
+            environment |= running
+        elif command not in WITHOUT_DATABASE:
+            raise NotStarted(f"Nothing runs in {home.path}. Start it with: uv run manage.py up")
+    environment.setdefault("DECISIONING_ROLE", ROLE_OF.get(command, "worker"))
+    return environment
 
 
 class Server(Protocol):
@@ -175,10 +195,10 @@ class Postgres:
     def bootstrap(self, *, for_tests: bool = False) -> None:
         """As superuser: the roles with their passwords and an empty database that the owner owns. Safe to repeat.
 
-        for_tests: web may become owner and worker to set a scene, without having their rights, and owner may make databases.
+        for_tests: web may become owner and worker to set a scene, yet has not their rights; owner may make databases.
         """
-        import psycopg  # noqa: PLC0415 - a process that only starts servers does not pay for it
-        from psycopg import sql  # noqa: PLC0415
+        import psycopg  # here, so that a process that only starts servers does not pay for it
+        from psycopg import sql
 
         with psycopg.connect(self.dsn("superuser", "postgres"), autocommit=True) as connection:
             connection.execute(ROLES.read_bytes())
@@ -198,7 +218,10 @@ class Postgres:
 
 
 class Valkey:
-    """An embedded Valkey in `home`, on loopback only, by password only. It keeps nothing: what may not be lost is in PostgreSQL."""
+    """An embedded Valkey in `home`, on loopback only, by password only.
+
+    It keeps nothing on disk: what may not be lost is in PostgreSQL.
+    """
 
     name = "valkey"
     stop_signal = signal.SIGTERM
@@ -286,7 +309,7 @@ def free_port() -> int:
 SELF, USER_NAMESPACE = "self", "user namespace"
 
 
-def launch(  # noqa: PLR0913
+def launch(
     command: Sequence[str],
     *,
     account: str = SELF,
@@ -294,7 +317,7 @@ def launch(  # noqa: PLR0913
     env: Mapping[str, str] | None = None,
     output: Path | int | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start a process that gets `stop_signal` when we die, kill -9 included. It leads a group of its own: Ctrl-C reaches only us.
+    """Start a process that gets `stop_signal` when we die, kill -9 included. Ctrl-C in a terminal reaches only us.
 
     output: a log to append to, subprocess.PIPE, or None for ours.   account: SELF, USER_NAMESPACE or a user to become.
     """
@@ -342,8 +365,8 @@ def _watch(parent: int, stop_signal: int, command: list[str]) -> None:
 
 def _become(account: str) -> None:
     if account == USER_NAMESPACE:
-        # PostgreSQL refuses user id 0. In a namespace where we are 1000, mapped onto root outside, it agrees, and the files stay
-        # root's: no user to add, no owner or mode to change.
+        # PostgreSQL refuses user id 0. In a namespace where we are 1000, mapped onto root outside, it agrees, and the
+        # files stay root's: no user to add, no owner or mode to change.
         os.unshare(os.CLONE_NEWUSER)
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text("1000 0 1")

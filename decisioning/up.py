@@ -1,0 +1,416 @@
+"""`manage.py up`: the whole installation under one supervisor, from an empty folder to a URL that answers."""
+
+import argparse
+import contextlib
+import http.client
+import ipaddress
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from decisioning.embedded import (
+    PROJECT,
+    SELF,
+    Home,
+    NotStarted,
+    Postgres,
+    Server,
+    Valkey,
+    free_port,
+    is_free,
+    launch,
+    tail,
+)
+
+DATABASE_URLS = {"web": "DATABASE_URL", "owner": "DATABASE_OWNER_URL", "worker": "DATABASE_WORKER_URL"}
+LOG_BYTES = 5_000_000
+LONGEST_BACKOFF_S = 30.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run an installation until Ctrl-C. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="manage.py up", description=__doc__)
+    add_arguments(parser)
+    options = parser.parse_args(argv)
+    home = Home(options.home)
+    home.make()
+    if not home.claim():
+        running = (home.running() or {}).get("DECISIONING_URL", "still starting")
+        say(f"An installation already runs in {home.path}: {running}")
+        say("Stop it there with Ctrl-C, or start another with --home.")
+        return 1
+    supervisor = Supervisor(home.logs)
+    try:
+        Installation(home, supervisor, host=options.host, port=options.port, demo=options.demo).start()
+        supervisor.watch()
+    except Interrupted:
+        pass
+    except NotStarted as problem:
+        say(f"\nNot started. {problem}\nThe logs are in {home.logs}")
+        return 1
+    finally:
+        with step("Stopping"):
+            supervisor.stop()
+    return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `up`, shared with `manage.py help up`."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any (default: %(default)s)")
+    parser.add_argument("--home", help="folder that keeps the installation (default: DECISIONING_HOME or .data)")
+    parser.add_argument("--no-demo", dest="demo", action="store_false", help="lay out no demo team")
+
+
+@contextlib.contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what is being done, and then how long it took."""
+    began = time.monotonic()
+    say(f"{what} ...", end=" ")
+    yield
+    say(f"{time.monotonic() - began:.1f} s")
+
+
+def say(line: str, end: str = "\n") -> None:
+    """Tell the person at the terminal, now."""
+    sys.stdout.write(line + end)
+    sys.stdout.flush()
+
+
+class Interrupted(Exception):
+    """Somebody asked us to stop."""
+
+
+@dataclass
+class Part:
+    """One process that the supervisor keeps alive."""
+
+    name: str
+    command: list[str]
+    env: dict[str, str] = field(repr=False)
+    stop_signal: signal.Signals = signal.SIGTERM
+    account: str = SELF
+    answers: Callable[[], bool] | None = None
+    serves_others: bool = False  # stopped when those others are gone
+    then: Callable[[], None] | None = None  # it has an end: called after exit code 0, which is no death
+    on_terminal: bool = False  # its output is for the person, not for a log
+
+    process: "subprocess.Popen[bytes] | None" = None
+    born: float = 0.0
+    due: float = 0.0
+    deaths: int = 0
+    down: bool = False
+    log_start: int = 0
+
+
+class Supervisor:
+    """Keeps parts alive: one that dies is started again, later and later, for as long as we live."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self.parts: list[Part] = []
+        self.stopping = False
+        self._launcher = os.getppid() if _process_name(os.getppid()) == "uv" else None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: setattr(self, "stopping", True))
+
+    def keep(self, part: Part) -> None:
+        """Start a part and from now on keep it alive."""
+        self.parts.append(part)
+        self._start(part)
+
+    def run(self, *arguments: str, env: dict[str, str], log: Path | None = None) -> str:
+        """Run a manage.py command to its end; returns its output, of a logged one the last lines. Raises NotStarted."""
+        start = log.stat().st_size if log and log.exists() else 0
+        command = [sys.executable, str(PROJECT / "manage.py"), *arguments]
+        process = launch(command, env=env, output=log or subprocess.PIPE)
+        try:
+            self.wait(lambda: process.poll() is not None, what=f"manage.py {arguments[0]}", seconds=3600)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        said = tail(log, since=start) if log else process.communicate()[0].decode()
+        if process.returncode:
+            raise NotStarted(f"manage.py {' '.join(arguments)} failed:\n{said}")
+        return said
+
+    def wait(self, until: Callable[[], bool], *, what: str, seconds: float) -> None:
+        """Keep the parts alive until something is so. Raises NotStarted when it takes too long or parts keep dying."""
+        deadline = time.monotonic() + seconds
+        while not until():
+            self._tick()
+            if self.stopping:
+                raise Interrupted
+            if weak := next((part for part in self.parts if part.deaths > 4), None):
+                raise NotStarted(f"{weak.name} keeps dying:\n{tail(self._log(weak), since=weak.log_start)}")
+            if time.monotonic() > deadline:
+                raise NotStarted(f"{what} did not answer within {seconds:.0f} s.")
+            time.sleep(0.05)
+
+    def watch(self) -> NoReturn:
+        """Keep the parts alive until somebody asks us to stop."""
+        while not self.stopping:
+            self._tick()
+            time.sleep(0.25)
+        raise Interrupted
+
+    def stop(self) -> None:
+        """End every part, those that serve others last. Who does not go in time is killed, which loses nothing."""
+        for serving in (False, True):
+            alive = [part.process for part in self.parts if part.process and part.serves_others is serving]
+            for part in self.parts:
+                if part.process in alive and part.process:
+                    part.process.send_signal(part.stop_signal)
+            deadline = time.monotonic() + 2.2
+            while any(process.poll() is None for process in alive) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            for process in alive:
+                _kill_group(process)
+
+    def _tick(self) -> None:
+        if self._launcher and os.getppid() != self._launcher:
+            self.stopping = True  # `uv run` was killed: nobody could stop us any more
+        now = time.monotonic()
+        for part in list(self.parts):
+            if part.process is None:
+                if now >= part.due:
+                    self._start(part)
+            elif part.process.poll() is not None:
+                self._bury(part, part.process)
+            elif part.down and now - part.born > 1 and (part.answers is None or part.answers()):
+                part.down = False
+                say(f"{part.name} is back")
+            elif now - part.born > 60:
+                part.deaths = 0
+            self._bound(self._log(part))
+
+    def _start(self, part: Part) -> None:
+        log = self._log(part)
+        log.touch(0o600)
+        part.log_start = log.stat().st_size
+        part.process = launch(
+            part.command,
+            account=part.account,
+            stop_signal=part.stop_signal,
+            env=part.env,
+            output=None if part.on_terminal else log,
+        )
+        part.born = time.monotonic()
+
+    def _bury(self, part: Part, process: "subprocess.Popen[bytes]") -> None:
+        _kill_group(process)
+        part.process, code = None, process.returncode
+        if part.then and code == 0:
+            self.parts.remove(part)
+            part.then()
+            return
+        delay = min(0.5 * 2**part.deaths, LONGEST_BACKOFF_S)
+        part.due = time.monotonic() + delay
+        part.deaths += 1
+        part.down = True
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        say(f"\n{part.name} {how}; starting it again in {delay:.1f} s (log: {self._log(part)})")
+        if code > 0:
+            say(tail(self._log(part), since=part.log_start))
+
+    def _log(self, part: Part) -> Path:
+        return self.logs / f"{part.name}.log"
+
+    def _bound(self, log: Path) -> None:
+        if log.stat().st_size > LOG_BYTES:
+            shutil.copyfile(log, log.with_suffix(".log.1"))
+            os.truncate(log, 0)  # its writer appends, so it goes on at the new end
+
+
+class Installation:
+    """What runs, in which order, with which environment."""
+
+    def __init__(self, home: Home, supervisor: Supervisor, *, host: str, port: int, demo: bool) -> None:
+        self.home, self.supervisor = home, supervisor
+        self.host, self.port = host, port or free_port()
+        self.demo = demo
+        local = ipaddress.ip_address(host).is_loopback if host != "localhost" else True
+        shown = f"[{host}]" if ":" in host else host
+        self.url = os.environ.get("DECISIONING_URL") or f"http://{shown if local else '127.0.0.1'}:{self.port}"
+        self.environment = {
+            "DECISIONING_HOME": str(home.path),
+            "DECISIONING_URL": self.url,
+            "DECISIONING_SECRET_KEY": os.environ.get("DECISIONING_SECRET_KEY") or home.secret("django"),
+            "DECISIONING_INSECURE_HTTP": os.environ.get("DECISIONING_INSECURE_HTTP", "1" if local else "0"),
+        }
+        self.postgres = None if "DATABASE_URL" in os.environ else Postgres(home)
+        self.valkey = None if "REDIS_URL" in os.environ else Valkey(home)
+
+    def start(self) -> None:
+        """Bring everything up, print what a person needs, then lay out the demo. Raises NotStarted."""
+        began = time.monotonic()
+        if not is_free(self.port, self.host):
+            raise NotStarted(f"Port {self.port} on {self.host} is taken by another program. Choose one with --port.")
+        self._start_servers()
+        self.home.publish(self.environment)
+        with step("Bringing the database schema up to date"):
+            self.supervisor.run("migrate", "--verbosity=1", env=self._env("owner"), log=self.home.logs / "migrate.log")
+        with step("Starting web, worker and beat"):
+            self._keep_programs()
+            credentials, fresh = self._credentials()
+            self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=60)
+        if not self._accepts(credentials["api_key"]):
+            credentials, fresh = self._renew(), True
+        self._welcome(credentials, fresh=fresh, seconds=time.monotonic() - began)
+        self._lay_out_demo(credentials["api_key"])
+
+    def _start_servers(self) -> None:
+        for server, what in ((self.valkey, "Valkey"), (self.postgres, "PostgreSQL")):
+            if server is None:
+                say(f"Using the {what} of the environment")
+                continue
+            with step(f"Starting {what} on 127.0.0.1:{server.port}"):
+                server.prepare()
+                self._keep_server(server)
+                self.supervisor.wait(server.ready, what=what, seconds=60)
+        if self.valkey:
+            self.environment["REDIS_URL"] = self.valkey.url()
+        else:
+            self.environment["REDIS_URL"] = os.environ["REDIS_URL"]
+        if self.postgres:
+            self.postgres.bootstrap()
+            self.environment |= {name: self.postgres.dsn(role) for role, name in DATABASE_URLS.items()}
+        elif missing := [name for name in DATABASE_URLS.values() if name not in os.environ]:
+            raise NotStarted(f"DATABASE_URL is set, so {' and '.join(missing)} must be too: one login for each role.")
+        else:
+            self.environment |= {name: os.environ[name] for name in DATABASE_URLS.values()}
+
+    def _keep_server(self, server: Server) -> None:
+        self.supervisor.keep(
+            Part(
+                server.name,
+                server.command(),
+                dict(os.environ),
+                stop_signal=server.stop_signal,
+                account=server.account,
+                answers=server.ready,
+                serves_others=True,
+            )
+        )
+
+    def _keep_programs(self) -> None:
+        granian = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port), "--workers", "1"]
+        granian += ["--blocking-threads", "8", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
+        celery = [sys.executable, "-m", "celery", "-A", "decisioning.celery"]
+        quiet = ["--without-mingle", "--without-gossip", "--loglevel", "INFO"]
+        schedule = ["--schedule", str(self.home.path / "beat-schedule"), "--pidfile=", "--loglevel", "INFO"]
+        worker = self._env("worker")
+        for part in (
+            Part("web", [sys.executable, "-m", "granian", *granian], self._env("web"), answers=self._ready),
+            Part("worker", [*celery, "worker", "--concurrency", "2", *quiet], worker),
+            Part("beat", [*celery, "beat", *schedule], worker),
+        ):
+            self.supervisor.keep(part)
+
+    def _env(self, role: str) -> dict[str, str]:
+        """A process gets the login of its own role, not those of the others."""
+        login = self.environment[DATABASE_URLS[role]]
+        shared = {name: value for name, value in {**os.environ, **self.environment}.items() if "DATABASE" not in name}
+        shared.pop("DECISIONING_ADMIN_PASSWORD", None)
+        settings = {"DJANGO_SETTINGS_MODULE": "decisioning.settings", "DECISIONING_ROLE": role, "PYTHONUNBUFFERED": "1"}
+        return shared | settings | {DATABASE_URLS[role]: login, "DATABASE_URL": login}
+
+    def _credentials(self) -> tuple[dict[str, str], bool]:
+        """The kept ones, or new ones: on the first start, when they got lost, when another password is asked for."""
+        kept: dict[str, str] = json.loads(self.home.read("credentials.json") or "{}")
+        if not kept or os.environ.get("DECISIONING_ADMIN_PASSWORD", kept["admin_password"]) != kept["admin_password"]:
+            return self._renew(), True
+        if kept["url"] != self.url:
+            self._write_credentials(kept := kept | {"url": self.url})
+        return kept, False
+
+    def _renew(self) -> dict[str, str]:
+        password = os.environ.get("DECISIONING_ADMIN_PASSWORD") or secrets.token_urlsafe(12)
+        environment = self._env("owner") | {"DECISIONING_ADMIN_PASSWORD": password}
+        said = self.supervisor.run("bootstrap_access", "--admin-user", "admin", "--new-key", env=environment)
+        key = said.strip().rpartition("\n")[2]
+        credentials = {"url": self.url, "admin_user": "admin", "admin_password": password, "api_key": key}
+        self._write_credentials(credentials)
+        return credentials
+
+    def _write_credentials(self, credentials: dict[str, str]) -> None:
+        self.home.write("credentials.json", json.dumps(credentials, indent=2) + "\n")
+
+    def _ready(self) -> bool:
+        return self._status("/readyz") == 200
+
+    def _accepts(self, key: str) -> bool:
+        return self._status("/api/experiments?limit=1", {"Authorization": f"Bearer {key}"}) != 401
+
+    def _status(self, path: str, headers: dict[str, str] | None = None) -> int:
+        """The status of a GET to our own web server; 0 when it does not answer."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - a name for it, no bind
+        connection = http.client.HTTPConnection(host, self.port, timeout=2)
+        try:
+            connection.request("GET", path, headers={"Host": "localhost"} | (headers or {}))
+            status: int = connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        else:
+            return status
+        finally:
+            connection.close()
+
+    def _welcome(self, credentials: dict[str, str], *, fresh: bool, seconds: float) -> None:
+        kept = self.home.path / "credentials.json"
+        say(f"\nReady in {seconds:.1f} s: {self.url}\n")
+        if fresh:
+            say(f"  admin     {credentials['admin_user']} / {credentials['admin_password']}")
+            say(f"  API key   {credentials['api_key']}")
+            say(f"  (kept in {kept}, readable only by you)\n")
+        else:
+            say(f"  admin login and API key: {kept}\n")
+        say(f"  Open {self.url}/ and sign in; the admin is at {self.url}/admin/, the API at {self.url}/api/.")
+        say("  In a second terminal: uv run manage.py selfcheck tries everything on live traffic.")
+        say("  Ctrl-C stops; the same command starts again with everything kept.\n")
+
+    def _lay_out_demo(self, key: str) -> None:
+        """A demo team and its live feed, in an embedded installation where nobody has created anything."""
+        if not (self.demo and self.postgres and list(PROJECT.glob("*/**/management/commands/demo.py"))):
+            return
+        environment = self._env("worker") | {"DECISIONING_API_KEY": key}
+        command = [sys.executable, str(PROJECT / "manage.py"), "demo"]
+
+        def feed() -> None:
+            self.home.write("demo", "laid out")
+            self.supervisor.keep(Part("feed", [*command, "--feed"], environment, then=lambda: None))
+
+        state = self.home.read("demo")
+        if state == "laid out":
+            feed()
+        elif state == "begun" or self._is_empty():
+            self.home.write("demo", "begun")  # interrupted, it is finished at the next start
+            self.supervisor.keep(Part("demo", [*command, "--install"], environment, then=feed, on_terminal=True))
+
+    def _is_empty(self) -> bool:
+        import psycopg
+
+        assert self.postgres  # noqa: S101
+        with psycopg.connect(self.postgres.dsn("superuser")) as connection:
+            return not connection.execute("SELECT FROM metadata.experiments LIMIT 1").rowcount
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """End what is left of a process and of the children it had."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _process_name(pid: int) -> str:
+    found = subprocess.run(["ps", "-o", "comm=", "-p", str(pid)], check=False, capture_output=True, text=True)  # noqa: S603, S607
+    return Path(found.stdout.strip()).name
