@@ -1,0 +1,146 @@
+"""Sufficient statistics of one arm: how buckets merge into what is known up to an instant."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Moments(NamedTuple):
+    """n units, their mean, and M2 = the sum of squared deviations from it (unit squared)."""
+
+    n: int
+    mean: float
+    m2: float
+
+
+class PairMoments(NamedTuple):
+    """n units with a numerator x (mean, m2) and a denominator d (mean_d, m2_d), and co = sum of (x - mean)(d - mean_d)."""
+
+    n: int
+    mean: float
+    m2: float
+    mean_d: float
+    m2_d: float
+    co: float
+
+
+class Arm(NamedTuple):
+    """What an effect needs of an arm: its point estimate, the variance per unit, and n. Unit of the KPI, unit squared."""
+
+    m: float
+    v: float
+    n: int
+
+
+NOTHING = Moments(0, 0.0, 0.0)
+NO_PAIRS = PairMoments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def of_mean(n: int, value: float, variance: float) -> Moments:
+    """A bucket of a mean: `value` of `n` >= 0 units with their sample variance (n - 1; not read for n < 2).
+
+    >>> of_mean(5, 3.0, 2.5)
+    Moments(n=5, mean=3.0, m2=10.0)
+    """
+    return Moments(n, value, variance * (n - 1)) if n > 1 else Moments(n, value, 0.0)
+
+
+def of_proportion(n: int, value: float) -> Moments:
+    """A bucket of a proportion: `value` in [0, 1] of `n` units; M2 = n p (1 - p).
+
+    >>> of_proportion(8, 0.25)
+    Moments(n=8, mean=0.25, m2=1.5)
+    """
+    return Moments(n, value, n * value * (1.0 - value))
+
+
+def of_ratio(
+    n: int, value: float, variance: float, value_d: float, variance_d: float, covariance: float
+) -> PairMoments:
+    """A bucket of a ratio: per unit, means of numerator and denominator, sample variances and covariance (n - 1).
+
+    >>> of_ratio(3, 2.0, 1.0, 4.0, 3.0, 0.5)
+    PairMoments(n=3, mean=2.0, m2=2.0, mean_d=4.0, m2_d=6.0, co=1.0)
+    """
+    k = n - 1 if n > 1 else 0
+    return PairMoments(n, value, variance * k, value_d, variance_d * k, covariance * k)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Both together, `b` after `a`; order matters in the last bits, so buckets merge in ts order.
+
+    Source: Chan, Golub and LeVeque 1979.
+
+    >>> merge(of_mean(2, 1.5, 0.5), of_mean(2, 3.5, 0.5))  # 1, 2 and 3, 4
+    Moments(n=4, mean=2.5, m2=5.0)
+    """
+    if not a.n:
+        return b
+    if not b.n:
+        return a
+    n = a.n + b.n
+    delta = b.mean - a.mean
+    share = b.n / n
+    return Moments(n, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.n * share))
+
+
+def merge_pairs(a: PairMoments, b: PairMoments) -> PairMoments:
+    """Both together, `b` after `a`: `merge` for numerator, denominator and their co-moment.
+
+    >>> merge_pairs(of_ratio(1, 1.0, 0, 2.0, 0, 0), of_ratio(1, 3.0, 0, 4.0, 0, 0))
+    PairMoments(n=2, mean=2.0, m2=2.0, mean_d=3.0, m2_d=2.0, co=2.0)
+    """
+    if not a.n:
+        return b
+    if not b.n:
+        return a
+    n = a.n + b.n
+    dx, dd = b.mean - a.mean, b.mean_d - a.mean_d
+    share = b.n / n
+    weight = a.n * share
+    return PairMoments(
+        n,
+        a.mean + dx * share,
+        a.m2 + b.m2 + dx * dx * weight,
+        a.mean_d + dd * share,
+        a.m2_d + b.m2_d + dd * dd * weight,
+        a.co + b.co + dx * dd * weight,
+    )
+
+
+def mean_arm(state: Moments) -> Arm:
+    """Mean and sample variance. Raises ValueError for n < 2, which has none.
+
+    >>> mean_arm(Moments(5, 3.0, 10.0))
+    Arm(m=3.0, v=2.5, n=5)
+    """
+    if state.n < 2:
+        raise ValueError(f"n == {state.n}, must be at least 2 for a variance")
+    return Arm(state.mean, state.m2 / (state.n - 1), state.n)
+
+
+def proportion_arm(state: Moments) -> Arm:
+    """p and p(1 - p). Raises ValueError without units.
+
+    >>> proportion_arm(Moments(8, 0.25, 1.5))
+    Arm(m=0.25, v=0.1875, n=8)
+    """
+    if state.n < 1:
+        raise ValueError(f"n == {state.n}, must be at least 1")
+    return Arm(state.mean, state.mean * (1.0 - state.mean), state.n)
+
+
+def ratio_arm(state: PairMoments) -> Arm:
+    """R = mean / mean_d and its variance per unit by the delta method: (v_x - 2 R cov + R^2 v_d) / mean_d^2.
+
+    Raises ValueError for n < 2 or a denominator of mean 0.
+
+    >>> ratio_arm(PairMoments(3, 2.0, 2.0, 4.0, 6.0, 1.0))
+    Arm(m=0.5, v=0.078125, n=3)
+    """
+    if state.n < 2 or state.mean_d == 0:
+        raise ValueError(f"n == {state.n}, mean_d == {state.mean_d}, must be at least 2 and not 0")
+    k = state.n - 1
+    ratio = state.mean / state.mean_d
+    v = (state.m2 / k - 2.0 * ratio * (state.co / k) + ratio * ratio * (state.m2_d / k)) / (state.mean_d * state.mean_d)
+    return Arm(ratio, v if v > 0.0 else 0.0, state.n)
