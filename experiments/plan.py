@@ -1,0 +1,460 @@
+"""Writing down what is tried: an experiment with its variants, its target KPIs and the metrics that do not exist yet.
+
+The policy that judges it is bound by the caller (`gates.policies.bind`), in the same transaction.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+from itertools import count
+
+from django.conf import settings
+from django.db import IntegrityError, connection, transaction
+from django.utils.text import slugify
+from msgspec import UNSET, UnsetType
+
+from decisioning.access.models import KEY_PATTERN, Team
+from decisioning.access.principal import Principal
+from decisioning.ledger.outbox import tell
+from experiments.models import Experiment, Metric, TargetKpi, Variant
+
+METRIC_KEY_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
+MOST_VARIANTS = 20
+MOST_KPIS = 50
+MAY_BE_AHEAD = timedelta(minutes=5)
+
+
+class PlanRefused(Exception):
+    """`code` for programs, the message for people; `errors` holds (JSON pointer, code, detail) of each bad value."""
+
+    def __init__(self, code: str, message: str, errors: Sequence[tuple[str, str, str]] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.errors = list(errors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewMetric:
+    """A metric as somebody describes it; what is left unset takes the model's default, or is what the registry has."""
+
+    key: str
+    name: str | UnsetType = UNSET
+    kind: str | UnsetType = UNSET
+    unit: str | UnsetType = UNSET
+    direction: str | UnsetType | None = UNSET
+    temporality: str | UnsetType = UNSET
+    expected_every_s: int | UnsetType = UNSET
+    freshness_target_s: int | UnsetType = UNSET
+    counts_assignment: bool | UnsetType = UNSET
+    definition: str | UnsetType = UNSET
+
+    def given(self) -> dict[str, object]:
+        """Only what was said."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not UNSET}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewVariant:
+    """One arm. `weight` is its planned share on any positive scale."""
+
+    key: str
+    weight: float = 1.0
+    control: bool = False
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewKpi:
+    """One target KPI; a metric key that nobody knows yet becomes a mean that should increase."""
+
+    metric: str | NewMetric
+    role: str = TargetKpi.Role.GOAL
+    minimum_effect: float | None = None
+    max_harm: float | None = None
+    baseline_mean: float | None = None
+    baseline_stddev: float | None = None
+    target_at_least: float | None = None
+    target_at_most: float | None = None
+
+    @property
+    def key(self) -> str:
+        return self.metric if isinstance(self.metric, str) else self.metric.key
+
+    @property
+    def has_target(self) -> bool:
+        return self.target_at_least is not None or self.target_at_most is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewExperiment:
+    """What `create` needs. Without a key one is made from the name; without variants there are control and treatment,
+    or the single variant `all` when every KPI has a target. `started_at` may lie in the past, within the retention."""
+
+    name: str
+    hypothesis: str
+    owner: str
+    target_kpis: Sequence[NewKpi]
+    key: str = ""
+    variants: Sequence[NewVariant] = field(default=())
+    expected_units_per_day: float | None = None
+    start: bool = True
+    started_at: datetime | None = None
+
+
+def create(new: NewExperiment, *, team: Team, by: Principal, now: datetime) -> Experiment:
+    """The experiment with all its parts, running unless `start` is false.
+
+    Raises PlanRefused: `key_taken`, or `invalid` with one entry in `errors` for each bad value.
+    """
+    problems = list(_problems(new, now))
+    if problems:
+        raise PlanRefused("invalid", f"The plan has {len(problems)} problem(s): {problems[0][2]}", problems)
+    started_at = new.started_at if new.started_at or not new.start else now
+    experiment = Experiment(
+        name=new.name,
+        hypothesis=new.hypothesis,
+        owner=new.owner,
+        team=team,
+        status=Experiment.Status.RUNNING if new.start else Experiment.Status.DRAFT,
+        created_at=now,
+        started_at=started_at,
+        expected_units_per_day=new.expected_units_per_day,
+    )
+    _insert_under_a_free_key(experiment, new.key)
+    _write_parts(experiment, new.target_kpis, new.variants, now=now)
+    tell(
+        team_id=team.pk,
+        experiment_id=experiment.pk,
+        type="experiment.changed",
+        data={"experiment": experiment.key, "from": None, "to": experiment.status, "by": by.owner, "reason": ""},
+        now=now,
+    )
+    return experiment
+
+
+def revise(experiment: Experiment, changes: Mapping[str, object], *, now: datetime) -> Experiment:
+    """Change name, hypothesis, owner at any time; the plan (variants, target_kpis, expected_units_per_day, started_at)
+    while it is a draft.
+
+    Raises PlanRefused: `not_draft` for the plan of an experiment that has started, `invalid`.
+    """
+    plan = set(changes) - {"name", "hypothesis", "owner"}
+    experiment = Experiment.objects.select_for_update().get(pk=experiment.pk)
+    if plan and experiment.status != Experiment.Status.DRAFT:
+        raise PlanRefused(
+            "not_draft",
+            f"{experiment.key} is {experiment.status}: {', '.join(sorted(plan))} can only change while it is a draft. "
+            "Create a new experiment for another plan.",
+        )
+    kpis: Sequence[NewKpi] = changes.get("target_kpis") or _kpis_of(experiment)  # type: ignore[assignment]
+    variants: Sequence[NewVariant] = changes.get("variants") or _variants_of(experiment)  # type: ignore[assignment]
+    values: dict[str, object] = {
+        name: changes.get(name, getattr(experiment, name))
+        for name in ("name", "hypothesis", "owner", "expected_units_per_day", "started_at")
+    }
+    whole = NewExperiment(**values, target_kpis=kpis, variants=variants, start=False)  # type: ignore[arg-type]
+    problems = list(_problems(whole, now, started="started_at" in changes))
+    if problems:
+        raise PlanRefused("invalid", f"The plan has {len(problems)} problem(s): {problems[0][2]}", problems)
+    for name in values.keys() & changes.keys():
+        setattr(experiment, name, values[name])
+    experiment.save()
+    if plan & {"variants", "target_kpis"}:
+        experiment.variants.all().delete()
+        experiment.targetkpis.all().delete()
+        _write_parts(experiment, kpis, variants, now=now)
+    return experiment
+
+
+def register(new: NewMetric, *, team: Team | None, now: datetime) -> Metric:
+    """A new metric in the registry. Raises PlanRefused: `key_taken`, `invalid`."""
+    problems = list(_metric_problems(new, ""))
+    if problems:
+        raise PlanRefused("invalid", problems[0][2], problems)
+    try:
+        with transaction.atomic():
+            metric = _metric(new, team=team, now=now)
+            metric.save(force_insert=True)
+    except IntegrityError as error:
+        message = f"There is a metric {new.key!r} already. Use it, or choose another key."
+        raise PlanRefused("key_taken", message, [("/key", "key_taken", message)]) from error
+    return metric
+
+
+def redefine(metric: Metric, changes: NewMetric) -> Metric:
+    """Change what was given of a metric, beside its key. Raises PlanRefused `invalid`."""
+    problems = list(_metric_problems(changes, ""))
+    if problems:
+        raise PlanRefused("invalid", problems[0][2], problems)
+    given = {name: value for name, value in changes.given().items() if name != "key"}
+    for name, value in given.items():
+        setattr(metric, name, value)
+    metric.save(update_fields=list(given))
+    return metric
+
+
+# Writing ----------------------------------------------------------------------------------------------------
+
+
+def _insert_under_a_free_key(experiment: Experiment, wanted: str) -> None:
+    """A person's key is taken as it is; a generated one gets a suffix. The unique index decides, whoever is faster."""
+    for key in [wanted] if wanted else _candidates(experiment.name):
+        if _taken(key):
+            continue
+        experiment.key = key
+        try:
+            with transaction.atomic():
+                experiment.save(force_insert=True)
+        except IntegrityError:
+            experiment.pk = None
+            if not _taken(key):
+                raise
+        else:
+            return
+    raise PlanRefused(
+        "key_taken",
+        f"The key {wanted!r} is taken: keys are unique in the installation. Choose another, or leave it out.",
+        [("/key", "key_taken", f"{wanted!r} is taken.")],
+    )
+
+
+def _candidates(name: str) -> Iterator[str]:
+    slug = slugify(name)[:55].strip("-_").replace("_", "-")
+    slug = slug if re.fullmatch(KEY_PATTERN, slug) else f"experiment-{slug}".strip("-")
+    yield slug
+    yield from (f"{slug}-{number}" for number in count(2))
+
+
+def _taken(key: str) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT access.experiment_key_taken(%s)", [key])
+        return bool((cursor.fetchone() or (False,))[0])
+
+
+def _write_parts(
+    experiment: Experiment, kpis: Sequence[NewKpi], variants: Sequence[NewVariant], *, now: datetime
+) -> None:
+    metrics = _metrics_of(kpis, team=experiment.team, now=now)
+    Variant.objects.bulk_create(
+        Variant(
+            experiment=experiment,
+            team=experiment.team,
+            key=v.key,
+            name=v.name,
+            weight=v.weight,
+            control=v.control,
+            position=position,
+        )
+        for position, v in enumerate(_completed(variants, kpis))
+    )
+    TargetKpi.objects.bulk_create(
+        TargetKpi(
+            experiment=experiment,
+            team=experiment.team,
+            metric=metrics[kpi.key],
+            position=position,
+            **{f.name: getattr(kpi, f.name) for f in fields(kpi) if f.name != "metric"},
+        )
+        for position, kpi in enumerate(kpis)
+    )
+
+
+def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[str, Metric]:
+    wanted = {kpi.key: kpi.metric if isinstance(kpi.metric, NewMetric) else NewMetric(key=kpi.key) for kpi in kpis}
+    known = Metric.objects.in_bulk(list(wanted), field_name="key")
+    _new_metrics([new for key, new in wanted.items() if key not in known], team=team, now=now)
+    metrics = Metric.objects.in_bulk(list(wanted), field_name="key")
+    differing = [
+        (
+            f"/target_kpis/{position}/metric/{name}",
+            "metric_differs",
+            f"{kpi.key} is registered with {name} {getattr(metrics[kpi.key], name)!r}, not {value!r}. Use its key.",
+        )
+        for position, kpi in enumerate(kpis)
+        for name, value in wanted[kpi.key].given().items()
+        if name in _MEANING and getattr(metrics[kpi.key], name) != value
+    ]
+    if differing:
+        raise PlanRefused("invalid", differing[0][2], differing)
+    return metrics
+
+
+# What changes a verdict when it differs; names and units may be told in many ways.
+_MEANING = {"kind", "direction", "temporality", "expected_every_s", "freshness_target_s", "counts_assignment"}
+
+
+def _new_metrics(new: Sequence[NewMetric], *, team: Team, now: datetime) -> None:
+    """Insert those whose key is free, in key order so that two plans never wait for each other."""
+    Metric.objects.bulk_create(
+        [_metric(m, team=team, now=now) for m in sorted(new, key=lambda m: m.key)], ignore_conflicts=True
+    )
+
+
+def _metric(new: NewMetric, *, team: Team | None, now: datetime) -> Metric:
+    return Metric(**{"name": new.key.replace("_", " ").capitalize(), **new.given()}, team=team, created_at=now)
+
+
+def _completed(variants: Sequence[NewVariant], kpis: Sequence[NewKpi]) -> list[NewVariant]:
+    if not variants:
+        if all(kpi.has_target for kpi in kpis):
+            return [NewVariant(key="all")]
+        return [NewVariant(key="control", control=True), NewVariant(key="treatment")]
+    if len(variants) > 1 and not any(v.control for v in variants):
+        return [NewVariant(key=v.key, weight=v.weight, name=v.name, control=v.key == "control") for v in variants]
+    return list(variants)
+
+
+def _kpis_of(experiment: Experiment) -> list[NewKpi]:
+    names = [f.name for f in fields(NewKpi) if f.name != "metric"]
+    return [
+        NewKpi(metric=kpi.metric.key, **{name: getattr(kpi, name) for name in names})
+        for kpi in experiment.targetkpis.select_related("metric")
+    ]
+
+
+def _variants_of(experiment: Experiment) -> list[NewVariant]:
+    return [NewVariant(key=v.key, weight=v.weight, control=v.control, name=v.name) for v in experiment.variants.all()]
+
+
+# What is refused --------------------------------------------------------------------------------------------
+
+_Problem = tuple[str, str, str]
+
+
+def _problems(new: NewExperiment, now: datetime, *, started: bool = True) -> Iterator[_Problem]:
+    """Everything wrong with a plan, as (JSON pointer, code, detail), in reading order."""
+    if new.key and not re.fullmatch(KEY_PATTERN, new.key):
+        yield _bad_key("/key", new.key)
+    yield from _text_problems("/name", new.name, 200)
+    yield from _text_problems("/hypothesis", new.hypothesis, 10_000)
+    yield from _text_problems("/owner", new.owner, 200)
+    yield from _variant_problems(new)
+    if not new.target_kpis:
+        yield "/target_kpis", "missing_field", "An experiment needs at least one target KPI to be judged by."
+    if len(new.target_kpis) > MOST_KPIS:
+        yield "/target_kpis", "invalid", f"{len(new.target_kpis)} target KPIs are more than {MOST_KPIS}."
+    seen: set[str] = set()
+    for position, kpi in enumerate(new.target_kpis):
+        yield from _kpi_problems(kpi, f"/target_kpis/{position}")
+        if kpi.key in seen:
+            yield (
+                f"/target_kpis/{position}/metric",
+                "duplicate",
+                f"{kpi.key} is named twice. Keep one.",
+            )
+        seen.add(kpi.key)
+    units = new.expected_units_per_day
+    if units is not None and not (math.isfinite(units) and units > 0):
+        yield "/expected_units_per_day", "invalid_number", f"expected_units_per_day is {units}, must be above 0."
+    if started and new.started_at is not None:
+        yield from _start_problems(new.started_at, now)
+
+
+def _start_problems(started_at: datetime, now: datetime) -> Iterator[_Problem]:
+    if started_at.tzinfo is None:
+        yield "/started_at", "naive_timestamp", f"{started_at.isoformat()} has no offset. Add one, such as Z."
+    elif started_at > now + MAY_BE_AHEAD:
+        yield (
+            "/started_at",
+            "timestamp_in_future",
+            f"{started_at.isoformat()} is in the future. Create a draft instead.",
+        )
+    elif started_at < now - timedelta(days=settings.RETENTION_DAYS):
+        yield (
+            "/started_at",
+            "timestamp_too_old",
+            f"{started_at.isoformat()} is older than the {settings.RETENTION_DAYS} days that are kept.",
+        )
+
+
+def _variant_problems(new: NewExperiment) -> Iterator[_Problem]:
+    variants = _completed(new.variants, new.target_kpis)
+    if len(variants) > MOST_VARIANTS:
+        yield "/variants", "invalid", f"{len(variants)} variants are more than {MOST_VARIANTS}."
+    seen: set[str] = set()
+    for position, variant in enumerate(variants):
+        if not re.fullmatch(KEY_PATTERN, variant.key):
+            yield _bad_key(f"/variants/{position}/key", variant.key)
+        elif variant.key in seen:
+            yield f"/variants/{position}/key", "duplicate", f"Two variants are called {variant.key!r}."
+        seen.add(variant.key)
+        if not (math.isfinite(variant.weight) and variant.weight > 0):
+            yield f"/variants/{position}/weight", "invalid_number", f"weight is {variant.weight}, must be above 0."
+        yield from _text_problems(f"/variants/{position}/name", variant.name, 200, required=False)
+    controls = [v.key for v in variants if v.control]
+    if len(variants) > 1 and len(controls) != 1:
+        yield (
+            "/variants",
+            "invalid",
+            f"{len(controls)} of {len(variants)} variants are the control. Mark exactly one with control: true.",
+        )
+
+
+def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[_Problem]:
+    if isinstance(kpi.metric, NewMetric):
+        yield from _metric_problems(kpi.metric, f"{at}/metric")
+    elif not re.fullmatch(METRIC_KEY_PATTERN, kpi.metric):
+        yield _bad_metric_key(f"{at}/metric", kpi.metric)
+    if kpi.role not in TargetKpi.Role.values:
+        yield f"{at}/role", "invalid", f"role is {kpi.role!r}, must be one of {', '.join(TargetKpi.Role.values)}."
+    for name, value, least in (
+        ("minimum_effect", kpi.minimum_effect, 0.0),
+        ("max_harm", kpi.max_harm, 0.0),
+        ("baseline/stddev", kpi.baseline_stddev, 0.0),
+        ("baseline/mean", kpi.baseline_mean, -math.inf),
+        ("target/at_least", kpi.target_at_least, -math.inf),
+        ("target/at_most", kpi.target_at_most, -math.inf),
+    ):
+        if value is not None and not (math.isfinite(value) and value > least):
+            must = "above 0" if least == 0 else "a finite number"
+            yield f"{at}/{name}", "invalid_number", f"{name.replace('/', '.')} is {value}, must be {must}."
+    if (kpi.baseline_mean is None) != (kpi.baseline_stddev is None):
+        yield f"{at}/baseline", "missing_field", "A baseline needs both mean and stddev."
+    low, high = kpi.target_at_least, kpi.target_at_most
+    if low is not None and high is not None and low > high:
+        yield f"{at}/target", "invalid", f"at_least ({low}) is above at_most ({high}): no value fits. Swap them."
+
+
+def _metric_problems(new: NewMetric, at: str) -> Iterator[_Problem]:
+    given = new.given()
+    if not re.fullmatch(METRIC_KEY_PATTERN, new.key):
+        yield _bad_metric_key(f"{at}/key", new.key)
+    for name, most in (("name", 200), ("unit", 40), ("definition", 10_000)):
+        if name in given:
+            yield from _text_problems(f"{at}/{name}", str(given[name]), most, required=name == "name")
+    for name, choices in (
+        ("kind", Metric.Kind.values),
+        ("direction", [*Metric.Direction.values, None]),
+        ("temporality", Metric.Temporality.values),
+    ):
+        if name in given and given[name] not in choices:
+            words = ", ".join(str(choice) for choice in choices if choice)
+            yield f"{at}/{name}", "invalid", f"{name} is {given[name]!r}, must be one of {words}."
+    for name in ("expected_every_s", "freshness_target_s"):
+        value = given.get(name, 1)
+        if not isinstance(value, int) or not 1 <= value <= 366 * 86_400:
+            yield f"{at}/{name}", "invalid_number", f"{name} is {value!r}, must be 1 to {366 * 86_400} whole seconds."
+
+
+def _text_problems(at: str, text: str, most: int, *, required: bool = True) -> Iterator[_Problem]:
+    if required and not text.strip():
+        yield at, "missing_field", f"{at.rpartition('/')[2]} is empty."
+    elif len(text) > most:
+        yield at, "invalid_text", f"{at.rpartition('/')[2]} has {len(text)} characters, at most {most} fit."
+    elif "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        yield at, "invalid_text", f"{at.rpartition('/')[2]} holds a NUL or half a surrogate pair. Remove it."
+
+
+def _bad_key(at: str, key: str) -> _Problem:
+    return (
+        at,
+        "invalid",
+        f"{key!r} is no key. Use 1 to 63 of a-z, 0-9 and hyphens, no hyphen first, one letter at least.",
+    )
+
+
+def _bad_metric_key(at: str, key: str) -> _Problem:
+    return at, "invalid", f"{key!r} is no metric key. Use 1 to 63 of a-z, 0-9 and underscores, a letter first."
