@@ -179,6 +179,7 @@ class Migration(migrations.Migration):
                         help_text="The next slot to judge; null when nothing is left to judge.", null=True
                     ),
                 ),
+                ("asked_slot", models.DateTimeField(help_text="The slot somebody asked to have evaluated.", null=True)),
                 (
                     "fold",
                     models.PositiveIntegerField(

@@ -23,6 +23,18 @@ REVOKE UPDATE, DELETE ON metadata.evidence, metadata.evaluations, metadata.decis
 REVOKE DELETE ON metadata.recommendations FROM decisioning_web, decisioning_worker;
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA metadata TO decisioning_web, decisioning_worker;
 
+-- Whatever the path by which an experiment comes to be or changes its status, it has a cursor and the tick looks at it.
+CREATE FUNCTION metadata.follow_experiment() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = metadata, pg_temp AS $$
+BEGIN
+  INSERT INTO cursors (experiment_id, team_id, fold, missed_slots, due_at)
+  VALUES (NEW.id, NEW.team_id, 1, 0, CASE WHEN NEW.status <> 'draft' THEN now() END)
+  ON CONFLICT (experiment_id) DO UPDATE SET due_at = excluded.due_at;
+  RETURN NULL;
+END $$;
+REVOKE EXECUTE ON FUNCTION metadata.follow_experiment FROM PUBLIC;
+CREATE TRIGGER follow AFTER INSERT OR UPDATE OF status, started_at, ended_at ON metadata.experiments
+  FOR EACH ROW EXECUTE FUNCTION metadata.follow_experiment();
+
 SELECT audit.watch('metadata.policies', 'gates.policy');
 SELECT audit.watch('metadata.policy_versions', 'gates.policyversion');
 SELECT audit.watch('metadata.policy_bindings', 'gates.policybinding', experiment => 'experiment_id');
@@ -31,6 +43,8 @@ SELECT audit.watch('metadata.decisions', 'gates.decision', experiment => 'experi
 """
 
 REVERSE = """
+DROP TRIGGER follow ON metadata.experiments;
+DROP FUNCTION metadata.follow_experiment;
 DO $$
 DECLARE t text; p record; r record;
 BEGIN

@@ -5,6 +5,7 @@ from django.db import migrations
 TABLES = """
 ALTER TABLE public.refresh_log SET SCHEMA metadata;
 SELECT access.protect('metadata.refresh_log', writes => 'INSERT, UPDATE');
+CREATE POLICY portal ON metadata.refresh_log FOR SELECT TO decisioning_web, decisioning_reader USING (team_id IS NULL);
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA metadata TO decisioning_web, decisioning_worker;
 
 CREATE TABLE metrics.experiment_kpis (
@@ -58,7 +59,7 @@ CREATE TABLE metrics.kpi_changes (
 );
 CREATE INDEX kpi_changes_by_experiment ON metrics.kpi_changes (job, experiment_id);
 SELECT access.protect('metrics.kpi_changes', writes => '', reader => false);
-GRANT DELETE ON metrics.kpi_changes TO decisioning_worker;
+GRANT UPDATE, DELETE ON metrics.kpi_changes TO decisioning_worker;  -- FOR UPDATE asks for UPDATE
 """
 
 TRIGGERS = """
@@ -89,8 +90,8 @@ BEGIN
       INSERT INTO kpi_changes (job, experiment_id, metric, variant, from_ts, to_ts, from_received_at, team_id)
       SELECT job, experiment_id, metric, variant, from_ts, to_ts, from_received_at, team_id FROM series, unnest('{fold,hours}'::text[]) AS job),
     audited AS (
-      SELECT audit.write('telemetry.experimentkpi', $1, 'batch', sum(n) / $2 || ' rows',
-                         jsonb_build_object('rows', CASE $1 WHEN 2 THEN jsonb_build_array(sum(n), NULL) ELSE jsonb_build_array(NULL, sum(n) / $2) END,
+      SELECT audit.write('telemetry.experimentkpi', $1, 'batch', (sum(n) / $2)::bigint || ' rows',
+                         jsonb_build_object('rows', CASE $1 WHEN 2 THEN jsonb_build_array(sum(n), NULL) ELSE jsonb_build_array(NULL, (sum(n) / $2)::bigint) END,
                                             'ts', jsonb_build_array(min(from_ts), max(to_ts)), 'metric', jsonb_agg(DISTINCT metric)),
                          team_id, experiment_id)
       FROM series GROUP BY team_id, experiment_id)

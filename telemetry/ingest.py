@@ -1,0 +1,410 @@
+"""Rows in: bytes -> typed rows -> one set-based statement in the caller's transaction. The only writer of KPI rows.
+
+The good path decodes straight into typed rows (msgspec) and never builds a dict. Only when that fails, or a value is out of
+its range, is the body read again row by row, to say exactly which value is wrong.
+"""
+
+import datetime as dt
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import msgspec
+from django.conf import settings
+from django.db import connection, transaction
+
+from telemetry import wake
+
+MAX_ROWS = 10_000
+FUTURE = dt.timedelta(minutes=5)
+_EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_LATEST = dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
+_MAX_INT = 2**63 - 1
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_INT)]
+Spread = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Denominator(msgspec.Struct, frozen=True):
+    """Second moments of a ratio's denominator, per unit of analysis."""
+
+    value: float
+    variance: Spread | None = None
+    covariance: float | None = None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One bucket of one series as sent. `ts` is the END of the bucket."""
+
+    metric: str
+    ts: Annotated[dt.datetime, msgspec.Meta(tz=True)]
+    value: float
+    variant: str = "all"
+    n: Count | None = None
+    variance: Spread | None = None
+    revision: Annotated[int, msgspec.Meta(ge=-_MAX_INT, le=_MAX_INT)] | None = None
+    denominator: Denominator | None = None
+    window_s: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+
+
+class _Body(msgspec.Struct, frozen=True):
+    rows: list[Row]
+
+
+_fast = msgspec.json.Decoder(_Body)
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """What is wrong with one value. `index` is the row's place in the batch, `pointer` the value's place in the body."""
+
+    index: int
+    pointer: str
+    code: str
+    detail: str
+
+
+class IngestRefused(Exception):
+    """Nothing of the batch was stored. `status` is the HTTP status the contract gives it."""
+
+    def __init__(self, code: str, message: str, *, status: int = 422, errors: Sequence[BadRow] = ()) -> None:
+        super().__init__(message)
+        self.code, self.status, self.errors = code, status, tuple(errors)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The experiment that rows are for, and what may be said about it."""
+
+    experiment_id: int
+    team_id: int
+    variants: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """`accepted` rows were new, `changed` replaced a value, `duplicates` said nothing new. `last_ts`: newest of the batch."""
+
+    accepted: int
+    changed: int
+    duplicates: int
+    last_ts: dt.datetime | None
+    refused: tuple[BadRow, ...] = field(default=())
+
+
+def decode(body: bytes) -> list[Row] | None:
+    """The rows of a well-formed body, None when anything is wrong with it: `check` then says what."""
+    try:
+        return _fast.decode(body).rows
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def check(payload: object) -> tuple[list[tuple[int, Row]], list[BadRow]]:
+    """Good rows with their index, and every fault of the others. Raises IngestRefused when there is no list of rows."""
+    rows = payload.get("rows") if isinstance(payload, Mapping) else None
+    if not isinstance(rows, list):
+        missing = isinstance(payload, Mapping) and "rows" not in payload
+        code, detail = ("missing_field", "The body has no rows.") if missing else ("invalid", "rows must be a list.")
+        fault = BadRow(0, "/rows", code, f'{detail} Send {{"rows": [{{"metric", "variant", "ts", "value"}}, ...]}}.')
+        raise IngestRefused("invalid_rows", fault.detail, errors=[fault])
+    _not_too_many(len(rows))
+    good: list[tuple[int, Row]] = []
+    bad: list[BadRow] = []
+    for index, raw in enumerate(rows):
+        faults = [BadRow(index, f"/rows/{index}{pointer}", code, detail) for pointer, code, detail in _faults(raw)]
+        if faults:
+            bad += faults
+        else:
+            good.append((index, _row(raw)))
+    return good, bad
+
+
+def ingest(
+    target: Target,
+    rows: Sequence[tuple[int, Row]],
+    *,
+    now: dt.datetime,
+    bad: Sequence[BadRow] = (),
+    atomic: bool = True,
+) -> Ingested:
+    """Store rows in the caller's transaction and wake the tick when it commits.
+
+    rows: with their index in the batch. bad: faults that decoding found already. atomic: refuse all when one is bad.
+    Raises IngestRefused: 422 `invalid_rows`, 409 `conflicting_row`, 413 `batch_too_large`.
+    """
+    _not_too_many(len(rows) + len({fault.index for fault in bad}))
+    kinds = _metric_kinds({row.metric for _, row in rows})
+    faults = list(bad)
+    oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
+    kept: list[tuple[int, Row]] = []
+    for index, row in rows:
+        found = _misfit(row, target, kinds, now=now, oldest=oldest)
+        if found:
+            faults.append(BadRow(index, f"/rows/{index}{found[0]}", found[1], found[2]))
+        else:
+            kept.append((index, row))
+    faults.sort(key=lambda fault: fault.index)
+    if faults and atomic:
+        raise IngestRefused("invalid_rows", _summary(faults), errors=faults)
+    unique, repeated = _deduplicated(kept, faults, atomic=atomic)
+    accepted, changed, conflicts = _upsert(target, unique, now=now)
+    if conflicts:
+        clash = [BadRow(index, f"/rows/{index}/value", "conflicting_row", _CONFLICT) for index in conflicts]
+        if atomic:
+            raise IngestRefused("conflicting_row", _CONFLICT, status=409, errors=clash)
+        faults = sorted([*faults, *clash], key=lambda fault: fault.index)
+    if accepted or changed:
+        transaction.on_commit(wake.tick)
+    return Ingested(
+        accepted=accepted,
+        changed=changed,
+        duplicates=len(unique) + repeated - accepted - changed - len(conflicts),
+        last_ts=max((row.ts for _, row in kept), default=None),
+        refused=tuple(faults),
+    )
+
+
+_CONFLICT = "This revision of the row is stored with another value. Send a higher revision to replace it."
+
+
+def _not_too_many(count: int) -> None:
+    if count > MAX_ROWS:
+        raise IngestRefused(
+            "batch_too_large", f"{count} rows; at most {MAX_ROWS} go in one request. Split the batch.", status=413
+        )
+
+
+def _summary(faults: Sequence[BadRow]) -> str:
+    first = faults[0]
+    more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return f"Row {first.index}: {first.detail}{more}. Nothing was stored; mend them, or send the good ones with ?atomic=false."
+
+
+# One row ------------------------------------------------------------------------------------------------------------------
+
+
+def _faults(raw: object) -> Iterable[tuple[str, str, str]]:
+    """(pointer below the row, code, what to do) for each value of an untyped row that is not of its type."""
+    if not isinstance(raw, Mapping):
+        yield "", "invalid", "A row must be an object."
+        return
+    for name in ("metric", "ts", "value"):
+        if name not in raw:
+            yield f"/{name}", "missing_field", f"{name} is missing."
+    for name in ("metric", "variant"):
+        if name in raw and (problem := _text_problem(raw[name])):
+            yield f"/{name}", "invalid_text", f"{name} {problem}."
+    if "ts" in raw:
+        yield from _ts_faults(raw["ts"])
+    yield from _number_faults(
+        raw, "", {"value": _real, "n": _count, "variance": _spread, "revision": _whole, "window_s": _window}
+    )
+    denominator = raw.get("denominator")
+    if isinstance(denominator, Mapping):
+        if "value" not in denominator:
+            yield "/denominator/value", "missing_field", "denominator.value is missing."
+        yield from _number_faults(
+            denominator, "/denominator", {"value": _real, "variance": _spread, "covariance": _real}
+        )
+    elif denominator is not None:
+        yield "/denominator", "invalid", "denominator must be an object with value, variance and covariance."
+
+
+def _text_problem(value: object) -> str:
+    if not isinstance(value, str):
+        return "must be text"
+    if "\x00" in value:
+        return "has a NUL character"
+    if len(value) > 63:
+        return "is longer than 63 characters"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "has a lone surrogate"
+    return ""
+
+
+def _ts_faults(value: object) -> Iterable[tuple[str, str, str]]:
+    try:
+        parsed = msgspec.convert(value, dt.datetime)
+    except msgspec.ValidationError:
+        yield "/ts", "invalid_timestamp", f"ts {value!r:.60} is no RFC 3339 time such as 2026-11-24T06:00:00Z."
+        return
+    if parsed.tzinfo is None:
+        yield "/ts", "naive_timestamp", f"ts {value!r:.60} has no offset. Add Z or one such as +01:00."
+
+
+def _number_faults(raw: Mapping[str, Any], prefix: str, checks: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+    for name, problem_of in checks.items():
+        if name not in raw or (raw[name] is None and name != "value"):
+            continue
+        if problem := problem_of(raw[name]):
+            yield f"{prefix}/{name}", "invalid_number", f"{name} is {raw[name]!r:.40}; it must be {problem}."
+
+
+def _real(value: object) -> str:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and _finite(value)
+    return "" if good else "a finite number"
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _spread(value: object) -> str:
+    return "" if not _real(value) and value >= 0 else "a finite number of 0 or more"  # type: ignore[operator]
+
+
+def _whole(value: object) -> str:
+    good = not _real(value) and float(value).is_integer() and abs(value) <= _MAX_INT  # type: ignore[arg-type]
+    return "" if good else "a whole number"
+
+
+def _count(value: object) -> str:
+    return "" if not _whole(value) and value >= 0 else "a whole number of 0 or more"  # type: ignore[operator]
+
+
+def _window(value: object) -> str:
+    return "" if not _whole(value) and 1 <= value < 2**31 else "a whole number of seconds, 1 or more"  # type: ignore[operator]
+
+
+def _row(raw: Mapping[str, Any]) -> Row:
+    whole = {name: int(raw[name]) for name in ("n", "revision", "window_s") if raw.get(name) is not None}
+    return msgspec.convert({**{k: v for k, v in raw.items() if v is not None}, **whole}, Row)
+
+
+def _misfit(
+    row: Row, target: Target, kinds: Mapping[str, str], *, now: dt.datetime, oldest: dt.datetime
+) -> tuple[str, str, str] | None:
+    """What is wrong with a well-formed row for this experiment, as of now."""
+    if row.variant not in target.variants:
+        known = ", ".join(sorted(target.variants))
+        return "/variant", "unknown_variant", f"This experiment has no variant {row.variant!r:.80}; it has {known}."
+    kind = kinds.get(row.metric)
+    if kind is None:
+        return (
+            "/metric",
+            "unknown_metric",
+            f"No metric {row.metric!r:.80} is registered. Create it with POST /api/metrics.",
+        )
+    if not _EARLIEST <= row.ts < _LATEST:
+        return "/ts", "invalid_timestamp", f"ts {row.ts.isoformat()} is outside 1970 to 9998."
+    if row.ts > now + FUTURE:
+        return "/ts", "timestamp_in_future", f"ts {row.ts.isoformat()} is in the future; now is {now.isoformat()}."
+    if row.ts < oldest:
+        return (
+            "/ts",
+            "timestamp_too_old",
+            f"ts {row.ts.isoformat()} is older than the {settings.RETENTION_DAYS} days kept.",
+        )
+    if kind == "proportion" and not 0 <= row.value <= 1:
+        return "/value", "invalid_number", f"value is {row.value!r}; a proportion lies between 0 and 1."
+    return None
+
+
+def _deduplicated(
+    rows: Sequence[tuple[int, Row]], faults: list[BadRow], *, atomic: bool
+) -> tuple[list[tuple[int, Row]], int]:
+    """One row a key, in key order (so that opposite batches cannot deadlock), and how many repeated it.
+
+    Within a batch the rules are those between batches: the highest revision wins, without one the later row.
+    """
+    best: dict[tuple[str, str, dt.datetime], tuple[int, Row]] = {}
+    repeated = 0
+    for index, row in rows:
+        key = (row.metric, row.variant, row.ts)
+        if key not in best:
+            best[key] = (index, row)
+            continue
+        held = best[key][1]
+        repeated += 1
+        if row.revision is not None and held.revision == row.revision and row != held:
+            fault = BadRow(index, f"/rows/{index}/value", "conflicting_row", _CONFLICT)
+            if atomic:
+                raise IngestRefused("conflicting_row", _CONFLICT, status=409, errors=[fault])
+            faults.append(fault)
+            repeated -= 1
+        elif row.revision is None or held.revision is None or row.revision > held.revision:
+            newest = row if row.revision is not None else msgspec.structs.replace(row, revision=held.revision)
+            best[key] = (index, newest)
+    return [best[key] for key in sorted(best)], repeated
+
+
+# The database -------------------------------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    "ts", "metric", "variant", "value", "n", "variance", "denominator_value", "denominator_variance", "covariance",
+    "window_s", "revision",
+)  # fmt: skip
+_TYPES = (
+    "timestamptz", "text", "text", "float8", "bigint", "float8", "float8", "float8", "float8", "int", "bigint",
+)  # fmt: skip
+_FACTS = ("value", "n", "variance", "denominator_value", "denominator_variance", "covariance")
+_UNNEST = f"unnest({', '.join(f'%s::{type_}[]' for type_ in _TYPES)}) AS t({', '.join(_COLUMNS)})"
+_DIFFERS = f"({', '.join(f'k.{c}' for c in _FACTS)}) IS DISTINCT FROM ({', '.join(f'excluded.{c}' for c in _FACTS)})"
+
+_UPSERT = f"""
+INSERT INTO metrics.experiment_kpis AS k (experiment_id, team_id, first_received_at, received_at, {", ".join(_COLUMNS)})
+SELECT %s, %s, %s, %s, {", ".join(_COLUMNS)} FROM {_UNNEST}
+ON CONFLICT (experiment_id, metric, variant, ts) DO UPDATE SET
+  {", ".join(f"{c} = excluded.{c}" for c in _FACTS)}, window_s = excluded.window_s,
+  revision = coalesce(excluded.revision, k.revision), received_at = excluded.received_at
+WHERE CASE WHEN excluded.revision IS NULL OR k.revision IS NULL THEN {_DIFFERS} OR (k.revision IS NULL AND excluded.revision IS NOT NULL)
+           ELSE excluded.revision > k.revision END
+RETURNING (old.ts IS NULL)
+"""  # noqa: S608 - column names are this module's own
+
+_CONFLICTS = f"""
+SELECT t.position - 1 FROM unnest({", ".join(f"%s::{type_}[]" for type_ in _TYPES)}) WITH ORDINALITY AS t({", ".join(_COLUMNS)}, position)
+JOIN metrics.experiment_kpis k ON k.experiment_id = %s AND k.metric = t.metric AND k.variant = t.variant AND k.ts = t.ts
+WHERE t.revision = k.revision AND ({", ".join(f"k.{c}" for c in _FACTS)}) IS DISTINCT FROM ({", ".join(f"t.{c}" for c in _FACTS)})
+"""  # noqa: S608
+
+
+def _upsert(target: Target, rows: Sequence[tuple[int, Row]], *, now: dt.datetime) -> tuple[int, int, list[int]]:
+    """(new, changed, batch indexes whose revision is stored with another value)."""
+    if not rows:
+        return 0, 0, []
+    columns: list[list[Any]] = [
+        [r.ts for _, r in rows],
+        [r.metric for _, r in rows],
+        [r.variant for _, r in rows],
+        [r.value for _, r in rows],
+        [r.n for _, r in rows],
+        [r.variance for _, r in rows],
+        [r.denominator.value if r.denominator else None for _, r in rows],
+        [r.denominator.variance if r.denominator else None for _, r in rows],
+        [r.denominator.covariance if r.denominator else None for _, r in rows],
+        [r.window_s for _, r in rows],
+        [r.revision for _, r in rows],
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(_UPSERT, [target.experiment_id, target.team_id, now, now, *columns])
+        written = [is_new for (is_new,) in cursor.fetchall()]
+        conflicts: list[int] = []
+        if any(revision is not None for revision in columns[-1]):
+            cursor.execute(_CONFLICTS, [*columns, target.experiment_id])
+            conflicts = [rows[position][0] for (position,) in cursor.fetchall()]
+    new = sum(written)
+    return new, len(written) - new, conflicts
+
+
+_kinds: dict[str, str] = {}
+_kinds_read_at = float("-inf")
+_KINDS_FOR_S = 5.0
+
+
+def _metric_kinds(wanted: set[str]) -> Mapping[str, str]:
+    """Kind by metric key; kept for a few seconds, since every batch asks. A key not seen yet is looked up at once."""
+    global _kinds, _kinds_read_at
+    if time.monotonic() - _kinds_read_at > _KINDS_FOR_S or not wanted <= _kinds.keys():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT key, kind FROM metadata.metrics")
+            _kinds, _kinds_read_at = dict(cursor.fetchall()), time.monotonic()
+    return _kinds

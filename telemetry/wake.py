@@ -1,0 +1,35 @@
+"""A hint to the worker that something changed. Never in the way: a lost hint is replaced by the next beat."""
+
+import logging
+import threading
+
+_log = logging.getLogger(__name__)
+_COALESCE_S = 1.0
+_changed = threading.Event()
+_start = threading.Lock()
+_waker: threading.Thread | None = None
+
+
+def tick() -> None:
+    """Ask for a tick soon. Returns at once; hints within a second become one, and one always follows the last call."""
+    global _waker
+    _changed.set()
+    if _waker is None or not _waker.is_alive():
+        with _start:
+            if _waker is None or not _waker.is_alive():
+                _waker = threading.Thread(target=_send_hints, name="wake", daemon=True)
+                _waker.start()
+
+
+def _send_hints() -> None:
+    from decisioning.celery import app  # loads Celery only in processes that ingest
+
+    pause = threading.Event()
+    while True:
+        _changed.wait()
+        _changed.clear()
+        try:
+            app.send_task("gates.tick", expires=60, retry=False, ignore_result=True)
+        except Exception as failure:
+            _log.warning("No hint sent, the next beat will do: %s", failure)
+        pause.wait(_COALESCE_S)

@@ -1,0 +1,205 @@
+"""Rows in: what is stored, what is counted, what is refused."""
+
+import datetime as dt
+from dataclasses import replace
+
+import pytest
+from django.db import connection
+
+from decisioning.access.models import Team
+from experiments.models import Experiment, Metric
+from telemetry.ingest import Denominator, IngestRefused, Row, Target, check, decode, ingest
+from telemetry.models import ExperimentKpi
+from tests.conftest import as_role
+
+NOON = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def target(team: Team, now: dt.datetime) -> Target:
+    with as_role("owner"):
+        Metric.objects.create(key="vrps", name="Value per session", created_at=now)
+        Metric.objects.create(key="rate", name="Rate", kind="proportion", created_at=now)
+        experiment = Experiment.objects.create(
+            key="checkout", name="Checkout", hypothesis="h", owner="o", team=team, status="running",
+            created_at=now, started_at=NOON - dt.timedelta(days=1),
+        )  # fmt: skip
+    return Target(experiment.pk, team.pk, frozenset({"control", "treatment"}))
+
+
+def row(value: float = 1.0, **fields: object) -> Row:
+    return Row(
+        **{"metric": "vrps", "variant": "control", "ts": NOON, "value": value, "n": 10, "variance": 2.0, **fields}
+    )  # type: ignore[arg-type]
+
+
+def send(target: Target, *rows: Row, now: dt.datetime, atomic: bool = True) -> tuple[int, int, int]:
+    with as_role("worker"):
+        done = ingest(target, list(enumerate(rows)), now=now, atomic=atomic)
+    return done.accepted, done.changed, done.duplicates
+
+
+def stored(target: Target) -> list[float]:
+    with as_role("worker"):
+        return list(
+            ExperimentKpi.objects.filter(experiment_id=target.experiment_id)
+            .order_by("ts")
+            .values_list("value", flat=True)
+        )
+
+
+def test_a_row_sent_twice_is_stored_once_and_counted_as_a_duplicate(target: Target, now: dt.datetime) -> None:
+    assert send(target, row(), now=now) == (1, 0, 0)
+    assert send(target, row(), row(), now=now) == (0, 0, 2)
+    assert stored(target) == [1.0]
+
+
+def test_without_a_revision_the_later_arrival_wins_and_keeps_the_first_arrival_time(
+    target: Target, now: dt.datetime
+) -> None:
+    send(target, row(1.0), now=now)
+    assert send(target, row(2.0), now=now + dt.timedelta(minutes=1)) == (0, 1, 0)
+    with as_role("worker"):
+        kept = ExperimentKpi.objects.get(experiment_id=target.experiment_id)
+    assert (kept.value, kept.first_received_at, kept.received_at) == (2.0, now, now + dt.timedelta(minutes=1))
+
+
+def test_the_highest_revision_wins_whatever_the_order_of_arrival(target: Target, now: dt.datetime) -> None:
+    send(target, row(3.0, revision=3), now=now)
+    assert send(target, row(2.0, revision=2), now=now) == (0, 0, 1)
+    assert stored(target) == [3.0]
+    assert send(target, row(4.0, revision=4), row(1.0, revision=1), now=now) == (0, 1, 1)
+    assert stored(target) == [4.0]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_the_same_revision_with_another_value_is_a_conflict(target: Target, now: dt.datetime, together: bool) -> None:
+    first, second = row(1.0, revision=1), row(2.0, revision=1)
+    if not together:
+        send(target, first, now=now)
+    with pytest.raises(IngestRefused) as refusal:
+        send(target, *([first, second] if together else [second]), now=now)
+    assert (refusal.value.code, refusal.value.status) == ("conflicting_row", 409)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "pointer"),
+    [
+        (row(variant="nobody"), "unknown_variant", "/rows/1/variant"),
+        (row(metric="nothing"), "unknown_metric", "/rows/1/metric"),
+        (row(ts=NOON + dt.timedelta(days=2)), "timestamp_in_future", "/rows/1/ts"),
+        (row(ts=NOON - dt.timedelta(days=401)), "timestamp_too_old", "/rows/1/ts"),
+        (row(ts=dt.datetime(1969, 1, 1, tzinfo=dt.UTC)), "invalid_timestamp", "/rows/1/ts"),
+        (row(1.5, metric="rate"), "invalid_number", "/rows/1/value"),
+    ],
+)
+def test_one_bad_row_refuses_the_batch_and_is_named(
+    target: Target, now: dt.datetime, wrong: Row, code: str, pointer: str
+) -> None:
+    with pytest.raises(IngestRefused) as refusal:
+        send(target, row(), wrong, now=now)
+    assert refusal.value.code == "invalid_rows"
+    assert [(e.code, e.pointer) for e in refusal.value.errors] == [(code, pointer)]
+    assert stored(target) == []
+
+
+def test_good_rows_go_in_beside_bad_ones_when_asked_to(target: Target, now: dt.datetime) -> None:
+    with as_role("worker"):
+        done = ingest(target, [(0, row()), (1, row(variant="nobody"))], now=now, atomic=False)
+    assert (done.accepted, [fault.index for fault in done.refused]) == (1, [1])
+    assert stored(target) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "pointer"),
+    [
+        ({"value": "1"}, "invalid_number", "/rows/0/value"),
+        ({"value": True}, "invalid_number", "/rows/0/value"),
+        ({"value": None}, "invalid_number", "/rows/0/value"),
+        ({"n": -1}, "invalid_number", "/rows/0/n"),
+        ({"n": 1.5}, "invalid_number", "/rows/0/n"),
+        ({"variance": -0.1}, "invalid_number", "/rows/0/variance"),
+        ({"ts": "2026-11-23T12:00:00"}, "naive_timestamp", "/rows/0/ts"),
+        ({"ts": "yesterday"}, "invalid_timestamp", "/rows/0/ts"),
+        ({"metric": "a\x00b"}, "invalid_text", "/rows/0/metric"),
+        ({"variant": "x" * 64}, "invalid_text", "/rows/0/variant"),
+        ({"denominator": {"variance": 1}}, "missing_field", "/rows/0/denominator/value"),
+    ],
+)
+def test_each_kind_of_bad_value_has_its_code_and_pointer(raw: dict[str, object], code: str, pointer: str) -> None:
+    _, bad = check({"rows": [{"metric": "vrps", "ts": "2026-11-23T12:00:00Z", "value": 1.0, **raw}]})
+    assert [(fault.code, fault.pointer) for fault in bad] == [(code, pointer)]
+
+
+def test_a_row_without_its_fields_names_each_of_them() -> None:
+    _, bad = check({"rows": [{}]})
+    assert [(f.code, f.pointer) for f in bad] == [
+        ("missing_field", f"/rows/0/{name}") for name in ("metric", "ts", "value")
+    ]
+
+
+def test_the_fast_and_the_careful_reading_agree() -> None:
+    body = b'{"rows": [{"metric": "m", "variant": "a", "ts": "2026-11-23T12:00:00+01:00", "value": 1, "n": 3, "variance": 0.5, "new": 1}]}'
+    fast = decode(body)
+    careful, bad = check(
+        {
+            "rows": [
+                {
+                    "metric": "m",
+                    "variant": "a",
+                    "ts": "2026-11-23T12:00:00+01:00",
+                    "value": 1,
+                    "n": 3.0,
+                    "variance": 0.5,
+                }
+            ]
+        }
+    )
+    assert fast == [r for _, r in careful]
+    assert bad == []
+
+
+def test_more_than_ten_thousand_rows_are_refused_whole(target: Target, now: dt.datetime) -> None:
+    many = [row(ts=NOON - dt.timedelta(seconds=i)) for i in range(10_001)]
+    with pytest.raises(IngestRefused) as refusal:
+        send(target, *many, now=now)
+    assert (refusal.value.code, refusal.value.status) == ("batch_too_large", 413)
+
+
+def test_a_ratio_keeps_its_denominator(target: Target, now: dt.datetime) -> None:
+    send(target, row(denominator=Denominator(4.0, 1.0, 0.5)), now=now)
+    with as_role("worker"):
+        kept = ExperimentKpi.objects.get(experiment_id=target.experiment_id)
+    assert (kept.denominator_value, kept.denominator_variance, kept.covariance) == (4.0, 1.0, 0.5)
+
+
+def test_a_batch_leaves_one_audit_entry_and_says_what_changed_once_a_series(target: Target, now: dt.datetime) -> None:
+    send(
+        target,
+        *[row(ts=NOON - dt.timedelta(hours=h), variant=v) for h in range(5) for v in ("control", "treatment")],
+        now=now,
+    )
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("SELECT object_repr, actor_name FROM audit.entries WHERE object_pk = 'batch'")
+        assert cursor.fetchall() == [("10 rows", "decisioning_worker")]
+        cursor.execute(
+            "SELECT metric, variant, to_ts - from_ts FROM metrics.kpi_changes WHERE job = 'fold' ORDER BY variant"
+        )
+        assert cursor.fetchall() == [("vrps", v, dt.timedelta(hours=4)) for v in ("control", "treatment")]
+
+
+def test_rows_for_an_experiment_of_another_team_are_refused_by_the_database(target: Target, now: dt.datetime) -> None:
+    from django.db import IntegrityError, transaction
+
+    foreign = replace(target, team_id=target.team_id + 1)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        send(foreign, row(), now=now)
+
+
+def test_psql_may_insert_in_the_shape_of_the_requirements(target: Target) -> None:
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metrics.experiment_kpis (experiment_id, ts, metric, value) VALUES (%s, %s, 'vrps', 1.5)",
+            [target.experiment_id, NOON],
+        )
+    assert stored(target) == [1.5]
