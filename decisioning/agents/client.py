@@ -1,0 +1,220 @@
+"""The portal over HTTP, for programs: one class, plain dicts in and out, refusals as exceptions. Imports no Django."""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+type Json = dict[str, Any]
+"""A JSON object as API.md shows it."""
+
+ROWS_A_BATCH = 10_000
+_LATER = frozenset({429, 502, 503, 504})
+
+
+class PortalError(Exception):
+    """The portal refused. `code` is stable, `detail` says what to do; `errors` is a list of {pointer, code, detail}."""
+
+    def __init__(self, status: int, code: str, detail: str, errors: Sequence[Json] = ()) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail, self.errors = status, code, detail, list(errors)
+
+    def __str__(self) -> str:
+        where = "; ".join(f"{e.get('pointer', '')}: {e.get('detail') or e.get('code', '')}" for e in self.errors[:5])
+        return f"{self.detail} ({self.code}, {self.status}){f': {where}' if where else ''}"
+
+
+class Unreachable(Exception):
+    """No portal answered at that address within the patience given."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of rows that were sent. `refused` maps the position of a row to (code, detail)."""
+
+    accepted: int = 0
+    changed: int = 0
+    duplicates: int = 0
+    refused: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def __add__(self, other: Self) -> "Receipt":
+        return Receipt(
+            self.accepted + other.accepted,
+            self.changed + other.changed,
+            self.duplicates + other.duplicates,
+            self.refused | other.refused,
+        )
+
+
+class Portal:
+    """One portal, asked with one key. Methods raise PortalError for a refusal, Unreachable when nobody answers.
+
+    patience_s: for how long a call is repeated while the portal says 429 or 503, or cannot be reached. Repeating is
+    harmless: rows are keyed by what they measure, and every POST carries an Idempotency-Key.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        patience_s: float = 30.0,
+        timeout_s: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._patience_s, self._sleep = patience_s, sleep
+        self.http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}", "Accept": "application/json, application/problem+json"},
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.http.close()
+
+    # Any call ---------------------------------------------------------------------------------------------------------
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """The JSON at a path; parameters that are None are left out."""
+        return self._call("GET", path, params={k: v for k, v in parameters.items() if v is not None})
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, **parameters: Any) -> Any:
+        """POST a JSON body; the JSON that comes back, None when there is none."""
+        return self._call("POST", path, params=parameters, content=json.dumps(body or {}, allow_nan=False).encode())
+
+    def pages(self, path: str, **parameters: Any) -> Iterator[Json]:
+        """Every result of a list, page after page."""
+        page = self.get(path, **parameters)
+        while True:
+            yield from page["results"]
+            if not page.get("next"):
+                return
+            page = self._call("GET", str(page["next"]))
+
+    # Experiments ------------------------------------------------------------------------------------------------------
+
+    def create_experiment(self, plan: Mapping[str, Any]) -> Json:
+        """Create an experiment as API.md "Create" says; returns its document."""
+        made: Json = self.post("/api/experiments", plan)
+        return made
+
+    def experiment(self, key: str) -> Json:
+        """The experiment document; `key` is the key or the number."""
+        found: Json = self.get(f"/api/experiments/{key}")
+        return found
+
+    def experiments(self, **filters: Any) -> Iterator[Json]:
+        """Board rows: filter by status, team, owner, recommendation, freshness, metric, search."""
+        return self.pages("/api/experiments", limit=200, **filters)
+
+    def transition(self, key: str, to: str) -> Json:
+        """Pause, resume or stop."""
+        moved: Json = self.post(f"/api/experiments/{key}/transitions", {"to": to})
+        return moved
+
+    # Telemetry --------------------------------------------------------------------------------------------------------
+
+    def push(
+        self,
+        key: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        atomic: bool = True,
+        sent: Callable[[int], None] = lambda _count: None,
+    ) -> Receipt:
+        """Send rows of one experiment, 10,000 a call. `sent` hears how many went out with each.
+
+        Not atomic: good rows go in, bad ones are in `Receipt.refused`. Atomic: each call is all or nothing, and bad
+        rows raise PortalError.
+        """
+        total = Receipt()
+        for start in range(0, len(rows), ROWS_A_BATCH):
+            batch = rows[start : start + ROWS_A_BATCH]
+            answer = self.post(
+                f"/api/experiments/{key}/kpis", {"rows": batch}, **({} if atomic else {"atomic": "false"})
+            )
+            total += Receipt(
+                answer["accepted"], answer["changed"], answer["duplicates"], _refused(answer.get("errors", ()), start)
+            )
+            sent(len(batch))
+        return total
+
+    # Decisions --------------------------------------------------------------------------------------------------------
+
+    def decision(self, key: str) -> Json:
+        """What is recommended now, for the experiment and each treatment, and what was answered."""
+        found: Json = self.get(f"/api/experiments/{key}/decision")
+        return found
+
+    def answer(self, key: str, digest: str, action: str = "accept", **more: str) -> Json:
+        """Accept or override the recommendation that rests on this evidence."""
+        given: Json = self.post(
+            f"/api/experiments/{key}/decision", {"evidence_digest": digest, "action": action, **more}
+        )
+        return given
+
+    def evaluate(self, key: str) -> str:
+        """Ask for an evaluation as of the newest slot; returns that slot."""
+        return str(self.post(f"/api/experiments/{key}/evaluate")["slot"])
+
+    # The wire ---------------------------------------------------------------------------------------------------------
+
+    def _call(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, content: bytes | None = None
+    ) -> Any:
+        headers = {} if content is None else {"Content-Type": "application/json", "Idempotency-Key": uuid.uuid4().hex}
+        waited = 0.0
+        while True:
+            try:
+                response = self.http.request(method, path, params=params or None, content=content, headers=headers)
+            except httpx.TransportError as problem:
+                wait, final = 1.0, Unreachable(f"{self.url} does not answer: {problem or type(problem).__name__}")
+                if waited + wait > self._patience_s:
+                    raise final from problem
+            else:
+                if response.is_success:
+                    return response.json() if response.content else None
+                wait = _retry_after(response)
+                if response.status_code not in _LATER or waited + wait > self._patience_s:
+                    raise _refusal(response)
+            self._sleep(wait)
+            waited += wait
+
+
+def _retry_after(response: httpx.Response) -> float:
+    text = response.headers.get("Retry-After", "")
+    return max(float(text), 0.05) if text.isdigit() else 1.0
+
+
+def _refusal(response: httpx.Response) -> PortalError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        return PortalError(response.status_code, "no_problem_json", f"HTTP {response.status_code} from {response.url}")
+    detail = problem.get("detail") or problem.get("title") or f"HTTP {response.status_code}"
+    return PortalError(response.status_code, str(problem.get("code", "")), str(detail), problem.get("errors") or ())
+
+
+def _refused(errors: Sequence[Json], start: int) -> dict[int, tuple[str, str]]:
+    """Bad rows of a 207 by their position among all rows sent."""
+    found: dict[int, tuple[str, str]] = {}
+    for error in errors:
+        index = error.get("index")
+        if index is None:  # the pointer names it: /rows/17/value
+            index = int(str(error["pointer"]).split("/")[2])
+        code = str(error.get("code", ""))
+        found.setdefault(start + int(index), (code, str(error.get("detail") or code)))
+    return found
