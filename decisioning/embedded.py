@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 PROJECT = Path(__file__).resolve().parent.parent
 LOGIN_ROLES = ("owner", "web", "worker", "backup")
@@ -42,7 +42,6 @@ class Home:
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = Path(path or os.environ.get("DECISIONING_HOME") or PROJECT / ".data").expanduser().resolve()
         self.logs = self.path / "logs"
-        self._lock: IO[str] | None = None
 
     def make(self) -> None:
         """Create what is missing. An existing folder keeps its mode; what we put in it is private."""
@@ -80,14 +79,25 @@ class Home:
 
     def claim(self) -> bool:
         """Become the one supervisor of this home; False when another is alive. Our end, of any kind, lets go of it."""
-        lock = open(os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")  # noqa: SIM115 - held until we end
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)  # stays open until we end
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.close()
+            os.close(lock)
             return False
-        self._lock = lock
         return True
+
+    def mark(self) -> dict[str, str]:
+        """What the environment of every process supervised here carries, for `sweep` to know it by."""
+        return {"DECISIONING_SUPERVISED_IN": str(self.path)}
+
+    def sweep(self) -> None:
+        """End what an earlier supervisor left behind: a server's own children when both were killed -9 (Linux only)."""
+        ((name, value),) = self.mark().items()
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if f"{name}={value}".encode() in environment.read_bytes().split(b"\0"):
+                    os.kill(int(environment.parent.name), signal.SIGKILL)
 
     def publish(self, environment: Mapping[str, str]) -> None:
         """Leave what a command in another terminal needs to join the running installation."""
@@ -272,6 +282,7 @@ def start(server: Server, log: Path, *, seconds: float = 60) -> "subprocess.Pope
     while not server.ready():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
+            process.wait()
             raise NotStarted(f"{server.name} did not start:\n{tail(log)}")
         time.sleep(0.05)
     return process

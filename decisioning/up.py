@@ -48,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         say(f"An installation already runs in {home.path}: {running}")
         say("Stop it there with Ctrl-C, or start another with --home.")
         return 1
-    supervisor = Supervisor(home.logs)
+    home.sweep()
+    supervisor = Supervisor(home)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, supervisor.interrupt)
     try:
         Installation(home, supervisor, host=options.host, port=options.port, demo=options.demo).start()
         supervisor.watch()
@@ -115,13 +118,15 @@ class Part:
 class Supervisor:
     """Keeps parts alive: one that dies is started again, later and later, for as long as we live."""
 
-    def __init__(self, logs: Path) -> None:
-        self.logs = logs
+    def __init__(self, home: Home) -> None:
+        self.home = home
         self.parts: list[Part] = []
         self.stopping = False
         self._launcher = os.getppid() if _process_name(os.getppid()) == "uv" else None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: setattr(self, "stopping", True))
+
+    def interrupt(self, *_signal: object) -> None:
+        """Have `wait` and `watch` raise Interrupted."""
+        self.stopping = True
 
     def keep(self, part: Part) -> None:
         """Start a part and from now on keep it alive."""
@@ -132,7 +137,7 @@ class Supervisor:
         """Run a manage.py command to its end; returns its output, of a logged one the last lines. Raises NotStarted."""
         start = log.stat().st_size if log and log.exists() else 0
         command = [sys.executable, str(PROJECT / "manage.py"), *arguments]
-        process = launch(command, env=env, output=log or subprocess.PIPE)
+        process = launch(command, env=env | self.home.mark(), output=log or subprocess.PIPE)
         try:
             self.wait(lambda: process.poll() is not None, what=f"manage.py {arguments[0]}", seconds=3600)
         finally:
@@ -201,7 +206,7 @@ class Supervisor:
             part.command,
             account=part.account,
             stop_signal=part.stop_signal,
-            env=part.env,
+            env=part.env | self.home.mark(),
             output=None if part.on_terminal else log,
         )
         part.born = time.monotonic()
@@ -213,7 +218,7 @@ class Supervisor:
             self.parts.remove(part)
             part.then()
             return
-        delay = min(0.5 * 2**part.deaths, LONGEST_BACKOFF_S)
+        delay = min(0.5 * 2 ** min(part.deaths, 10), LONGEST_BACKOFF_S)
         part.due = time.monotonic() + delay
         part.deaths += 1
         part.down = True
@@ -223,7 +228,7 @@ class Supervisor:
             say(tail(self._log(part), since=part.log_start))
 
     def _log(self, part: Part) -> Path:
-        return self.logs / f"{part.name}.log"
+        return self.home.logs / f"{part.name}.log"
 
     def _bound(self, log: Path) -> None:
         if log.stat().st_size > LOG_BYTES:
