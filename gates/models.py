@@ -86,6 +86,7 @@ class Cursor(models.Model):
     fold = models.PositiveIntegerField(default=1, help_text="Which retelling this is: a rewind opens the next.")
     policy_version = models.ForeignKey(PolicyVersion, null=True, on_delete=models.PROTECT, related_name="+")
     state = models.BinaryField(null=True)
+    read = models.CharField(max_length=64, blank=True, help_text="Digest of the plan and policy as far as the state has read them.")
     shown = models.JSONField(null=True)
     missed_slots = models.PositiveBigIntegerField(
         default=0, help_text="Slots that were judged later than one slot after their time."

@@ -6,7 +6,7 @@ from datetime import datetime
 from decisioning.ledger.models import OutboxMessage
 
 
-def tell(
+def tell(  # noqa: A002 - `type` is the event's own word
     *, team_id: int, experiment_id: int | None, type: str, data: Mapping[str, object], now: datetime
 ) -> OutboxMessage:
     """Record an event in the caller's transaction."""

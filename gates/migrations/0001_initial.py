@@ -187,6 +187,14 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("state", models.BinaryField(null=True)),
+                (
+                    "read",
+                    models.CharField(
+                        blank=True,
+                        help_text="Digest of the plan and policy as far as the state has read them.",
+                        max_length=64,
+                    ),
+                ),
                 ("shown", models.JSONField(null=True)),
                 (
                     "missed_slots",

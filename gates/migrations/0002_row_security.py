@@ -26,8 +26,8 @@ GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA metadata TO decisioning_web, deci
 -- Whatever the path by which an experiment comes to be or changes its status, it has a cursor and the tick looks at it.
 CREATE FUNCTION metadata.follow_experiment() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = metadata, pg_temp AS $$
 BEGIN
-  INSERT INTO cursors (experiment_id, team_id, fold, missed_slots, due_at)
-  VALUES (NEW.id, NEW.team_id, 1, 0, CASE WHEN NEW.status <> 'draft' THEN now() END)
+  INSERT INTO cursors (experiment_id, team_id, fold, missed_slots, read, due_at)
+  VALUES (NEW.id, NEW.team_id, 1, 0, '', CASE WHEN NEW.status <> 'draft' THEN now() END)
   ON CONFLICT (experiment_id) DO UPDATE SET due_at = excluded.due_at;
   RETURN NULL;
 END $$;

@@ -1,0 +1,241 @@
+"""People's answers: the only writer of decisions. Answer, status, audit and outbox are one transaction."""
+
+import datetime as dt
+
+from django.db import connection
+
+from decisioning.access.principal import Principal
+from decisioning.ledger.outbox import tell
+from experiments.lifecycle import transition
+from experiments.models import Experiment, Variant
+from gates.models import Cursor, Decision, Recommendation
+
+OVERRIDES = {
+    "scale": Experiment.Status.SCALED,
+    "delete": Experiment.Status.DELETED,
+    "stop": Experiment.Status.STOPPED,
+    "hold": None,
+}
+"""What an override may ask for, and the status it leads to; `hold` lets the experiment run on."""
+_ACCEPTED = {"scale": Experiment.Status.SCALED, "delete": Experiment.Status.DELETED}
+
+
+class DecisionRefused(Exception):
+    """`code` and HTTP `status` for programs, the message for people: what happened, and what to do next."""
+
+    def __init__(self, code: str, message: str, *, status: int = 409, pointer: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.status, self.pointer = code, message, status, pointer
+
+
+def record_decision(
+    experiment: Experiment,
+    *,
+    digest: str,
+    action: str,
+    by: Principal,
+    now: dt.datetime,
+    override_to: str = "",
+    reason: str = "",
+) -> Decision:
+    """One person's answer to the recommendation whose evidence they saw.
+
+    digest: the evidence digest that was shown. Of two people who answer at once the second waits, then is told.
+    Raises DecisionRefused: 422 `missing_field`, `invalid`; 403 `person_required`; 409 `nothing_to_decide`,
+    `already_decided`, `recommendation_replaced`, `recommendation_suspended`.
+    """
+    _complete(action, override_to, reason)
+    if by.agent:
+        raise DecisionRefused(
+            "person_required", "Agents propose, people decide. Ask a person with the approver role.", status=403
+        )
+    cursor = Cursor.objects.select_for_update().get(experiment=experiment)
+    if cursor.judged_to is not None:
+        now = max(
+            now, cursor.judged_to + dt.timedelta(microseconds=1)
+        )  # a slot that is judged already did not know of it
+    recommendation = _answerable(experiment, digest, cursor)
+    if (override_to or recommendation.action) == "scale":
+        _fresh_enough(experiment, recommendation, cursor, now)
+    decision = Decision.objects.create(
+        experiment=experiment,
+        recommendation=recommendation,
+        action=action,
+        override_to=override_to if action == "override" else "",
+        reason=reason,
+        by=by.owner,
+        by_user_id=by.person_id,
+        at=now,
+        evidence_digest=digest,
+    )
+    recommendation.answered_at = now
+    recommendation.save(update_fields=["answered_at"])
+    status = _apply(
+        experiment, recommendation, override_to if action == "override" else None, by=by, now=now, reason=reason
+    )
+    _show_answer(cursor, recommendation)
+    tell(
+        team_id=experiment.team_id,
+        experiment_id=experiment.pk,
+        type="decision.answered",
+        data={
+            "experiment": experiment.key,
+            "variant": recommendation.variant.key if recommendation.variant else None,
+            "recommended": recommendation.action,
+            "action": action,
+            "override_to": decision.override_to or None,
+            "reason": reason,
+            "by": decision.by,
+            "status": status,
+            "evidence_digest": digest,
+        },
+        now=now,
+    )
+    return decision
+
+
+def _complete(action: str, override_to: str, reason: str) -> None:
+    if action not in Decision.Action.values:
+        raise DecisionRefused(
+            "invalid", f"action is {action!r}; it must be accept or override.", status=422, pointer="/action"
+        )
+    if action == "accept":
+        if override_to:
+            raise DecisionRefused(
+                "invalid", "override_to goes with action override only.", status=422, pointer="/override_to"
+            )
+        return
+    if override_to not in OVERRIDES:
+        code = "invalid" if override_to else "missing_field"
+        message = f"override_to is {override_to!r}; it must be one of {', '.join(OVERRIDES)}."
+        raise DecisionRefused(code, message, status=422, pointer="/override_to")
+    if not reason.strip():
+        raise DecisionRefused(
+            "missing_field",
+            "An override needs a reason: say why the evidence does not settle it.",
+            status=422,
+            pointer="/reason",
+        )
+
+
+def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommendation:
+    """The open recommendation with this digest; else the refusal that says what became of it."""
+    open_ = Recommendation.objects.filter(
+        experiment=experiment, answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True
+    )
+    found = open_.filter(evidence_digest=digest).order_by("variant_id").first()
+    if found is not None:
+        return found
+    if Decision.objects.filter(experiment=experiment, evidence_digest=digest).exists():
+        earlier = Decision.objects.filter(experiment=experiment, evidence_digest=digest).latest("at")
+        raise DecisionRefused(
+            "already_decided",
+            f"{earlier.by} answered this recommendation at {earlier.at:%Y-%m-%d %H:%MZ}: {earlier.override_to or earlier.action}. "
+            "Reload the experiment to see what became of it.",
+        )
+    newest = open_.order_by("-id").first()
+    if newest is not None:
+        raise DecisionRefused(
+            "recommendation_replaced",
+            f"The evidence you saw was replaced: the newest recommendation is {newest.action}, proposed at "
+            f"{newest.proposed_at:%Y-%m-%d %H:%MZ}. Reload the experiment and decide on the newer one.",
+        )
+    shown = ((cursor.shown or {}).get("recommendation") or {}).get("evidence_digest")
+    if shown == digest or shown is None:
+        raise DecisionRefused(
+            "nothing_to_decide",
+            "Nothing is proposed: the recommendation is to hold. To end the experiment, stop it with a transition.",
+        )
+    raise DecisionRefused(
+        "recommendation_replaced",
+        "The evidence you saw was replaced, and nothing is proposed now. Reload the experiment.",
+    )
+
+
+def _fresh_enough(experiment: Experiment, recommendation: Recommendation, cursor: Cursor, now: dt.datetime) -> None:
+    """Nothing is scaled on telemetry that has died: neither as of the newest slot, nor since, should the tick itself be late."""
+    shown = (cursor.shown or {}).get("recommendation") or {}
+    mine = [
+        r
+        for r in (shown, *(cursor.shown or {}).get("variants", []))
+        if r.get("evidence_digest") == recommendation.evidence_digest
+    ]
+    if any(r.get("state") == "suspended" for r in mine):
+        blockers = " ".join(b for r in mine for b in r.get("blockers", []))
+        raise DecisionRefused(
+            "recommendation_suspended", f"The inputs are not good at present: {blockers} Decide when they are back."
+        )
+    stale = stale_series(experiment, recommendation.policy_version_id, now)
+    if stale:
+        raise DecisionRefused(
+            "recommendation_suspended",
+            f"The newest rows of {', '.join(stale)} are too old. Decide when fresh rows have arrived.",
+        )
+
+
+def stale_series(experiment: Experiment, _version_id: int, now: dt.datetime) -> list[str]:
+    """Series ("metric of variant") of goals, guards and thresholds whose newest row is older than its target allows, as of now.
+
+    An experiment that has ended is measured at its end: rows stop there by right.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT m.key || ' of ' || v.key
+            FROM metadata.target_kpis t JOIN metadata.metrics m ON m.id = t.metric_id
+            JOIN metadata.variants v ON v.experiment_id = t.experiment_id AND v.dropped_at IS NULL
+            LEFT JOIN LATERAL (SELECT ts FROM metrics.experiment_kpis k WHERE k.experiment_id = t.experiment_id AND k.metric = m.key
+                               AND k.variant = v.key AND k.n IS DISTINCT FROM 0 ORDER BY ts DESC LIMIT 1) AS newest ON true
+            WHERE t.experiment_id = %s AND t.role IN ('goal', 'guardrail', 'exposure')
+              AND (newest.ts IS NULL OR newest.ts < %s - make_interval(secs => m.expected_every_s + m.freshness_target_s))
+            ORDER BY 1
+            """,
+            [experiment.pk, experiment.ended_at or now],
+        )
+        return [name for (name,) in cursor.fetchall()]
+
+
+def _apply(
+    experiment: Experiment,
+    recommendation: Recommendation,
+    override_to: str | None,
+    *,
+    by: Principal,
+    now: dt.datetime,
+    reason: str,
+) -> str:
+    """Do what was decided; returns the experiment's status afterwards."""
+    goes_to = OVERRIDES[override_to] if override_to else _ACCEPTED.get(recommendation.action)
+    one_variant_only = (
+        not override_to and recommendation.action == "delete" and _others_run_on(experiment, recommendation)
+    )
+    if one_variant_only:
+        Variant.objects.filter(pk=recommendation.variant_id).update(dropped_at=now)
+    elif goes_to and experiment.status != goes_to:
+        transition(experiment, goes_to, by=by, now=now, reason=reason)
+        Recommendation.objects.filter(
+            experiment=experiment, answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True
+        ).update(superseded_at=now)
+    return experiment.status
+
+
+def _others_run_on(experiment: Experiment, recommendation: Recommendation) -> bool:
+    """Whether treatments would be left after this variant's delete; a delete of the experiment names no variant."""
+    if recommendation.variant_id is None:
+        return False
+    left = Variant.objects.filter(experiment=experiment, control=False, dropped_at__isnull=True)
+    return left.exclude(pk=recommendation.variant_id).exists()
+
+
+def _show_answer(cursor: Cursor, recommendation: Recommendation) -> None:
+    """The document says `answered` at once, not only from the next slot on."""
+    shown = cursor.shown or {}
+    for part in (shown.get("recommendation"), *shown.get("variants", [])):
+        if (
+            part
+            and part.get("evidence_digest") == recommendation.evidence_digest
+            and part.get("action") == recommendation.action
+        ):
+            part["state"] = "answered"
+    cursor.shown = shown
+    cursor.save(update_fields=["shown"])
