@@ -4,11 +4,12 @@
 import os
 import sys
 
-from decisioning.embedded import Home, NotStarted, join
+from decisioning.embedded import Home, NotStarted, join, keep_bytecode
 
 
 def main() -> None:
     """Run the command that the arguments name."""
+    keep_bytecode()
     command, *arguments = [*sys.argv[1:], ""][: max(len(sys.argv) - 1, 1)]
     if command == "up":
         from decisioning.up import main as up  # before Django, which wants the database that `up` starts

@@ -131,6 +131,12 @@ def join(home: Home, command: str) -> dict[str, str]:
     return environment
 
 
+def keep_bytecode() -> None:
+    """Let Python keep what it compiles, even where images and CI forbid it: else each process compiles Django anew (4 s)."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
 class Server(Protocol):
     """A server somebody can keep alive: how to start it, how to tell that it answers, how to end it."""
 

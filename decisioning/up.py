@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import http.client
-import ipaddress
 import json
 import os
 import secrets
@@ -51,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     home.sweep()
     supervisor = Supervisor(home)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, supervisor.interrupt)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+            signal.signal(number, supervisor.interrupt)
     try:
         Installation(home, supervisor, host=options.host, port=options.port, demo=options.demo).start()
         supervisor.watch()
@@ -191,7 +191,7 @@ class Supervisor:
                     self._start(part)
             elif part.process.poll() is not None:
                 self._bury(part, part.process)
-            elif part.down and now - part.born > 1 and (part.answers is None or part.answers()):
+            elif part.down and (part.answers() if part.answers else now - part.born > 10):
                 part.down = False
                 say(f"{part.name} is back")
             elif now - part.born > 60:
@@ -243,7 +243,7 @@ class Installation:
         self.home, self.supervisor = home, supervisor
         self.host, self.port = host, port or free_port()
         self.demo = demo
-        local = ipaddress.ip_address(host).is_loopback if host != "localhost" else True
+        local = host in {"localhost", "::1"} or host.startswith("127.")
         shown = f"[{host}]" if ":" in host else host
         self.url = os.environ.get("DECISIONING_URL") or f"http://{shown if local else '127.0.0.1'}:{self.port}"
         self.environment = {
@@ -263,7 +263,7 @@ class Installation:
         self._start_servers()
         self.home.publish(self.environment)
         with step("Bringing the database schema up to date"):
-            self.supervisor.run("migrate", "--verbosity=1", env=self._env("owner"), log=self.home.logs / "migrate.log")
+            self.supervisor.run("migrate", "--skip-checks", env=self._env("owner"), log=self.home.logs / "migrate.log")
         with step("Starting web, worker and beat"):
             self._keep_programs()
             credentials, fresh = self._credentials()
@@ -326,8 +326,6 @@ class Installation:
         login = self.environment[DATABASE_URLS[role]]
         shared = {name: value for name, value in {**os.environ, **self.environment}.items() if "DATABASE" not in name}
         shared.pop("DECISIONING_ADMIN_PASSWORD", None)
-        if shared.pop("PYTHONDONTWRITEBYTECODE", None):
-            shared["PYTHONPYCACHEPREFIX"] = str(self.home.path / "pycache")  # else each of us compiles Django anew
         settings = {"DJANGO_SETTINGS_MODULE": "decisioning.settings", "DECISIONING_ROLE": role, "PYTHONUNBUFFERED": "1"}
         return shared | settings | {DATABASE_URLS[role]: login, "DATABASE_URL": login}
 
@@ -343,7 +341,7 @@ class Installation:
     def _renew(self) -> dict[str, str]:
         password = os.environ.get("DECISIONING_ADMIN_PASSWORD") or secrets.token_urlsafe(12)
         environment = self._env("owner") | {"DECISIONING_ADMIN_PASSWORD": password}
-        said = self.supervisor.run("bootstrap_access", "--admin-user", "admin", "--new-key", env=environment)
+        said = self.supervisor.run("bootstrap_access", "--skip-checks", "--new-key", env=environment)
         key = said.strip().rpartition("\n")[2]
         credentials = {"url": self.url, "admin_user": "admin", "admin_password": password, "api_key": key}
         self._write_credentials(credentials)

@@ -1,6 +1,7 @@
 """`-p tests.stack`: a real PostgreSQL and a real Valkey for the tests, up before pytest-django reads the settings.
 
-Servers named in the environment are used as they are. The workers of pytest-xdist inherit it all from the process that starts them.
+Servers named in the environment are used as they are. pytest-xdist's workers inherit it all from the process that
+starts them.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from decisioning.embedded import Home, Postgres, Server, Valkey, start
+from decisioning.embedded import Home, Postgres, Server, Valkey, keep_bytecode, start
 
 _running = ExitStack()
 _PREFIX = "decisioning-tests-"
@@ -23,6 +24,7 @@ def pytest_load_initial_conftests(args: list[str]) -> None:
     """Start what the environment does not name, in a home of our own, and put it into the environment."""
     if "PYTEST_XDIST_WORKER" in os.environ or {"--help", "-h", "--version"} & set(args):
         return
+    keep_bytecode()
     _sweep()
     home = Home(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     home.make()

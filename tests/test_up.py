@@ -1,0 +1,347 @@
+"""`manage.py up`: one supervisor that never gives up, and a whole installation under it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from decisioning import up
+from decisioning.embedded import PROJECT, Home
+from decisioning.up import Interrupted, NotStarted, Part, Supervisor
+
+
+def soon(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether something becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+# --- the supervisor, with small parts ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    made.make()
+    return made
+
+
+@pytest.fixture
+def supervisor(home: Home) -> Iterator[Supervisor]:
+    made = Supervisor(home)
+    yield made
+    made.stop()
+
+
+def part(shell: str, *, then: Callable[[], None] | None = None, name: str = "part") -> Part:
+    return Part(name, ["/bin/sh", "-c", shell], dict(os.environ), then=then, answers=lambda: True)
+
+
+def pid(kept: Part) -> int:
+    return kept.process.pid if kept.process else 0
+
+
+def test_a_part_that_is_killed_is_started_again(supervisor: Supervisor, capsys: pytest.CaptureFixture[str]) -> None:
+    supervisor.keep(kept := part("exec sleep 60"))
+    first = pid(kept)
+    os.kill(first, signal.SIGKILL)
+
+    supervisor.wait(lambda: pid(kept) not in {0, first}, what="another sleep", seconds=5)
+    supervisor.wait(lambda: not kept.down, what="its answer", seconds=5)
+
+    told = capsys.readouterr().out
+    assert "part was ended by SIGKILL; starting it again in 0.5 s" in told
+    assert "part is back" in told
+
+
+def test_a_part_that_keeps_dying_is_tried_later_and_later_and_its_last_words_are_shown(
+    supervisor: Supervisor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supervisor.keep(kept := part("echo no disk left; exit 3"))
+
+    supervisor.wait(lambda: kept.deaths == 3, what="three deaths", seconds=10)
+
+    told = capsys.readouterr().out
+    assert re.findall(r"ended with code 3; starting it again in (\S+) s", told) == ["0.5", "1.0", "2.0"]
+    assert told.count("no disk left") == 3
+
+
+def test_after_any_number_of_deaths_a_part_is_tried_again_within_half_a_minute(supervisor: Supervisor) -> None:
+    supervisor.keep(kept := part("exit 1"))
+    kept.deaths = 100_000
+
+    with pytest.raises(NotStarted, match="part keeps dying"):  # at a start; `watch` goes on
+        supervisor.wait(lambda: False, what="nothing", seconds=5)
+
+    assert kept.due - time.monotonic() <= 30
+
+
+def test_a_part_that_has_done_its_work_is_followed_by_the_next(supervisor: Supervisor) -> None:
+    done: list[str] = []
+    supervisor.keep(part("exit 0", then=lambda: done.append("laid out")))
+
+    supervisor.wait(lambda: bool(done), what="the end", seconds=5)
+
+    assert supervisor.parts == []
+
+
+def test_children_of_a_killed_part_are_ended_before_it_starts_again(supervisor: Supervisor, home: Home) -> None:
+    supervisor.keep(kept := part("sleep 60 & echo $!; wait"))
+    log = home.logs / "part.log"
+    supervisor.wait(lambda: log.exists() and bool(log.read_text().strip()), what="its child", seconds=5)
+    child, first = int(log.read_text()), pid(kept)
+
+    os.kill(first, signal.SIGKILL)
+    supervisor.wait(lambda: pid(kept) not in {0, first}, what="another", seconds=5)
+
+    assert soon(lambda: not Path(f"/proc/{child}/exe").exists(), 2)
+
+
+def test_a_part_that_ignores_the_request_to_stop_is_killed_in_time(home: Home) -> None:
+    supervisor = Supervisor(home)
+    supervisor.keep(kept := part("trap '' TERM INT; echo ready; while :; do sleep 1; done"))
+    supervisor.wait(lambda: (home.logs / "part.log").read_text() == "ready\n", what="its trap", seconds=5)
+    began = time.monotonic()
+
+    supervisor.stop()
+
+    assert time.monotonic() - began < 4
+    assert kept.process
+    assert kept.process.poll() == -signal.SIGKILL
+
+
+def test_servers_stop_after_those_who_use_them(home: Home) -> None:
+    supervisor = Supervisor(home)
+    noting = "trap 'date +%s%N; exit' TERM; echo ready; while :; do sleep 0.05; done"
+    supervisor.keep(server := part(noting, name="server"))
+    server.serves_others = True
+    supervisor.keep(part(noting, name="user"))
+    logs = [home.logs / "user.log", home.logs / "server.log"]
+    supervisor.wait(lambda: all(log.read_text() for log in logs), what="both", seconds=5)
+
+    supervisor.stop()
+
+    user, last = (int(log.read_text().split()[-1]) for log in logs)
+    assert user < last
+
+
+def test_a_log_does_not_grow_without_bound(supervisor: Supervisor, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "LOG_BYTES", 10_000)
+    supervisor.keep(part("while :; do echo a line of some length, again and again; done"))
+    log, older = home.logs / "part.log", home.logs / "part.log.1"
+
+    supervisor.wait(older.exists, what="the older log", seconds=10)
+    supervisor.interrupt()
+
+    with pytest.raises(Interrupted):
+        supervisor.watch()
+    assert log.stat().st_size < older.stat().st_size * 10
+
+
+def test_killing_uv_run_stops_what_it_ran(tmp_path: Path) -> None:
+    launcher = tmp_path / "uv"
+    launcher.symlink_to("/bin/sh")
+    program = (
+        "from decisioning.up import *; h = Home(sys.argv[1]); h.make(); s = Supervisor(h);"
+        "s.keep(Part('part', ['/bin/sleep', '60'], {})); print(s.parts[0].process.pid, flush=True)\n"
+        "try: s.watch()\n"
+        "finally: s.stop(); print('stopped', flush=True)"
+    )
+    command = [str(launcher), "-c", '"$0" "$@"; exit', sys.executable, "-c", program, str(tmp_path / "home")]
+    uv = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT)
+    assert uv.stdout
+    child = int(uv.stdout.readline())
+
+    uv.kill()
+
+    assert uv.communicate(timeout=10)[0] == "stopped\n"
+    assert not Path(f"/proc/{child}/exe").exists()
+
+
+def test_a_second_up_on_the_same_home_says_so_and_stops(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert home.claim()
+    home.publish({"DECISIONING_URL": "http://127.0.0.1:8123"})
+
+    assert up.main(["--home", str(home.path)]) == 1
+
+    assert f"An installation already runs in {home.path}: http://127.0.0.1:8123" in capsys.readouterr().out
+
+
+# --- a whole installation ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Installation:
+    """`manage.py up` on a home of its own, as a newcomer runs it."""
+
+    home: Path
+    printed: list[str] = field(default_factory=list)
+    process: "subprocess.Popen[str] | None" = None
+
+    def start(self) -> float:
+        """Seconds until it says that it is ready."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "manage.py", "up", "--no-demo", "--home", str(self.home), "--port", str(port)]
+        began = time.monotonic()
+        self.process = subprocess.Popen(
+            command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment()
+        )
+        assert self.process.stdout
+        self.printed = []
+        for line in self.process.stdout:
+            self.printed.append(line)
+            if "Ctrl-C stops" in line:
+                return time.monotonic() - began
+        raise AssertionError("".join(self.printed))
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> float:
+        """Seconds until it has ended."""
+        assert self.process
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.communicate(timeout=30)
+        return time.monotonic() - began
+
+    def manage(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """A command in a second terminal, where nothing is set but the home."""
+        environment = clean_environment() | {"DECISIONING_HOME": str(self.home)}
+        command = [sys.executable, "manage.py", *arguments]
+        return subprocess.run(command, cwd=PROJECT, env=environment, text=True, capture_output=True, check=False)
+
+    def credentials(self) -> dict[str, str]:
+        held: dict[str, str] = json.loads((self.home / "credentials.json").read_text())
+        return held
+
+    def api(self, key: str) -> int:
+        """The status of a request with a key."""
+        url = f"{self.credentials()['url']}/api/experiments"
+        return httpx.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=10).status_code
+
+    def processes(self) -> dict[int, str]:
+        """Every process that belongs to it, but the supervisor."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if str(self.home) in (folder / "environ").read_text() + (folder / "cmdline").read_text():
+                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+        return {found_pid: line for found_pid, line in found.items() if "manage.py up" not in line}
+
+
+def clean_environment() -> dict[str, str]:
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("DATABASE", "REDIS", "DECISIONING"))
+    }
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    made = Installation(tmp_path_factory.mktemp("installation") / "home")
+    made.start()
+    yield made
+    if made.process and made.process.poll() is None:
+        made.stop()
+
+
+def test_the_first_start_prints_what_a_person_needs_and_keeps_it_private(installation: Installation) -> None:
+    held, printed = installation.credentials(), "".join(installation.printed)
+
+    assert {"url", "admin_user", "admin_password", "api_key"} == held.keys()
+    assert all(value in printed for value in held.values())
+    assert stat.S_IMODE((installation.home / "credentials.json").stat().st_mode) == 0o600
+    assert httpx.get(f"{held['url']}/readyz").status_code == 200
+    assert installation.api(held["api_key"]) == 200
+
+
+def test_no_secret_is_in_a_log_or_on_a_command_line(installation: Installation) -> None:
+    secrets = {file.read_text() for file in installation.home.glob("*.secret")}
+    secrets |= {installation.credentials()["admin_password"], installation.credentials()["api_key"]}
+    seen = "".join(file.read_text() for file in (installation.home / "logs").iterdir())
+    seen += "".join(installation.processes().values())
+
+    assert len(secrets) > 5
+    assert not [secret for secret in secrets if secret in seen]
+
+
+def test_no_process_has_the_database_login_of_another_role(installation: Installation) -> None:
+    superuser = (installation.home / "superuser.secret").read_text()
+    owner = (installation.home / "owner.secret").read_text()
+    for number in installation.processes():
+        environment = Path(f"/proc/{number}/environ").read_text()
+        assert superuser not in environment
+        assert owner not in environment
+
+
+def test_a_command_in_a_second_terminal_joins_what_runs(installation: Installation) -> None:
+    migrations = installation.manage("showmigrations", "--plan")
+    assert migrations.returncode == 0, migrations.stderr
+    assert "[X]" in migrations.stdout
+    assert "[ ]" not in migrations.stdout
+
+    for role, login in {"web": "decisioning_web", "superuser": "postgres"}.items():
+        assert installation.manage("dsn", "--role", role).stdout.startswith(f"postgresql://{login}:")
+
+
+def test_it_comes_back_after_each_of_its_processes_was_killed(installation: Installation) -> None:
+    key, url = installation.credentials()["api_key"], installation.credentials()["url"]
+    for what in ("bin/postgres", "valkey-server", "granian", "celery worker", "celery beat"):
+        pattern = what.replace(" ", " .*")
+        number, _ = next(item for item in installation.processes().items() if re.search(pattern, item[1]))
+        os.kill(number, signal.SIGKILL)
+
+    def works() -> bool:
+        try:
+            ready = httpx.get(f"{url}/readyz", timeout=3)
+        except httpx.HTTPError:
+            return False
+        return ready.status_code == 200 and ready.json()["broker"] == "ok" and installation.api(key) == 200
+
+    assert soon(works, 60)
+    assert soon(lambda: sum("celery" in line for line in installation.processes().values()) >= 3, 30)
+
+
+def test_kill_9_of_the_supervisor_leaves_no_orphan_and_the_next_start_keeps_everything(
+    installation: Installation,
+) -> None:
+    before = installation.credentials()
+    installation.stop(signal.SIGKILL)
+    assert soon(lambda: not installation.processes(), 10), installation.processes()
+    assert "Nothing runs" in installation.manage("showmigrations").stderr
+
+    installation.start()
+
+    assert installation.credentials() | {"url": ""} == before | {"url": ""}
+    assert before["admin_password"] not in "".join(installation.printed)
+    assert installation.api(before["api_key"]) == 200
+
+
+def test_ctrl_c_ends_all_of_it_within_five_seconds_and_lost_credentials_are_renewed(
+    installation: Installation,
+) -> None:
+    before = installation.credentials()
+
+    assert installation.stop() < 5
+    assert installation.processes() == {}
+
+    (installation.home / "credentials.json").unlink()
+    installation.start()
+    assert installation.api(installation.credentials()["api_key"]) == 200
+    assert installation.api(before["api_key"]) == 401
