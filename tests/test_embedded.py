@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import redis
 
-from decisioning.embedded import PROJECT, Home, NotStarted, Postgres, Valkey, join, launch, start
+from decisioning.embedded import LOGIN_ROLES, PROJECT, Home, NotStarted, Postgres, Valkey, join, launch, start
 
 
 @pytest.fixture
@@ -217,6 +217,36 @@ def test_roles_have_the_rights_of_the_design_and_no_more(cluster: Postgres) -> N
 def test_nobody_gets_in_without_the_right_password(cluster: Postgres) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(cluster.dsn("web").replace(cluster.home.secret("web"), "guess"))
+
+
+def test_the_script_for_external_servers_makes_roles_and_database_and_sets_passwords(cluster: Postgres) -> None:
+    with psycopg.connect(cluster.dsn("superuser", "postgres"), autocommit=True) as connection:
+        connection.execute("DROP DATABASE decisioning")
+    environment = {
+        "PATH": f"{cluster.bin}:{os.environ['PATH']}",
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(cluster.port),
+        "PGUSER": "postgres",
+        "PGPASSWORD": cluster.home.secret("superuser"),
+        **{f"DECISIONING_{role.upper()}_PASSWORD": f"it's \\ {role}" for role in LOGIN_ROLES},
+    }
+    script = ["sh", str(PROJECT / "docker" / "roles.sh")]
+    without = {name: value for name, value in environment.items() if name != "DECISIONING_WEB_PASSWORD"}
+    assert subprocess.run(script, env=without, check=False, stderr=subprocess.DEVNULL).returncode != 0
+
+    for _ in range(2):
+        subprocess.run(script, env=environment, check=True)
+
+    for role in LOGIN_ROLES:
+        login = {
+            "host": "127.0.0.1",
+            "port": cluster.port,
+            "user": f"decisioning_{role}",
+            "password": f"it's \\ {role}",
+        }
+        with psycopg.connect(dbname="decisioning", **login) as connection:
+            assert connection.info.user == f"decisioning_{role}"
+    cluster.bootstrap()
 
 
 def test_what_was_committed_is_there_after_kill_9_of_postgres(tmp_path: Path) -> None:
