@@ -1,12 +1,18 @@
 """May this principal do this here? Views name the scope per method; the team is the object's own."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from rest_framework.exceptions import NotAuthenticated, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
+
+if TYPE_CHECKING:  # rest_framework.views reads the settings, which name this module
+    from rest_framework.views import APIView
 
 
 def require(principal: Principal, scope: Scope, team_id: int | None = None) -> None:
