@@ -1,6 +1,8 @@
 """The portal over HTTP, for programs: one class, plain dicts in and out, refusals as exceptions. Imports no Django."""
 
+import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,6 +169,19 @@ class Portal:
     def evaluate(self, key: str) -> str:
         """Ask for an evaluation as of the newest slot; returns that slot."""
         return str(self.post(f"/api/experiments/{key}/evaluate")["slot"])
+
+    def ensure_policy(self, name: str, body: Mapping[str, Any], *, team: str | None = None) -> str:
+        """A team policy with this body, made when absent; returns its name, which tells bodies apart."""
+        canonical = json.dumps(body, sort_keys=True, allow_nan=False)
+        mark = hashlib.sha256(canonical.encode()).hexdigest()[:6]
+        stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50] or "policy"
+        full = f"{stem}-{mark}"
+        try:
+            self.post("/api/policies", {"name": full, "body": body, **({"team": team} if team else {})})
+        except PortalError as refusal:
+            if refusal.code != "key_taken":
+                raise
+        return full
 
     # The wire ---------------------------------------------------------------------------------------------------------
 
