@@ -1,73 +1,894 @@
 """The fold: stored rows in, evaluations out, slot after slot, as GATES.md says. Pure.
 
 `fold` judges every slot up to one, either from the start (a rebuild) or on from the `State` of an earlier fold; both give
-exactly the same. It is event-driven: slots at which nothing can change are skipped, never approximated.
+exactly the same. It is event-driven: slots at which nothing can change are skipped, never approximated. The rows become
+facts (`gates.facts`) in `_Stretch`; what follows from facts is decided in `gates.rules` alone.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
 import msgspec
 
-from gates.plan import Plan
-from gates.policy import Policy
-from gates.rules import Evaluation, Recommendation
-from gates.series import Rows, SeriesKey
+from gates.facts import Days, Detail, MetricLook, Observations, Step
+from gates.facts import State as Sums
+from gates.plan import DAY, SECOND, Kpi, Plan, rfc3339
+from gates.policy import Gate, Policy
+from gates.rationale import evaluation_of
+from gates.rules import (
+    LOG_ALARM,
+    Evaluation,
+    Judge,
+    Memory,
+    Rules,
+    Watch,
+    freshness,
+    is_dense,
+    judge,
+    split_log_e,
+    state_of,
+    watch_verdict,
+)
+from gates.series import Rows, Series, SeriesKey
+from gates.statistics.moments import Moments, PairMoments, merge, merge_pairs, of_mean, of_proportion, of_ratio
+from gates.statistics.srm import srm_log_e_at_most
+
+EMPTY = Series(ts=(), value=(), n=(), variance=(), first_received_at=())
 
 
 class Proposal(msgspec.Struct, frozen=True):
-    """A latched proposal a person may answer. Identity: (variant, action, code, proposed_slot); variant None: the experiment."""
+    """A latched proposal of one variant. Identity: (variant, action, code, proposed_slot).
 
-    variant: str | None
+    stands_alone: a delete under rows 1 and 3, which a person may answer for this variant apart from the experiment.
+    """
+
+    variant: str
     action: str
     code: str
     proposed_slot: int
     state: str
-    first_stable_at: int | None
-    knowable_at: int | None
+    first_stable_at: int
+    knowable_at: int
+    stands_alone: bool
+
+
+class Cursor(msgspec.Struct):
+    """How far one series is read. Rows up to `base` are never needed again; the rest of the fields sum them up."""
+
+    base: int
+    n_before: int | None = None
+    units_before: int = 0
+    news_before: int | None = None
+    through: int = 0
+    sums: Sums | None = None
+    n_through: int | None = None
+    unreadable: str = ""
+    arrived: int = 0
+    watermark: int | None = None
+    received_at: int | None = None
+    status: int = 2
+    filled: int = 0
+    gaps: list[int] = []
+    dense: bool = False
+
+
+class Cursors(msgspec.Struct):
+    """How far all rows are read: per series of the judge, per compared metric its common instant, per watch and target."""
+
+    series: list[Cursor]
+    instants: list[int | None]
+    watched: list[Observations]
+    watch_verdicts: list[str]
+    target_days: list[dict[int, tuple[float, float, bool]]]
+    target_seen: list[tuple[int | None, int]]
+    target_through: list[int]
+    alarmed: list[str] = []
+
+    @classmethod
+    def at_start(cls, judge: Judge) -> Cursors:
+        start = judge.plan.started_at
+        return cls(
+            series=[Cursor(base=start, through=start) for _ in judge.series],
+            instants=[None] * len(judge.compared),
+            watched=[Observations((), 0)] * len(judge.watches),
+            watch_verdicts=["no_data"] * len(judge.watches),
+            target_days=[{} for _ in judge.targets],
+            target_seen=[(None, 0)] * len(judge.targets),
+            target_through=[start] * len(judge.targets),
+        )
+
+
+class _Body(msgspec.Struct):
+    cursors: Cursors
+    memory: Memory
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The state as it was after an earlier slot, to go back to."""
+
+    slot: int
+    body: bytes
 
 
 class State(msgspec.Struct, frozen=True):
-    """Where a fold stands after `slot`; `to_bytes` and `from_bytes` are exact inverses."""
+    """Where a fold stands after `slot`. `to_bytes` and `from_bytes` are exact inverses.
+
+    facts: a digest of policy and plan as far as they reach back behind `slot`. lags: per metric read, how far behind the slot
+    its newest instant judged lies. kept: earlier states, newest first, thinning with age.
+    """
 
     slot: int
+    facts: str
+    lags: dict[str, int]
+    needs: dict[str, int]
+    body: bytes
+    kept: tuple[Kept, ...] = ()
 
     def to_bytes(self) -> bytes:
-        raise NotImplementedError
+        return msgspec.msgpack.encode(self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> State:
-        raise NotImplementedError
+        return msgspec.msgpack.decode(data, type=cls)
 
     def needs_rows_after(self) -> dict[SeriesKey, int]:
         """Per series the instant: the next fold has to be given every row of it with ts > that (more does no harm)."""
-        raise NotImplementedError
+        return {(name.partition("/")[0], name.partition("/")[2]): base for name, base in self.needs.items()}
 
-    def judged_to(self, metric: str) -> int:
-        """A row of this metric that appears, changes or goes at ts <= this makes the state wrong: use `before(metric, ts)`."""
-        raise NotImplementedError
+    def judged_to(self, metric: str) -> int | None:
+        """The newest instant judged for a metric; None when no gate reads it.
+
+        A row with ts <= this that appears, changes or goes makes the state wrong: continue from `before(metric, ts)`. So
+        does any row with ts <= `slot` that changes or goes, or that says it first arrived at or before `slot`.
+        """
+        lag = self.lags.get(metric)
+        return None if lag is None else self.slot - lag
 
     def before(self, metric: str, ts: int) -> State | None:
-        """The newest kept checkpoint that a row of this metric at `ts` cannot have moved; None: rebuild."""
-        raise NotImplementedError
+        """The newest kept state that has not judged `metric` at `ts`; None: rebuild."""
+        lag = self.lags.get(metric)
+        if lag is None or ts > self.slot - lag:
+            return self
+        return self.at_most(ts + lag - 1)
+
+    def at_most(self, slot: int) -> State | None:
+        """The newest kept state of a slot at or before this one; None: rebuild."""
+        if self.slot <= slot:
+            return self
+        for position, kept in enumerate(self.kept):
+            if kept.slot <= slot:
+                restored = msgspec.msgpack.decode(kept.body, type=State)
+                return msgspec.structs.replace(restored, kept=self.kept[position + 1 :])
+        return None
+
+    def fits(self, policy: Policy, plan: Plan) -> bool:
+        """Whether policy and plan still say what they said when this was folded; if not, `at_most` or rebuild."""
+        return self.facts == _facts(policy, plan, self.slot)
 
 
 class Folded(msgspec.Struct, frozen=True):
     """What one fold found.
 
-    evaluations: oldest first, the slots at which something changed, and always the newest slot judged.
-    proposals: what is latched at the end. experiment first_readable_at: the first look that was fresh, dense, and had its
-    floors and min_days (GATES.md section 6, the second clock).
+    evaluations: oldest first, the slots at which something changed, and always the newest slot judged. details: the facts
+    each of them quotes. steps: the facts of every slot of this fold that changed any. proposals: what is latched at the
+    end. rebuilt: from the start, so steps are complete. first_readable_at: the first look that was fresh, dense and had its floors and min_days.
     """
 
     state: State
     evaluations: tuple[Evaluation, ...]
     proposals: tuple[Proposal, ...]
     first_readable_at: int | None
+    steps: tuple[Step, ...]
+    details: tuple[Detail, ...]
+    rebuilt: bool
+
+
+class StateOutdated(ValueError):
+    """The state was folded under another policy, or the plan has changed behind its slot."""
 
 
 def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, state: State | None = None) -> Folded:
-    """Judge every slot after `state` (or the start) up to and including `to`."""
-    raise NotImplementedError
+    """Judge every slot after `state` (or the start) up to and including the last one at or before `to`.
+
+    rows: with a state, at least those of `state.needs_rows_after()`; else all. Raises StateOutdated when `state` does not
+    `fits` policy and plan.
+    """
+    court = judge(policy, plan)
+    if state is not None and not state.fits(policy, plan):
+        raise StateOutdated(
+            f"The state of slot {rfc3339(state.slot)} was folded under other facts. Go back or rebuild."
+        )
+    newest = court.newest_judged(to)
+    if state is not None and state.slot >= plan.created_at:
+        body = msgspec.msgpack.decode(state.body, type=_Body)
+        slot, kept, rebuilt = state.slot, list(state.kept), False
+        if newest is not None and newest > slot:
+            kept.insert(0, Kept(slot, msgspec.msgpack.encode(msgspec.structs.replace(state, kept=()))))
+    else:
+        body = _Body(Cursors.at_start(court), Memory.at_start(court))
+        slot, kept, rebuilt = plan.started_at, [], True
+    found = _Found()
+    rules = Rules(court, body.memory)
+    if newest is not None and newest > slot:
+        for end in _stretches(court, slot, newest):
+            _walk(court, rules, body.cursors, rows, slot, end, found, newest=newest)
+            slot = end
+            if end != newest:
+                kept.insert(0, _keep(court, body, end))
+    elif newest is not None and state is not None:
+        _again(court, rules, body.cursors, rows, slot, found)
+    reached = max(slot, newest or slot)
+    return Folded(
+        state=_state(court, body, reached, _thinned(kept, reached)),
+        evaluations=tuple(found.evaluations),
+        proposals=_proposals(court, body.memory),
+        first_readable_at=min((s.readable_at for s in body.memory.standing if s.readable_at is not None), default=None),
+        steps=tuple(found.steps),
+        details=tuple(found.details),
+        rebuilt=rebuilt,
+    )
 
 
-__all__ = ["Evaluation", "Folded", "Proposal", "Recommendation", "State", "fold"]
+class _Found:
+    """What a fold collects on its way."""
+
+    def __init__(self) -> None:
+        self.evaluations: list[Evaluation] = []
+        self.details: list[Detail] = []
+        self.steps: list[Step] = []
+
+    def tell(self, court: Judge, memory: Memory, detail: Detail, *, changed: bool) -> None:
+        self.details.append(detail)
+        self.evaluations.append(evaluation_of(court, memory, detail, changed=changed))
+
+
+def _walk(
+    court: Judge, rules: Rules, cursors: Cursors, rows: Rows, after: int, to: int, found: _Found, *, newest: int
+) -> None:
+    """Judge the slots in (after, to], over which the arms stay the same."""
+    stretch = _Stretch(court, cursors, rows, after, to)
+    judged = after
+    for step in stretch.steps():
+        changed = rules.step(step)
+        found.steps.append(step)
+        if changed or step.slot == newest:
+            judged = step.slot
+            found.tell(court, rules.memory, stretch.detail(judged), changed=changed)
+    rules.memory.slot = to
+    if to == newest and judged != newest:
+        found.tell(court, rules.memory, stretch.detail(newest), changed=False)
+    stretch.close()
+
+
+def _again(court: Judge, rules: Rules, cursors: Cursors, rows: Rows, slot: int, found: _Found) -> None:
+    """The newest slot once more, when there is none newer to judge."""
+    found.tell(court, rules.memory, _Stretch(court, cursors, rows, slot, slot).detail(slot), changed=False)
+
+
+def _stretches(court: Judge, after: int, to: int) -> list[int]:
+    """Ends of the stretches (after, to] falls into: where arms change, and where a state is worth keeping."""
+    ends = {to}
+    for dropped_at in court.dropped.values():
+        ends.add(court.slot_at(dropped_at) - court.slot_us)
+    created = court.slot_at(court.plan.created_at)
+    for age in (court.slot_us, court.look_us, 4 * court.look_us, DAY, 4 * DAY):
+        ends.add(max((to - age) // court.slot_us * court.slot_us, created))
+    return sorted(end for end in ends if after < end <= to)
+
+
+def _thinned(kept: Sequence[Kept], slot: int) -> tuple[Kept, ...]:
+    """Kept states, newest first: all of the last half hour or so, then each half as old again as the one before."""
+    thin: list[Kept] = []
+    least = 0
+    for state in kept:
+        age = slot - state.slot
+        if age >= least and age > 0:
+            thin.append(state)
+            if len(thin) >= 3:
+                least = age * 3 // 2
+    return tuple(thin)
+
+
+def _keep(court: Judge, body: _Body, slot: int) -> Kept:
+    return Kept(slot, msgspec.msgpack.encode(_state(court, body, slot, ())))
+
+
+def _state(court: Judge, body: _Body, slot: int, kept: tuple[Kept, ...]) -> State:
+    lags = {}
+    for metric in court.metrics:
+        kpi = court.kpis[metric]
+        watched = any(watch.gate.metric == metric for watch in court.watches)
+        late = watched or kpi.kind == "gauge" or kpi.temporality == "cumulative" or slot < court.plan.created_at
+        lags[metric] = 0 if late else court.closed_after
+    return State(
+        slot=slot,
+        facts=_facts(court.policy, court.plan, slot),
+        lags=lags,
+        needs={
+            f"{metric}/{variant}": cursor.base if slot >= court.plan.created_at else court.plan.started_at
+            for (metric, variant), cursor in zip(court.series, body.cursors.series, strict=True)
+        },
+        body=msgspec.msgpack.encode(body),
+        kept=kept,
+    )
+
+
+def _facts(policy: Policy, plan: Plan, slot: int) -> str:
+    """Policy and plan without what happened after `slot`, as one comparable text."""
+    variants = tuple(
+        msgspec.structs.replace(
+            v, dropped_at=v.dropped_at if v.dropped_at is not None and v.dropped_at <= slot else None
+        )
+        for v in plan.variants
+    )
+    reached = msgspec.structs.replace(
+        plan,
+        variants=variants,
+        ended_at=plan.ended_at if plan.ended_at is not None and plan.ended_at <= slot else None,
+        pauses=tuple((a, b if b is not None and b <= slot else None) for a, b in plan.pauses if a < slot),
+        answers=tuple(answer for answer in plan.answers if answer.at <= slot),
+    )
+    return hashlib.sha256(msgspec.json.encode([policy, reached])).hexdigest()[:16]
+
+
+def _proposals(court: Judge, memory: Memory) -> tuple[Proposal, ...]:
+    arms = court.arms(memory.slot)
+    return tuple(
+        Proposal(
+            variant=variant,
+            action=latch.action,
+            code=latch.code,
+            proposed_slot=latch.slot,
+            state=state_of(standing),
+            first_stable_at=latch.stable_at,
+            knowable_at=latch.knowable_at,
+            stands_alone=latch.row in (1, 3),
+        )
+        for variant, standing in zip(court.subjects, memory.standing, strict=True)
+        if (latch := standing.latch) is not None and variant in arms
+    )
+
+
+# Rows into facts ------------------------------------------------------------------------------------------------------
+
+
+class _Strand:
+    """The unread rows of one series within a stretch, and which of them are news."""
+
+    def __init__(self, kpi: Kpi, series: Series, cursor: Cursor) -> None:
+        self.kpi, self.series, self.cursor = kpi, series, cursor
+        first = bisect_right(series.ts, cursor.base)
+        self.first = first
+        self.ts = series.ts[first:]
+        self.n = series.n[first:]
+        self.received = series.first_received_at[first:]
+        self.cumulative = kpi.temporality == "cumulative"
+        self.news = self._news()
+        self.news_ts = self.ts if len(self.news) == len(self.ts) else [self.ts[i] for i in self.news]
+        self.position = bisect_right(self.ts, cursor.through)
+        self.pointer = 0
+        self.known: tuple[list[int], list[int | None], list[int | None]] = ([], [], [])
+        self._units: list[int | None] | None = None
+
+    def _news(self) -> Sequence[int]:
+        """Positions of rows with new units: not n = 0, nor a cumulative n equal to its predecessor's."""
+        if not self.cumulative:
+            return [i for i, n in enumerate(self.n) if n != 0] if 0 in self.n else range(len(self.n))
+        news = []
+        before = self.cursor.n_before
+        for i, n in enumerate(self.n):
+            if n != 0 and (n is None or n != before):
+                news.append(i)
+            before = n
+        return news
+
+    def newest(self, instant: int) -> int | None:
+        """ts of the newest news at or before an instant."""
+        i = bisect_right(self.news_ts, instant)
+        return self.news_ts[i - 1] if i else self.cursor.news_before
+
+    def units(self, instant: int) -> int | None:
+        """Units so far at an instant not before `base`; None when a row does not say."""
+        if self._units is None:
+            self._units = self._count_units()
+        i = bisect_right(self.ts, instant)
+        return self._units[i]
+
+    def _count_units(self) -> list[int | None]:
+        if self.cumulative:
+            return [self.cursor.n_before, *self.n]
+        total: int | None = self.cursor.units_before
+        units: list[int | None] = [total if total is not None and total >= 0 else None]
+        for n in self.n:
+            total = None if n is None or n < 0 or units[-1] is None else (total or 0) + n
+            units.append(total)
+        return units
+
+    def read_to(self, instant: int) -> bool:
+        """Merge rows up to `instant` into the cursor, in ts order; True when n fell on the way."""
+        cursor, restated = self.cursor, False
+        i, ts = self.position, self.ts
+        while i < len(ts) and ts[i] <= instant:
+            n, received = self.n[i], self.received[i]
+            cursor.arrived = max(cursor.arrived, received)
+            if self.cumulative:
+                if n is not None:
+                    restated = restated or (cursor.n_through is not None and n < cursor.n_through)
+                    cursor.n_through = n
+                bucket = self._bucket(i)
+                cursor.unreadable = bucket if isinstance(bucket, str) else ""
+                if not isinstance(bucket, str):
+                    cursor.sums = bucket
+            elif n != 0 and not cursor.unreadable:
+                bucket = self._bucket(i)
+                if isinstance(bucket, str):
+                    cursor.unreadable = bucket
+                elif cursor.sums is None:
+                    cursor.sums = bucket
+                elif self.kpi.kind == "ratio":
+                    cursor.sums = merge_pairs(PairMoments(*cursor.sums), PairMoments(*bucket))  # type: ignore[arg-type]
+                else:
+                    cursor.sums = merge(Moments(*cursor.sums), Moments(*bucket))  # type: ignore[arg-type]
+            i += 1
+        self.position = i
+        cursor.through = max(cursor.through, instant)
+        return restated
+
+    def _bucket(self, i: int) -> Sums | str:
+        """One row as moments, or why it is unreadable."""
+        at = self.first + i
+        value, n, kind = self.series.value[at], self.n[i], self.kpi.kind
+        if n is None or n < 0:
+            return f"its row of {rfc3339(self.ts[i])} has no n: send it with n and variance"
+        if not _real(value):
+            return f"its row of {rfc3339(self.ts[i])} has no value"
+        if kind == "proportion":
+            if not 0 <= value <= 1:
+                return f"its row of {rfc3339(self.ts[i])} has {value:g}, which is no proportion"
+            return of_proportion(n, value)
+        variance = self.series.variance[at]
+        if n >= 2 and (not _real(variance) or variance < 0):
+            return f"its row of {rfc3339(self.ts[i])} has no variance: send it again with its variance"
+        if kind == "mean":
+            return of_mean(n, value, variance or 0.0)
+        columns = (self.series.denominator_value, self.series.denominator_variance, self.series.covariance)
+        d, v_d, cov = (column[at] if at < len(column) else None for column in columns)
+        if not _real(d) or (n >= 2 and (not _real(v_d) or v_d < 0 or not _real(cov))):
+            return f"its row of {rfc3339(self.ts[i])} has no denominator with value, variance and covariance"
+        return of_ratio(n, value, variance or 0.0, d, v_d or 0.0, cov or 0.0)
+
+    def observed(self, i: int) -> float | None:
+        """The value a threshold or target sees in news row i; None when unreadable."""
+        at = self.first + i
+        value = self.series.value[at]
+        if self.kpi.kind == "ratio":
+            d = self.series.denominator_value[at] if at < len(self.series.denominator_value) else None
+            return value / d if _real(value) and _real(d) and d != 0 else None
+        return value if _real(value) else None
+
+
+def _real(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+class _Stretch:
+    """Facts over the slots in (after, to]: first when they change, then as they stand at any of these slots."""
+
+    def __init__(self, court: Judge, cursors: Cursors, rows: Rows, after: int, to: int) -> None:
+        self.court, self.cursors, self.after, self.to = court, cursors, after, to
+        self.arms = court.arms(max(to, after))
+        self.strands = [
+            _Strand(court.kpis[key[0]], rows.get(key, EMPTY), cursor)
+            for key, cursor in zip(court.series, cursors.series, strict=True)
+        ]
+        self.read = [
+            (i, f"{metric}/{variant}", strand)
+            for i, ((metric, variant), strand) in enumerate(zip(court.series, self.strands, strict=True))
+            if variant in self.arms
+        ]
+        self.buckets: dict[int, tuple[list[int], int, int]] = {}
+        self.pending: dict[int, dict[str, Any]] = {}
+
+    def steps(self) -> list[Step]:
+        """One step for each slot at which anything may change, oldest first."""
+        court = self.court
+        looks = court.looks(self.after, self.to)
+        for look in looks:
+            self._at(look)["look"] = True
+        self._freshness()
+        self._compared(looks)
+        self._targets(looks)
+        self._watched()
+        self._density()
+        self._split()
+        for slot in self._moments_of_plan():
+            self._at(slot)
+        if court.final_slot is not None and court.final_slot in self.pending:
+            self._at(court.final_slot)["final"] = True
+        return [Step(slot=slot, **self.pending[slot]) for slot in sorted(self.pending)]
+
+    def detail(self, slot: int) -> Detail:
+        """Every slot fact as it stands at a slot of this stretch."""
+        court = self.court
+        return Detail(
+            slot=slot,
+            fresh={name: self._watermark(strand, slot) for _, name, strand in self.read},
+            watched={
+                watch.name: self._observations(w, watch, slot)
+                for w, watch in enumerate(court.watches)
+                if watch.variant in self.arms
+            },
+            dense={
+                name: self._buckets_at(i, strand, slot)
+                for i, name, strand in self.read
+                if court.density is not None and not strand.cumulative
+            },
+            split={metric: units for metric in court.counting if (units := self._split_at(metric, slot)) is not None},
+        )
+
+    def close(self) -> None:
+        """Leave the cursors at the end of the stretch."""
+        court, to = self.court, self.to
+        created = court.slot_at(court.plan.created_at)
+        for i, _, strand in self.read:
+            cursor = strand.cursor
+            cursor.watermark, cursor.received_at = self._watermark(strand, to)
+            needed = [cursor.base if cursor.watermark is None or to < created else cursor.watermark]
+            metric = court.series[i][0]
+            if metric in court.compared:
+                needed.append(cursor.through)
+            if metric in court.counting:
+                needed.append(min(self._common(metric, court.horizon(to)) or cursor.base, to))
+            if court.density is not None and not strand.cumulative:
+                gaps, _, filled = self._filled(i, strand)
+                cursor.filled = filled
+                window = self._window(strand.kpi)
+                cursor.gaps = [j for j in gaps if filled - window <= j < filled] if window else gaps
+                needed.append(court.clock.wall(filled * strand.kpi.expected_every_s * SECOND) or cursor.base)
+            self._rebase(strand, min(needed))
+        for w, watch in enumerate(court.watches):
+            if watch.variant in self.arms:
+                self.cursors.watched[w] = self._observations(w, watch, to)
+
+    def _rebase(self, strand: _Strand, base: int) -> None:
+        cursor = strand.cursor
+        metric = strand.kpi.metric
+        for watch in self.court.watches:
+            if watch.gate.metric == metric:
+                base = min(base, self._watch_horizon(watch.gate, strand.kpi, self.to))
+        for t, gate in enumerate(self.court.targets):
+            if gate.metric == metric:
+                base = min(base, self.cursors.target_through[t])
+        base = max(base, cursor.base)
+        i = bisect_right(strand.ts, base)
+        units = strand.units(base)
+        cursor.news_before = strand.newest(base)
+        if i:
+            cursor.n_before = strand.n[i - 1]
+        cursor.units_before = -1 if units is None else units
+        cursor.base = base
+
+    def _at(self, slot: int) -> dict[str, Any]:
+        return self.pending.setdefault(slot, {})
+
+    def _tell(self, slot: int, kind: str, name: str, fact: Any) -> None:
+        self._at(slot).setdefault(kind, {})[name] = fact
+
+    def _judged(self, slot: int) -> int | None:
+        """The judged slot of this stretch at which an event of `slot` is first seen; None: not in this stretch."""
+        judged = self.court.next_judged(slot)
+        return judged if judged is not None and self.after < judged <= self.to else None
+
+    def _moments_of_plan(self) -> set[int]:
+        """Slots at which the plan alone may change something: the first, answers, ends of snoozes, max_days, drops."""
+        court = self.court
+        instants = [court.first()]
+        for answer in court.answers:
+            instants += [answer.at, answer.at + court.policy.snooze_days * DAY]
+        if (oldest := court.clock.wall(court.max_age)) is not None:
+            instants.append(oldest + court.closed_after)
+        instants += list(court.dropped.values())
+        return {slot for at in instants if (slot := self._judged(court.slot_at(at))) is not None}
+
+    # Goals and guards, at looks
+
+    def _compared(self, looks: Sequence[int]) -> None:
+        court = self.court
+        for m, metric in enumerate(court.compared):
+            strands = [(court.series[i][1], strand) for i, _, strand in self.read if court.series[i][0] == metric]
+            newest_seen = self.cursors.instants[m]
+            for look in looks:
+                instant = _common_instant([strand for _, strand in strands], court.horizon(look))
+                if instant is None or instant == newest_seen:
+                    continue
+                newest_seen = instant
+                self._tell(look, "looks", metric, self._metric_look(strands, instant))
+            self.cursors.instants[m] = newest_seen
+
+    def _metric_look(self, strands: Sequence[tuple[str, _Strand]], instant: int) -> MetricLook:
+        restated = []
+        for variant, strand in strands:
+            if strand.read_to(instant):
+                restated.append(variant)
+        return MetricLook(
+            at=instant,
+            states={v: s.cursor.sums for v, s in strands if s.cursor.sums is not None and not s.cursor.unreadable},
+            arrived=max(s.cursor.arrived for _, s in strands),
+            unreadable={v: s.cursor.unreadable for v, s in strands if s.cursor.unreadable},
+            restated=tuple(restated),
+        )
+
+    def _common(self, metric: str, horizon: int) -> int | None:
+        return _common_instant([strand for i, _, strand in self.read if self.court.series[i][0] == metric], horizon)
+
+    # Targets, at looks
+
+    def _targets(self, looks: Sequence[int]) -> None:
+        court = self.court
+        for t, gate in enumerate(court.targets):
+            strand = self.strands[court.series_index[f"{gate.metric}/{court.subjects[0]}"]]
+            seen = self.cursors.target_seen[t]
+            for look in looks:
+                horizon = court.present(look) if strand.kpi.kind == "gauge" else court.horizon(look)
+                newest = strand.newest(horizon)
+                closed = court.clock.running(horizon) // DAY
+                if newest is None or (newest, closed) == seen:
+                    continue
+                seen = (newest, closed)
+                self._tell(look, "days", gate.name, self._days(t, gate, strand, horizon, newest, closed))
+            self.cursors.target_seen[t] = seen
+
+    def _days(self, t: int, gate: Gate, strand: _Strand, horizon: int, newest: int, closed: int) -> Days:
+        """Mean value of each of the last closed days of running time; of a cumulative KPI the newest one."""
+        clock, days = self.court.clock, self.cursors.target_days[t]
+        cursor = strand.cursor
+        for i in strand.news:
+            ts = strand.ts[i]
+            if not self.cursors.target_through[t] < ts <= horizon:
+                continue
+            day = (max(clock.running(ts), 1) - 1) // DAY
+            value = strand.observed(i)
+            n = strand.n[i]
+            weight, total, good = days.get(day, (0.0, 0.0, True))
+            add = 1.0 if n is None else float(n)
+            if strand.cumulative:
+                weight, total = 0.0, 0.0
+            days[day] = (weight + add, total + add * (value or 0.0), good and value is not None)
+            cursor.arrived = max(cursor.arrived, strand.received[i])
+        self.cursors.target_through[t] = max(self.cursors.target_through[t], horizon)
+        for day in [day for day in days if day < closed - gate.days]:
+            del days[day]
+        values = []
+        for day in range(max(0, closed - gate.days), closed):
+            weight, total, good = days.get(day, (0.0, 0.0, False))
+            values.append((day, total / weight if good and weight else None))
+        return Days(at=newest, closed=tuple(values), arrived=cursor.arrived)
+
+    # Freshness, at slots
+
+    def _freshness(self) -> None:
+        court = self.court
+        for i, name, strand in self.read:
+            self._know(strand)
+            slots, marks, _ = strand.known
+            allowed = court.allowed[i]
+            cursor = strand.cursor
+            interesting = {self.after + court.slot_us}
+            before = cursor.watermark
+            for k, mark in zip(slots, marks, strict=True):
+                if before is None or mark is None or k > before + allowed or k - mark > allowed:
+                    interesting.add(k)
+                    interesting.update(self._onset(before, allowed))
+                before = mark
+            interesting.update(self._onset(before, allowed))
+            if court.final_slot is not None:
+                interesting.add(court.final_slot)
+            judged = {slot for k in interesting if (slot := self._judged(k)) is not None}
+            for slot in sorted(judged):
+                mark, received = self._watermark(strand, slot)
+                status = freshness(court, name, mark, slot)
+                if status != cursor.status:
+                    cursor.status = status
+                    self._tell(slot, "fresh", name, (mark, received))
+
+    def _onset(self, watermark: int | None, allowed: int) -> list[int]:
+        """The first slot at which a watermark is too old."""
+        clock = self.court.clock
+        ran = 0 if watermark is None else max(clock.running(watermark), 0)
+        late = clock.wall(ran + allowed + 1)
+        return [] if late is None else [self.court.slot_at(late)]
+
+    def _know(self, strand: _Strand) -> None:
+        """When which watermark was known: (slots, watermarks, arrivals), the newest change of each slot, after `after`."""
+        court, cursor = self.court, strand.cursor
+        created = court.slot_at(court.plan.created_at)
+        events: list[tuple[int, int, int]] = []
+        if self.after < created:
+            for i in strand.news:
+                slot = court.slot_at(strand.ts[i])
+                if slot < created:
+                    events.append((slot, strand.ts[i], strand.received[i]))
+        arrivals = []
+        for i in strand.news:
+            ts, received = strand.ts[i], strand.received[i]
+            slot = court.slot_at(max(ts, received))
+            arrivals.append((max(slot, created), ts, received))
+        arrivals.sort()
+        slots: list[int] = []
+        marks: list[int | None] = []
+        receipts: list[int | None] = []
+        mark: int | None = cursor.watermark
+        received_at = cursor.received_at
+        for slot, ts, received in events:
+            slots.append(slot)
+            marks.append(ts)
+            receipts.append(received)
+        if self.after < created <= self.to:
+            mark = received_at = None
+            if not arrivals or arrivals[0][0] != created:
+                slots.append(created)
+                marks.append(None)
+                receipts.append(None)
+        for slot, ts, received in arrivals:
+            if mark is None or ts > mark:
+                mark, received_at = ts, received
+                slots.append(slot)
+                marks.append(mark)
+                receipts.append(received_at)
+        strand.known = (slots, marks, receipts)
+
+    def _watermark(self, strand: _Strand, slot: int) -> tuple[int | None, int | None]:
+        if not strand.known[0]:
+            self._know(strand)
+        slots, marks, receipts = strand.known
+        i = bisect_right(slots, slot)
+        if not i:
+            return strand.cursor.watermark, strand.cursor.received_at
+        return marks[i - 1], receipts[i - 1]
+
+    # Thresholds and densities of a metric, at slots
+
+    def _watch_horizon(self, gate: Gate, kpi: Kpi, slot: int) -> int:
+        closed = gate.kind == "density" and kpi.kind != "gauge"
+        return self.court.horizon(slot) if closed else self.court.present(slot)
+
+    def _watched(self) -> None:
+        court = self.court
+        for w, watch in enumerate(court.watches):
+            if watch.variant not in self.arms:
+                continue
+            strand = self.strands[watch.series]
+            lag = court.closed_after if watch.gate.kind == "density" and strand.kpi.kind != "gauge" else 0
+            before = self._watch_horizon(watch.gate, strand.kpi, self.after)
+            slots = {
+                slot
+                for i in strand.news
+                if strand.ts[i] > before and (slot := self._judged(court.slot_at(strand.ts[i] + lag))) is not None
+            }
+            verdict = self.cursors.watch_verdicts[w]
+            for slot in sorted(slots):
+                observations = self._observations(w, watch, slot)
+                now = watch_verdict(watch.gate, observations)
+                if now != verdict:
+                    verdict = now
+                    self._tell(slot, "watched", watch.name, observations)
+            self.cursors.watch_verdicts[w] = verdict
+
+    def _observations(self, w: int, watch: Watch, slot: int) -> Observations:
+        strand = self.strands[watch.series]
+        end = bisect_right(strand.news_ts, self._watch_horizon(watch.gate, strand.kpi, slot))
+        before = self.cursors.watched[w]
+        last = before.newest[-1][0] if before.newest else self.court.plan.started_at
+        first = max(bisect_right(strand.news_ts, last), end - watch.gate.times)
+        if first >= end:
+            return before
+        fresh = [(strand.news_ts[p], strand.observed(strand.news[p])) for p in range(first, end)]
+        newest = [*before.newest, *fresh][-watch.gate.times :]
+        return Observations(tuple(newest), strand.received[strand.news[end - 1]])
+
+    # Density of buckets, at slots
+
+    def _window(self, kpi: Kpi) -> int:
+        return self.court.policy.min_days * 86_400 // kpi.expected_every_s
+
+    def _closed_buckets(self, kpi: Kpi, slot: int) -> int:
+        """How many buckets of the grid from the start are closed and overdue at a slot."""
+        court = self.court
+        instant = slot - max(court.closed_after, kpi.freshness_target_s * SECOND)
+        if court.plan.ended_at is not None:
+            instant = min(instant, court.plan.ended_at)
+        return max(0, court.clock.running(instant) // (kpi.expected_every_s * SECOND))
+
+    def _filled(self, i: int, strand: _Strand) -> tuple[list[int], int, int]:
+        """(missing buckets, first bucket looked at, buckets closed by the end of the stretch)."""
+        if i not in self.buckets:
+            cursor, every = strand.cursor, strand.kpi.expected_every_s * SECOND
+            closed = self._closed_buckets(strand.kpi, self.to)
+            running = self.court.clock.running
+            seen = {(max(running(ts), 1) - 1) // every for ts in strand.news_ts}
+            missing = [j for j in range(cursor.filled, closed) if j not in seen]
+            self.buckets[i] = ([*cursor.gaps, *missing], cursor.filled, max(closed, cursor.filled))
+        return self.buckets[i]
+
+    def _buckets_at(self, i: int, strand: _Strand, slot: int) -> tuple[int, int]:
+        """(observed, expected) buckets over the last min_days whole days."""
+        gaps, _, _ = self._filled(i, strand)
+        closed = self._closed_buckets(strand.kpi, slot)
+        window = self._window(strand.kpi)
+        first = max(0, closed - window) if window else 0
+        missing = bisect_left(gaps, closed) - bisect_left(gaps, first)
+        return closed - first - missing, closed - first
+
+    def _density(self) -> None:
+        court = self.court
+        if court.density is None:
+            return
+        for i, name, strand in self.read:
+            if strand.cumulative:
+                continue
+            cursor = strand.cursor
+            gaps, filled, closed = self._filled(i, strand)
+            every = strand.kpi.expected_every_s * SECOND
+            lag = max(court.closed_after, strand.kpi.freshness_target_s * SECOND)
+            counts = range(filled + 1, closed + 1) if gaps else range(filled + 1, min(closed, filled + 1) + 1)
+            slots = set()
+            for count in counts:
+                if (instant := court.clock.wall(count * every)) is not None:
+                    slots.add(self._judged(court.slot_at(instant + lag)))
+            for slot in sorted(slot for slot in slots if slot is not None):
+                buckets = self._buckets_at(i, strand, slot)
+                if is_dense(court, buckets) != cursor.dense:
+                    cursor.dense = not cursor.dense
+                    self._tell(slot, "dense", name, buckets)
+
+    # The split, at slots
+
+    def _split_at(self, metric: str, slot: int) -> dict[str, int] | None:
+        """Units per arm at the metric's common instant of a slot; None while an arm is missing or does not say."""
+        instant = self._common(metric, self.court.horizon(slot))
+        if instant is None:
+            return None
+        split: dict[str, int] = {}
+        for i, _, strand in self.read:
+            key = self.court.series[i]
+            if key[0] == metric:
+                units = strand.units(instant) if strand.newest(instant) is not None else None
+                if units is None:
+                    return None
+                split[key[1]] = units
+        return split if len(split) > 1 else None
+
+    def _split(self) -> None:
+        court = self.court
+        for metric in court.counting:
+            if metric in self.cursors.alarmed:
+                continue
+            instants = {ts for i, _, strand in self.read if court.series[i][0] == metric for ts in strand.news_ts}
+            floor = court.horizon(self.after)
+            slots = {
+                slot
+                for ts in instants
+                if ts > floor and (slot := self._judged(court.slot_at(ts + court.closed_after))) is not None
+            }
+            for slot in sorted(slots):
+                units = self._split_at(metric, slot)
+                if units is None:
+                    continue
+                weights = [court.weights[variant] for variant in units]
+                if srm_log_e_at_most(list(units.values()), weights) < LOG_ALARM:
+                    continue
+                if split_log_e(court, units) >= LOG_ALARM:
+                    self._tell(slot, "split", metric, units)
+                    self.cursors.alarmed.append(metric)
+                    break
+
+
+def _common_instant(strands: Sequence[_Strand], horizon: int) -> int | None:
+    """The least, over arms that have rows, of their newest news at or before the horizon."""
+    newest = [ts for strand in strands if (ts := strand.newest(horizon)) is not None]
+    return min(newest) if newest else None

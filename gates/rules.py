@@ -1,23 +1,52 @@
-"""Verdicts and recommendations: a small state machine over facts, as GATES.md sections 3 to 6 say. Pure."""
+"""Verdicts and recommendations: a small state machine over facts, as GATES.md sections 3 to 6 say. Pure.
+
+`Judge` is what policy and plan fix, `Memory` what earlier looks left, `step` moves memory over one slot's facts. Nothing else
+decides: the fold only finds the facts, and replay runs the same steps again.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from gates.plan import Action
-from gates.policy import GateKind
+from gates.facts import Days, MetricLook, Observations, State, Step
+from gates.plan import DAY, SECOND, Action, Answer, Clock, Kpi, Plan
+from gates.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
+from gates.statistics.effects import difference, relative_se, relative_uplift
+from gates.statistics.moments import Arm, Moments, PairMoments, mean_arm, proportion_arm, ratio_arm
+from gates.statistics.planning import planned_units
+from gates.statistics.sequences import always_valid_p, half_width, intersect, tuning
+from gates.statistics.srm import srm_log_e
 
 Verdict = Literal["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
 RecommendationState = Literal["open", "proposed", "suspended"]
+
+FRESH, STALE, MISSING, OVERDUE = range(4)
+"""Freshness of a series: watermark young enough; too old; no row yet; no row and past due."""
+
+LOG_ALARM = math.log(SRM_ALARM)
+HARM_LOOKS = 2
+MARKS = 8
+COLLECTING = 5
+HOLD_OPEN = 10
+AT_ONCE = 3
+"""Rows 1 to 3 act at once."""
+AT_ONCE_CODES = ("unsafe", "invalid", "harm")
+NOT_MEASURED = (1, 2)
+"""Rows that rest on no running bounds, so a restatement does not touch what they proposed."""
+
+
+# What a slot's evaluation looks like ----------------------------------------------------------------------------------
 
 
 class Reading(msgspec.Struct, frozen=True):
     """What one goal or guard gate measured at one look; 12 significant digits. Up is good.
 
-    estimate, lower, upper: the always-valid interval, fractions for a relative effect. running_lower, running_upper: L and U,
-    None until a look counts for them. p: always-valid p for no effect. n: units of both arms. at: the common instant.
+    estimate, lower, upper: the always-valid interval, fractions for a relative effect. running_lower, running_upper: L and
+    U, None until a look counts for them. p: always-valid p for no effect. n: units of both arms. at: the common instant.
     """
 
     at: int
@@ -33,8 +62,8 @@ class Reading(msgspec.Struct, frozen=True):
 class GateState(msgspec.Struct, frozen=True):
     """One gate (of one variant, None for gates of the whole experiment) as of a slot.
 
-    since: the slot at which the verdict became this one. reason: one sentence with the numbers. extra: limits to draw
-    (`scale_above`, `delete_below`, `max_harm`, `at_least`, `at_most`) and what the kind counts (`observed`, `expected`, ...).
+    since: the slot at which the verdict became this one. reason: a sentence with the numbers. extra: limits to draw
+    (`scale_above`, `delete_below`, `max_harm`, `at_least`, `at_most`) and what the kind counts (`observed`, `expected`).
     """
 
     gate: str
@@ -49,10 +78,11 @@ class GateState(msgspec.Struct, frozen=True):
 
 
 class Recommendation(msgspec.Struct, frozen=True):
-    """What the gates advise for one treatment variant, or (variant None, or the winner) for the experiment.
+    """What the gates advise for one variant, or for the experiment (then `variant` is the winner of a scale, else None).
 
     A latched proposal is `proposed` or `suspended` and has `proposed_slot`; a hold is `open`.
-    first_stable_at: data time at which the row that is recommended had held long enough. knowable_at: when that could be known.
+    first_stable_at: data time at which the recommended row had held long enough. knowable_at: when that could be known.
+    stands_alone: a variant's delete that a person may answer apart from the experiment (rows 1 and 3).
     """
 
     action: Action
@@ -64,6 +94,7 @@ class Recommendation(msgspec.Struct, frozen=True):
     first_stable_at: int | None
     knowable_at: int | None
     proposed_slot: int | None
+    stands_alone: bool = False
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -74,3 +105,899 @@ class Evaluation(msgspec.Struct, frozen=True):
     recommendation: Recommendation
     variants: tuple[Recommendation, ...]
     gates: tuple[GateState, ...]
+
+
+# What policy and plan fix ---------------------------------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    """A goal or guard gate, ready to read."""
+
+    gate: Gate
+    kpi: Kpi
+    alpha: float
+    rho2: float
+    goal: bool
+    scale_above: float
+    fail_below: float
+    """`delete_below` of a goal, -max_harm of a guard."""
+
+
+class Watch(NamedTuple):
+    """A threshold gate, or a density gate on a metric, of one variant."""
+
+    gate: Gate
+    variant: str
+    series: int
+    name: str
+    """"gate/variant"."""
+
+
+class Judge:
+    """Everything about judging one plan by one policy that no row changes. Build with `judge`."""
+
+    def __init__(self, policy: Policy, plan: Plan) -> None:
+        self.policy, self.plan, self.clock = policy, plan, Clock(plan)
+        self.gates = derive(policy, plan)
+        self.closed_after = policy.closed_after_s * SECOND
+        self.slot_us, self.look_us = policy.slot_s * SECOND, policy.look_s * SECOND
+        self.control = plan.control.key if plan.control else None
+        self.subjects = tuple(variant.key for variant in plan.subjects)
+        self.variants = tuple(variant.key for variant in plan.variants)
+        self.metrics = self._metrics_read()
+        self.kpis = {metric: kpi for metric in self.metrics if (kpi := plan.kpi(metric)) is not None}
+        self.series = tuple((metric, variant) for metric in self.metrics for variant in self.variants)
+        self.series_index = {f"{metric}/{variant}": i for i, (metric, variant) in enumerate(self.series)}
+        self.allowed = tuple(
+            (self.kpis[metric].expected_every_s + self.kpis[metric].freshness_target_s) * SECOND
+            for metric, _ in self.series
+        )
+        self.comparisons = tuple(self._comparison(gate) for gate in self.gates if gate.kind in ("uplift", "guard"))
+        self.compared = tuple(dict.fromkeys(comparison.kpi.metric for comparison in self.comparisons))
+        self.targets = tuple(gate for gate in self.gates if gate.kind == "target")
+        self.watches = tuple(
+            Watch(gate, variant, self.series_index[f"{gate.metric}/{variant}"], f"{gate.name}/{variant}")
+            for gate in self.gates
+            if gate.metric is not None and gate.kind in ("threshold", "density")
+            for variant in self.variants
+        )
+        self.watch_index = {watch.name: i for i, watch in enumerate(self.watches)}
+        self.density = next((g for g in self.gates if g.kind == "density" and g.metric is None), None)
+        self.srm = any(gate.kind == "srm" for gate in self.gates)
+        self.counting = tuple(kpi.metric for kpi in counting(plan, self.gates)) if self.srm else ()
+        self.weights = {variant.key: variant.weight for variant in plan.variants}
+        self.min_age = policy.min_days * DAY
+        self.max_age = policy.max_days * DAY
+        self.answers = tuple(sorted(plan.answers, key=lambda answer: answer.at))
+        self.dropped = self._dropped()
+        self.closing_at = min((a.at for a in self.answers if _closes(a, self.subjects)), default=None)
+        self.final_slot = None if plan.ended_at is None else self.slot_at(plan.ended_at + self.closed_after)
+
+    def slot_at(self, instant: int) -> int:
+        """The first slot at or after an instant."""
+        return -(-instant // self.slot_us) * self.slot_us
+
+    def horizon(self, slot: int) -> int:
+        """The instant up to which rows with units are closed at a slot."""
+        horizon = slot - self.closed_after
+        return horizon if self.plan.ended_at is None else min(horizon, self.plan.ended_at)
+
+    def present(self, slot: int) -> int:
+        """The instant freshness and gauges are measured at: the slot, at most the end of the experiment."""
+        return slot if self.plan.ended_at is None else min(slot, self.plan.ended_at)
+
+    def first(self) -> int:
+        """The first slot after the start."""
+        return self.slot_at(self.plan.started_at + 1)
+
+    def next_judged(self, slot: int) -> int | None:
+        """The first judged slot at or after a slot; None when there is none any more."""
+        for begin, end in self.clock.pauses:
+            if begin < slot and (end is None or slot < end):
+                if end is None:
+                    if self.final_slot is None:
+                        return None
+                    slot = max(slot, self.final_slot)
+                    break
+                slot = self.slot_at(end)
+        ended = self.plan.ended_at
+        if ended is not None and slot > ended and self.final_slot is not None:
+            if slot > self.final_slot:
+                return None
+            slot = self.final_slot
+        return None if self.closing_at is not None and slot > self.closing_at else slot
+
+    def newest_judged(self, to: int) -> int | None:
+        """The newest judged slot up to an instant; None before the first."""
+        slot = to // self.slot_us * self.slot_us
+        if self.closing_at is not None:
+            slot = min(slot, self.closing_at // self.slot_us * self.slot_us)
+        ended = self.plan.ended_at
+        if ended is not None and self.final_slot is not None and slot > ended:
+            if slot >= self.final_slot and self.next_judged(self.final_slot) == self.final_slot:
+                return self.final_slot
+            slot = ended // self.slot_us * self.slot_us
+        for begin, end in reversed(self.clock.pauses):
+            if begin < slot and (end is None or slot < end):
+                slot = begin // self.slot_us * self.slot_us
+        return slot if slot > self.plan.started_at else None
+
+    def looks(self, after: int, to: int) -> list[int]:
+        """Judged looks in (after, to], the last look after the end among them."""
+        first = (after // self.look_us + 1) * self.look_us
+        looks = [look for look in range(first, to + 1, self.look_us) if self.next_judged(look) == look]
+        if self.final_slot is not None and after < self.final_slot <= to and self.final_slot not in looks[-1:]:
+            looks += [self.final_slot] if self.next_judged(self.final_slot) == self.final_slot else []
+        return looks
+
+    def arms(self, slot: int) -> tuple[str, ...]:
+        """Variants still read at a slot."""
+        if not self.dropped:
+            return self.variants
+        return tuple(v for v in self.variants if v not in self.dropped or slot < self.dropped[v])
+
+    def _metrics_read(self) -> tuple[str, ...]:
+        metrics = [gate.metric for gate in self.gates if gate.metric is not None]
+        if self.plan.treatments:
+            metrics += [kpi.metric for kpi in self.plan.kpis if kpi.role == "exposure"]
+        return tuple(dict.fromkeys(metrics))
+
+    def _comparison(self, gate: Gate) -> Comparison:
+        kpi = self.plan.kpi(gate.metric or "")
+        assert kpi is not None  # noqa: S101 - derive binds gates to the plan's KPIs only
+        goal = gate.kind == "uplift"
+        goals = sum(1 for other in self.gates if other.kind == "uplift")
+        alpha = self.policy.alpha
+        if goal:
+            alpha /= len(self.plan.treatments) * (goals if self.policy.require == "any" else 1)
+        worthwhile = kpi.minimum_effect if goal else gate.max_harm
+        return Comparison(
+            gate=gate,
+            kpi=kpi,
+            alpha=alpha,
+            rho2=tuning(tightest_at(self.policy, kpi, gate, worthwhile), alpha),
+            goal=goal,
+            scale_above=gate.scale_above if goal else -gate.max_harm,
+            fail_below=gate.delete_below if goal else -gate.max_harm,
+        )
+
+    def _dropped(self) -> dict[str, int]:
+        dropped = {v.key: v.dropped_at for v in self.plan.variants if v.dropped_at is not None}
+        for answer in self.answers:
+            if answer.action == "accept" and answer.of[0] == "delete" and answer.variant is not None:
+                dropped[answer.variant] = min(answer.at, dropped.get(answer.variant, answer.at))
+        return dropped
+
+
+@lru_cache(maxsize=4096)
+def judge(policy: Policy, plan: Plan) -> Judge:
+    """The judge of a plan; the same object for equal arguments."""
+    return Judge(policy, plan)
+
+
+def tightest_at(policy: Policy, kpi: Kpi, gate: Gate, worthwhile: float) -> float:
+    """t_opt: units of both arms at which the gate's interval is tightest, fixed at the start (GATES.md section 3)."""
+    baseline = kpi.baseline
+    if baseline is None or baseline.stddev <= 0 or worthwhile == 0:
+        return float(policy.planned_units)
+    effect = worthwhile * (abs(baseline.mean) if gate.effect == "relative" else 1.0)
+    return 2.0 * planned_units(baseline.stddev, effect) if effect else float(policy.planned_units)
+
+
+def _closes(answer: Answer, subjects: tuple[str, ...]) -> bool:
+    """Whether an answer ends the experiment."""
+    if answer.action == "override":
+        return answer.override_to in ("scale", "delete", "stop")
+    action = answer.of[0]
+    return action == "scale" or (action == "delete" and (answer.variant is None or len(subjects) == 1))
+
+
+# What earlier looks left ----------------------------------------------------------------------------------------------
+
+
+class Bounds(msgspec.Struct):
+    """A goal or guard gate of one treatment: its newest reading and its running bounds."""
+
+    verdict: Verdict = "no_data"
+    why: str = "missing"
+    at: int | None = None
+    moved: bool = False
+    n: int = 0
+    estimate: float = 0.0
+    se: float = 0.0
+    lower: float = 0.0
+    upper: float = 0.0
+    readable: bool = False
+    floor: bool = False
+    running_lower: float | None = None
+    running_upper: float | None = None
+    p: float | None = None
+    invalid: bool = False
+    fails: int = 0
+    arrived: int = 0
+    arms: tuple[int, int] = (0, 0)
+    noise: float = 0.0
+    reasons: list[str] = []
+    """Why series are unreadable, one a series."""
+    marks: list[tuple[int, int]] = []
+    """(instant, units) about a day apart, oldest first: the present units a day."""
+
+
+class Latch(msgspec.Struct):
+    """A proposal that stands until it is answered or withdrawn."""
+
+    row: int
+    action: Action
+    code: str
+    slot: int
+    stable_at: int
+    knowable_at: int
+    lower: float = -math.inf
+    restated: bool = False
+
+
+class Standing(msgspec.Struct):
+    """One subject: the row that matches now, how long its action has held, and what is latched.
+
+    hold_code: what a hold is called while nothing is latched. held, streak: the action of the last looks and at how many of
+    them it held. calm: at how many looks row 10 held. counted: per gate, its common instant at the last look that counted.
+    readable_at: the first look at which rows 1 to 5 did not match. snoozed: (action, code, until).
+    """
+
+    row: int = 4
+    action: Action = "hold"
+    code: str = "no_data"
+    hold_code: str = "no_data"
+    held: Action = "hold"
+    streak: int = 0
+    stable_at: int = 0
+    knowable_at: int = 0
+    counted: list[int | None] = []
+    calm: int = 0
+    calm_at: int = 0
+    calm_knowable_at: int = 0
+    readable_at: int | None = None
+    latch: Latch | None = None
+    snoozed: list[tuple[str, str, int]] = []
+
+
+class Memory(msgspec.Struct):
+    """Everything later slots depend on; lists run over Judge's series, watches, comparisons x treatments, subjects."""
+
+    slot: int
+    fresh: list[int]
+    dense: list[bool]
+    watched: list[Verdict]
+    observed: list[tuple[int, int]]
+    bounds: list[Bounds]
+    targets: list[Bounds]
+    standing: list[Standing]
+    alarm: dict[str, dict[str, int]] = {}
+    answered: int = 0
+    since: dict[str, tuple[Verdict, int]] = {}
+    shown: list[tuple[str, str, str]] = []
+
+    @classmethod
+    def at_start(cls, judge: Judge) -> Memory:
+        gates = len(judge.comparisons)
+        counted = gates + len(judge.targets)
+        return cls(
+            slot=judge.plan.started_at,
+            fresh=[MISSING] * len(judge.series),
+            dense=[False] * len(judge.series),
+            watched=["no_data"] * len(judge.watches),
+            observed=[(0, 0)] * len(judge.watches),
+            bounds=[Bounds() for _ in range(gates * len(judge.subjects))],
+            targets=[Bounds() for _ in judge.targets],
+            standing=[Standing(counted=[None] * counted) for _ in judge.subjects],
+        )
+
+
+# One slot -------------------------------------------------------------------------------------------------------------
+
+
+class Rules:
+    """The state machine: `step` takes the facts of one slot after the other."""
+
+    def __init__(self, judge: Judge, memory: Memory) -> None:
+        self.judge, self.memory = judge, memory
+        self.treatments = judge.subjects if judge.control is not None else ()
+        self.width = len(judge.subjects)
+        self.touched = not memory.shown
+
+    def step(self, step: Step) -> bool:
+        """Move memory over one slot; True when an action, code, state or verdict changed."""
+        memory, judge = self.memory, self.judge
+        memory.slot = step.slot
+        if memory.answered < len(judge.answers):
+            self._hear_answers(step.slot)
+        if step.fresh or step.dense or step.watched or step.split:
+            self._take(step)
+        if step.look:
+            self._look(step)
+        arms = judge.arms(step.slot)
+        for index, variant in enumerate(judge.subjects):
+            if variant in arms:
+                self._stand(index, variant, arms, step)
+        changed = self.touched and self._note(step.slot)
+        self.touched = False
+        return changed
+
+    # Facts into verdicts
+
+    def _take(self, step: Step) -> None:
+        """Facts of the slot itself: freshness, density, thresholds, split."""
+        memory, judge = self.memory, self.judge
+        self.touched = True
+        for name, (watermark, _) in step.fresh.items():
+            memory.fresh[judge.series_index[name]] = freshness(judge, name, watermark, step.slot)
+        for name, counts in step.dense.items():
+            memory.dense[judge.series_index[name]] = is_dense(judge, counts)
+        for name, observations in step.watched.items():
+            index = judge.watch_index[name]
+            memory.watched[index] = watch_verdict(judge.watches[index].gate, observations)
+            newest = observations.newest[-1][0] if observations.newest else 0
+            memory.observed[index] = (newest, observations.arrived)
+        for metric, units in step.split.items():
+            if metric not in memory.alarm and split_log_e(judge, units) >= LOG_ALARM:
+                memory.alarm[metric] = units
+
+    def _look(self, step: Step) -> None:
+        judge, memory = self.judge, self.memory
+        arms = judge.arms(step.slot)
+        for g, comparison in enumerate(judge.comparisons):
+            look = step.looks.get(comparison.kpi.metric)
+            for v, variant in enumerate(self.treatments):
+                bounds = memory.bounds[g * self.width + v]
+                if look is None or variant not in arms:
+                    bounds.moved = False
+                    continue
+                self._read(comparison, bounds, look, variant, memory.standing[v], step)
+        for index, gate in enumerate(judge.targets):
+            days = step.days.get(gate.name)
+            if days is None:
+                memory.targets[index].moved = False
+            else:
+                self._read_target(gate, memory.targets[index], days)
+
+    def _read(
+        self, comparison: Comparison, bounds: Bounds, look: MetricLook, variant: str, standing: Standing, step: Step
+    ) -> None:
+        control = self.judge.control
+        assert control is not None  # noqa: S101 - comparisons exist with treatments only
+        bounds.moved = bounds.at is None or look.at > bounds.at
+        bounds.at, bounds.arrived = look.at, look.arrived
+        if control in look.restated or variant in look.restated:
+            bounds.running_lower = bounds.running_upper = bounds.p = None
+            bounds.fails = standing.streak = standing.calm = 0
+            bounds.marks = []
+            if standing.latch is not None and standing.latch.row not in NOT_MEASURED:
+                standing.latch.restated = self.touched = True
+        self._measure(comparison, bounds, look, control, variant)
+        verdict = bounds_verdict(comparison, bounds)
+        if verdict != bounds.verdict:
+            bounds.verdict = verdict
+            self.touched = True
+        if bounds.moved and not comparison.goal:
+            fails = bounds.verdict == "fail" and self._is_fresh(comparison.kpi.metric, (control, variant))
+            bounds.fails = bounds.fails + 1 if fails else 0
+
+    def _measure(self, comparison: Comparison, bounds: Bounds, look: MetricLook, control: str, variant: str) -> None:
+        """Newest reading, floor and running bounds of a gate, or why there is none."""
+        bounds.readable = bounds.floor = False
+        states = look.states
+        if control in look.unreadable or variant in look.unreadable:
+            bounds.why = "unreadable"
+            bounds.reasons = [f"{v}: {look.unreadable[v]}" for v in (control, variant) if v in look.unreadable]
+            return
+        bounds.reasons = []
+        if control not in states or variant not in states:
+            bounds.why = "missing"
+            return
+        kpi = comparison.kpi
+        bounds.arms = (int(states[control][0]), int(states[variant][0]))
+        bounds.n = sum(bounds.arms)
+        if min(bounds.arms) < 2 or (kpi.kind == "ratio" and (states[control][3] == 0 or states[variant][3] == 0)):
+            bounds.why = "units"
+            return
+        c, t = arm_of(kpi, states[control]), arm_of(kpi, states[variant])
+        relative = comparison.gate.effect == "relative"
+        if relative and c.m == 0:
+            bounds.why = "zero"
+            return
+        estimate, se = (relative_uplift if relative else difference)(t, c)
+        if kpi.direction == "decrease":
+            estimate = -estimate
+        bounds.estimate, bounds.se = estimate, se
+        half = half_width(se, bounds.n, comparison.rho2, comparison.alpha)
+        bounds.lower, bounds.upper, bounds.readable = estimate - half, estimate + half, True
+        if not math.isfinite(half) or not math.isfinite(estimate):
+            bounds.why, bounds.readable = "spread", False
+            return
+        bounds.why = self._floor(comparison, bounds, c, t, look, variant)
+        young = self.judge.clock.running(look.at) < self.judge.min_age
+        if not bounds.why:
+            bounds.floor = True
+            if not (comparison.goal and young):
+                running = intersect((bounds.running_lower, bounds.running_upper), bounds.lower, bounds.upper)
+                bounds.running_lower, bounds.running_upper = running
+                p = always_valid_p(estimate, se, bounds.n, comparison.rho2)
+                bounds.p = p if bounds.p is None or p < bounds.p else bounds.p
+                if running[0] > comparison.scale_above > running[1]:
+                    bounds.invalid = True
+        if young and not bounds.why:
+            bounds.why = "young"
+        self._mark(bounds, look.at)
+
+    def _floor(self, comparison: Comparison, bounds: Bounds, c: Arm, t: Arm, look: MetricLook, variant: str) -> str:
+        """Why the floor of GATES.md section 3 is not held; empty when it is."""
+        policy, kpi = self.judge.policy, comparison.kpi
+        if min(bounds.arms) < policy.min_units:
+            return "units"
+        if c.v <= 0 or t.v <= 0:
+            return "spread"
+        noise = 0.0
+        if comparison.gate.effect == "relative":
+            noise = max(relative_se(c.m, c.v, c.n), relative_se(t.m, t.v, t.n))
+        if kpi.kind == "ratio":
+            control = self.judge.control or ""
+            for state in (look.states[control], look.states[variant]):
+                noise = max(noise, relative_se(state[3], state[4] / (state[0] - 1), state[0]))
+        bounds.noise = noise
+        return "noisy" if noise > policy.max_relative_se else ""
+
+    def _mark(self, bounds: Bounds, at: int) -> None:
+        """Keep units about a day apart, for the present rate."""
+        if not bounds.marks or at - bounds.marks[-1][0] >= DAY:
+            bounds.marks.append((at, bounds.n))
+            if len(bounds.marks) > MARKS:
+                del bounds.marks[0]
+
+    def _read_target(self, gate: Gate, bounds: Bounds, days: Days) -> None:
+        bounds.moved = bounds.at is None or days.at > bounds.at
+        bounds.at, bounds.arrived, bounds.n = days.at, days.arrived, len(days.closed)
+        bounds.floor = True
+        young = self.judge.clock.running(days.at) < self.judge.min_age
+        values = [value for _, value in days.closed]
+        self.touched = True
+        if any(value is None for value in values):
+            bounds.verdict, bounds.why = "no_data", "day"
+        elif young or len(values) < gate.days:
+            bounds.verdict, bounds.why = "inconclusive", "young"
+        else:
+            inside = [value is not None and is_inside(gate, value) for value in values]
+            bounds.why = ""
+            bounds.verdict = "pass" if all(inside) else "inconclusive" if any(inside) else "fail"
+        known = [value for value in values if value is not None]
+        bounds.readable = bool(known)
+        if known:
+            bounds.estimate = math.fsum(known) / len(known)
+            bounds.lower, bounds.upper = min(known), max(known)
+
+    def _is_fresh(self, metric: str, variants: tuple[str, ...]) -> bool:
+        index = self.judge.series_index
+        return all(self.memory.fresh[index[f"{metric}/{variant}"]] == FRESH for variant in variants)
+
+    # Verdicts into a row of section 5
+
+    def _match(self, index: int, variant: str, arms: tuple[str, ...], step: Step) -> tuple[int, Action, str, str]:
+        """The first row that matches: (row, action, code), and what a hold is called meanwhile."""
+        judge = self.judge
+        goals, guards = self._gates_of(index)
+        if self._unsafe(variant, arms):
+            return 1, "delete", "unsafe", "open"
+        if self.memory.alarm or any(b.invalid for b in goals) or any(b.invalid for b in guards):
+            return 2, "review", "invalid", "open"
+        if self._harmful(index, variant, final=step.final):
+            return 3, "delete", "harm", "open"
+        over = step.final or judge.clock.running(judge.horizon(step.slot)) >= judge.max_age
+        missing = self._missing(variant, arms, goals, guards)
+        if missing:
+            return (4, "review", "undecided", missing) if over else (4, "hold", missing, missing)
+        if self._collecting(arms, goals, guards):
+            return (5, "review", "undecided", "collecting") if over else (5, "hold", "collecting", "collecting")
+        decided = self._decide(variant, arms, goals, guards) if goals else None
+        if decided is not None:
+            return (*decided, "open")
+        return (9, "review", "undecided", "open") if over else (10, "hold", "open", "open")
+
+    def _gates_of(self, index: int) -> tuple[list[Bounds], list[Bounds]]:
+        judge, memory = self.judge, self.memory
+        if not self.treatments:
+            return memory.targets, []
+        goals: list[Bounds] = []
+        guards: list[Bounds] = []
+        for g, comparison in enumerate(judge.comparisons):
+            (goals if comparison.goal else guards).append(memory.bounds[g * self.width + index])
+        return goals, guards
+
+    def _unsafe(self, variant: str, arms: tuple[str, ...]) -> bool:
+        memory = self.memory
+        return any(
+            verdict == "fail"
+            and watch.gate.kind == "threshold"
+            and memory.fresh[watch.series] == FRESH
+            and concerns(watch, variant, arms)
+            for watch, verdict in zip(self.judge.watches, memory.watched, strict=True)
+        )
+
+    def _harmful(self, index: int, variant: str, *, final: bool) -> bool:
+        needed = 1 if final else HARM_LOOKS
+        for g, comparison in enumerate(self.judge.comparisons):
+            bounds = self.memory.bounds[g * self.width + index]
+            if (
+                not comparison.goal
+                and bounds.fails >= needed
+                and bounds.verdict == "fail"
+                and self._is_fresh(comparison.kpi.metric, (self.judge.control or "", variant))
+            ):
+                return True
+        return False
+
+    def _missing(
+        self, variant: str, arms: tuple[str, ...], goals: list[Bounds], guards: list[Bounds]
+    ) -> Literal["", "stale", "no_data"]:
+        """Row 4."""
+        judge, memory = self.judge, self.memory
+        own = (judge.control or variant, variant)
+        stale = False
+        if any(memory.fresh):
+            for (_, arm), fresh in zip(judge.series, memory.fresh, strict=True):
+                if fresh == FRESH or arm not in arms:
+                    continue
+                if fresh >= MISSING and arm in own:
+                    return "no_data"
+                stale = stale or fresh != MISSING
+        if any(b.verdict == "no_data" for b in goals) or any(b.verdict == "no_data" for b in guards):
+            return "no_data"
+        for watch, verdict in zip(judge.watches, memory.watched, strict=True):
+            if verdict == "no_data" and (watch.variant in own or concerns(watch, variant, arms)):
+                return "no_data"
+        return "stale" if stale else ""
+
+    def _collecting(self, arms: tuple[str, ...], goals: list[Bounds], guards: list[Bounds]) -> bool:
+        """Row 5."""
+        if any(b.why for b in goals) or any(b.why for b in guards):
+            return True
+        if self.judge.density is not None and not dense_everywhere(self.judge, self.memory, arms):
+            return True
+        return any(
+            watch.gate.kind == "density" and watch.variant in arms and verdict != "pass"
+            for watch, verdict in zip(self.judge.watches, self.memory.watched, strict=True)
+        )
+
+    def _decide(
+        self, variant: str, arms: tuple[str, ...], goals: list[Bounds], guards: list[Bounds]
+    ) -> tuple[int, Action, str] | None:
+        """Rows 6 to 8."""
+        passed = [b.verdict == "pass" for b in goals]
+        failed = [b.verdict == "fail" for b in goals]
+        every = self.judge.policy.require == "all" or not self.treatments
+        if all(passed) if every else any(passed):
+            if self.treatments and self._too_small(goals, every=every):
+                return 6, "review", "too_small"
+            if self._others_pass(variant, arms, guards):
+                return 7, "scale", "wins" if self.treatments else "on_target"
+            return None
+        if any(failed) if every else all(failed):
+            if not self.treatments:
+                return 8, "delete", "off_target"
+            uppers = [b.running_upper for b, fails in zip(goals, failed, strict=True) if fails]
+            lost = any(upper is not None and upper < 0 for upper in uppers)
+            return 8, "delete", "harmful" if lost else "not_worth_it"
+        return None
+
+    def _too_small(self, goals: list[Bounds], *, every: bool) -> bool:
+        limits = [comparison.fail_below for comparison in self.judge.comparisons if comparison.goal]
+        small = [
+            b.running_upper is not None and b.running_upper < limit
+            for b, limit in zip(goals, limits, strict=True)
+            if every or b.verdict == "pass"
+        ]
+        return any(small) if every else all(small)
+
+    def _others_pass(self, variant: str, arms: tuple[str, ...], guards: list[Bounds]) -> bool:
+        memory, judge = self.memory, self.judge
+        return (
+            all(b.verdict == "pass" for b in guards)
+            and all(
+                verdict == "pass"
+                for watch, verdict in zip(judge.watches, memory.watched, strict=True)
+                if concerns(watch, variant, arms)
+            )
+            and all(fresh == FRESH for (_, arm), fresh in zip(judge.series, memory.fresh, strict=True) if arm in arms)
+        )
+
+    # Rows into what is proposed
+
+    def _stand(self, index: int, variant: str, arms: tuple[str, ...], step: Step) -> None:
+        standing = self.memory.standing[index]
+        row, action, code, hold_code = self._match(index, variant, arms, step)
+        if code != standing.code or row != standing.row or hold_code != standing.hold_code:
+            standing.row, standing.action, standing.code, standing.hold_code = row, action, code, hold_code
+            self.touched = True
+        if step.look:
+            self._count(index, standing, step)
+        if row <= AT_ONCE:
+            self._propose_at_once(index, standing, step)
+        elif step.look and action != "hold":
+            self._propose_when_held(index, standing, step)
+
+    def _count(self, index: int, standing: Standing, step: Step) -> None:
+        """At how many looks in a row the action has held: those that brought newer rows to every goal and guard."""
+        goals, guards = self._gates_of(index)
+        gates = goals + guards
+        newer = bool(gates) and all(
+            b.at is not None and (was is None or b.at > was) for b, was in zip(gates, standing.counted, strict=False)
+        )
+        if standing.action != standing.held:
+            standing.held, standing.streak = standing.action, 0
+        if standing.row != HOLD_OPEN:
+            standing.calm = 0
+        if standing.readable_at is None and standing.row > COLLECTING:
+            standing.readable_at = step.slot
+        if not newer and standing.code != "undecided":
+            return
+        standing.streak += 1
+        knowable_at = max(step.slot, max((b.arrived for b in gates), default=0))
+        persist = 1 if step.final else self.judge.policy.persist
+        if standing.streak == persist:
+            standing.stable_at, standing.knowable_at = self.judge.horizon(step.slot), knowable_at
+        if newer:
+            standing.counted = [b.at for b in gates]
+            if standing.row == HOLD_OPEN:
+                standing.calm += 1
+                if standing.calm == persist:
+                    standing.calm_at, standing.calm_knowable_at = self.judge.horizon(step.slot), knowable_at
+                    self.touched = True
+
+    def _propose_at_once(self, index: int, standing: Standing, step: Step) -> None:
+        latch = standing.latch
+        if latch is not None and latch.row <= AT_ONCE and latch.action == standing.action:
+            if latch.restated and latch.row == standing.row:
+                latch.restated = False
+                self.touched = True
+            return
+        stable_at, arrived = self.judge.horizon(step.slot), 0
+        if standing.row == 1:
+            failing = [
+                seen
+                for seen, verdict, watch in zip(
+                    self.memory.observed, self.memory.watched, self.judge.watches, strict=True
+                )
+                if verdict == "fail" and concerns(watch, self.judge.subjects[index], self.judge.arms(step.slot))
+            ]
+            stable_at, arrived = max(failing)
+        else:
+            goals, guards = self._gates_of(index)
+            arrived = max((b.arrived for b in goals + guards), default=0)
+        self._propose(index, standing, step.slot, stable_at, max(step.slot, arrived))
+
+    def _propose_when_held(self, index: int, standing: Standing, step: Step) -> None:
+        if standing.streak < self.judge.policy.persist and not step.final:
+            return
+        latch = standing.latch
+        if latch is not None:
+            if latch.restated and latch.action == standing.action:
+                latch.restated = False
+                self.touched = True
+                return
+            replaceable = latch.code == "undecided" and standing.action in ("scale", "delete")
+            if not latch.restated and not replaceable:
+                return
+        stable_at, knowable_at = standing.stable_at, standing.knowable_at
+        if standing.streak < self.judge.policy.persist:
+            stable_at, knowable_at = self.judge.horizon(step.slot), step.slot
+        self._propose(index, standing, step.slot, stable_at, knowable_at)
+
+    def _propose(self, index: int, standing: Standing, slot: int, stable_at: int, knowable_at: int) -> None:
+        if any(
+            (action, code) == (standing.action, standing.code) and slot < until
+            for action, code, until in standing.snoozed
+        ):
+            return
+        lower = -math.inf
+        if standing.action == "scale" and self.treatments:
+            goals, _ = self._gates_of(index)
+            lower = max((b.running_lower for b in goals if b.running_lower is not None), default=lower)
+        standing.latch = Latch(
+            row=standing.row,
+            action=standing.action,
+            code=standing.code,
+            slot=slot,
+            stable_at=stable_at,
+            knowable_at=knowable_at,
+            lower=lower,
+        )
+        self.touched = True
+
+    def _hear_answers(self, slot: int) -> None:
+        memory, judge = self.memory, self.judge
+        while memory.answered < len(judge.answers) and judge.answers[memory.answered].at <= slot:
+            answer = judge.answers[memory.answered]
+            memory.answered += 1
+            self.touched = True
+            for variant, standing in zip(judge.subjects, memory.standing, strict=True):
+                if answer.variant is None or answer.variant == variant:
+                    self._hear(answer, standing)
+
+    def _hear(self, answer: Answer, standing: Standing) -> None:
+        """Take an answered proposal away, and do not ask the same again for a while."""
+        answered = [answer.of]
+        latch = standing.latch
+        if (
+            latch is not None
+            and latch.action == answer.of[0]
+            and (answer.variant is None or latch.code == answer.of[1])
+        ):
+            answered.append((latch.action, latch.code))
+            standing.latch = None
+        until = answer.at + self.judge.policy.snooze_days * DAY
+        standing.snoozed = [entry for entry in standing.snoozed if entry[2] > answer.at]
+        for action, code in dict.fromkeys(answered):
+            acknowledged = answer.action == "accept" and action == "review"
+            if acknowledged or (answer.action == "override" and code not in AT_ONCE_CODES):
+                standing.snoozed.append((action, code, until))
+
+    # What changed
+
+    def _note(self, slot: int) -> bool:
+        """Record since when each verdict stands; True when anything a person sees is other than before."""
+        memory, judge = self.memory, self.judge
+        changed = False
+        for gate, variant, verdict in gate_verdicts(judge, memory):
+            name = f"{gate.name}/{variant or ''}"
+            before = memory.since.get(name)
+            if before is None or before[0] != verdict:
+                memory.since[name] = (verdict, slot)
+                changed = True
+        arms = judge.arms(slot)
+        shown = [shown_of(s) for s, variant in zip(memory.standing, judge.subjects, strict=True) if variant in arms]
+        if shown != memory.shown:
+            memory.shown = shown
+            changed = True
+        return changed
+
+
+# Pure pieces of the machine -------------------------------------------------------------------------------------------
+
+
+def arm_of(kpi: Kpi, state: State) -> Arm:
+    """What an effect needs of a stored state with n >= 2."""
+    if kpi.kind == "ratio":
+        return ratio_arm(PairMoments(int(state[0]), *state[1:]))
+    moments = Moments(int(state[0]), state[1], state[2])
+    return proportion_arm(moments) if kpi.kind == "proportion" else mean_arm(moments)
+
+
+def bounds_verdict(comparison: Comparison, bounds: Bounds) -> Verdict:
+    """The verdict of a goal or guard: pass is tested first."""
+    if bounds.invalid:
+        return "invalid"
+    if bounds.why in ("missing", "unreadable"):
+        return "no_data"
+    lower, upper = bounds.running_lower, bounds.running_upper
+    if not bounds.floor or lower is None or upper is None or (comparison.goal and bounds.why == "young"):
+        return "inconclusive"
+    if lower > comparison.scale_above:
+        return "pass"
+    return "fail" if upper < comparison.fail_below else "inconclusive"
+
+
+def freshness(judge: Judge, name: str, watermark: int | None, slot: int) -> int:
+    """FRESH, STALE, MISSING or OVERDUE; pauses do not age a watermark, nor does time after the end."""
+    ran = judge.clock.running(judge.present(slot))
+    since = 0 if watermark is None else max(judge.clock.running(watermark), 0)
+    late = ran - since > judge.allowed[judge.series_index[name]]
+    if watermark is None:
+        return OVERDUE if late else MISSING
+    return STALE if late else FRESH
+
+
+def is_dense(judge: Judge, counts: tuple[int, int]) -> bool:
+    """Whether (observed, expected) buckets are enough; nothing expected yet is not."""
+    observed, expected = counts
+    least = judge.density.at_least if judge.density is not None else None
+    return expected > 0 and observed >= (least or 0.0) * expected
+
+
+def dense_everywhere(judge: Judge, memory: Memory, arms: tuple[str, ...]) -> bool:
+    """The density gate: every series of every arm; a cumulative one is dense when fresh."""
+    return all(
+        (fresh == FRESH if judge.kpis[metric].temporality == "cumulative" else dense)
+        for (metric, arm), dense, fresh in zip(judge.series, memory.dense, memory.fresh, strict=True)
+        if arm in arms
+    )
+
+
+def watch_verdict(gate: Gate, observations: Observations) -> Verdict:
+    """A threshold, or a density gate on a metric, of one series."""
+    newest = observations.newest[-gate.times :]
+    if not newest or newest[-1][1] is None:
+        return "no_data"
+    if is_inside(gate, newest[-1][1]):
+        return "pass"
+    outside = all(value is not None and not is_inside(gate, value) for _, value in newest)
+    return "fail" if gate.kind == "threshold" and outside and len(newest) == gate.times else "inconclusive"
+
+
+def is_inside(gate: Gate, value: float) -> bool:
+    return (gate.at_least is None or value >= gate.at_least) and (gate.at_most is None or value <= gate.at_most)
+
+
+def concerns(watch: Watch, variant: str, arms: tuple[str, ...]) -> bool:
+    """Whether a watched series speaks for a subject: its own, or any arm's where the gate is the experiment's."""
+    if watch.gate.kind == "density" or watch.gate.scope == "experiment":
+        return watch.variant in arms
+    return watch.variant == variant
+
+
+def split_log_e(judge: Judge, units: dict[str, int]) -> float:
+    """Log evidence against the planned split of the variants in `units`."""
+    return srm_log_e(list(units.values()), [judge.weights[variant] for variant in units])
+
+
+def gate_verdicts(judge: Judge, memory: Memory) -> list[tuple[Gate, str | None, Verdict]]:
+    """Every gate as shown: (gate, variant or None, verdict), in the policy's order."""
+    arms = judge.arms(memory.slot)
+    found: list[tuple[Gate, str | None, Verdict]] = []
+    width = len(judge.subjects)
+    comparisons = {comparison.gate.name: g for g, comparison in enumerate(judge.comparisons)}
+    for gate in judge.gates:
+        if gate.name in comparisons:
+            first = comparisons[gate.name] * width
+            found += [(gate, v, memory.bounds[first + i].verdict) for i, v in enumerate(judge.subjects) if v in arms]
+        elif gate.kind == "target":
+            found.append((gate, judge.subjects[0], memory.targets[judge.targets.index(gate)].verdict))
+        elif gate.metric is not None:
+            found += [
+                (gate, watch.variant, verdict)
+                for watch, verdict in zip(judge.watches, memory.watched, strict=True)
+                if watch.gate is gate and watch.variant in arms
+            ]
+        elif gate.kind == "density":
+            found.append((gate, None, "pass" if dense_everywhere(judge, memory, arms) else "inconclusive"))
+        else:
+            statuses = [f for (_, arm), f in zip(judge.series, memory.fresh, strict=True) if arm in arms]
+            found.append(
+                (
+                    gate,
+                    None,
+                    _freshness_verdict(statuses) if gate.kind == "freshness" else _srm_verdict(judge, memory, arms),
+                )
+            )
+    return found
+
+
+def _freshness_verdict(statuses: list[int]) -> Verdict:
+    if any(status in (STALE, OVERDUE) for status in statuses):
+        return "stale"
+    return "no_data" if MISSING in statuses else "pass"
+
+
+def _srm_verdict(judge: Judge, memory: Memory, arms: tuple[str, ...]) -> Verdict:
+    if memory.alarm:
+        return "invalid"
+    missing = any(
+        fresh >= MISSING
+        for (metric, arm), fresh in zip(judge.series, memory.fresh, strict=True)
+        if metric in judge.counting and arm in arms
+    )
+    return "no_data" if missing else "pass"
+
+
+def state_of(standing: Standing) -> RecommendationState:
+    """A latched scale is suspended while row 4 or 5 matches, anything measured while its rows were restated."""
+    latch = standing.latch
+    if latch is None:
+        return "open"
+    suspended = latch.restated or (latch.action == "scale" and standing.row in (4, 5))
+    return "suspended" if suspended else "proposed"
+
+
+def shown_of(standing: Standing) -> tuple[str, str, str]:
+    """(action, code, state) of a subject as people see it."""
+    latch = standing.latch
+    if latch is None:
+        return "hold", standing.hold_code, "open"
+    return latch.action, latch.code, state_of(standing)
