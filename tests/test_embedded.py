@@ -238,13 +238,14 @@ def test_the_script_for_external_servers_makes_roles_and_database_and_sets_passw
         subprocess.run(script, env=environment, check=True)
 
     for role in LOGIN_ROLES:
-        login = {
-            "host": "127.0.0.1",
-            "port": cluster.port,
-            "user": f"decisioning_{role}",
-            "password": f"it's \\ {role}",
-        }
-        with psycopg.connect(dbname="decisioning", **login) as connection:
+        login = psycopg.conninfo.make_conninfo(
+            host="127.0.0.1",
+            port=cluster.port,
+            dbname="decisioning",
+            user=f"decisioning_{role}",
+            password=f"it's \\ {role}",
+        )
+        with psycopg.connect(login) as connection:
             assert connection.info.user == f"decisioning_{role}"
     cluster.bootstrap()
 

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from decisioning import up
-from decisioning.embedded import PROJECT, Home
-from decisioning.up import Interrupted, NotStarted, Part, Supervisor
+from decisioning.embedded import PROJECT, Home, NotStarted
+from decisioning.up import Interrupted, Part, Supervisor
 
 
 def soon(condition: Callable[[], bool], seconds: float = 20) -> bool:

@@ -17,7 +17,8 @@ class Command(BaseCommand):
         parser.add_argument("--role", choices=["owner", "web", "worker", "superuser"], default="worker")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        role = options["role"]
+        role: str = options["role"]
+        url: str | None
         if role != "superuser":
             url = settings.ROLE_URLS[role]
         elif (home := Home()).read("superuser.secret"):
