@@ -20,7 +20,14 @@ DEFAULT = {
     "require": "all",
     "snooze_days": 7,
     "gates": [
-        {"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "effect": "relative", "scale_above": 0.0, "delete_below": "plan"},
+        {
+            "name": "{metric}_uplift",
+            "kind": "uplift",
+            "for": "goal",
+            "effect": "relative",
+            "scale_above": 0.0,
+            "delete_below": "plan",
+        },
         {"name": "{metric}_guard", "kind": "guard", "for": "guardrail", "effect": "relative", "max_harm": "plan"},
         {"name": "density", "kind": "density", "at_least": 0.95},
     ],

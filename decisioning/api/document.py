@@ -1,0 +1,210 @@
+"""The experiment document and the rows of the list: one SQL statement each, building JSON under row security.
+
+Nothing is judged here: gates and recommendation are what the newest evaluation left in `cursors.shown`.
+"""
+
+# ruff: noqa: S608 - every statement is made of constants of this file
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from django.db import connection
+
+from telemetry.freshness import LATENCIES_SQL, RANK_SQL, STATE_SQL
+
+SLOT_S = 300
+
+
+@dataclass(frozen=True)
+class Document:
+    """`text` is the JSON to send. `etag` changes with any change, slot or freshness state; `plan_tag`, its first half, only
+    with what PATCH can change, so that a new slot does not refuse an edit."""
+
+    text: bytes
+    value: dict[str, Any]
+    etag: str
+    plan_tag: str
+
+
+def document(experiment_id: int, *, now: datetime) -> Document | None:
+    """The document of one experiment, None when the reader may not see it."""
+    with connection.cursor() as cursor:
+        cursor.execute(_DOCUMENT, {"id": experiment_id, "now": now})
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    text = row[0].encode()
+    value: dict[str, Any] = msgspec.json.decode(text)
+    plan_tag = _digest(
+        [
+            {name: part for name, part in value.items() if name not in _NOT_PLAN},
+            [(k["metric"], k["role"]) for k in value["kpis"]],
+        ]
+    )
+    # The p95 grows with every second in which a bucket is missing; the state beside it says when that matters.
+    rest = _digest({**value, "freshness": {**value["freshness"], "telemetry_p95_s": None}})
+    return Document(text, value, f'"{plan_tag}.{rest}"', plan_tag)
+
+
+def rows(experiment_ids: Sequence[int], *, now: datetime) -> list[Any]:
+    """The list's rows for these experiments, in their order; each is JSON as PostgreSQL built it."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ROWS, {"ids": list(experiment_ids), "now": now})
+        return [msgspec.Raw(text.encode()) for (text,) in cursor.fetchall()]
+
+
+def recommendation_before_the_first_look(policy: dict[str, Any] | None) -> dict[str, Any]:
+    """What there is to say before anything was judged."""
+    unjudged: dict[str, Any] = msgspec.json.decode(_UNJUDGED)
+    return {**unjudged, "policy": policy}
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(msgspec.json.encode(value), digest_size=12).hexdigest()
+
+
+_NOT_PLAN = ("as_of", "stale", "freshness", "kpis", "gates", "recommendation", "links")
+
+_UNJUDGED = (
+    '{"action": "hold", "code": "no_data", "variant": null, "state": "open", "proposed_at": null, "first_stable_at": null, '
+    '"rationale": ["Nothing was judged yet."], '
+    '"blockers": ["No look has been judged yet. The first one follows the first rows."], "evidence_digest": null}'
+)
+
+
+def instant(sql: str) -> str:
+    """A timestamptz as RFC 3339 text in UTC; null stays null."""
+    return f"replace(to_jsonb({sql}) #>> '{{}}', '+00:00', 'Z')"
+
+
+_NOW = "least(%(now)s::timestamptz, e.ended_at)"
+
+# The newest row of each series, then of each KPI its watermark: the least over the variants that still run.
+_KPIS = f"""
+  SELECT k.position, m.key AS metric, k.role, m.unit, m.expected_every_s AS every_s, m.freshness_target_s AS target_s, v.*,
+         {STATE_SQL.format(watermark="v.watermark", now=_NOW, every_s="m.expected_every_s", target_s="m.freshness_target_s")} AS state
+  FROM metadata.target_kpis k
+  JOIN metadata.metrics m ON m.id = k.metric_id
+  CROSS JOIN LATERAL (
+    SELECT coalesce(json_agg(json_build_object('variant', a.key, 'value', r.value, 'n', r.n, 'ts', {instant("r.ts")})
+                             ORDER BY a.position) FILTER (WHERE r.ts IS NOT NULL), '[]') AS newest,
+           CASE WHEN bool_and(r.ts IS NOT NULL) FILTER (WHERE a.dropped_at IS NULL)
+                THEN min(r.ts) FILTER (WHERE a.dropped_at IS NULL) END AS watermark,
+           max(r.received_at) AS last_refresh_at
+    FROM metadata.variants a
+    LEFT JOIN LATERAL (
+      SELECT r.ts, r.value, r.n, r.received_at FROM metrics.experiment_kpis r
+      WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = a.key ORDER BY r.ts DESC LIMIT 1) AS r ON true
+    WHERE a.experiment_id = e.id) AS v
+  WHERE k.experiment_id = e.id
+"""
+
+_FRESHNESS = f"""
+  SELECT coalesce((array['fresh', 'due', 'late', 'unknown', 'stale'])[max({RANK_SQL.format(state="kpi.state")})], 'unknown') AS state,
+         CASE WHEN bool_and(kpi.watermark IS NOT NULL) THEN min(kpi.watermark) END AS watermark,
+         max(kpi.last_refresh_at) AS last_refresh_at,
+         coalesce(json_agg(json_build_object(
+           'metric', kpi.metric, 'role', kpi.role, 'unit', kpi.unit,
+           'freshness', json_build_object('state', kpi.state, 'data_watermark', {instant("kpi.watermark")},
+                                          'due_at', {instant("kpi.watermark + make_interval(secs => kpi.every_s)")},
+                                          'last_refresh_at', {instant("kpi.last_refresh_at")}),
+           'values', kpi.newest) ORDER BY kpi.position), '[]') AS kpis
+  FROM ({_KPIS}) AS kpi
+"""
+
+# Over all series of an experiment that runs: from its start, and not over history that was brought in later.
+_SINCE = "greatest(%(now)s::timestamptz - interval '24 hours', e.started_at, e.created_at)"
+_LATENCY = f"""
+  SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY l.latency_s) AS p95_s
+  FROM metadata.target_kpis k
+  JOIN metadata.metrics m ON m.id = k.metric_id
+  JOIN metadata.variants a ON a.experiment_id = e.id AND a.dropped_at IS NULL
+  CROSS JOIN LATERAL ({LATENCIES_SQL}) AS l
+  WHERE k.experiment_id = e.id AND e.status IN ('running', 'paused')
+""".format(
+    experiment="e.id",
+    metric="m.key",
+    variant="a.key",
+    every_s="m.expected_every_s",
+    target_s="m.freshness_target_s",
+    since=_SINCE,
+    now=_NOW,
+)
+
+# The experiment's own policy, else its team's default, else the shipped default; of it the version activated last.
+_POLICY = """
+  SELECT json_build_object('name', p.name, 'version', v.number) AS policy
+  FROM metadata.policies p JOIN metadata.policy_versions v ON v.policy_id = p.id AND v.activated_at IS NOT NULL
+  WHERE p.id = coalesce(
+    (SELECT b.policy_id FROM metadata.policy_bindings b WHERE b.experiment_id = e.id),
+    (SELECT b.policy_id FROM metadata.policy_bindings b WHERE b.team_id = e.team_id AND b.experiment_id IS NULL),
+    (SELECT s.id FROM metadata.policies s WHERE s.team_id IS NULL AND s.name = 'default'))
+  ORDER BY v.activated_at DESC, v.number DESC LIMIT 1
+"""
+
+_AS_OF = f"""coalesce(c.judged_to, to_timestamp(floor(extract(epoch FROM {_NOW}) / {SLOT_S}) * {SLOT_S}))"""
+
+_RECOMMENDATION = f"""
+  coalesce((c.shown -> 'recommendation')::json, (SELECT json_object_agg(key, value) FROM (
+    SELECT key, value FROM json_each('{_UNJUDGED}') UNION ALL SELECT 'policy', p.policy) AS unjudged))
+"""
+
+_VARIANTS = f"""
+  SELECT coalesce(json_agg(json_build_object('key', a.key, 'name', a.name, 'weight', a.weight, 'control', a.control,
+                                             'dropped_at', {instant("a.dropped_at")}) ORDER BY a.position), '[]') AS variants
+  FROM metadata.variants a WHERE a.experiment_id = e.id
+"""
+
+_HEAD = f"""
+  'id', e.id, 'key', e.key, 'name', e.name, 'hypothesis', e.hypothesis, 'owner', e.owner, 'team', t.key, 'status', e.status,
+  'created_at', {instant("e.created_at")}, 'started_at', {instant("e.started_at")}, 'ended_at', {instant("e.ended_at")}"""
+
+_FROM = f"""
+FROM metadata.experiments e
+JOIN metadata.teams t ON t.id = e.team_id
+LEFT JOIN metadata.cursors c ON c.experiment_id = e.id
+LEFT JOIN LATERAL ({_POLICY}) AS p ON true
+CROSS JOIN LATERAL ({_FRESHNESS}) AS f
+"""
+
+_DOCUMENT = f"""
+SELECT json_build_object({_HEAD},
+  'expected_units_per_day', e.expected_units_per_day, 'variants', arms.variants, 'as_of', {instant(_AS_OF)}, 'stale', false,
+  'freshness', json_build_object('state', f.state, 'last_refresh_at', {instant("f.last_refresh_at")},
+                                 'data_watermark', {instant("f.watermark")}, 'telemetry_p95_s', late.p95_s),
+  'kpis', f.kpis,
+  'gates', coalesce((c.shown -> 'gates')::json, '[]'),
+  'recommendation', {_RECOMMENDATION},
+  'links', json_build_object(
+    'board', '/experiments/' || e.key,
+    'evidence', '/api/experiments/' || e.id || '/evidence/' || (c.shown #>> '{{recommendation,evidence_digest}}'),
+    'audit', '/api/experiments/' || e.id || '/audit'))::text
+{_FROM}
+CROSS JOIN LATERAL ({_VARIANTS}) AS arms
+CROSS JOIN LATERAL ({_LATENCY}) AS late
+WHERE e.id = %(id)s
+"""
+
+_ROWS = f"""
+SELECT json_build_object({_HEAD},
+  'as_of', {instant(_AS_OF)}, 'stale', false,
+  'freshness', json_build_object('state', f.state, 'last_refresh_at', {instant("f.last_refresh_at")},
+                                 'data_watermark', {instant("f.watermark")}),
+  'kpis', f.kpis,
+  'gates', coalesce((SELECT json_agg(json_build_object('gate', g -> 'gate', 'kind', g -> 'kind', 'variant', g -> 'variant',
+                                                       'verdict', g -> 'verdict', 'reading', g -> 'reading'))
+                     FROM jsonb_array_elements(c.shown -> 'gates') AS g), '[]'),
+  'recommendation', {_RECOMMENDATION})::text
+{_FROM}
+JOIN unnest(%(ids)s::bigint[]) WITH ORDINALITY AS wanted (id, place) ON wanted.id = e.id
+ORDER BY wanted.place
+"""
+
+STATE_OF_EXPERIMENT = f"""
+(SELECT f.state FROM metadata.experiments e CROSS JOIN LATERAL ({_FRESHNESS}) AS f WHERE e.id = experiments.id)
+"""
+"""The freshness state as a column of a query over experiments. Parameter: now."""

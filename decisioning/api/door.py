@@ -1,0 +1,116 @@
+"""What every API view has in common: who asks, when, with which parameters, about which experiment."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django.db.models import QuerySet
+from django.http import Http404, HttpResponse
+from django.utils import timezone
+from rest_framework.request import Request
+from rest_framework.serializers import BaseSerializer
+from rest_framework.views import APIView
+
+from decisioning.access.models import Team
+from decisioning.access.permissions import require
+from decisioning.access.principal import Principal
+from decisioning.access.scopes import Scope
+from decisioning.api.problems import Problem, bad_parameter, invalid
+from experiments.models import Experiment
+
+MAX_ID = 2**63 - 1
+
+
+class Door(APIView):
+    """One address. `scopes` names the scope each method needs; `parameters` the query parameters each method knows."""
+
+    scopes: ClassVar[Mapping[str, Scope]] = {}
+    parameters: ClassVar[Mapping[str, frozenset[str]]] = {}
+    metadata_class = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        if "\x00" in request.path:
+            raise Http404
+        super().initial(request, *args, **kwargs)
+        method = "GET" if request.method == "HEAD" else str(request.method)
+        known = self.parameters.get(method, frozenset())
+        for name in request.query_params:
+            if name not in known:
+                choices = f"Known here: {', '.join(sorted(known))}." if known else "None is known here."
+                raise bad_parameter(name, f"there is no such parameter. {choices}", code="unknown_parameter")
+            if "\x00" in request.query_params[name]:
+                raise bad_parameter(name, "a NUL character is not taken")
+
+    @property
+    def principal(self) -> Principal:
+        principal: Principal = self.request.user  # type: ignore[assignment]
+        return principal
+
+    @property
+    def now(self) -> datetime:
+        return timezone.now()  # noqa: TID251 - a door reads the clock
+
+    def experiment(self, ref: str, scope: Scope | None = None) -> Experiment:
+        """The experiment with this number or key, 404 when there is none or it is another team's.
+
+        scope: what has to be held in the experiment's team; by default what the method needs.
+        """
+        experiment = found(Experiment.objects.select_related("team"), ref)
+        method = "GET" if self.request.method == "HEAD" else str(self.request.method)
+        require(self.principal, scope or self.scopes[method], experiment.team_id)
+        return experiment
+
+    def team(self, key: str | None, scope: Scope) -> Team:
+        """The team that something new is for: the one named, else the only one the principal holds the scope in."""
+        if key is None:
+            mine = [team for team, scopes in self.principal.teams.items() if scope in scopes]
+            if len(mine) != 1:
+                raise invalid(
+                    [("/team", "missing_field", "Say which team this is for: you belong to none or several.")]
+                )
+            return Team.objects.get(pk=mine[0])
+        team = Team.objects.filter(key=key).first()
+        if team is None:
+            raise invalid([("/team", "unknown_team", f"There is no team {key!r} that you belong to.")])
+        require(self.principal, scope, team.pk)
+        return team
+
+    def body(self, kind: type[BaseSerializer[Any]], **options: Any) -> dict[str, Any]:
+        """The validated body. Raises DRF's ValidationError, which becomes a 422."""
+        data = self.request.data
+        if not isinstance(data, Mapping):
+            raise invalid([("", "invalid", "The body must be a JSON object.")])
+        serializer = kind(data=data, **options)
+        serializer.is_valid(raise_exception=True)
+        values: dict[str, Any] = serializer.validated_data
+        return values
+
+
+def found(experiments: QuerySet[Experiment], ref: str) -> Experiment:
+    """By number or by key; keys hold a letter, so the two never meet."""
+    if ref.isascii() and ref.isdigit():
+        experiment = experiments.filter(pk=int(ref)).first() if int(ref) <= MAX_ID else None
+    else:
+        experiment = experiments.filter(key=ref).first()
+    if experiment is None:
+        raise Http404
+    return experiment
+
+
+def json_response(body: bytes | str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> HttpResponse:
+    """JSON that PostgreSQL has built, handed on as it is."""
+    return HttpResponse(body, status=status, content_type="application/json", headers=dict(headers or {}))
+
+
+__all__ = ["Door", "Problem", "found", "json_response"]
+
+
+class Nowhere(APIView):
+    """Any address that is none."""
+
+    authentication_classes = ()
+    permission_classes = ()
+    metadata_class = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        raise Http404

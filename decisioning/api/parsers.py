@@ -1,0 +1,124 @@
+"""Bodies: read within their limits, inflated, and decoded as strict JSON."""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import msgspec
+from django.http import HttpRequest
+from rest_framework.parsers import BaseParser
+from rest_framework.request import Request
+
+from decisioning.api.problems import Error, Problem, invalid
+
+MAX_BODY = 8 * 1024 * 1024
+MAX_INFLATED = 32 * 1024 * 1024
+MAX_DEPTH = 32
+
+
+class StrictJSONParser(BaseParser):
+    """JSON as RFC 8259 has it: no NaN, no Infinity, no number a float cannot hold, UTF-8 only, at most 32 deep."""
+
+    media_type = "application/json"
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        request: Request = (parser_context or {})["request"]
+        return decode(read(request._request, stream))
+
+
+def read(request: HttpRequest, stream: IO[Any] | None = None) -> bytes:
+    """The body as sent, inflated when it is gzip. Raises Problem: 413 `body_too_large`, 415, 400 for broken gzip."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if not length.isdigit():
+        raise Problem(400, "invalid_request", "Content-Length is not a number.")
+    if int(length) > MAX_BODY:
+        raise Problem(413, "body_too_large", f"The body has {length} bytes; at most {MAX_BODY} are taken. Split it.")
+    body = bytes((stream or request).read(MAX_BODY + 1))
+    if len(body) > MAX_BODY:
+        raise Problem(413, "body_too_large", f"The body has more than {MAX_BODY} bytes. Split it.")
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding != "gzip":
+        raise Problem(415, "unsupported_encoding", f"Content-Encoding {encoding!r} is not taken. Use gzip, or none.")
+    return _inflated(body)
+
+
+def _inflated(body: bytes) -> bytes:
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        plain = inflater.decompress(body, MAX_INFLATED + 1)
+    except zlib.error as error:
+        raise Problem(400, "invalid_encoding", "The body is no gzip, though Content-Encoding says so.") from error
+    if len(plain) > MAX_INFLATED:
+        raise Problem(413, "body_too_large", f"The body inflates to more than {MAX_INFLATED} bytes. Split it.")
+    if not inflater.eof or inflater.unused_data:
+        raise Problem(400, "invalid_encoding", "The gzip body ends early, or has something after its end.")
+    return plain
+
+
+def decode(body: bytes) -> Any:
+    """The value of a JSON text. Raises Problem: 400 `invalid_json` or `too_deep`, 422 `invalid_text`."""
+    try:
+        value = msgspec.json.decode(body)
+    except RecursionError as error:
+        raise _too_deep() from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        bad = _unpaired_surrogates(body)
+        if bad:
+            raise invalid(bad) from error
+        raise Problem(400, "invalid_json", f"The body is no JSON: {error}") from error
+    bad = list(_unfit_texts(value, ""))
+    if bad:
+        raise invalid(bad)
+    return value
+
+
+def _too_deep() -> Problem:
+    return Problem(400, "too_deep", f"The body nests deeper than {MAX_DEPTH} levels.")
+
+
+def _unfit_texts(value: object, pointer: str, depth: int = 0) -> Iterator[Error]:
+    """Texts PostgreSQL cannot hold; and, on the way, refuse what nests too deep."""
+    if isinstance(value, str):
+        if "\x00" in value:
+            yield pointer, "invalid_text", "The text holds a NUL character. Remove it."
+        elif not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            yield pointer, "invalid_text", "The text holds half a surrogate pair. Send whole characters."
+    elif isinstance(value, (dict, list)):
+        if depth >= MAX_DEPTH:
+            raise _too_deep()
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                for _, code, detail in _unfit_texts(name, pointer):
+                    yield pointer, code, detail
+                yield from _unfit_texts(inner, f"{pointer}/{name}", depth + 1)
+        else:
+            for position, inner in enumerate(value):
+                if isinstance(inner, (str, dict, list)):
+                    yield from _unfit_texts(inner, f"{pointer}/{position}", depth + 1)
+
+
+def _unpaired_surrogates(body: bytes) -> list[Error]:
+    """msgspec calls half a surrogate pair broken JSON; the contract calls it a bad text, so look again with json."""
+    if b"\\u" not in body:
+        return []
+    try:
+        value = json.loads(body.decode(), parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return []
+    return list(_unfit_texts(value, ""))
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(constant)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(digits)
+    return value

@@ -1,0 +1,190 @@
+"""Every refusal and every failure under /api/ as `application/problem+json` (RFC 9457). The one error handler.
+
+`code` is stable and for programs; `detail` says what happened, with the value, and what to do. Nothing internal leaves.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
+from rest_framework import exceptions
+
+_log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 5
+Error = tuple[str, str, str]
+"""(JSON pointer into the body or `?name` of a parameter, code, detail)."""
+
+
+class Problem(exceptions.APIException):
+    """A refusal in its final words. `extra` holds members of its own, such as `allowed` of a refused transition."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[Error] = (),
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(detail, code)
+        self.status_code = status
+        self.code = code
+        self.text = detail
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
+
+    def response(self) -> HttpResponse:
+        body = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status_code).phrase,
+            "status": self.status_code,
+            "code": self.code,
+            "detail": self.text,
+            "errors": [{"pointer": pointer, "code": code, "detail": detail} for pointer, code, detail in self.errors],
+            **self.extra,
+        }
+        return HttpResponse(
+            json.dumps(body, default=str),
+            status=self.status_code,
+            content_type="application/problem+json",
+            headers=self.headers,
+        )
+
+
+def invalid(errors: Sequence[Error], *, code: str = "invalid", status: int = 422) -> Problem:
+    """422 for bad values in a body; the detail is the first one's."""
+    more = f" And {len(errors) - 1} more, see errors." if len(errors) > 1 else ""
+    where = f"{errors[0][0]}: " if errors[0][0] else ""
+    return Problem(status, code, f"{where}{errors[0][2]}{more}", errors=errors)
+
+
+def bad_parameter(name: str, detail: str, *, code: str = "invalid_parameter") -> Problem:
+    """400 for a query parameter."""
+    return Problem(400, code, f"{name}: {detail}", errors=[(f"?{name}", code, detail)])
+
+
+def handle(exception: Exception, context: Mapping[str, Any]) -> HttpResponse:
+    """DRF's exception handler."""
+    response = problem_of(exception, context).response()
+    view = context.get("view")
+    if response.status_code == 405 and view is not None:
+        response["Allow"] = ", ".join(view.allowed_methods)
+    return response
+
+
+def problem_of(exception: BaseException | None, context: Mapping[str, Any] | None = None) -> Problem:
+    """What to tell the caller about any exception."""
+    for kind, tell in _TOLD:
+        if isinstance(exception, kind):
+            problem: Problem = tell(exception)
+            return problem
+    view = type((context or {}).get("view")).__name__
+    _log.error("Unexpected in %s", view, exc_info=exception)
+    return Problem(500, "internal_error", "This is a fault of the portal. It is in its log; try again later.")
+
+
+def _told_by_drf(exception: exceptions.APIException) -> Problem:
+    status = exception.status_code
+    headers: dict[str, str] = {}
+    if getattr(exception, "auth_header", None):
+        headers["WWW-Authenticate"] = exception.auth_header  # type: ignore[attr-defined]
+    if getattr(exception, "wait", None):
+        headers["Retry-After"] = str(max(1, round(exception.wait)))  # type: ignore[attr-defined]
+    code, detail = _CODES.get(status, str(exception.default_code)), str(exception.detail)
+    if isinstance(exception, exceptions.NotFound):
+        detail = NOT_FOUND
+    if isinstance(exception, exceptions.UnsupportedMediaType):
+        detail += " Send application/json."
+    return Problem(status, code, detail, headers=headers)
+
+
+def _told_by_validation(exception: exceptions.ValidationError) -> Problem:
+    return invalid(list(flattened(exception.detail)) or [("", "invalid", "The body is not valid.")])
+
+
+def flattened(detail: object, pointer: str = "") -> Iterator[Error]:
+    """DRF's nested error details as (pointer, code, detail).
+
+    >>> from rest_framework.exceptions import ErrorDetail
+    >>> list(flattened({"rows": [{}, {"value": [ErrorDetail("No.", code="required")]}]}))
+    [('/rows/1/value', 'missing_field', 'No.')]
+    """
+    if isinstance(detail, Mapping):
+        for name, inner in detail.items():
+            yield from flattened(inner, pointer if name == "non_field_errors" else f"{pointer}/{_escaped(str(name))}")
+    elif isinstance(detail, (list, tuple)):
+        for position, inner in enumerate(detail):
+            leaf = isinstance(inner, exceptions.ErrorDetail)
+            yield from flattened(inner, pointer if leaf else f"{pointer}/{position}")
+    elif isinstance(detail, exceptions.ErrorDetail):
+        code = detail.code or "invalid"
+        yield pointer, _FIELD_CODES.get(code, code), str(detail)
+    else:
+        yield pointer, "invalid", str(detail)
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+NOT_FOUND = "There is nothing here that you may see. Check the address and the team of your key."
+_CODES = {
+    401: "not_authenticated",
+    403: "permission_denied",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    415: "unsupported_media_type",
+    429: "rate_limited",
+}
+_FIELD_CODES = {"required": "missing_field", "max_length": "invalid_text", "blank": "missing_field"}
+_TOLD: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] = [
+    (Problem, lambda problem: problem),
+    (exceptions.ValidationError, _told_by_validation),
+    (exceptions.APIException, _told_by_drf),
+    (Http404, lambda _: Problem(404, "not_found", NOT_FOUND)),
+    (PermissionDenied, lambda _: Problem(403, "permission_denied", "You may not do this.")),
+    (RequestDataTooBig, lambda _: Problem(413, "body_too_large", "The body is too large. Send less at a time.")),
+    (SuspiciousOperation, lambda _: Problem(400, "invalid_request", "The request is malformed.")),
+    (UnreadablePostError, lambda _: Problem(400, "invalid_request", "The body ended early. Send it again.")),
+    (
+        DataError,
+        lambda _: Problem(422, "invalid", "A value does not fit: out of range, or text that cannot be stored."),
+    ),
+    (IntegrityError, lambda _: Problem(409, "conflict", "Somebody changed this at the same moment. Read it again.")),
+    (
+        (OperationalError, InterfaceError),
+        lambda _: Problem(
+            503,
+            "database_unavailable",
+            "The database did not answer in time. Nothing was changed; try again.",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        ),
+    ),
+]
+
+
+# Outside DRF: addresses nobody knows, and what middleware raises --------------------------------------------------------
+
+
+def is_api(request: HttpRequest) -> bool:
+    return request.path_info.startswith("/api/") or request.path_info == "/api"
+
+
+def answer(request: HttpRequest, status: int) -> HttpResponse:
+    """The problem for an error that never reached a view: Django's handler400, 403, 404 and 500 hand it over here."""
+    exception = sys.exc_info()[1]
+    if exception is None:
+        detail = NOT_FOUND if status == 404 else HTTPStatus(status).phrase
+        return Problem(status, _CODES.get(status, "invalid_request"), detail).response()
+    return problem_of(exception).response()

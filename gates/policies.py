@@ -1,0 +1,147 @@
+"""Which policy judges an experiment, and how a policy gets new versions. The only writer of policies and bindings."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import Max, Q, QuerySet
+
+from decisioning.access.models import Team
+from decisioning.access.principal import Principal
+from experiments.models import Experiment, Metric
+from gates.models import Policy, PolicyBinding, PolicyVersion
+from gates.policy import MetricSpec, Problem, lint
+
+SHIPPED_DEFAULT = "default"
+
+
+class PolicyRefused(Exception):
+    """`code` for programs, the message for people; `problems` of a body that lint refuses."""
+
+    def __init__(self, code: str, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.problems = tuple(problems)
+
+
+def named(name: str, team: Team) -> Policy | None:
+    """The team's policy of that name, else the shipped one."""
+    return (
+        Policy.objects.filter(Q(team=team) | Q(team__isnull=True), name=name).order_by("team_id").first()
+    )  # nulls last: the team's own comes first
+
+
+def bind(experiment: Experiment, name: str | None) -> None:
+    """Let a new experiment be judged by the named policy; without a name its team's default judges, whichever that is.
+
+    Raises PolicyRefused `unknown_policy`.
+    """
+    if name is None:
+        return
+    policy = named(name, experiment.team)
+    if policy is None:
+        raise PolicyRefused(
+            "unknown_policy", f"Neither {experiment.team.key} nor the portal has a policy {name!r}. Create it first."
+        )
+    PolicyBinding.objects.update_or_create(
+        experiment=experiment, defaults={"team_id": experiment.team_id, "policy": policy}
+    )
+
+
+def policy_of(experiment: Experiment) -> Policy:
+    """The policy that judges: the experiment's own, else the team's default, else the shipped default."""
+    bound = (
+        PolicyBinding.objects.filter(Q(experiment=experiment) | Q(experiment__isnull=True), team_id=experiment.team_id)
+        .select_related("policy")
+        .order_by("experiment_id")  # nulls last: the experiment's own comes first
+        .first()
+    )
+    return bound.policy if bound else Policy.objects.get(team__isnull=True, name=SHIPPED_DEFAULT)
+
+
+def in_force(policy: Policy) -> PolicyVersion | None:
+    """The version that was activated last."""
+    return policy.versions.filter(activated_at__isnull=False).order_by("-activated_at", "-number").first()
+
+
+def version_for(experiment: Experiment) -> PolicyVersion:
+    """The policy version in force for an experiment."""
+    version = in_force(policy_of(experiment))
+    if version is None:  # a policy's first version is active at once, so there is always one
+        raise PolicyVersion.DoesNotExist(f"{policy_of(experiment)} has no active version.")
+    return version
+
+
+def visible(policies: QuerySet[Policy], name: str) -> Policy | None:
+    """A policy of the reader's teams by name, else the shipped one; row security has left out the others'."""
+    return policies.filter(name=name).order_by("team_id").first()
+
+
+def create_policy(name: str, body: Mapping[str, Any], *, team: Team, by: Principal, now: datetime) -> PolicyVersion:
+    """A new policy of a team with its first version, active at once. Raises PolicyRefused: `key_taken`, `invalid`."""
+    _check(body)
+    try:
+        with transaction.atomic():
+            policy = Policy.objects.create(name=name, team=team, created_at=now)
+    except IntegrityError as error:
+        raise PolicyRefused("key_taken", f"{team.key} has a policy {name!r} already. Add a version to it.") from error
+    return _add(policy, body, by=by, now=now, active=True)
+
+
+def add_version(policy: Policy, body: Mapping[str, Any], *, by: Principal, now: datetime) -> PolicyVersion:
+    """The next version, not active yet. Raises PolicyRefused: `invalid`, `shipped` for a policy without a team."""
+    _check(body)
+    if policy.team_id is None:
+        raise PolicyRefused(
+            "shipped", f"{policy.name} ships with the portal and never changes. Create one of your own."
+        )
+    Policy.objects.select_for_update().get(pk=policy.pk)  # numbers follow each other
+    return _add(policy, body, by=by, now=now, active=False)
+
+
+def activate(version: PolicyVersion, *, by: Principal, now: datetime, backtested: bool) -> PolicyVersion:
+    """Let this version judge from now on.
+
+    backtested: whether a backtest of it has finished. Raises PolicyRefused: `backtest_required`, and
+    `second_person_required` when its author (the person, or the key without one) asks.
+    """
+    if version.activated_at is not None and in_force(version.policy) == version:
+        return version
+    if not backtested:
+        raise PolicyRefused(
+            "backtest_required", f"{version} has no finished backtest. Start one, look at it, then activate."
+        )
+    team = version.policy.team
+    same_person = by.person_id is not None and by.person_id == version.author_user_id
+    if (team is None or team.second_person) and (same_person or by.owner == version.author):
+        raise PolicyRefused(
+            "second_person_required", f"{version} was written by {version.author}. Somebody else has to activate it."
+        )
+    version.activated_at = now
+    version.activated_by = by.owner
+    version.save(update_fields=["activated_at", "activated_by"])
+    return version
+
+
+def _check(body: Mapping[str, Any]) -> None:
+    metrics = {m.key: MetricSpec(m.kind, m.direction) for m in Metric.objects.all()}  # type: ignore[arg-type]
+    problems = lint(body, metrics)
+    if problems:
+        raise PolicyRefused("invalid", problems[0].message, problems)
+
+
+def _add(policy: Policy, body: Mapping[str, Any], *, by: Principal, now: datetime, active: bool) -> PolicyVersion:
+    newest = policy.versions.aggregate(Max("number"))["number__max"] or 0
+    return PolicyVersion.objects.create(
+        policy=policy,
+        team=policy.team,
+        number=newest + 1,
+        body=dict(body),
+        author=by.owner,
+        author_user_id=by.person_id,
+        created_at=now,
+        activated_at=now if active else None,
+        activated_by=by.owner if active else "",
+    )

@@ -1,0 +1,112 @@
+"""How old data may be. Pure where it is Python; the SQL beside each function says the same to the database.
+
+With e = expected_every_s, t = freshness_target_s and age = now - data watermark: `fresh` (age <= e), `due` (<= e + t/2),
+`late` (<= e + t), `stale` (beyond), `unknown` (no row). The watermark of a KPI is the least over its variants of the newest ts.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+State = Literal["fresh", "due", "late", "unknown", "stale"]
+WORST_LAST: tuple[State, ...] = ("fresh", "due", "late", "unknown", "stale")
+"""From best to worst: an experiment is as fresh as its worst KPI."""
+
+TRAILING = timedelta(hours=24)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def state(watermark: datetime | None, *, every_s: int, target_s: int, now: datetime) -> State:
+    """The freshness of one KPI.
+
+    >>> at = datetime(2026, 11, 24, 6, tzinfo=UTC)
+    >>> [state(at, every_s=900, target_s=900, now=at + timedelta(seconds=s)) for s in (900, 1350, 1800, 1801)]
+    ['fresh', 'due', 'late', 'stale']
+    """
+    if watermark is None:
+        return "unknown"
+    age_s = (now - watermark).total_seconds()
+    if age_s <= every_s:
+        return "fresh"
+    if age_s <= every_s + target_s / 2:
+        return "due"
+    return "late" if age_s <= every_s + target_s else "stale"
+
+
+def due_at(watermark: datetime, *, every_s: int) -> datetime:
+    """When the next bucket is expected; after it the state is `due`."""
+    return watermark + timedelta(seconds=every_s)
+
+
+def stale_at(watermark: datetime, *, every_s: int, target_s: int) -> datetime:
+    """The last instant at which the state is not yet `stale`."""
+    return watermark + timedelta(seconds=every_s + target_s)
+
+
+def worst(states: Iterable[State]) -> State:
+    """Of several KPIs; none at all is unknown."""
+    return max(states, key=WORST_LAST.index, default="unknown")
+
+
+def latencies_s(
+    arrivals: Sequence[tuple[datetime, datetime]], *, every_s: int, target_s: int, since: datetime, now: datetime
+) -> list[float]:
+    """One latency for each bucket of one series that ended in (since, now].
+
+    arrivals: (ts, first_received_at) of its rows. A bucket that is there counts first_received_at - ts. One that is missing
+    counts its age so far, once that is more than the target, so that data which never comes cannot flatter the figure.
+    Buckets lie on the UTC grid of `every_s`; a row belongs to the bucket in which its ts falls.
+    """
+    there = {_bucket(ts, every_s) for ts, _ in arrivals}
+    found = [(received - ts).total_seconds() for ts, received in arrivals if since < ts <= now]
+    first, last = math.floor((since - _EPOCH).total_seconds() / every_s) + 1, _bucket(now, every_s)
+    for bucket in range(first, last + 1):
+        age_s = (now - _EPOCH).total_seconds() - bucket * every_s
+        if age_s > target_s and bucket not in there:
+            found.append(age_s)
+    return found
+
+
+def p95(values: Sequence[float]) -> float | None:
+    """The least value that at least 95% of the values do not exceed (PostgreSQL's percentile_disc); None of none.
+
+    >>> p95([float(n) for n in range(1, 101)]), p95([])
+    (95.0, None)
+    """
+    if not values:
+        return None
+    return sorted(values)[math.ceil(0.95 * len(values)) - 1]
+
+
+def _bucket(ts: datetime, every_s: int) -> int:
+    return math.ceil((ts - _EPOCH).total_seconds() / every_s)
+
+
+# The same for the database. Parameter: %(now)s ----------------------------------------------------------------------------
+
+STATE_SQL = """CASE WHEN {watermark} IS NULL THEN 'unknown'
+  WHEN {now} - {watermark} <= make_interval(secs => {every_s}) THEN 'fresh'
+  WHEN {now} - {watermark} <= make_interval(secs => {every_s} + {target_s} / 2.0) THEN 'due'
+  WHEN {now} - {watermark} <= make_interval(secs => {every_s} + {target_s}) THEN 'late'
+  ELSE 'stale' END"""
+"""`state`, for expressions named by str.format."""
+
+RANK_SQL = "array_position('{{fresh,due,late,unknown,stale}}'::text[], {state})"
+"""The place of a state in WORST_LAST, from 1."""
+
+LATENCIES_SQL = """
+  SELECT extract(epoch FROM r.first_received_at - r.ts)::float8 AS latency_s
+  FROM metrics.experiment_kpis r
+  WHERE r.experiment_id = {experiment} AND r.metric = {metric} AND r.variant = {variant} AND r.ts > {since} AND r.ts <= {now}
+  UNION ALL
+  SELECT extract(epoch FROM {now} - bucket.ends_at)::float8
+  FROM (SELECT to_timestamp(k * {every_s}::bigint) AS ends_at
+        FROM generate_series(floor(extract(epoch FROM {since}) / {every_s})::bigint + 1,
+                             floor((extract(epoch FROM {now}) - {target_s}) / {every_s})::bigint) AS k) AS bucket
+  WHERE {now} - bucket.ends_at > make_interval(secs => {target_s})
+    AND NOT EXISTS (SELECT FROM metrics.experiment_kpis r
+                    WHERE r.experiment_id = {experiment} AND r.metric = {metric} AND r.variant = {variant}
+                      AND r.ts > bucket.ends_at - make_interval(secs => {every_s}) AND r.ts <= bucket.ends_at)
+"""
+"""`latencies_s` of one series, as a query."""
