@@ -1,5 +1,6 @@
 """Who asks. One value for people and programs, made once a request and told to PostgreSQL by the same call."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,7 +70,7 @@ def bind_user(user_id: int | None, request_id: str) -> Principal:
         id=found,  # type: ignore[arg-type]
         name=str(name),
         owner=str(name),
-        teams={int(team): ROLES[role] for team, role in (teams or {}).items()},  # type: ignore[attr-defined]
+        teams={int(team): ROLES[role] for team, role in json.loads(str(teams or "{}")).items()},  # raw SQL: jsonb is text
         is_admin=bool(admin),
     )
 
