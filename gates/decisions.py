@@ -8,6 +8,7 @@ from decisioning.access.principal import Principal
 from decisioning.ledger.outbox import tell
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
+from gates.evaluation import open_recommendations
 from gates.models import Cursor, Decision, Recommendation
 
 OVERRIDES = {
@@ -120,9 +121,7 @@ def _complete(action: str, override_to: str, reason: str) -> None:
 
 def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommendation:
     """The open recommendation with this digest; else the refusal that says what became of it."""
-    open_ = Recommendation.objects.filter(
-        experiment=experiment, answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True
-    )
+    open_ = open_recommendations(experiment)
     found = open_.filter(evidence_digest=digest).order_by("variant_id").first()
     if found is not None:
         return found
@@ -213,9 +212,7 @@ def _apply(
         Variant.objects.filter(pk=recommendation.variant_id).update(dropped_at=now)
     elif goes_to and experiment.status != goes_to:
         transition(experiment, goes_to, by=by, now=now, reason=reason)
-        Recommendation.objects.filter(
-            experiment=experiment, answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True
-        ).update(superseded_at=now)
+        open_recommendations(experiment).update(superseded_at=now)
     return experiment.status
 
 

@@ -38,7 +38,7 @@ def evidence(policy: Policy, plan: Plan, folded: Folded, slot: int) -> dict[str,
     if not folded.rebuilt:
         raise EvidenceRefused("The fold went on from a state. Evidence needs every step: fold again without it.")
     steps = [step for step in folded.steps if step.slot <= slot]
-    return _document(policy, plan, steps, detail, evaluation)
+    return assemble(policy, plan, steps, detail, evaluation)
 
 
 def replay(document: bytes) -> bytes:
@@ -65,7 +65,7 @@ def replay(document: bytes) -> bytes:
         changed = rules.step(step) and step.slot == detail.slot
     memory.slot = detail.slot
     evaluation = evaluation_of(court, memory, detail, changed=changed)
-    return canonical_bytes(_document(policy, plan, steps, detail, evaluation))
+    return canonical_bytes(assemble(policy, plan, steps, detail, evaluation))
 
 
 def canonical_bytes(document: Any) -> bytes:
@@ -101,7 +101,8 @@ def outcome(evaluation: Evaluation) -> dict[str, Any]:
     return plain
 
 
-def _document(policy: Policy, plan: Plan, steps: list[Step], detail: Detail, evaluation: Evaluation) -> dict[str, Any]:
+def assemble(policy: Policy, plan: Plan, steps: list[Step], detail: Detail, evaluation: Evaluation) -> dict[str, Any]:
+    """The evidence of one evaluation. steps: those of every slot from the start up to its own, however many folds found them."""
     return {
         "format": FORMAT,
         "slot": rfc3339(detail.slot),

@@ -86,7 +86,6 @@ class Cursor(models.Model):
     fold = models.PositiveIntegerField(default=1, help_text="Which retelling this is: a rewind opens the next.")
     policy_version = models.ForeignKey(PolicyVersion, null=True, on_delete=models.PROTECT, related_name="+")
     state = models.BinaryField(null=True)
-    read = models.CharField(max_length=64, blank=True, help_text="Digest of the plan and policy as far as the state has read them.")
     shown = models.JSONField(null=True)
     missed_slots = models.PositiveBigIntegerField(
         default=0, help_text="Slots that were judged later than one slot after their time."
@@ -98,6 +97,20 @@ class Cursor(models.Model):
 
     def __str__(self) -> str:
         return f"experiment {self.experiment_id} to {self.judged_to}"
+
+
+class Step(OfExperiment):
+    """The facts of one slot that changed any (gates.facts.Step), as the newest fold read them: what evidence is made of."""
+
+    slot = models.DateTimeField()
+    body = models.BinaryField()
+
+    class Meta:
+        db_table = "steps"
+        constraints = [models.UniqueConstraint(fields=["experiment", "slot"], name="step_once_per_slot")]
+
+    def __str__(self) -> str:
+        return f"{self.experiment_id} at {self.slot:%Y-%m-%d %H:%MZ}"
 
 
 class Evidence(OfExperiment):

@@ -71,6 +71,7 @@ def _empty_every_table(_case: TransactionTestCase) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _emptied_as_owner() -> Iterator[None]:
+    settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # whitenoise warns when it is absent
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", _empty_every_table)
         yield

@@ -2,12 +2,13 @@
 
 from django.urls import path, re_path
 
-from decisioning.api import experiments
+from decisioning.api import experiments, telemetry
 from decisioning.api.door import Nowhere
 
 urlpatterns = [
     path("experiments", experiments.Experiments.as_view()),
     path("experiments/<str:ref>", experiments.OneExperiment.as_view()),
+    path("experiments/<str:ref>/kpis", telemetry.TakesRows.as_view()),
     path("experiments/<str:ref>/transitions", experiments.Transitions.as_view()),
     re_path(r"^(?!v1/).*$", Nowhere.as_view()),
 ]

@@ -7,6 +7,7 @@ ALTER TABLE public.policies SET SCHEMA metadata;
 ALTER TABLE public.policy_versions SET SCHEMA metadata;
 ALTER TABLE public.policy_bindings SET SCHEMA metadata;
 ALTER TABLE public.cursors SET SCHEMA metadata;
+ALTER TABLE public.steps SET SCHEMA metadata;
 ALTER TABLE public.evidence SET SCHEMA metadata;
 ALTER TABLE public.evaluations SET SCHEMA metadata;
 ALTER TABLE public.recommendations SET SCHEMA metadata;
@@ -18,7 +19,7 @@ CREATE POLICY shipped ON metadata.policies FOR SELECT TO decisioning_web, decisi
 CREATE POLICY shipped ON metadata.policy_versions FOR SELECT TO decisioning_web, decisioning_reader USING (team_id IS NULL);
 SELECT access.protect('metadata.policy_bindings');
 SELECT access.protect(t), access.same_team_as_experiment(t)
-FROM unnest('{metadata.cursors,metadata.evidence,metadata.evaluations,metadata.recommendations,metadata.decisions}'::regclass[]) AS t;
+FROM unnest('{metadata.cursors,metadata.steps,metadata.evidence,metadata.evaluations,metadata.recommendations,metadata.decisions}'::regclass[]) AS t;
 REVOKE UPDATE, DELETE ON metadata.evidence, metadata.evaluations, metadata.decisions FROM decisioning_web, decisioning_worker;
 REVOKE DELETE ON metadata.recommendations FROM decisioning_web, decisioning_worker;
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA metadata TO decisioning_web, decisioning_worker;
@@ -26,8 +27,8 @@ GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA metadata TO decisioning_web, deci
 -- Whatever the path by which an experiment comes to be or changes its status, it has a cursor and the tick looks at it.
 CREATE FUNCTION metadata.follow_experiment() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = metadata, pg_temp AS $$
 BEGIN
-  INSERT INTO cursors (experiment_id, team_id, fold, missed_slots, read, due_at)
-  VALUES (NEW.id, NEW.team_id, 1, 0, '', CASE WHEN NEW.status <> 'draft' THEN now() END)
+  INSERT INTO cursors (experiment_id, team_id, fold, missed_slots, due_at)
+  VALUES (NEW.id, NEW.team_id, 1, 0, CASE WHEN NEW.status <> 'draft' THEN now() END)
   ON CONFLICT (experiment_id) DO UPDATE SET due_at = excluded.due_at;
   RETURN NULL;
 END $$;
@@ -48,7 +49,7 @@ DROP FUNCTION metadata.follow_experiment;
 DO $$
 DECLARE t text; p record; r record;
 BEGIN
-  FOREACH t IN ARRAY '{decisions,recommendations,evaluations,evidence,cursors,policy_bindings,policy_versions,policies}'::text[] LOOP
+  FOREACH t IN ARRAY '{decisions,recommendations,evaluations,evidence,steps,cursors,policy_bindings,policy_versions,policies}'::text[] LOOP
     EXECUTE format('ALTER TABLE metadata.%I DROP CONSTRAINT IF EXISTS team_of_experiment', t);
     FOR p IN SELECT policyname FROM pg_policies WHERE schemaname = 'metadata' AND tablename = t LOOP
       EXECUTE format('DROP POLICY %I ON metadata.%I', p.policyname, t);

@@ -1,0 +1,21 @@
+"""The tick's door. A message carries nothing: which experiments are due stands in PostgreSQL."""
+
+from celery import shared_task
+from django.utils import timezone
+
+from decisioning.access.principal import bind_job
+from gates import evaluation
+from telemetry.refresh import logged
+
+
+@shared_task(name="gates.tick")
+def tick(**_later: object) -> None:
+    """Judge every experiment that is due or whose rows changed; ingest hints at it, beat calls it every 30 seconds."""
+    more = True
+    while more:
+        with logged("portal/evaluate", clock=timezone.now) as run:
+            bind_job("gates.tick")
+            done = evaluation.evaluate_some(now=timezone.now())
+            run.rows, run.data_watermark = done.evaluations, done.newest_slot
+            run.worked, more = done.experiments > 0, done.more
+    evaluation.beat(now=timezone.now())
