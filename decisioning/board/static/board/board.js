@@ -42,6 +42,9 @@
     ($("[aria-invalid='true']", swapped) || $("[data-focus]", swapped))?.focus();
   });
 
-  /* A field that helps: on paper and in the source it is a plain form. */
-  $("[data-print]")?.addEventListener("click", () => window.print());
+  const print = $("[data-print]");
+  if (print) {
+    print.hidden = false;
+    print.addEventListener("click", () => window.print());
+  }
 })();

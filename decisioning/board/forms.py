@@ -1,0 +1,147 @@
+"""Forms people fill in. They check what can be seen in the form; the domain refuses the rest."""
+
+from typing import Any
+
+from django import forms
+from django.core.validators import FileExtensionValidator
+
+from decisioning.access.models import Team
+from decisioning.access.scopes import Scope
+
+MAX_IMAGE_BYTES = 2 * 1024 * 1024
+# What a picture begins with: the name and the type a browser sends are only what somebody says it is.
+_SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+
+
+def _input(**attrs: str) -> dict[str, Any]:
+    return {"attrs": {"class": "input", **attrs}}
+
+
+class KeyForm(forms.Form):
+    """A new key for one team."""
+
+    team = forms.ModelChoiceField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
+    scopes = forms.MultipleChoiceField(
+        choices=[(s.value, s.value) for s in Scope],
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose at least one thing the key may do."},
+    )
+    agent = forms.BooleanField(
+        required=False, help_text="This is an AI agent's key: it may create and push, never decide."
+    )
+    expires_in_days = forms.IntegerField(
+        required=False, min_value=1, max_value=3650, widget=forms.NumberInput(**_input()), help_text="Empty: never."
+    )
+    rate = forms.RegexField(
+        r"^[1-9][0-9]{0,6}/[smhd]$",
+        required=False,
+        widget=forms.TextInput(**_input(placeholder="600/m")),
+        help_text="Requests allowed, such as 40/m. Empty: the portal's default.",
+        error_messages={"invalid": "Write a number, a slash and s, m, h or d, such as 40/m."},
+    )
+
+
+class ImageForm(forms.Form):
+    """A picture of a variant and what it shows."""
+
+    image = forms.FileField(validators=[FileExtensionValidator(["png", "jpg", "jpeg", "gif", "webp"])])
+    alt = forms.CharField(max_length=400)
+
+    media_type: str
+    body: bytes
+
+    def clean_image(self) -> Any:
+        image = self.cleaned_data["image"]
+        if image.size > MAX_IMAGE_BYTES:
+            raise forms.ValidationError(
+                f"{image.name} has {image.size:,} bytes; at most {MAX_IMAGE_BYTES:,} are taken."
+            )
+        self.body = image.read()
+        found = next((kind for start, kind in _SIGNATURES if self.body.startswith(start)), "")
+        if self.body[:4] == b"RIFF" and self.body[8:12] == b"WEBP":
+            found = "image/webp"
+        if not found:
+            raise forms.ValidationError(f"{image.name} is no PNG, JPEG, WebP or GIF picture.")
+        self.media_type = found
+        return image
+
+
+class ExperimentForm(forms.Form):
+    """Name, hypothesis and what tells: enough to start. Everything else has a default that can be seen."""
+
+    name = forms.CharField(max_length=200, widget=forms.TextInput(**_input(autofocus="autofocus")))
+    hypothesis = forms.CharField(
+        max_length=4000,
+        widget=forms.Textarea(**_input(rows="3")),
+        help_text="What you change, for whom, and why it should help.",
+    )
+    team = forms.ModelChoiceField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
+    goal = forms.CharField(
+        label="Goal KPI",
+        max_length=63,
+        widget=forms.TextInput(**_input(list="metrics", autocomplete="off", spellcheck="false")),
+        help_text="Pick one, or name a new one: it is made as a mean where more is better.",
+    )
+    minimum_effect = forms.FloatField(
+        label="Smallest effect worth having, %",
+        initial=2,
+        min_value=0,
+        max_value=1000,
+        widget=forms.NumberInput(**_input(step="any")),
+        help_text="Less than this is not worth its upkeep.",
+    )
+    guardrails = forms.CharField(
+        label="KPIs that must not be harmed",
+        required=False,
+        max_length=1000,
+        widget=forms.TextInput(
+            **_input(list="metrics", autocomplete="off", spellcheck="false", placeholder="error_rate, refunds")
+        ),
+        help_text="Metric keys with commas between them.",
+    )
+    max_harm = forms.FloatField(
+        label="Most harm that is tolerated, %",
+        initial=1,
+        min_value=0.0001,
+        max_value=1000,
+        widget=forms.NumberInput(**_input(step="any")),
+    )
+    units = forms.FloatField(
+        label="Units a day, all variants together",
+        required=False,
+        min_value=1,
+        widget=forms.NumberInput(**_input(step="any", placeholder="20000")),
+        help_text="Users or sessions; with it the planned duration can be said.",
+    )
+    baseline_mean = forms.FloatField(
+        label="The goal today: mean", required=False, widget=forms.NumberInput(**_input(step="any", placeholder="3.1"))
+    )
+    baseline_stddev = forms.FloatField(
+        label="and its standard deviation per unit",
+        required=False,
+        min_value=0,
+        widget=forms.NumberInput(**_input(step="any", placeholder="22")),
+    )
+    treatments = forms.IntegerField(
+        label="Treatments beside the control",
+        initial=1,
+        min_value=1,
+        max_value=8,
+        widget=forms.NumberInput(**_input()),
+    )
+    start = forms.BooleanField(label="Start it now", required=False, initial=True)
+
+    def clean_guardrails(self) -> list[str]:
+        return [key for part in self.cleaned_data["guardrails"].split(",") if (key := part.strip())]
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        mean, spread = data.get("baseline_mean"), data.get("baseline_stddev")
+        if (mean is None) != (spread is None) and not self.errors.keys() & {"baseline_mean", "baseline_stddev"}:
+            self.add_error(
+                "baseline_stddev" if spread is None else "baseline_mean",
+                "Give both the mean and its standard deviation, or neither.",
+            )
+        if spread is not None and spread <= 0:
+            self.add_error("baseline_stddev", "The standard deviation must be above 0.")
+        return data

@@ -1,0 +1,212 @@
+"""How old the data is: by the newest row's own time, never by when a job last ran (API.md "Common habits")."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection
+from django.http import QueryDict
+from django.urls import reverse
+
+from decisioning.board import charts, words
+from decisioning.board.presenters.frame import query
+from decisioning.board.presenters.gates import svg
+from decisioning.board.presenters.records import present_runs
+from telemetry.freshness import LATENCIES_SQL, WORST_LAST, state
+from telemetry.models import RefreshRun
+
+STATES = WORST_LAST
+_WORDS = {"fresh": "fresh", "due": "due", "late": "late", "stale": "stale", "unknown": "no data"}
+PAGE = 50
+
+# Least over the variants that are still in: one arm without rows leaves the KPI without data.
+_AGES = """
+SELECT e.id, e.key, e.name, m.key, m.name, m.expected_every_s, m.freshness_target_s, t.role,
+       CASE WHEN count(*) = count(newest.ts) THEN min(newest.ts) END, max(newest.received_at)
+FROM experiments e JOIN target_kpis t ON t.experiment_id = e.id JOIN metrics m ON m.id = t.metric_id
+JOIN variants v ON v.experiment_id = e.id AND v.dropped_at IS NULL
+LEFT JOIN LATERAL (
+  SELECT k.ts, k.received_at FROM experiment_kpis k
+  WHERE k.experiment_id = e.id AND k.metric = m.key AND k.variant = v.key ORDER BY k.ts DESC LIMIT 1) AS newest ON true
+WHERE {which}
+GROUP BY e.id, m.id, t.id ORDER BY e.id, t.position
+"""
+_LATENCY = """
+SELECT w.experiment_id, w.metric, percentile_disc(0.95) WITHIN GROUP (ORDER BY l.latency_s)
+FROM unnest(%(ids)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
+JOIN experiments e ON e.id = w.experiment_id JOIN metrics m ON m.key = w.metric
+JOIN variants a ON a.experiment_id = e.id AND a.dropped_at IS NULL
+CROSS JOIN LATERAL ({latencies}) AS l GROUP BY 1, 2
+""".format(
+    latencies=LATENCIES_SQL.format(
+        experiment="e.id",
+        metric="m.key",
+        variant="a.key",
+        every_s="m.expected_every_s",
+        target_s="m.freshness_target_s",
+        since="greatest(%(now)s::timestamptz - interval '24 hours', e.started_at, e.created_at)",
+        now="least(%(now)s::timestamptz, e.ended_at)",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Age:
+    """One KPI of one experiment: how far its rows reach and what that means now."""
+
+    experiment_id: int
+    experiment_key: str
+    experiment_name: str
+    metric: str
+    name: str
+    expected_every_s: int
+    freshness_target_s: int
+    role: str
+    watermark: datetime | None
+    received_at: datetime | None
+    age_s: float | None
+    state: str
+
+    @property
+    def limit_s(self) -> int:
+        """The age beyond which it is stale."""
+        return self.expected_every_s + self.freshness_target_s
+
+    @property
+    def badness(self) -> tuple[int, float]:
+        return STATES.index(self.state), (self.age_s or 0) / self.limit_s
+
+
+def ages(ids: Iterable[int] | None, *, now: datetime) -> list[Age]:
+    """Every tracked KPI of these experiments, or of all that are running or paused."""
+    which, args = ("e.id = ANY (%s)", [list(ids)]) if ids is not None else ("e.status IN ('running', 'paused')", [])
+    found = []
+    with connection.cursor() as cursor:
+        cursor.execute(_AGES.format(which=which), args)
+        for pk, key, name, metric, metric_name, every, target, role, watermark, received in cursor.fetchall():
+            age_s = max((now - watermark).total_seconds(), 0.0) if watermark else None
+            at = state(watermark, every_s=every, target_s=target, now=now)
+            found.append(
+                Age(pk, key, name, metric, metric_name or metric, every, target, role, watermark, received, age_s, at)
+            )
+    return found
+
+
+def worst(ids: Sequence[int], *, now: datetime) -> dict[int, Age]:
+    """The KPI of each experiment that is worst off."""
+    found: dict[int, Age] = {}
+    for age in ages(ids, now=now):
+        held = found.get(age.experiment_id)
+        if held is None or age.badness > held.badness:
+            found[age.experiment_id] = age
+    return found
+
+
+def in_state(wanted: str, *, now: datetime) -> list[int]:
+    """Running and paused experiments whose worst KPI is in this state."""
+    found: dict[int, Age] = {}
+    for age in ages(None, now=now):
+        held = found.get(age.experiment_id)
+        if held is None or age.badness > held.badness:
+            found[age.experiment_id] = age
+    return [pk for pk, age in found.items() if age.state == wanted]
+
+
+def text(age: Age, *, now: datetime) -> dict[str, Any]:
+    """For _age.html."""
+    late = age.state in ("late", "stale", "unknown")
+    return {
+        "late": late,
+        "icon": "stale" if age.state in ("late", "stale") else "no_data" if age.state == "unknown" else "clock",
+        "text": "never" if age.age_s is None else words.duration(age.age_s),
+        "state": _WORDS[age.state],
+        "at": age.watermark.isoformat() if age.watermark else "",
+        "title": f"newest row {age.watermark:%Y-%m-%d %H:%M:%SZ}" if age.watermark else "",
+    }
+
+
+def latencies(found: Sequence[Age], *, now: datetime) -> dict[tuple[int, str], float]:
+    """p95 of the time from a row's own time to its arrival, seconds, over the last day."""
+    with connection.cursor() as cursor:
+        ids, metrics = [a.experiment_id for a in found], [a.metric for a in found]
+        cursor.execute(_LATENCY, {"ids": ids, "metrics": metrics, "now": now})
+        return {(pk, metric): max(seconds, 0.0) for pk, metric, seconds in cursor.fetchall()}
+
+
+def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
+    """One line a KPI, for the freshness page and the experiment's own."""
+    seen = latencies(found, now=now)
+    rows = []
+    for i, age in enumerate(found):
+        p95 = seen.get((age.experiment_id, age.metric))
+        said = "never" if age.age_s is None else words.duration(age.age_s)
+        limit = age.limit_s
+        meter = charts.meter(
+            age.age_s or 0, limit=limit, full=limit * 5 / 3, uid=f"f{i}", title=f"{age.name}: {said} old",
+            desc=f"stale beyond {words.duration(limit)}",
+        )  # fmt: skip
+        rows.append(
+            {
+                "name": age.name,
+                "key": age.metric,
+                "experiment": age.experiment_name,
+                "url": reverse("experiment", args=[age.experiment_key]),
+                "pill": words.pill(age.state, _WORDS[age.state].capitalize()),
+                "tone": "late" if age.state in ("late", "stale") else "scale",
+                "age": said,
+                "target": words.duration(limit),
+                "meter": svg(meter) if age.age_s is not None else svg(""),
+                "p95": "none" if p95 is None else words.duration(p95),
+                "last": words.instant(age.received_at, now),
+                "due": words.instant(age.watermark + timedelta(seconds=age.expected_every_s), now)
+                if age.watermark
+                else "",
+                "stale": words.instant(age.watermark + timedelta(seconds=limit), now) if age.watermark else "",
+            }
+        )
+    return rows
+
+
+def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
+    found = sorted(ages(None, now=now), key=lambda a: a.badness, reverse=True)
+    behind = [a for a in found if a.state in ("late", "stale", "unknown")]
+    at = int(p) - 1 if (p := params.get("page", "")).isdecimal() and 0 < int(p) < 10_000 else 0
+    failed = RefreshRun.objects.filter(status__in=("failed", "aborted"), finished_at__gte=now - timedelta(days=1))
+    ran = RefreshRun.objects.filter(finished_at__gte=now - timedelta(days=1)).count()
+    failures = list(failed.order_by("-id")[:20])
+    held = {a.experiment_name for a in behind}
+    return {
+        "title": f"{len(behind)} of {words.plural(len(found), 'KPI')} {'is' if len(behind) == 1 else 'are'} late"
+        if behind
+        else "Every KPI is fresh"
+        if found
+        else "No KPI is tracked yet",
+        "lead": _lead(behind, held, any_found=bool(found)),
+        "kpis": table(found[at * PAGE : (at + 1) * PAGE], now=now),
+        "pages": {
+            "note": f"{at * PAGE + 1} to {min((at + 1) * PAGE, len(found))} of {len(found)}",
+            "newer": query(params, page=at if at > 1 else None) if at else "",
+            "older": query(params, page=at + 2) if (at + 1) * PAGE < len(found) else "",
+            "numbered": True,
+        }
+        if len(found) > PAGE
+        else None,
+        "failures": present_runs(failures, now=now),
+        "failures_note": f"{words.plural(failed.count(), 'run')} of {ran:,} failed.",
+        "empty": {
+            "icon": "clock",
+            "title": "Nothing is tracked yet",
+            "text": "As soon as an experiment runs, each of its KPIs is listed here with the age of its data.",
+            "url": reverse("board"),
+            "label": "To the board",
+        },
+    }
+
+
+def _lead(behind: Sequence[Age], held: set[str], *, any_found: bool) -> str:
+    if not behind:
+        return "Nothing waits for data." if any_found else "Age is counted from the first row on."
+    names = sorted(held)
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{listed} cannot be judged on what is late, until it is back."

@@ -1,0 +1,195 @@
+"""One gate's state as people see it: its verdict, its reading, and the reading drawn against its posts.
+
+Reads the document shape (`Cursor.shown`, `Evaluation.found`): {gate, kind, variant, metric, verdict, since, reading,
+reason, extra}. Names and units come from the metric registry.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from math import isfinite, log1p
+from typing import Any
+
+from django.utils.dateparse import parse_datetime
+from django.utils.safestring import SafeString, mark_safe
+
+from decisioning.board import charts, words
+from decisioning.board.charts import Point, Post
+from experiments.models import Metric
+
+_ALWAYS_ON = {"freshness": "Freshness", "srm": "Split", "density": "Density"}
+_ORDER = {verdict: i for i, verdict in enumerate(("fail", "invalid", "stale", "no_data", "inconclusive", "pass"))}
+
+
+def svg(markup: str) -> SafeString:
+    """Markup of board.charts, which escapes every text it is given."""
+    return mark_safe(markup)  # noqa: S308 - see above
+
+
+def name_of(gate: Mapping[str, Any], metrics: Mapping[str, Metric]) -> str:
+    """What people call a gate: its metric's name, or what it watches."""
+    metric = metrics.get(gate.get("metric") or "")
+    if metric is not None:
+        return metric.name or metric.key
+    return _ALWAYS_ON.get(gate["kind"], gate["gate"].replace("_", " "))
+
+
+def chips(gates: Iterable[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> list[dict[str, str]]:
+    """Every gate that does not pass by name, worst first, and how many pass."""
+    found = sorted(gates, key=lambda g: _ORDER.get(g["verdict"], 0))
+    shown = [
+        {
+            "tone": words.TONES[g["verdict"]],
+            "icon": g["verdict"],
+            "name": name_of(g, metrics).lower() if g["kind"] in _ALWAYS_ON else name_of(g, metrics),
+            "verdict": words.VERDICTS[g["verdict"]].lower(),
+        }
+        for g in found
+        if g["verdict"] != "pass"
+    ]
+    passed = len(found) - len(shown)
+    if passed:
+        tally = f"{passed} of {passed}" if not shown else str(passed)
+        shown.append({"tone": "scale", "icon": "pass", "name": tally, "verdict": "pass"})
+    return shown
+
+
+def telling(gates: Sequence[Mapping[str, Any]], *, code: str, variant: str | None) -> Mapping[str, Any] | None:
+    """The gate that a recommendation rests on: the one that failed or is invalid, else the first goal."""
+    mine = [g for g in gates if variant is None or g.get("variant") in (None, variant)]
+    wanted = {"unsafe": ("threshold", "fail"), "harm": ("guard", "fail")}.get(code)
+    for g in mine:
+        if wanted == (g["kind"], g["verdict"]):
+            return g
+    return next((g for g in mine if g["kind"] in ("uplift", "target")), None)
+
+
+def reading(gate: Mapping[str, Any] | None) -> Point | None:
+    """The estimate with the bounds that decide: the running ones where they count already."""
+    found = (gate or {}).get("reading")
+    if not found or found.get("estimate") is None:
+        return None
+    estimate = found["estimate"]
+    lower = _first(found.get("running_lower"), found.get("lower"), estimate)
+    upper = _first(found.get("running_upper"), found.get("upper"), estimate)
+    return Point(lower, estimate, upper) if all(map(isfinite, (lower, estimate, upper))) else None
+
+
+def _first(*numbers: float | None) -> float:
+    return next(n for n in numbers if n is not None)
+
+
+def posts(gate: Mapping[str, Any]) -> list[Post]:
+    """A gate's limits as posts of a drawing."""
+    extra = gate.get("extra") or {}
+    relative = extra.get("effect", "relative") == "relative"
+
+    def say(value: float) -> str:
+        return charts.percent(value).lstrip("+").replace(".0%", "%") if relative else f"{value:g}"
+
+    if gate["kind"] == "uplift":
+        above, below = extra.get("scale_above", 0.0), extra.get("delete_below")
+        found = [Post(above, f"scale above {say(above)}", "scale", "right")]
+        return found + ([Post(below, f"delete below {say(below)}", "delete", "left")] if below is not None else [])
+    if gate["kind"] == "guard":
+        margin = -extra.get("max_harm", 0.0)
+        return [
+            Post(margin, f"safe above {say(margin)}", "scale", "right"),
+            Post(margin, f"harm below {say(margin)}", "delete", "left"),
+        ]
+    limits = []
+    if extra.get("at_most") is not None:
+        limits.append(Post(extra["at_most"], f"at most {extra['at_most']:g}", "delete", "right"))
+    if extra.get("at_least") is not None:
+        limits.append(Post(extra["at_least"], f"at least {extra['at_least']:g}", "delete", "left"))
+    return limits
+
+
+def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Metric]) -> tuple[str, str]:
+    """A gate's reading in two texts: the figure, and its interval or what it is measured against."""
+    extra = gate.get("extra") or {}
+    metric = metrics.get(gate.get("metric") or "")
+    point = reading(gate)
+    if gate["kind"] in ("uplift", "guard"):
+        if point is None:
+            return "no reading", ""
+        if extra.get("effect", "relative") == "relative":
+            return charts.percent(point.estimate), words.bounds(point.lower, point.upper)
+        unit = metric.unit if metric else ""
+        spread = f"[{words.figure(point.lower, unit)}, {words.figure(point.upper, unit)}]"
+        return words.figure(point.estimate, unit), spread
+    observed = extra.get("observed")
+    if gate["kind"] == "threshold":
+        unit, kind = (metric.unit, metric.kind) if metric else ("", "mean")
+        return words.figure(observed, unit, kind), "newest closed value"
+    if gate["kind"] == "density" and gate.get("metric") is None:
+        share = _density(extra)
+        return (
+            "no buckets yet" if share is None else words.share(share, 1)
+        ), f"at least {words.share(extra.get('at_least', 0))}"
+    if gate["kind"] == "freshness" and extra.get("age_s") is not None:
+        return words.duration(extra["age_s"]), f"at most {words.duration(extra.get('at_most_s') or 0)}"
+    if gate["kind"] == "srm" and extra.get("e") is not None:
+        return f"e = {extra['e']:,.3g}", "alarm at 1,000"
+    if gate["kind"] == "target":
+        return words.figure(observed, metric.unit if metric else ""), "last whole days"
+    return "", ""
+
+
+def _density(extra: Mapping[str, Any]) -> float | None:
+    if extra.get("share") is not None:
+        return float(extra["share"])
+    seen, due = extra.get("observed"), extra.get("expected")
+    return None if not due or seen is None else float(seen) / float(due)
+
+
+def drawn(gate: Mapping[str, Any], metrics: Mapping[str, Metric], *, uid: str) -> SafeString:
+    """The reading against its posts, or a meter for a gate that counts; nothing when there is nothing to draw."""
+    extra = gate.get("extra") or {}
+    name, (text, spread) = name_of(gate, metrics), value_text(gate, metrics)
+    title = f"{name}: {text} {spread}".strip()
+    if gate["kind"] in ("uplift", "guard"):
+        point = reading(gate)
+        if point is None:
+            return svg("")
+        limits = posts(gate)
+        return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
+    if gate["kind"] in ("threshold", "target") and extra.get("observed") is not None:
+        value, limits = float(extra["observed"]), posts(gate)
+        point = Point(value, value, value)
+        return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
+    if gate["kind"] == "density" and (share := _density(extra)) is not None:
+        limit = float(extra.get("at_least") or 0)
+        return svg(charts.meter(share, limit=limit, full=1, uid=uid, title=title, desc=spread, width=300))
+    if gate["kind"] == "freshness" and extra.get("age_s") is not None:
+        limit = float(extra.get("at_most_s") or 1)
+        return svg(
+            charts.meter(extra["age_s"], limit=limit, full=limit * 4 / 3, uid=uid, title=title, desc=spread, width=300)
+        )
+    if gate["kind"] == "srm" and extra.get("e") is not None:
+        size, alarm = log1p(max(float(extra["e"]), 0)), log1p(1_000)
+        desc = f"{spread}; the axis counts tenfold steps"
+        return svg(charts.meter(size, limit=alarm, full=alarm * 4 / 3, uid=uid, title=title, desc=desc, width=300))
+    return svg("")
+
+
+def _told(limits: Sequence[Post]) -> str:
+    return "Posts: " + "; ".join(post.label for post in limits) if limits else "No posts"
+
+
+def row(
+    gate: Mapping[str, Any], metrics: Mapping[str, Metric], *, several: bool, uid: str, now: datetime
+) -> dict[str, Any]:
+    """One line of the gates table; `several` treatments make the variant part of the name."""
+    text, spread = value_text(gate, metrics)
+    kind = words.KINDS.get(gate["kind"], gate["kind"])
+    variant = gate.get("variant")
+    return {
+        "name": name_of(gate, metrics) + (f", {variant}" if several and variant else ""),
+        "kind": kind,
+        "pill": words.pill(gate["verdict"], words.VERDICTS[gate["verdict"]]),
+        "since": words.instant(parse_datetime(gate["since"]), now) if gate.get("since") else "",
+        "estimate": text,
+        "range": spread,
+        "svg": drawn(gate, metrics, uid=uid),
+        "reason": gate.get("reason", ""),
+    }

@@ -1,0 +1,556 @@
+"""The board's list: what needs a person, what is in progress, what is closed; a constant number of queries."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.http import QueryDict
+from django.urls import reverse
+from django.utils.safestring import SafeString
+
+from decisioning.access.models import Team
+from decisioning.access.principal import Principal
+from decisioning.access.scopes import Scope
+from decisioning.board import charts, words
+from decisioning.board.charts import Point
+from decisioning.board.presenters import freshness, history
+from decisioning.board.presenters import gates as gate_presenter
+from decisioning.board.presenters.frame import options, query, watchdog
+from experiments.models import Experiment, Metric, TargetKpi, Variant
+from gates.models import Cursor, Decision, PolicyVersion, Recommendation
+
+PAGE = 50
+OPEN = ("draft", "running", "paused")
+CLOSED = ("scaled", "deleted", "stopped")
+PROPOSALS = ("scale", "delete", "review")
+RECENTLY = timedelta(days=7)
+_URGENT = {"unsafe": 0, "harm": 1}
+_SORTS = {"name": ("name",), "-name": ("-name",), "started": ("started_at", "id"), "-started": ("-started_at", "-id")}
+
+
+@dataclass
+class Facts:
+    """What the rows of one page are made of, each kind read with one query."""
+
+    experiments: dict[int, Experiment]
+    proposals: dict[int, list[Recommendation]] = field(default_factory=dict)
+    cursors: dict[int, Cursor] = field(default_factory=dict)
+    kpis: dict[int, list[TargetKpi]] = field(default_factory=dict)
+    variants: dict[int, list[Variant]] = field(default_factory=dict)
+    decisions: dict[int, Decision] = field(default_factory=dict)
+    ages: dict[int, freshness.Age] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    series: history.Series = field(default_factory=dict)
+    now: datetime = field(kw_only=True)
+
+
+def open_proposals() -> QuerySet[Recommendation]:
+    """Proposals that wait for a person."""
+    return Recommendation.objects.filter(
+        answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True, action__in=PROPOSALS
+    )
+
+
+def matching(params: QueryDict, *, now: datetime) -> QuerySet[Experiment]:
+    """The experiments a query asks for, whatever lane they are in."""
+    found = Experiment.objects.all()
+    if text := params.get("q", "").strip():
+        found = found.filter(
+            Q(name__icontains=text) | Q(key__icontains=text) | Q(hypothesis__icontains=text) | Q(owner__icontains=text)
+        )
+    if team := params.get("team"):
+        found = found.filter(team__key=team)
+    if (state := params.get("status")) in words.STATUSES:
+        found = found.filter(status=state)
+    if owner := params.get("owner"):
+        found = found.filter(owner=owner)
+    if (action := params.get("recommendation")) in (*PROPOSALS, "hold"):
+        waiting = Exists(open_proposals().filter(experiment=OuterRef("pk"), action=action))
+        found = found.filter(Q(waiting) | Q(cursor__shown__recommendation__action=action))
+    if (state := params.get("freshness")) in freshness.STATES:
+        found = found.filter(pk__in=freshness.in_state(state, now=now))
+    if (hours := params.get("due", "").removesuffix("h")).isdecimal() and len(hours) < 5:
+        limit = now + timedelta(hours=int(hours))
+        due = open_proposals().filter(experiment=OuterRef("pk"))
+        due = due.annotate(due_at=F("proposed_at") + timedelta(hours=1) * F("team__answer_within_h"))
+        found = found.filter(Exists(due.filter(due_at__lte=limit)))
+    return found
+
+
+def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str, Any]:
+    wanted = matching(params, now=now)
+    waiting = _waiting(wanted, now=now)
+    ids = list(waiting)
+    lanes = {
+        "needs": _number(params, "needs"),
+        "progress": _number(params, "progress"),
+        "closed": _number(params, "closed"),
+    }
+    sort = _SORTS.get(params.get("sort", ""), ())
+    progress = wanted.filter(status__in=OPEN).exclude(pk__in=ids).order_by(*sort or ("-started_at", "-id"))
+    closed = wanted.filter(status__in=CLOSED)
+    filtered = any(params.get(f) for f in ("q", "team", "status", "owner", "recommendation", "freshness", "due"))
+    everything = params.get("view") == "closed" or filtered
+    if not everything:
+        closed = closed.filter(ended_at__gte=now - RECENTLY)
+    closed = closed.order_by(*sort or ("-ended_at", "-id"))
+    slices = {
+        "needs": ids[lanes["needs"] * PAGE : (lanes["needs"] + 1) * PAGE + 1],
+        "progress": list(progress.values_list("pk", flat=True)[lanes["progress"] * PAGE :][: PAGE + 1]),
+        "closed": list(closed.values_list("pk", flat=True)[lanes["closed"] * PAGE :][: PAGE + 1]),
+    }
+    facts = gather([pk for lane in slices.values() for pk in lane[:PAGE]], now=now)
+    needs = [_case(pk, facts, first=i == 0 and not lanes["needs"]) for i, pk in enumerate(slices["needs"][:PAGE])]
+    rows = {lane: [_row(pk, facts, lane=lane) for pk in slices[lane][:PAGE]] for lane in ("progress", "closed")}
+    hidden_needs = open_proposals().values("experiment").distinct().count() - len(ids) if filtered else 0
+    shown = len(ids) + len(rows["progress"]) + len(rows["closed"])
+    return {
+        "watchdog": watchdog(now),
+        "lead": _lead(waiting, params, now=now),
+        "may_create": principal.may(Scope.WRITE),
+        "views": _views(params, principal),
+        "search": params.get("q", ""),
+        "hidden": [
+            {"name": n, "value": v} for n, v in params.items() if n not in ("q", "needs", "progress", "closed") and v
+        ],
+        "filters": _filters(params),
+        "filtered": any(params.get(f) for f in ("team", "status", "owner", "recommendation", "freshness")),
+        "filter_note": _filter_note(params),
+        "note": _note(shown, hidden_needs) if filtered else "",
+        "csv": reverse("board_csv") + query(params, needs=None, progress=None, closed=None),
+        "news_since": newest_proposal(),
+        "needs": needs,
+        "needs_pages": _pages(params, "needs", lanes["needs"], slices["needs"]),
+        "calm": None if ids or filtered or not shown else _calm(),
+        "lanes": [
+            lane
+            for lane in (
+                _lane("progress", rows["progress"], params, lanes["progress"], slices["progress"]),
+                _lane("closed", rows["closed"], params, lanes["closed"], slices["closed"], everything=everything),
+            )
+            if lane["rows"]
+        ],
+        "empty": None if shown else _empty(params, hidden_needs, principal, filtered=filtered),
+    }
+
+
+def newest_proposal() -> int:
+    """The number of the newest proposal: the board asks later whether there is a newer one."""
+    return open_proposals().order_by("-pk").values_list("pk", flat=True).first() or 0
+
+
+def newer_than(since: int) -> int:
+    return open_proposals().filter(pk__gt=since).count()
+
+
+def _waiting(wanted: QuerySet[Experiment], *, now: datetime) -> dict[int, datetime]:
+    """Experiments that need a person, and when they are due: safety first, then the soonest due."""
+    rows = (
+        open_proposals()
+        .filter(experiment__in=wanted.filter(status__in=OPEN))
+        .exclude(experiment__cursor__shown__recommendation__state="suspended")
+        .values_list("experiment_id", "code", "proposed_at", "team__answer_within_h", "pk")
+    )
+    best: dict[int, tuple[int, datetime, int]] = {}
+    for experiment, code, proposed_at, within, pk in rows:
+        rank = (_URGENT.get(code, 2), proposed_at + timedelta(hours=within), pk)
+        best[experiment] = min(best.get(experiment, rank), rank)
+    return {experiment: rank[1] for experiment, rank in sorted(best.items(), key=lambda item: item[1])}
+
+
+def gather(ids: Sequence[int], *, now: datetime) -> Facts:
+    """Everything the rows of these experiments need."""
+    facts = Facts({e.pk: e for e in Experiment.objects.select_related("team").filter(pk__in=ids)}, now=now)
+    for r in open_proposals().filter(experiment__in=ids).select_related("variant", "policy_version").order_by("pk"):
+        facts.proposals.setdefault(r.experiment_id, []).append(r)
+    cursors = Cursor.objects.filter(experiment__in=ids).select_related("policy_version__policy").defer("state")
+    facts.cursors = {c.experiment_id: c for c in cursors}
+    for k in (
+        TargetKpi.objects.filter(experiment__in=ids).select_related("metric").order_by("experiment_id", "position")
+    ):
+        facts.kpis.setdefault(k.experiment_id, []).append(k)
+        facts.metrics[k.metric.key] = k.metric
+    for v in Variant.objects.filter(experiment__in=ids).order_by("experiment_id", "position"):
+        facts.variants.setdefault(v.experiment_id, []).append(v)
+    closed = [pk for pk, e in facts.experiments.items() if e.status in CLOSED]
+    for d in Decision.objects.filter(experiment__in=closed).select_related("recommendation").order_by("pk"):
+        facts.decisions[d.experiment_id] = d
+    facts.ages = freshness.worst(ids, now=now)
+    facts.series = history.series([(pk, k.metric.key) for pk in ids if (k := _goal(facts, pk))], facts.metrics)
+    return facts
+
+
+def _goal(facts: Facts, pk: int) -> TargetKpi | None:
+    return next((k for k in facts.kpis.get(pk, []) if k.role == TargetKpi.Role.GOAL), None)
+
+
+def _body(version: PolicyVersion | None) -> Mapping[str, Any]:
+    return version.body if version else {}
+
+
+def trend(facts: Facts, pk: int, variant: str | None) -> list[Point]:
+    """The goal's effect for one treatment (the first one by default), day by day."""
+    kpi = _goal(facts, pk)
+    arms = facts.variants.get(pk, [])
+    control = next((v for v in arms if v.control), None)
+    treatments = [v for v in arms if not v.control]
+    if kpi is None or control is None or not treatments or kpi.metric.kind in ("ratio", "gauge"):
+        return []
+    chosen = next((v for v in treatments if v.key == variant), treatments[0])
+    cursor = facts.cursors.get(pk)
+    body = _body(cursor.policy_version if cursor else None)
+    baseline = None if kpi.baseline_mean is None else (kpi.baseline_mean, kpi.baseline_stddev or 0.0)
+    look = history.lens(
+        body, kpi.metric, worthwhile=kpi.minimum_effect or 0.02, baseline=baseline, arms=len(treatments)
+    )
+    key = kpi.metric.key
+    found = history.effect(
+        facts.series.get((pk, key, control.key), []),
+        facts.series.get((pk, key, chosen.key), []),
+        look,
+        kind=kpi.metric.kind,
+    )
+    return [point for _, point, _ in found]
+
+
+def shown_of(facts: Facts, pk: int) -> Mapping[str, Any]:
+    cursor = facts.cursors.get(pk)
+    return (cursor.shown if cursor else None) or {}
+
+
+def _spark(facts: Facts, pk: int, variant: str | None, *, uid: str) -> SafeString:
+    points = trend(facts, pk, variant)
+    if not points:
+        return gate_presenter.svg("")
+    last = points[-1]
+    title = f"So far: {charts.percent(last.estimate)} {words.bounds(last.lower, last.upper)}"
+    return gate_presenter.svg(
+        charts.sparkline(points, uid=uid, title=title, desc="The effect day by day, against zero")
+    )
+
+
+def _case(pk: int, facts: Facts, *, first: bool) -> dict[str, Any]:
+    e, r = facts.experiments[pk], _foremost(facts.proposals[pk])
+    shown = shown_of(facts, pk)
+    gates = shown.get("gates") or []
+    variant = r.variant.key if r.variant else (shown.get("recommendation") or {}).get("variant")
+    gate = gate_presenter.telling(gates, code=r.code, variant=variant)
+    text, spread = gate_presenter.value_text(gate, facts.metrics) if gate else ("", "")
+    due = r.proposed_at + timedelta(hours=e.team.answer_within_h)
+    left = (due - facts.now).total_seconds()
+    safety = r.code in _URGENT
+    age = facts.ages.get(pk)
+    return {
+        "tone": words.TONES[r.action],
+        "next": first,
+        "safety": safety,
+        "icon": r.action,
+        "verb": r.action.capitalize(),
+        "why": words.CODES.get(r.code, r.code)
+        + (f": {r.variant}" if r.variant and len(facts.variants.get(pk, [])) > 2 else ""),
+        "name": e.name,
+        "url": reverse("experiment", args=[e.key]),
+        "hypothesis": e.hypothesis,
+        "reason": r.rationale[0] if r.rationale else "",
+        "chips": gate_presenter.chips(gates, facts.metrics),
+        "meta": [e.team.name, e.owner, _day_of(e, facts, pk)],
+        "kpi": gate_presenter.name_of(gate, facts.metrics) if gate else "",
+        "estimate": text,
+        "range": spread,
+        "interval": gate_presenter.drawn(gate, facts.metrics, uid=f"i{pk}") if gate else "",
+        "spark": _spark(facts, pk, variant, uid=f"s{pk}"),
+        "age": freshness.text(age, now=facts.now) if age else None,
+        "late": left < 6 * 3600,
+        "left": "Act now"
+        if safety
+        else f"{words.duration(left)} left"
+        if left > 0
+        else f"{words.duration(-left)} overdue",
+        "clock": clock(facts.now - r.proposed_at, timedelta(hours=e.team.answer_within_h), uid=f"c{pk}"),
+        "since": f"of {e.team.answer_within_h} h since the proposal, {words.instant(r.proposed_at, facts.now)}",
+    }
+
+
+def clock(used: timedelta, promised: timedelta, *, uid: str, width: int = 168) -> SafeString:
+    """How much of the answer's time is used."""
+    hours, full = used.total_seconds() / 3600, promised.total_seconds() / 3600
+    left = f"{hours:.1f} of {full:g} hours used"
+    return gate_presenter.svg(
+        charts.meter(hours, limit=full, full=full, uid=uid, title="Time to answer", desc=left, width=width)
+    )
+
+
+def _foremost(found: Sequence[Recommendation]) -> Recommendation:
+    return min(found, key=lambda r: (_URGENT.get(r.code, 2), r.pk))
+
+
+def _day_of(e: Experiment, facts: Facts, pk: int) -> str:
+    if e.started_at is None:
+        return "not started"
+    cursor = facts.cursors.get(pk)
+    most = _body(cursor.policy_version if cursor else None).get("max_days", 28)
+    return f"day {max((facts.now - e.started_at).days, 0)} of {most}"
+
+
+def _row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
+    e = facts.experiments[pk]
+    shown = shown_of(facts, pk)
+    gates = shown.get("gates") or []
+    said = shown.get("recommendation") or {}
+    variant = said.get("variant")
+    gate = gate_presenter.telling(gates, code="", variant=variant)
+    text, spread = gate_presenter.value_text(gate, facts.metrics) if gate else ("", "")
+    goal = _goal(facts, pk)
+    pill, reason = _said_closed(e, facts) if lane == "closed" else _said_open(e, said, facts)
+    left, since = _last(e, said, facts) if lane == "progress" else _ended(e, facts)
+    age = facts.ages.get(pk) if lane == "progress" else None
+    invalid = said.get("code") == "invalid"
+    return {
+        "name": e.name,
+        "url": reverse("experiment", args=[e.key]),
+        "hypothesis": e.hypothesis,
+        "status": words.status(e.status),
+        "team": e.team.name,
+        "owner": e.owner,
+        "pill": pill,
+        "reason": reason,
+        "chips": gate_presenter.chips(gates, facts.metrics),
+        "kpi": goal.metric.name if goal else "Goal KPI",
+        "tone": {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold"),
+        "spark": _spark(facts, pk, variant, uid=f"s{pk}"),
+        "estimate": "not trusted" if invalid and text else text,
+        "range": "" if invalid else spread,
+        "age": freshness.text(age, now=facts.now) if age else None,
+        "no_age": "Ended" if lane == "closed" else "Not tracked yet",
+        "left": left,
+        "since": since,
+    }
+
+
+def _said_open(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[dict[str, Any], str]:
+    reasons = [*(said.get("blockers") or []), *(said.get("rationale") or [])]
+    first = reasons[0] if reasons else ""
+    if e.status == "draft":
+        return words.pill("hold", "Not started"), "Start it, and it is judged as soon as rows arrive."
+    if e.status == "paused":
+        return words.pill(
+            "hold", "Hold, paused"
+        ), "Rows still arrive and are kept; gates rest until it is started again."
+    if not said:
+        return words.pill("hold", "Hold, no data"), "No slot was judged yet: send the first rows."
+    action, code = said["action"], said["code"]
+    why = words.CODES.get(code, code).lower()
+    if said.get("state") == "suspended":
+        return words.pill(action, f"{action.capitalize()}, suspended", line=True), first
+    return words.pill(action, f"{action.capitalize()}, {why}"), first
+
+
+def _said_closed(e: Experiment, facts: Facts) -> tuple[dict[str, Any], str]:
+    d = facts.decisions.get(e.pk)
+    verb = {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold")
+    if d is None:
+        return words.pill(verb, words.STATUSES[e.status], line=True), "Ended without a proposal that was answered."
+    if d.action == "accept":
+        return words.pill(
+            verb, f"{words.STATUSES[e.status]}, accepted"
+        ), f"Accepted by {d.by}, on the evidence as proposed."
+    said = f"{d.recommendation.action.capitalize()} was proposed. {d.by}: “{d.reason}”"
+    return words.pill(verb, f"{words.STATUSES[e.status]}, overridden"), said
+
+
+def _last(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[str, str]:
+    if e.started_at is None:
+        return "no date", f"draft since {words.day(e.created_at)}"
+    ran = (facts.now - e.started_at).days
+    if e.status == "paused":
+        return "not counting", f"{words.plural(ran, 'day')} since the start"
+    cursor = facts.cursors.get(e.pk)
+    body = _body(cursor.policy_version if cursor else None)
+    least, most = body.get("min_days", 7), body.get("max_days", 28)
+    if said.get("code") in ("stale", "no_data"):
+        return "when data is back", f"day {ran} of {most}"
+    if ran < least:
+        return f"not before {words.day(e.started_at + timedelta(days=least))[:-5]}", f"day {ran} of at least {least}"
+    return f"by {words.day(e.started_at + timedelta(days=most))[:-5]}", f"day {ran} of {most}"
+
+
+def _ended(e: Experiment, facts: Facts) -> tuple[str, str]:
+    d = facts.decisions.get(e.pk)
+    if d is None or e.ended_at is None:
+        return words.instant(e.ended_at, facts.now), ""
+    took = (d.at - d.recommendation.proposed_at).total_seconds()
+    return words.instant(e.ended_at, facts.now), f"{words.duration(took)} after the proposal"
+
+
+def _lead(waiting: Mapping[int, datetime], params: QueryDict, *, now: datetime) -> dict[str, str]:
+    if not waiting:
+        return {
+            "title": "Nothing needs you",
+            "text": "Every proposal has its answer. What runs is listed below with what it waits for.",
+        }
+    title = f"{words.plural(len(waiting), 'decision')} {'needs' if len(waiting) == 1 else 'need'} you"
+    soonest = min(waiting.values())
+    left = (soonest - now).total_seconds()
+    when = words.instant(soonest, now)
+    if left <= 0:
+        return {"title": title, "text": f"The oldest promise ran out at {when}, {words.duration(-left)} ago."}
+    return {"title": title, "text": f"The next promise runs out at {when}, in {words.duration(left)}."}
+
+
+def _views(params: QueryDict, principal: Principal) -> list[dict[str, Any]]:
+    asked = {
+        name: value for name, value in params.items() if value and name not in ("needs", "progress", "closed", "sort")
+    }
+    ready: list[tuple[str, dict[str, str]]] = [
+        ("Everything", {}),
+        ("Due within 6 h", {"due": "6h"}),
+        ("Stale data", {"freshness": "stale"}),
+        ("Deletes", {"recommendation": "delete"}),
+        ("All closed", {"view": "closed"}),
+    ]
+    teams = Team.objects.filter(pk__in=principal.teams).order_by("name")[:3] if len(principal.teams) > 1 else []
+    ready[2:2] = [(f"Team {t.name}", {"team": t.key}) for t in teams]
+    return [{"label": label, "query": f"?{urlencode(wanted)}", "here": wanted == asked} for label, wanted in ready]
+
+
+def _filters(params: QueryDict) -> list[dict[str, Any]]:
+    teams = [(t.key, t.name) for t in Team.objects.order_by("name")]
+    owners = [(o, o) for o in Experiment.objects.order_by("owner").values_list("owner", flat=True).distinct()[:200]]
+    actions = [(a, a.capitalize()) for a in (*PROPOSALS, "hold")]
+    return [
+        {"name": name, "label": label, "options": options(choices, params.get(name, ""))}
+        for name, label, choices in (
+            ("team", "Team", teams),
+            ("status", "Status", words.STATUSES),
+            ("recommendation", "Recommendation", actions),
+            ("freshness", "Data", [(s, s.capitalize()) for s in freshness.STATES]),
+            ("owner", "Owner", owners),
+        )
+    ]
+
+
+def _filter_note(params: QueryDict) -> str:
+    said = [f"{n} is {params[n]}" for n in ("team", "status", "recommendation", "freshness", "owner") if params.get(n)]
+    return f" · {', '.join(said)}" if said else ""
+
+
+def _note(shown: int, hidden: int) -> str:
+    note = f"{words.plural(shown, 'experiment')} shown."
+    if hidden == 1:
+        return f"{note} 1 decision that waits for you is outside this filter."
+    return f"{note} {hidden} decisions that wait for you are outside this filter." if hidden > 1 else note
+
+
+def _number(params: QueryDict, name: str) -> int:
+    text = params.get(name, "")
+    return max(int(text) - 1, 0) if text.isdecimal() and len(text) < 6 else 0
+
+
+def _pages(params: QueryDict, lane: str, at: int, found: Sequence[int]) -> dict[str, Any] | None:
+    more = len(found) > PAGE
+    if not at and not more:
+        return None
+    first = at * PAGE + 1
+    return {
+        "note": f"{first} to {first + min(len(found), PAGE) - 1}",
+        "newest": "",
+        "newer": query(params, **{lane: at if at > 1 else None}) if at else "",
+        "older": query(params, **{lane: at + 2}) if more else "",
+        "numbered": True,
+    }
+
+
+def _lane(
+    lane: str, rows: list[dict[str, Any]], params: QueryDict, at: int, found: Sequence[int], *, everything: bool = False
+) -> dict[str, Any]:
+    closed = lane == "closed"
+    last = "Decided" if closed else "Ready"
+    return {
+        "id": lane,
+        "title": "Closed" if closed else "In progress",
+        "note": ("Newest first." if everything else "Ended in the last 7 days.")
+        if closed
+        else "No decision is possible yet; each says what it waits for.",
+        "last": last,
+        "rows": rows,
+        "pages": _pages(params, lane, at, found),
+        "heads": [
+            {"class": "w-name", "sort": _sort("Experiment", "name", params)},
+            {"class": "w-rec", "label": "Decision" if closed else "Recommendation"},
+            {"class": "w-gates", "label": "Gates"},
+            {"class": "w-kpi", "label": "Goal KPI"},
+            {"class": "w-age", "label": "Data age"},
+            {"class": "", "label": last} if closed else {"class": "", "sort": _sort(last, "started", params)},
+        ],
+    }
+
+
+def _sort(label: str, name: str, params: QueryDict) -> dict[str, str]:
+    now = params.get("sort", "")
+    up = now == name
+    return {
+        "label": label,
+        "query": query(params, sort=f"-{name}" if up else name, progress=None, closed=None),
+        "icon": {name: "up", f"-{name}": "down"}.get(now, "sort"),
+        "aria": {name: "ascending", f"-{name}": "descending"}.get(now, ""),
+    }
+
+
+def _calm() -> dict[str, str]:
+    return {
+        "icon": "pass",
+        "title": "Nothing needs you",
+        "text": "No proposal is open. What runs is below, each with what it waits for.",
+    }
+
+
+def _empty(params: QueryDict, hidden: int, principal: Principal, *, filtered: bool) -> dict[str, Any]:
+    if filtered:
+        outside = f" {words.plural(hidden, 'decision')} still wait outside of it." if hidden > 0 else ""
+        return {
+            "icon": "search",
+            "title": "No experiment matches",
+            "text": f"Nothing fits this filter.{outside}",
+            "url": reverse("board"),
+            "label": "Show everything",
+        }
+    may = principal.may(Scope.WRITE)
+    return {
+        "icon": "inconclusive",
+        "title": "No experiments yet",
+        "text": "Name an idea, its hypothesis and one KPI; the dashboard, the gates and the log come with it."
+        if may
+        else "As soon as somebody in your team creates one, it is listed here.",
+        "url": reverse("experiment_new") if may else "",
+        "label": "Create the first",
+        "go": False,
+    }
+
+
+def csv_rows(params: QueryDict, *, now: datetime) -> list[list[object]]:
+    """The experiments a query asks for, one a line."""
+    rows: list[list[object]] = [
+        ["id", "key", "name", "team", "owner", "status", "started_at", "ended_at", "action", "code", "rationale"]
+    ]
+    found = matching(params, now=now).select_related("team", "cursor").defer("cursor__state").order_by("-id")
+    for e in found[:10_000]:
+        said = ((e.cursor.shown if hasattr(e, "cursor") else None) or {}).get("recommendation") or {}
+        rows.append(
+            [
+                e.pk,
+                e.key,
+                e.name,
+                e.team.key,
+                e.owner,
+                e.status,
+                e.started_at,
+                e.ended_at,
+                said.get("action"),
+                said.get("code"),
+            ]
+        )
+        rows[-1].append(" ".join(said.get("rationale") or []))
+    return rows

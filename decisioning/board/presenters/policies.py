@@ -1,0 +1,170 @@
+"""Policies read aloud: what is proposed when, which version is live, what a candidate would change."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from difflib import ndiff
+from typing import Any
+
+from django.db.models import Count, Prefetch
+from django.urls import reverse
+
+from decisioning.access.principal import Principal
+from decisioning.board import words
+from gates.models import Cursor, Policy, PolicyVersion
+from gates.policy import canonical, parse
+
+
+def _live(versions: Sequence[PolicyVersion]) -> PolicyVersion | None:
+    """The newest activated version judges."""
+    active = [v for v in versions if v.activated_at]
+    return max(active, key=lambda v: (v.activated_at, v.number), default=None)
+
+
+def policies() -> dict[str, Any]:
+    newest = PolicyVersion.objects.order_by("-number")
+    found = (
+        Policy.objects.select_related("team")
+        .prefetch_related(Prefetch("versions", newest))
+        .order_by("team__name", "name")
+    )
+    judged = Cursor.objects.filter(policy_version__isnull=False).values_list("policy_version__policy")
+    used = dict(judged.annotate(n=Count("pk")).order_by())
+    rows = []
+    for policy in found:
+        versions = list(policy.versions.all())
+        live = _live(versions)
+        candidates = [v for v in versions if live is None or v.number > live.number]
+        rows.append(
+            {
+                "name": policy.name,
+                "url": reverse("policy", args=[policy.pk]),
+                "team": policy.team.name if policy.team else "ships with the portal",
+                "version": f"Version {live.number}" if live else "none",
+                "candidate": words.pill("review", f"Version {candidates[0].number} waits", line=True)
+                if candidates
+                else None,
+                "sentence": _short(live.body) if live else "",
+                "used": words.plural(used.get(policy.pk, 0), "experiment"),
+            }
+        )
+    return {
+        "policies": rows,
+        "empty": {
+            "icon": "doc",
+            "title": "No policy yet",
+            "text": "Every installation ships with one named default.",
+            "url": "",
+        },
+    }
+
+
+def _short(body: Mapping[str, Any]) -> str:
+    p = canonical(parse(body))
+    kinds = [g["kind"] for g in p["gates"]]
+    gates = ", ".join(words.plural(kinds.count(k), k) for k in dict.fromkeys(kinds))
+    return f"{p['min_days']} to {p['max_days']} days, {words.count(p['min_units'])} units in each arm, alpha {p['alpha']:g}; {gates}."
+
+
+def find(pk: int, number: int | None) -> PolicyVersion | None:
+    """A version of a policy the asking person may see; without a number the one that is live."""
+    versions = list(PolicyVersion.objects.select_related("policy__team").filter(policy=pk).order_by("number"))
+    if number is None:
+        return _live(versions) or (versions[-1] if versions else None)
+    return next((v for v in versions if v.number == number), None)
+
+
+def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> dict[str, Any]:
+    versions = list(PolicyVersion.objects.filter(policy=version.policy_id).order_by("-number"))
+    live = _live(versions)
+    compared = live is not None and live.pk != version.pk
+    body = canonical(parse(version.body))
+    then = canonical(parse(live.body)) if compared and live else None
+    used = Cursor.objects.filter(policy_version__policy=version.policy_id).count()
+    is_live = live is not None and live.pk == version.pk
+    candidate = not is_live and (live is None or version.number > live.number)
+    state = "Live" if is_live else "Candidate" if candidate else "Replaced"
+    return {
+        "name": version.policy.name,
+        "number": version.number,
+        "pill": words.pill("pass" if is_live else "review" if candidate else "hold", state, line=not is_live),
+        "said": f"used by {words.plural(used, 'experiment')}"
+        if is_live
+        else f"version {live.number} is live"
+        if live
+        else "",
+        "lead": f"Written by {version.author or 'the portal'}, {words.instant(version.created_at, now)}.",
+        "compared": compared,
+        "sentences": [s._asdict() | {"parts": [p._asdict() for p in s.parts]} for s in words.sentences(body, then)],
+        "foot": _foot(body),
+        "stored": _stored(body, then),
+        "steps_title": "Make it live" if candidate else "How it came to be",
+        "steps": _steps(version, principal, candidate=candidate, now=now),
+        "versions_note": "What a version says never changes; another one replaces it.",
+        "versions": [
+            {
+                "number": v.number,
+                "url": reverse("policy_version", args=[v.policy_id, v.number]),
+                "here": v.pk == version.pk,
+                "pill": words.pill("pass", "Live")
+                if live and v.pk == live.pk
+                else words.pill("hold", _state(v, live), line=True),
+                "written": f"{words.day(v.created_at)} by {v.author or 'the portal'}",
+                "activated": f"{words.day(v.activated_at)} by {v.activated_by or 'the portal'}"
+                if v.activated_at
+                else "not yet",
+            }
+            for v in versions
+        ],
+    }
+
+
+def _state(version: PolicyVersion, live: PolicyVersion | None) -> str:
+    return "Candidate" if live is None or version.number > live.number else "Replaced"
+
+
+def _foot(body: Mapping[str, Any]) -> str:
+    return (
+        f"Alpha {words.share(body['alpha'])}, judged every {words.duration(body['look_s'])}, on rows closed for "
+        f"{words.duration(body['closed_after_s'])}; a change of mind must hold at {body['persist']} looks in a row."
+    )
+
+
+def _stored(body: Mapping[str, Any], then: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    new = json.dumps(body, indent=2).splitlines()
+    if then is None:
+        return [{"kind": "", "text": f"  {line}"} for line in new]
+    kinds = {"+": "add", "-": "cut"}
+    found = (line for line in ndiff(json.dumps(then, indent=2).splitlines(), new) if line[0] != "?")
+    return [
+        {"kind": kinds.get(line[0], ""), "text": line.replace("- ", f"{words.MINUS} ", 1) if line[0] == "-" else line}
+        for line in found
+    ]
+
+
+def _steps(version: PolicyVersion, principal: Principal, *, candidate: bool, now: datetime) -> list[dict[str, str]]:
+    steps = [
+        {
+            "icon": "pass",
+            "tone": "",
+            "title": "Checked.",
+            "text": "Every gate can be reached and every metric is known.",
+        },
+        {
+            "icon": "edit",
+            "tone": "",
+            "title": "Written",
+            "text": f"by {version.author or 'the portal'}, {words.instant(version.created_at, now)}.",
+        },
+    ]
+    if version.activated_at:
+        text = f"by {version.activated_by or 'the portal'}, {words.instant(version.activated_at, now)}."
+        return [*steps, {"icon": "pass", "tone": "", "title": "Activated", "text": text}]
+    if candidate and _is_author(version, principal):
+        text = "You wrote this version, so somebody else with the right to change policies must activate it."
+        return [*steps, {"icon": "user", "tone": "late", "title": "A second person is missing.", "text": text}]
+    return [*steps, {"icon": "clock", "tone": "hold", "title": "Not activated.", "text": "It judges nothing yet."}]
+
+
+def _is_author(version: PolicyVersion, principal: Principal) -> bool:
+    return version.author_user_id is not None and version.author_user_id == principal.id

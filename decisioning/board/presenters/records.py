@@ -1,0 +1,309 @@
+"""Pages that read what was written down: the refresh log, the audit, keys, a person's own page."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db.models import Q, QuerySet
+from django.http import QueryDict
+from django.urls import reverse
+from django.utils.dateparse import parse_date
+
+from decisioning.access.keys import create_key
+from decisioning.access.models import ApiKey, Membership, Team
+from decisioning.access.principal import Principal
+from decisioning.access.scopes import Scope
+from decisioning.board import words
+from decisioning.board.presenters.frame import before, older, options, query
+from decisioning.ledger.models import Entry
+from experiments.models import Experiment
+from telemetry.models import RefreshRun
+
+PAGE = 50
+CSV_ROWS = 10_000
+RESULTS = {"succeeded": "Ok", "failed": "Failed", "aborted": "Aborted", "running": "Running"}
+
+# What people look for in the audit, in their words.
+KINDS = {
+    "decision": "Decisions",
+    "recommendation": "Recommendations",
+    "experiment": "Experiments",
+    "targetkpi": "Target KPIs",
+    "variant": "Variants",
+    "metric": "Metrics",
+    "policyversion": "Policy versions",
+    "policybinding": "Which policy judges",
+    "experimentkpi": "Rows",
+    "membership": "Memberships",
+    "apikey": "Keys",
+    "user": "People",
+    "refusal": "Refusals",
+}
+_DID = {
+    Entry.Action.CREATE: "made",
+    Entry.Action.UPDATE: "changed",
+    Entry.Action.DELETE: "removed",
+    Entry.Action.ACCESS: "refused",
+}
+_THINGS = {
+    "targetkpi": "target KPI",
+    "experimentkpi": "rows",
+    "policyversion": "policy version",
+    "policybinding": "policy binding",
+    "apikey": "key",
+    "user": "person",
+}
+_LONG = 160
+
+
+def find_experiment(ref: str) -> Experiment | None:
+    """By number or key, among those the asking person may see."""
+    wanted = Q(pk=int(ref)) if ref.isdecimal() and len(ref) < 19 else Q(key=ref)
+    return Experiment.objects.select_related("team").filter(wanted).first()
+
+
+def runs_asked(params: QueryDict) -> QuerySet[RefreshRun]:
+    """The refresh runs a query asks for, newest first."""
+    runs = RefreshRun.objects.order_by("-id")
+    if job := params.get("job", "").strip():
+        runs = runs.filter(job_name__icontains=job)
+    if (state := params.get("status", "")) in RESULTS:
+        runs = runs.filter(status=state)
+    if ref := params.get("experiment", "").strip():
+        found = find_experiment(ref)
+        runs = runs.filter(experiment_id=found.pk) if found else runs.none()
+    return runs
+
+
+def refresh_log(params: QueryDict, *, now: datetime) -> dict[str, Any]:
+    runs = runs_asked(params)
+    if last := before(params):
+        runs = runs.filter(pk__lt=last)
+    found = list(runs[: PAGE + 1])
+    filtered = any(params.get(name) for name in ("job", "status", "experiment"))
+    return {
+        "job": params.get("job", ""),
+        "experiment": params.get("experiment", ""),
+        "states": options(RESULTS, params.get("status", "")),
+        "runs": present_runs(found[:PAGE], now=now),
+        "pages": older(params, found, size=PAGE, noun="run"),
+        "csv": reverse("refresh_log_csv") + query(params, before=None),
+        "empty": {
+            "icon": "search" if filtered else "clock",
+            "title": "No run matches" if filtered else "No run yet",
+            "text": "Nothing in the log fits this filter."
+            if filtered
+            else "As soon as rows are sent or an experiment is evaluated, each run is written down here.",
+            "url": reverse("refresh_log") if filtered else "",
+            "label": "Show every run",
+        },
+    }
+
+
+def present_runs(runs: Iterable[RefreshRun], *, now: datetime) -> list[dict[str, Any]]:
+    """Rows of _runs.html; experiments are named with one query."""
+    runs = list(runs)
+    known = Experiment.objects.in_bulk({run.experiment_id for run in runs if run.experiment_id})
+    shown = []
+    for run in runs:
+        experiment = known.get(run.experiment_id) if run.experiment_id else None
+        start = run.started_at or run.finished_at
+        took = (run.finished_at - run.started_at).total_seconds() if run.finished_at and run.started_at else None
+        shown.append(
+            {
+                "id": run.pk,
+                "at": start.isoformat() if start else "",
+                "when": words.instant(start, now),
+                "job": run.job_name,
+                "pill": words.pill(run.status, RESULTS[run.status]),
+                "rows": words.count(run.rows),
+                "took": "" if took is None else f"{took * 1000:.0f} ms" if took < 1 else words.duration(took),
+                "watermark": words.instant(run.data_watermark, now) if run.data_watermark else "",
+                "error": run.error or "",
+                "experiment": experiment.name if experiment else "",
+                "url": reverse("experiment", args=[experiment.key]) if experiment else "",
+            }
+        )
+    return shown
+
+
+def refresh_log_rows(params: QueryDict) -> list[list[object]]:
+    head: list[object] = [
+        "id",
+        "run_id",
+        "job_name",
+        "experiment_id",
+        "source",
+        "started_at",
+        "finished_at",
+        "status",
+        "rows",
+        "error",
+    ]
+    return [head, *(list(row) for row in runs_asked(params).values_list(*head)[:CSV_ROWS])]  # type: ignore[arg-type]
+
+
+def entries_asked(params: QueryDict) -> QuerySet[Entry]:
+    """The audit entries a query asks for, newest first."""
+    entries = Entry.objects.select_related("content_type").order_by("-id")
+    if who := params.get("who", "").strip():
+        entries = entries.filter(actor_name__icontains=who)
+    if (what := params.get("what", "")) in KINDS:
+        entries = entries.filter(content_type__model=what)
+    if ref := params.get("object", "").strip():
+        found = find_experiment(ref)
+        entries = entries.filter(experiment_id=found.pk) if found else entries.none()
+    if since := _date(params.get("from", "")):
+        entries = entries.filter(timestamp__gte=since)
+    return entries
+
+
+def audit(params: QueryDict, *, now: datetime) -> dict[str, Any]:
+    entries = entries_asked(params)
+    if last := before(params):
+        entries = entries.filter(pk__lt=last)
+    found = list(entries[: PAGE + 1])
+    known = Experiment.objects.in_bulk({e.experiment_id for e in found if e.experiment_id})
+    return {
+        "who": params.get("who", ""),
+        "object": params.get("object", ""),
+        "since": params.get("from", "") if _date(params.get("from", "")) else "",
+        "kinds": options(KINDS, params.get("what", "")),
+        "entries": [_entry(e, known, now) for e in found[:PAGE]],
+        "pages": older(params, found, size=PAGE, noun="entry", nouns="entries"),
+        "csv": reverse("audit_csv") + query(params, before=None),
+        "empty": {
+            "icon": "search",
+            "title": "No entry matches",
+            "text": "Nothing was written down that fits this filter.",
+            "url": reverse("audit"),
+            "label": "Show every entry",
+        },
+    }
+
+
+def _entry(entry: Entry, known: dict[int, Experiment], now: datetime) -> dict[str, Any]:
+    thing = entry.content_type.model
+    experiment = known.get(entry.experiment_id or 0)
+    changes = entry.changes if isinstance(entry.changes, dict) else {}
+    told = [
+        (field, *pair) for field, pair in changes.items() if isinstance(pair, list) and len(pair) == 2 and field != "id"
+    ]
+    on = experiment.name if experiment else entry.object_repr
+    return {
+        "id": entry.pk,
+        "at": entry.timestamp.isoformat(),
+        "when": words.instant(entry.timestamp, now),
+        "who": entry.actor_name or "nobody",
+        "kind": {"user": "person", "key": "key", "job": "job", "role": "database login"}.get(
+            entry.actor_kind, entry.actor_kind
+        ),
+        "what": f"{_THINGS.get(thing, thing).capitalize()} {_DID[entry.action]}",
+        "on": on,
+        "url": reverse("experiment", args=[experiment.key]) if experiment else "",
+        "change": [{"field": f, "before": _cell(a), "after": _cell(b)} for f, a, b in told[:8]],
+        "more": f"and {len(told) - 8} more fields" if len(told) > 8 else "",
+    }
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}…"
+
+
+def audit_rows(params: QueryDict) -> list[list[object]]:
+    rows: list[list[object]] = [
+        ["id", "at", "actor_kind", "actor", "action", "model", "object", "experiment_id", "changes"]
+    ]
+    for e in entries_asked(params)[:CSV_ROWS]:
+        changes = json.dumps(e.changes, ensure_ascii=False)
+        who = [e.actor_kind, e.actor_name]
+        rows.append([e.pk, e.timestamp.isoformat(), *who, e.get_action_display(), e.content_type.model, e.object_repr])
+        rows[-1] += [e.experiment_id, changes]
+    return rows
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parse_date(text)
+    except ValueError:
+        return None
+    return datetime.fromisoformat(f"{found}T00:00:00+00:00") if found else None
+
+
+def keys(principal: Principal, *, now: datetime) -> dict[str, Any]:
+    """Every key the person may see; revoking is offered where they may manage keys."""
+    return {
+        "keys": [_key(key, principal, now) for key in ApiKey.objects.select_related("team", "owner").order_by("-id")],
+        "empty": {
+            "icon": "key",
+            "title": "No keys yet",
+            "text": "Make one below and give it to the program that sends rows.",
+            "url": "",
+        },
+    }
+
+
+def _key(key: ApiKey, principal: Principal, now: datetime) -> dict[str, Any]:
+    gone = "Revoked" if key.revoked_at else "Expired" if key.expires_at and key.expires_at <= now else ""
+    return {
+        "name": str(key),
+        "team": key.team.name,
+        "owner": str(key.owner or "no one"),
+        "scopes": ", ".join(key.scopes) + (" · agent" if key.agent else ""),
+        "pill": words.pill("fail", gone, line=True) if gone else words.pill("pass", "Good"),
+        "used": words.instant(key.last_used_at, now) if key.last_used_at else "not yet",
+        "expires": words.day(key.expires_at) if key.expires_at else "never",
+        "revoke_url": ""
+        if gone or not principal.may(Scope.KEYS, key.team_id)
+        else reverse("key_revoke", args=[key.pk]),
+    }
+
+
+def make_key(wanted: Mapping[str, Any], *, owner: User, now: datetime) -> dict[str, str]:
+    """A new key and its secret, from what KeyForm found good. Raises KeyRefused."""
+    days = wanted["expires_in_days"]
+    _, secret = create_key(
+        wanted["team"],
+        scopes=wanted["scopes"],
+        now=now,
+        agent=wanted["agent"],
+        rate=wanted["rate"],
+        expires_at=now + timedelta(days=days) if days else None,
+        owner=owner,
+    )
+    return {"secret": secret}
+
+
+def key_teams(principal: Principal) -> QuerySet[Team]:
+    """Teams in which the person may make keys."""
+    if principal.is_admin:
+        return Team.objects.order_by("name")
+    held = [team for team, scopes in principal.teams.items() if Scope.KEYS in scopes]
+    return Team.objects.filter(pk__in=held).order_by("name")
+
+
+def profile(principal: Principal, *, email: str, is_staff: bool, joined: datetime) -> dict[str, Any]:
+    held = Membership.objects.select_related("team").filter(user_id=principal.id).order_by("team__name")
+    teams = [{"name": m.team.name, "role": m.get_role_display().lower()} for m in held]
+    return {
+        "name": principal.name,
+        "facts": [
+            {"label": "User name", "text": principal.name},
+            {"label": "Email", "text": email or "none"},
+            {"label": "Here since", "text": words.day(joined)},
+            *(
+                [{"label": "Rights", "text": "Admin of the whole installation: sees and does everything"}]
+                if principal.is_admin
+                else []
+            ),
+        ],
+        "teams": teams,
+        "no_teams": "You are in no team yet, so the board is empty for you. Ask an admin to add you to one.",
+        "may_keys": principal.may(Scope.KEYS),
+        "is_staff": is_staff,
+    }

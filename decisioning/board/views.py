@@ -1,0 +1,469 @@
+"""Web doors: find out who asks, make one domain call or ask one presenter, hand the dict to a template.
+
+People come in by session. Reading needs the scope `experiments:read` by being in a team; what the database hides is 404.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any, cast
+
+from django.contrib import messages
+from django.contrib.auth.models import User
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from decisioning.access import keys as access_keys
+from decisioning.access.models import ApiKey
+from decisioning.access.principal import Principal
+from decisioning.access.scopes import Scope
+from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm
+from decisioning.board.presenters import creation, dossier, frame, freshness, listing, policies, promises, records
+from experiments import lifecycle
+from experiments.models import Asset, Experiment, Variant
+from gates.decisions import DecisionRefused, record_decision
+
+type View = Callable[..., HttpResponse]
+
+
+def person(view: View) -> View:
+    """Only somebody who is signed in; a key is for the API."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if who(request).kind != "user":
+            return redirect_to_login(request.get_full_path())
+        return view(request, *args, **kwargs)
+
+    return never_cache(guarded)
+
+
+def who(request: HttpRequest) -> Principal:
+    return cast("Principal", request.principal)  # type: ignore[attr-defined]
+
+
+def page(
+    request: HttpRequest,
+    template: str,
+    content: Mapping[str, Any],
+    *,
+    here: str,
+    title: str,
+    status: int = 200,
+    exact: bool = True,
+) -> HttpResponse:
+    """A whole page: `content` is what the presenter made, the frame goes around it."""
+    around = frame.frame(who(request), here=here, exact=exact, now=timezone.now())
+    return render(request, template, {"page": content, "frame": around, "title": title}, status=status)
+
+
+def spreadsheet(name: str, rows: Iterable[Iterable[object]]) -> HttpResponse:
+    """CSV that a spreadsheet opens without running what somebody wrote into a name."""
+    response = HttpResponse(
+        content_type="text/csv; charset=utf-8", headers={"Content-Disposition": f'attachment; filename="{name}"'}
+    )
+    out = csv.writer(response)
+    for row in rows:
+        out.writerow(
+            [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell for cell in row]
+        )
+    return response
+
+
+def found(request: HttpRequest, ref: str) -> Experiment:
+    """The experiment, or 404 when there is none or it is another team's."""
+    experiment = records.find_experiment(ref)
+    if experiment is None:
+        raise Http404(ref)
+    return experiment
+
+
+def allowed(request: HttpRequest, scope: Scope, team_id: int) -> None:
+    if not who(request).may(scope, team_id):
+        raise PermissionDenied(f"This needs the right {scope} in the team.")
+
+
+# The board -------------------------------------------------------------------------------------------------------------
+
+
+@require_GET
+@person
+def board(request: HttpRequest) -> HttpResponse:
+    now = timezone.now()
+    shown = listing.board(who(request), request.GET, now=now) | {"pulse": promises.pulse(who(request), now=now)}
+    return page(request, "board/board.html", shown, here="board", title=shown["lead"]["title"])
+
+
+@require_GET
+@person
+def board_csv(request: HttpRequest) -> HttpResponse:
+    return spreadsheet("experiments.csv", listing.csv_rows(request.GET, now=timezone.now()))
+
+
+@require_GET
+@person
+def news(request: HttpRequest) -> HttpResponse:
+    """What came since the board was opened; the list itself never moves under a reader."""
+    since = request.GET.get("since", "")
+    number = listing.newer_than(int(since)) if since.isdecimal() and len(since) < 19 else 0
+    return render(request, "board/_news.html", {"number": number})
+
+
+@require_GET
+@person
+def watch(request: HttpRequest) -> HttpResponse:
+    return render(request, "board/_watch.html", {"watch": frame.watchdog(timezone.now())})
+
+
+# One experiment --------------------------------------------------------------------------------------------------------
+
+
+@require_GET
+@person
+def experiment(request: HttpRequest, ref: str) -> HttpResponse:
+    return _dossier(request, found(request, ref))
+
+
+def _dossier(
+    request: HttpRequest, e: Experiment, *, answer: Mapping[str, Any] | None = None, status: int = 200
+) -> HttpResponse:
+    d = dossier.Dossier(e, who(request), now=timezone.now())
+    if request.headers.get("HX-Request") and request.method == "POST":
+        shown = dossier.verdicts(d, answer=answer)
+        return render(request, "board/_decide.html", {"d": shown[0]}, status=status)
+    return page(
+        request,
+        "board/experiment.html",
+        dossier.experiment(d, answer=answer),
+        here="board",
+        title=e.name,
+        status=status,
+        exact=False,
+    )
+
+
+@require_POST
+@person
+def decide(request: HttpRequest, ref: str) -> HttpResponse:
+    """A person's answer, on the evidence named in the form."""
+    e = found(request, ref)
+    allowed(request, Scope.REVIEW, e.team_id)
+    sent = {name: request.POST.get(name, "") for name in ("action", "override_to", "reason", "evidence_digest")}
+    override = sent["action"] == "override"
+    try:
+        decision = record_decision(
+            e,
+            digest=sent["evidence_digest"],
+            action=sent["action"],
+            by=who(request),
+            now=timezone.now(),
+            override_to=sent["override_to"] if override else "",
+            reason=sent["reason"].strip() if override else "",
+        )
+    except DecisionRefused as refusal:
+        return _dossier(request, e, answer=sent | _told(refusal), status=refusal.status)
+    e.refresh_from_db()
+    messages.success(request, _done(e, decision.override_to or decision.recommendation.action, override=override))
+    response = redirect("experiment", ref=e.key)
+    if request.headers.get("HX-Request"):
+        return HttpResponse(headers={"HX-Redirect": f"{response.url}#decide"})
+    return response
+
+
+def _told(refusal: DecisionRefused) -> dict[str, Any]:
+    """Where in the form a refusal is shown."""
+    if refusal.pointer == "/reason":
+        return {"reason_error": "Say why you decide otherwise; one sentence is enough."}
+    if refusal.status == 409:
+        title = {
+            "already_decided": "Somebody has answered already.",
+            "recommendation_replaced": "A newer recommendation replaced the one you saw.",
+            "recommendation_suspended": "Its inputs are late.",
+        }.get(refusal.code, "There is nothing to answer.")
+        return {
+            "replaced": {"title": title, "text": f"Nothing was recorded. {refusal.message}"},
+            "action": "",
+            "reason": "",
+        }
+    return {"error": refusal.message}
+
+
+def _done(e: Experiment, did: str, *, override: bool) -> str:
+    how = "Overridden, with your reason" if override else "Accepted"
+    became = {"scaled": "is scaled", "deleted": "is deleted", "stopped": "is stopped"}.get(e.status, "runs on")
+    return f"{how}: {did}. {e.name} {became}."
+
+
+_ASKS = {
+    "running": ("Start", ["From now on its rows are judged.", "Its plan can no longer be changed."]),
+    "paused": (
+        "Pause",
+        ["Rows still arrive and are kept; gates rest until it is started again.", "Paused time does not count as age."],
+    ),
+    "stopped": (
+        "Stop",
+        ["It ends without a winner, and cannot be started again.", "A proposal that is open is not answered by this."],
+    ),
+}
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def move(request: HttpRequest, ref: str, status: str) -> HttpResponse:
+    """Start, pause, resume or stop, after asking once more."""
+    e = found(request, ref)
+    allowed(request, Scope.WRITE, e.team_id)
+    if status not in _ASKS:
+        raise Http404(status)
+    error = ""
+    if request.method == "POST":
+        try:
+            lifecycle.ask(e, status, by=who(request), now=timezone.now())
+        except lifecycle.TransitionRefused as refusal:
+            error = refusal.message
+        else:
+            messages.success(request, f"{e.name} is {e.get_status_display().lower()}.")
+            return redirect("experiment", ref=e.key)
+    verb, lines = _ASKS[status]
+    verb = "Resume" if status == "running" and e.status == "paused" else verb
+    asked = {
+        "crumb": e.key,
+        "back": reverse("experiment", args=[e.key]),
+        "title": f"{verb} {e.name}?",
+        "lines": lines if verb != "Resume" else lines[:1],
+        "button": verb,
+        "tone": "delete" if status == "stopped" else "hold",
+        "error": error,
+    }
+    return page(
+        request,
+        "board/confirm.html",
+        asked,
+        here="board",
+        title=asked["title"],
+        status=409 if error else 200,
+        exact=False,
+    )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def experiment_new(request: HttpRequest) -> HttpResponse:
+    """Name, hypothesis, KPIs; the dashboard, the gates and the log come with it."""
+    principal = who(request)
+    form = ExperimentForm(request.POST or None)
+    teams = creation.writable_teams(principal)
+    form.fields["team"].queryset = teams  # type: ignore[attr-defined]
+    if not principal.may(Scope.WRITE) or not teams:
+        raise PermissionDenied("Creating needs the right experiments:write in a team.")
+    status = 200
+    if request.method == "POST":
+        status = 422
+        if form.is_valid() and (made := creation.create(form, by=principal, now=timezone.now())):
+            messages.success(
+                request, f"{made.name} is {made.get_status_display().lower()}. Send its first rows, and it is judged."
+            )
+            return redirect("experiment", ref=made.key)
+    return page(
+        request, "board/new.html", creation.page(form), here="board", title="New experiment", status=status, exact=False
+    )
+
+
+@require_GET
+@person
+def planned_duration(request: HttpRequest) -> HttpResponse:
+    return render(request, "board/_duration.html", {"duration": creation.duration(request.GET)})
+
+
+@require_GET
+@person
+def report(request: HttpRequest, ref: str) -> HttpResponse:
+    """One page for paper: what was proposed, on what, and what became of it."""
+    e = found(request, ref)
+    d = dossier.Dossier(e, who(request), now=timezone.now())
+    return page(
+        request, "board/report.html", dossier.experiment(d), here="board", title=f"Report: {e.name}", exact=False
+    )
+
+
+@require_GET
+@person
+def rows_csv(request: HttpRequest, ref: str) -> HttpResponse:
+    e = found(request, ref)
+    return spreadsheet(f"{e.key}-rows.csv", dossier.rows(e))
+
+
+@require_GET
+@person
+def evidence(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
+    """The canonical JSON, byte for byte as it was hashed."""
+    e = found(request, ref)
+    body = dossier.evidence_body(e, digest)
+    if body is None:
+        raise Http404(digest)
+    name = f"{e.key}-evidence-{digest.removeprefix('sha256:')[:12]}.json"
+    return HttpResponse(
+        body, content_type="application/json", headers={"Content-Disposition": f'attachment; filename="{name}"'}
+    )
+
+
+@require_POST
+@person
+def upload(request: HttpRequest, ref: str, variant: str) -> HttpResponse:
+    """A picture of one variant, with what it shows in words."""
+    e = found(request, ref)
+    allowed(request, Scope.WRITE, e.team_id)
+    arm = Variant.objects.filter(experiment=e, key=variant).first()
+    if arm is None:
+        raise Http404(variant)
+    form = ImageForm(request.POST, request.FILES)
+    if not form.is_valid():
+        problem = next(iter(form.errors.items()))
+        messages.error(request, f"The picture was not taken. {problem[0].capitalize()}: {problem[1][0]}")
+        return redirect(reverse("experiment", args=[e.key]) + "#variants")
+    image = form.cleaned_data["image"]
+    Asset.objects.create(
+        experiment=e, variant=arm, title=image.name[:200], alt=form.cleaned_data["alt"], media_type=form.media_type, body=form.body,
+        created_at=timezone.now(),
+    )  # fmt: skip
+    messages.success(request, f"The picture of {arm} is kept.")
+    return redirect(reverse("experiment", args=[e.key]) + "#variants")
+
+
+@require_GET
+@person
+def asset(request: HttpRequest, pk: int) -> HttpResponse:
+    """A picture, never as anything a browser would run."""
+    picture = Asset.objects.filter(pk=pk).first()
+    if picture is None:
+        raise Http404(str(pk))
+    headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "inline"}
+    return HttpResponse(bytes(picture.body), content_type=picture.media_type, headers=headers)
+
+
+# The portal itself -----------------------------------------------------------------------------------------------------
+
+
+@require_GET
+@person
+def freshness_page(request: HttpRequest) -> HttpResponse:
+    shown = freshness.page(request.GET, now=timezone.now())
+    return page(request, "board/freshness.html", shown, here="freshness", title="Freshness")
+
+
+@require_GET
+@person
+def refresh_log(request: HttpRequest) -> HttpResponse:
+    shown = records.refresh_log(request.GET, now=timezone.now())
+    return page(request, "board/refresh_log.html", shown, here="freshness", title="Refresh log", exact=False)
+
+
+@require_GET
+@person
+def refresh_log_csv(request: HttpRequest) -> HttpResponse:
+    return spreadsheet("refresh-log.csv", records.refresh_log_rows(request.GET))
+
+
+@require_GET
+@person
+def promises_page(request: HttpRequest) -> HttpResponse:
+    return page(
+        request, "board/slo.html", promises.page(who(request), now=timezone.now()), here="promises", title="Promises"
+    )
+
+
+@require_GET
+@person
+def policies_page(request: HttpRequest) -> HttpResponse:
+    return page(request, "board/policies.html", policies.policies(), here="policies", title="Policies")
+
+
+@require_GET
+@person
+def policy(request: HttpRequest, pk: int, number: int | None = None) -> HttpResponse:
+    version = policies.find(pk, number)
+    if version is None:
+        raise Http404(str(pk))
+    shown = policies.policy(version, who(request), now=timezone.now())
+    return page(request, "board/policy.html", shown, here="policies", title=f"Policy {version}", exact=False)
+
+
+@require_GET
+@person
+def audit(request: HttpRequest) -> HttpResponse:
+    return page(
+        request, "board/audit.html", records.audit(request.GET, now=timezone.now()), here="audit", title="Audit log"
+    )
+
+
+@require_GET
+@person
+def audit_csv(request: HttpRequest) -> HttpResponse:
+    return spreadsheet("audit.csv", records.audit_rows(request.GET))
+
+
+# People and keys -------------------------------------------------------------------------------------------------------
+
+
+@require_GET
+@person
+def profile(request: HttpRequest) -> HttpResponse:
+    user = cast("User", request.user)
+    shown = records.profile(who(request), email=user.email, is_staff=user.is_staff, joined=user.date_joined)
+    return page(request, "board/profile.html", shown, here="profile", title="Profile")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def keys(request: HttpRequest) -> HttpResponse:
+    """List and make keys; a new one's secret is in this one answer and nowhere else."""
+    principal = who(request)
+    if not principal.may(Scope.KEYS):
+        raise PermissionDenied("This needs the right keys:manage in a team.")
+    now, made, status = timezone.now(), None, 200
+    form = KeyForm(request.POST or None)
+    form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    if request.method == "POST":
+        status = 422
+        if form.is_valid():
+            try:
+                made = records.make_key(form.cleaned_data, owner=cast("User", request.user), now=now)
+            except access_keys.KeyRefused as refusal:
+                form.add_error(None, str(refusal))
+            else:
+                status = 201
+                form = KeyForm()
+                form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    shown = records.keys(principal, now=now) | {"form": form, "made": made}
+    return page(request, "board/keys.html", shown, here="profile", title="Keys", status=status, exact=False)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def key_revoke(request: HttpRequest, pk: int) -> HttpResponse:
+    key = ApiKey.objects.select_related("team").filter(pk=pk).first()
+    if key is None:
+        raise Http404(str(pk))
+    allowed(request, Scope.KEYS, key.team_id)
+    if request.method == "POST":
+        ApiKey.objects.filter(pk=pk, revoked_at__isnull=True).update(revoked_at=timezone.now())
+        messages.success(request, f"{key} is revoked; it is refused from now on.")
+        return redirect("keys")
+    asked = {
+        "crumb": "Keys",
+        "back": reverse("keys"),
+        "title": f"Revoke {key}?",
+        "lines": [
+            "Programs that use it are refused from their next request on.",
+            "This cannot be undone; make a new key instead.",
+        ],
+        "button": "Revoke",
+        "tone": "delete",
+    }
+    return page(request, "board/confirm.html", asked, here="profile", title=asked["title"], exact=False)
