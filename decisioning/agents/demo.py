@@ -210,7 +210,7 @@ STORIES: Sequence[Story] = (
         "On long product pages the button scrolls away. Keeping it in view should add more to carts.",
         "lin@shop.example",
         23,
-        (Part("add_to_cart", effects=(0.01,)), _SPEED),
+        (Part("add_to_cart", effects=(0.018,), minimum_effect=0.04), _SPEED),
         hourly=2_000,
     ),
     Story(
@@ -225,10 +225,10 @@ STORIES: Sequence[Story] = (
     Story(
         "carousel-v3",
         "Recommendations, third model",
-        "The new model knows what goes together, so people should put more in the cart.",
+        "The new model knows what goes together, so the same sessions should bring more revenue.",
         "ade@shop.example",
         16,
-        (Part("add_to_cart", effects=(0.012,)), Part("revenue_per_session", "shown"), _SPEED),
+        (Part("revenue_per_session", effects=(0.03,)), Part("add_to_cart", "shown", effects=(0.008,)), _SPEED),
         silent_h=9,
     ),
     Story(
@@ -256,8 +256,8 @@ STORIES: Sequence[Story] = (
         "Seeing one's points on every page is a reason to come back and to sign up. Paused while the points service moves.",
         "mara@shop.example",
         12,
-        (Part("signup", effects=(0.02,)), _SPEED),
-        hourly=800,
+        (Part("signup", effects=(0.005,)), _SPEED),
+        hourly=500,
         status="paused",
     ),
     Story(

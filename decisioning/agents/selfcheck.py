@@ -74,7 +74,7 @@ TRIALS = (
         "Nothing differs, so nothing may be found.",
         {"control": _MANY, "treatment": _MANY},
         0.25,
-        (("hold", ""), ("review", ""), ("delete", "not_worth_it")),
+        (("hold", "open"), ("hold", "collecting"), ("review", ""), ("delete", "not_worth_it")),
     ),
     Trial(
         "smaller",
