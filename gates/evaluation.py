@@ -160,7 +160,7 @@ def plans_of(experiments: Iterable[Experiment]) -> dict[int, Plan]:
                 override_to=decision.override_to or None,  # type: ignore[arg-type]
             )
         )
-    return {
+    plans = {
         pk: Plan(
             started_at=to_us(e.started_at or e.created_at),
             created_at=to_us(e.created_at),
@@ -173,6 +173,7 @@ def plans_of(experiments: Iterable[Experiment]) -> dict[int, Plan]:
         )
         for pk, e in by_id.items()
     }
+    return {pk: Plan.from_json(plan.to_json()) for pk, plan in plans.items()}  # texts from the database become the literals
 
 
 def rows_of(wanted: Mapping[int, Mapping[SeriesKey, int]]) -> dict[int, Rows]:

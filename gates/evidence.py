@@ -107,7 +107,8 @@ def assemble(policy: Policy, plan: Plan, steps: list[Step], detail: Detail, eval
         "format": FORMAT,
         "slot": rfc3339(detail.slot),
         "policy": {"name": policy.name, "version": policy.version, "body": canonical(policy)},
-        "plan": msgspec.to_builtins(plan),
+        # Read back once: which defaults are left out depends on the identity of strings, not on their text alone.
+        "plan": msgspec.to_builtins(msgspec.convert(msgspec.to_builtins(plan), Plan)),
         "steps": msgspec.to_builtins(steps),
         "now": msgspec.to_builtins(detail),
         "outcome": outcome(evaluation),
