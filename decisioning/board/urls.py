@@ -18,6 +18,7 @@ urlpatterns = [
     path("experiments/<slug:ref>/report", views.report, name="report"),
     path("experiments/<slug:ref>/rows.csv", views.rows_csv, name="rows_csv"),
     path("experiments/<slug:ref>/evidence/<str:digest>.json", views.evidence, name="evidence"),
+    path("experiments/<slug:ref>/evidence/<str:digest>/replay", views.replay, name="replay"),
     path("experiments/<slug:ref>/variants/<slug:variant>/picture", views.upload, name="upload"),
     path("assets/<int:pk>", views.asset, name="asset"),
     path("freshness", views.freshness_page, name="freshness"),

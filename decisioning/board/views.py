@@ -246,7 +246,7 @@ def move(request: HttpRequest, ref: str, status: str) -> HttpResponse:
         "board/confirm.html",
         asked,
         here="board",
-        title=asked["title"],
+        title=str(asked["title"]),
         status=409 if error else 200,
         exact=False,
     )
@@ -311,6 +311,20 @@ def evidence(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
     return HttpResponse(
         body, content_type="application/json", headers={"Content-Disposition": f'attachment; filename="{name}"'}
     )
+
+
+@require_POST
+@person
+def replay(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
+    """Compute the evidence anew and say whether it gives the same bytes."""
+    e = found(request, ref)
+    said = dossier.replayed(e, digest, now=timezone.now())
+    if said is None:
+        raise Http404(digest)
+    if request.headers.get("HX-Request"):
+        return render(request, "board/_replayed.html", {"said": said})
+    (messages.success if said["same"] else messages.error)(request, said["text"])
+    return redirect(reverse("experiment", args=[e.key]) + "#evidence")
 
 
 @require_POST
@@ -466,4 +480,4 @@ def key_revoke(request: HttpRequest, pk: int) -> HttpResponse:
         "button": "Revoke",
         "tone": "delete",
     }
-    return page(request, "board/confirm.html", asked, here="profile", title=asked["title"], exact=False)
+    return page(request, "board/confirm.html", asked, here="profile", title=str(asked["title"]), exact=False)

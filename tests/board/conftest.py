@@ -18,7 +18,7 @@ def moment() -> dt.datetime:
 
 
 @pytest.fixture
-def growth(transactional_db: None, moment: dt.datetime) -> Team:
+def growth(db: None, moment: dt.datetime) -> Team:
     with as_role("owner"):
         return Team.objects.create(key="growth", name="Growth", created_at=moment)
 

@@ -178,7 +178,7 @@ class Scene:
             variant: str | None = None,
         ) -> dict[str, Any]:
             return {"gate": name, "kind": kind, "variant": variant, "metric": metric, "verdict": verdict, "since": since,
-                    "reading": reading, "reason": f"{name} reads as it should, wholly on its side.", "extra": extra}  # fmt: skip
+                    "reading": reading, "reason": f"{name} reads as it should, wholly on its side.", "limits": extra}  # fmt: skip
 
         gates = []
         for arm in treatments:
@@ -196,14 +196,31 @@ class Scene:
             verdict = "pass" if wins else "fail" if action == "delete" else "inconclusive"
             gates += [
                 gate(
-                    "vrps_uplift", "uplift", "vrps", verdict, {"scale_above": 0.0, "delete_below": 0.02}, reading, arm
+                    "vrps_uplift",
+                    "uplift",
+                    "vrps",
+                    verdict,
+                    {"scale_above": 0.0, "delete_below": 0.02, "effect": "relative", "days_left": 3.2},
+                    reading,
+                    arm,
                 ),
                 gate("error_rate_guard", "guard", "error_rate", "pass", {"max_harm": 0.05}, harm, arm),
             ]
         gates += [
             gate("density", "density", None, "pass", {"at_least": 0.95, "observed": 756, "expected": 762}),
             gate("freshness", "freshness", None, "stale" if code == "stale" else "pass", {}),
-            gate("srm", "srm", None, "invalid" if code == "invalid" else "pass", {}),
+            gate(
+                "srm",
+                "srm",
+                None,
+                "invalid" if code == "invalid" else "pass",
+                {
+                    "vrps": {
+                        "units": {"control": 181_204, "treatment": 180_796},
+                        "log_e": 9.1 if code == "invalid" else -3.1,
+                    }
+                },
+            ),
         ]
         said = {"action": action, "code": code, "variant": None, "state": "open", "rationale": ["2 of 7 days and 41,200 units are still to come."],
                 "blockers": [], "evidence_digest": None}  # fmt: skip

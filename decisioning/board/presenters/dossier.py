@@ -19,6 +19,7 @@ from decisioning.board.presenters.records import present_runs
 from decisioning.ledger.models import Entry
 from experiments.lifecycle import BY_HAND, allowed
 from experiments.models import Asset, Experiment, Metric, Pause, TargetKpi, Variant
+from gates import evidence
 from gates.models import Cursor, Decision, Evidence, Recommendation
 from telemetry.models import ExperimentKpi, RefreshRun
 
@@ -281,10 +282,9 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
 
 
 def _suspended(d: Dossier, r: Recommendation) -> bool:
-    if d.said.get("state") == "suspended" and r.variant_id is None:
-        return True
-    mine = next((v for v in d.shown.get("variants") or [] if r.variant and v.get("variant") == r.variant.key), None)
-    return bool(mine and mine.get("state") == "suspended")
+    """Whether the newest slot says that this proposal's inputs have died."""
+    told = [d.said, *(d.shown.get("variants") or [])]
+    return any(t.get("state") == "suspended" and t.get("evidence_digest") == r.evidence_digest for t in told)
 
 
 def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -586,8 +586,8 @@ def _variants(d: Dossier, goal: TargetKpi | None) -> list[dict[str, Any]]:
             counted[v.key] = row[-1].state.n if row else 0
     units = sum(counted.values())
     pictures: dict[int, Asset] = {}
-    for picture in Asset.objects.filter(experiment=d.e).defer("body").order_by("pk"):
-        pictures[picture.variant_id] = picture
+    for kept in Asset.objects.filter(experiment=d.e).defer("body").order_by("pk"):
+        pictures[kept.variant_id] = kept
     out = []
     for i, v in enumerate(d.arms):
         planned, n = v.weight / total, counted.get(v.key, 0)
@@ -796,7 +796,7 @@ def _evidence(d: Dossier) -> dict[str, Any] | None:
         "facts": facts,
         "url": d.url("evidence", digest) if stored else "",
         "rows_url": d.url("rows_csv"),
-        "replay_url": "",
+        "replay_url": d.url("replay", digest) if stored else "",
         "replayed": "",
     }
 
@@ -805,6 +805,24 @@ def evidence_body(experiment: Experiment, digest: str) -> bytes | None:
     """The canonical JSON of one evidence, as it was hashed."""
     found = Evidence.objects.filter(experiment=experiment, digest=digest).values_list("body", flat=True).first()
     return None if found is None else zlib.decompress(bytes(found))
+
+
+def replayed(experiment: Experiment, digest: str, *, now: datetime) -> dict[str, Any] | None:
+    """Whether the evidence, computed anew, gives the same bytes; None when there is no such evidence."""
+    body = evidence_body(experiment, digest)
+    if body is None:
+        return None
+    try:
+        again = evidence.replay(body)
+    except evidence.EvidenceRefused as refusal:
+        return {"same": False, "text": f"Not replayed: {refusal}"}
+    same = again == body and evidence.digest(again) == digest
+    text = (
+        f"Replayed {now:%H:%M:%SZ}: same bytes"
+        if same
+        else f"Replayed {now:%H:%M:%SZ}: the bytes differ; tell an admin"
+    )
+    return {"same": same, "text": text}
 
 
 def rows(experiment: Experiment) -> list[list[object]]:

@@ -1,12 +1,12 @@
 """One gate's state as people see it: its verdict, its reading, and the reading drawn against its posts.
 
 Reads the document shape (`Cursor.shown`, `Evaluation.found`): {gate, kind, variant, metric, verdict, since, reading,
-reason, extra}. Names and units come from the metric registry.
+reason, limits}. Names and units come from the metric registry.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from math import isfinite, log1p
+from math import isfinite, log
 from typing import Any
 
 from django.utils.dateparse import parse_datetime
@@ -16,6 +16,7 @@ from decisioning.board import charts, words
 from decisioning.board.charts import Point, Post
 from experiments.models import Metric
 
+_ALARM = log(1_000)
 _ALWAYS_ON = {"freshness": "Freshness", "srm": "Split", "density": "Density"}
 _ORDER = {verdict: i for i, verdict in enumerate(("fail", "invalid", "stale", "no_data", "inconclusive", "pass"))}
 
@@ -30,7 +31,7 @@ def name_of(gate: Mapping[str, Any], metrics: Mapping[str, Metric]) -> str:
     metric = metrics.get(gate.get("metric") or "")
     if metric is not None:
         return metric.name or metric.key
-    return _ALWAYS_ON.get(gate["kind"], gate["gate"].replace("_", " "))
+    return _ALWAYS_ON.get(gate["kind"], str(gate["gate"]).replace("_", " "))
 
 
 def chips(gates: Iterable[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> list[dict[str, str]]:
@@ -71,6 +72,8 @@ def reading(gate: Mapping[str, Any] | None) -> Point | None:
     estimate = found["estimate"]
     lower = _first(found.get("running_lower"), found.get("lower"), estimate)
     upper = _first(found.get("running_upper"), found.get("upper"), estimate)
+    if lower > upper:  # drift: shown as it is now, the verdict stands
+        lower, upper = found["lower"], found["upper"]
     return Point(lower, estimate, upper) if all(map(isfinite, (lower, estimate, upper))) else None
 
 
@@ -80,7 +83,7 @@ def _first(*numbers: float | None) -> float:
 
 def posts(gate: Mapping[str, Any]) -> list[Post]:
     """A gate's limits as posts of a drawing."""
-    extra = gate.get("extra") or {}
+    extra = gate.get("limits") or {}
     relative = extra.get("effect", "relative") == "relative"
 
     def say(value: float) -> str:
@@ -106,7 +109,7 @@ def posts(gate: Mapping[str, Any]) -> list[Post]:
 
 def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Metric]) -> tuple[str, str]:
     """A gate's reading in two texts: the figure, and its interval or what it is measured against."""
-    extra = gate.get("extra") or {}
+    extra = gate.get("limits") or {}
     metric = metrics.get(gate.get("metric") or "")
     point = reading(gate)
     if gate["kind"] in ("uplift", "guard"):
@@ -117,34 +120,43 @@ def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Metric]) -> tuple[
         unit = metric.unit if metric else ""
         spread = f"[{words.figure(point.lower, unit)}, {words.figure(point.upper, unit)}]"
         return words.figure(point.estimate, unit), spread
-    observed = extra.get("observed")
-    if gate["kind"] == "threshold":
-        unit, kind = (metric.unit, metric.kind) if metric else ("", "mean")
-        return words.figure(observed, unit, kind), "newest closed value"
+    unit, kind = (metric.unit, metric.kind) if metric else ("", "mean")
+    if gate["kind"] == "threshold" or (gate["kind"] == "density" and gate.get("metric")):
+        return words.figure(_newest(extra), unit, kind), "newest value"
     if gate["kind"] == "density" and gate.get("metric") is None:
         share = _density(extra)
         return (
             "no buckets yet" if share is None else words.share(share, 1)
         ), f"at least {words.share(extra.get('at_least', 0))}"
-    if gate["kind"] == "freshness" and extra.get("age_s") is not None:
-        return words.duration(extra["age_s"]), f"at most {words.duration(extra.get('at_most_s') or 0)}"
-    if gate["kind"] == "srm" and extra.get("e") is not None:
-        return f"e = {extra['e']:,.3g}", "alarm at 1,000"
+    if gate["kind"] == "srm" and (found := _log_e(extra)) is not None:
+        return f"log e = {found:.2f}".replace("-", words.MINUS), f"alarm at {_ALARM:.1f}"
     if gate["kind"] == "target":
-        return words.figure(observed, metric.unit if metric else ""), "last whole days"
+        span = f"[{words.figure(extra.get('least'), unit, kind)}, {words.figure(extra.get('most'), unit, kind)}]"
+        return words.figure(
+            extra.get("mean"), unit, kind
+        ), f"{span} over {extra.get('days', 7)} days" if "mean" in extra else ""
     return "", ""
 
 
 def _density(extra: Mapping[str, Any]) -> float | None:
-    if extra.get("share") is not None:
-        return float(extra["share"])
     seen, due = extra.get("observed"), extra.get("expected")
     return None if not due or seen is None else float(seen) / float(due)
 
 
+def _newest(extra: Mapping[str, Any]) -> float | None:
+    """The newest of what a threshold has watched, when it can be read."""
+    seen = extra.get("observed") or []
+    return seen[-1][1] if seen else None
+
+
+def _log_e(extra: Mapping[str, Any]) -> float | None:
+    """The strongest sign of a wrong split among the metrics that are counted."""
+    return max((found["log_e"] for found in extra.values() if isinstance(found, dict)), default=None)
+
+
 def drawn(gate: Mapping[str, Any], metrics: Mapping[str, Metric], *, uid: str) -> SafeString:
     """The reading against its posts, or a meter for a gate that counts; nothing when there is nothing to draw."""
-    extra = gate.get("extra") or {}
+    extra = gate.get("limits") or {}
     name, (text, spread) = name_of(gate, metrics), value_text(gate, metrics)
     title = f"{name}: {text} {spread}".strip()
     if gate["kind"] in ("uplift", "guard"):
@@ -153,22 +165,20 @@ def drawn(gate: Mapping[str, Any], metrics: Mapping[str, Metric], *, uid: str) -
             return svg("")
         limits = posts(gate)
         return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
-    if gate["kind"] in ("threshold", "target") and extra.get("observed") is not None:
-        value, limits = float(extra["observed"]), posts(gate)
-        point = Point(value, value, value)
+    if gate["kind"] == "threshold" or (gate["kind"] == "density" and gate.get("metric")):
+        value, limits = _newest(extra), posts(gate)
+        if value is None:
+            return svg("")
+        return svg(charts.interval(Point(value, value, value), limits, uid=uid, title=title, desc=_told(limits)))
+    if gate["kind"] == "target" and "mean" in extra:
+        limits, point = posts(gate), Point(extra["least"], extra["mean"], extra["most"])
         return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
     if gate["kind"] == "density" and (share := _density(extra)) is not None:
         limit = float(extra.get("at_least") or 0)
         return svg(charts.meter(share, limit=limit, full=1, uid=uid, title=title, desc=spread, width=300))
-    if gate["kind"] == "freshness" and extra.get("age_s") is not None:
-        limit = float(extra.get("at_most_s") or 1)
-        return svg(
-            charts.meter(extra["age_s"], limit=limit, full=limit * 4 / 3, uid=uid, title=title, desc=spread, width=300)
-        )
-    if gate["kind"] == "srm" and extra.get("e") is not None:
-        size, alarm = log1p(max(float(extra["e"]), 0)), log1p(1_000)
-        desc = f"{spread}; the axis counts tenfold steps"
-        return svg(charts.meter(size, limit=alarm, full=alarm * 4 / 3, uid=uid, title=title, desc=desc, width=300))
+    if gate["kind"] == "srm" and (found := _log_e(extra)) is not None:
+        full = _ALARM * 4 / 3
+        return svg(charts.meter(max(found, 0), limit=_ALARM, full=full, uid=uid, title=title, desc=spread, width=300))
     return svg("")
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import DateTimeField, Exists, ExpressionWrapper, F, OuterRef, Q, QuerySet, Value
 from django.http import QueryDict
 from django.urls import reverse
 from django.utils.safestring import SafeString
@@ -75,7 +75,11 @@ def matching(params: QueryDict, *, now: datetime) -> QuerySet[Experiment]:
     if (hours := params.get("due", "").removesuffix("h")).isdecimal() and len(hours) < 5:
         limit = now + timedelta(hours=int(hours))
         due = open_proposals().filter(experiment=OuterRef("pk"))
-        due = due.annotate(due_at=F("proposed_at") + timedelta(hours=1) * F("team__answer_within_h"))
+        due = due.annotate(
+            due_at=ExpressionWrapper(
+                F("proposed_at") + F("team__answer_within_h") * Value(timedelta(hours=1)), output_field=DateTimeField()
+            )
+        )
         found = found.filter(Exists(due.filter(due_at__lte=limit)))
     return found
 
@@ -179,7 +183,7 @@ def gather(ids: Sequence[int], *, now: datetime) -> Facts:
     for d in Decision.objects.filter(experiment__in=closed).select_related("recommendation").order_by("pk"):
         facts.decisions[d.experiment_id] = d
     facts.ages = freshness.worst(ids, now=now)
-    facts.series = history.series([(pk, k.metric.key) for pk in ids if (k := _goal(facts, pk))], facts.metrics)
+    facts.series = history.series([(pk, goal.metric.key) for pk in ids if (goal := _goal(facts, pk))], facts.metrics)
     return facts
 
 
@@ -372,9 +376,24 @@ def _last(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[str, st
     least, most = body.get("min_days", 7), body.get("max_days", 28)
     if said.get("code") in ("stale", "no_data"):
         return "when data is back", f"day {ran} of {most}"
+    left = _days_left(facts, e.pk)
+    if left is not None and left < most - ran:
+        when = words.day(facts.now + timedelta(days=max(left, least - ran)))[:-5]
+        return f"about {when}", f"if the effect stays; day {ran} of {most}"
     if ran < least:
         return f"not before {words.day(e.started_at + timedelta(days=least))[:-5]}", f"day {ran} of at least {least}"
     return f"by {words.day(e.started_at + timedelta(days=most))[:-5]}", f"day {ran} of {most}"
+
+
+def _days_left(facts: Facts, pk: int) -> float | None:
+    """Days until the last goal is decided if its effect stays; None when that cannot be said."""
+    found = [
+        g["limits"].get("days_left")
+        for g in shown_of(facts, pk).get("gates") or []
+        if g["kind"] == "uplift" and g.get("limits")
+    ]
+    known = [float(days) for days in found if days is not None]
+    return max(known) if known and len(known) == len(found) else None
 
 
 def _ended(e: Experiment, facts: Facts) -> tuple[str, str]:

@@ -147,7 +147,7 @@ def refresh_log_rows(params: QueryDict) -> list[list[object]]:
 
 def entries_asked(params: QueryDict) -> QuerySet[Entry]:
     """The audit entries a query asks for, newest first."""
-    entries = Entry.objects.select_related("content_type").order_by("-id")
+    entries: QuerySet[Entry] = Entry.objects.select_related("content_type").order_by("-id")
     if who := params.get("who", "").strip():
         entries = entries.filter(actor_name__icontains=who)
     if (what := params.get("what", "")) in KINDS:
@@ -288,7 +288,7 @@ def key_teams(principal: Principal) -> QuerySet[Team]:
 
 
 def profile(principal: Principal, *, email: str, is_staff: bool, joined: datetime) -> dict[str, Any]:
-    held = Membership.objects.select_related("team").filter(user_id=principal.id).order_by("team__name")
+    held = Membership.objects.select_related("team").filter(user_id=principal.id or 0).order_by("team__name")
     teams = [{"name": m.team.name, "role": m.get_role_display().lower()} for m in held]
     return {
         "name": principal.name,
