@@ -256,6 +256,7 @@ class Valkey:
             "dir": f'"{self.home.path}"',
             "save": '""',
             "appendonly": "no",
+            "set-proc-title": "no",  # `ps` shows which home it belongs to
             "maxmemory": "128mb",
             "maxmemory-policy": "noeviction",  # a queue that silently forgets would look empty
         }

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import LiteralString, NoReturn
 
 from decisioning.embedded import (
     PROJECT,
@@ -271,7 +271,7 @@ class Installation:
         if not self._accepts(credentials["api_key"]):
             credentials, fresh = self._renew(), True
         self._welcome(credentials, fresh=fresh, seconds=time.monotonic() - began)
-        self._lay_out_demo(credentials["api_key"])
+        self._lay_out_demo()
 
     def _start_servers(self) -> None:
         for server, what in ((self.valkey, "Valkey"), (self.postgres, "PostgreSQL")):
@@ -383,30 +383,33 @@ class Installation:
         say("  In a second terminal: uv run manage.py selfcheck tries everything on live traffic.")
         say("  Ctrl-C stops; the same command starts again with everything kept.\n")
 
-    def _lay_out_demo(self, key: str) -> None:
-        """A demo team and its live feed, in an embedded installation where nobody has created anything."""
-        if not (self.demo and self.postgres and list(PROJECT.glob("*/**/management/commands/demo.py"))):
+    def _lay_out_demo(self) -> None:
+        """A demo team and its live feed, in an embedded installation where nobody has created anything yet.
+
+        What was interrupted is finished at the next start. What was removed stays away.
+        """
+        if not (self.demo and self.postgres):
             return
-        environment = self._env("worker") | {"DECISIONING_API_KEY": key}
+        environment = self._env("worker")
         command = [sys.executable, str(PROJECT / "manage.py"), "demo"]
 
         def feed() -> None:
             self.home.write("demo", "laid out")
             self.supervisor.keep(Part("feed", [*command, "--feed"], environment, then=lambda: None))
 
-        state = self.home.read("demo")
-        if state == "laid out":
-            feed()
-        elif state == "begun" or self._is_empty():
-            self.home.write("demo", "begun")  # interrupted, it is finished at the next start
+        there = self._has("metadata.teams WHERE key = 'demo'")
+        if self.home.read("demo"):
+            if there:
+                feed()
+        elif there or not self._has("metadata.experiments"):
             self.supervisor.keep(Part("demo", [*command, "--install"], environment, then=feed, on_terminal=True))
 
-    def _is_empty(self) -> bool:
+    def _has(self, rows: LiteralString) -> bool:
         import psycopg
 
         assert self.postgres  # noqa: S101
         with psycopg.connect(self.postgres.dsn("superuser")) as connection:
-            return not connection.execute("SELECT FROM metadata.experiments LIMIT 1").rowcount
+            return bool(connection.execute(f"SELECT FROM {rows} LIMIT 1").rowcount)
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:
