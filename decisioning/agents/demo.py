@@ -256,7 +256,7 @@ STORIES: Sequence[Story] = (
         "Seeing one's points on every page is a reason to come back and to sign up. Paused while the points service moves.",
         "mara@shop.example",
         12,
-        (Part("signup", effects=(0.005,)), _SPEED),
+        (Part("signup", effects=(0.008,), minimum_effect=0.005), _SPEED),
         hourly=500,
         status="paused",
     ),
