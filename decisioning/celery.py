@@ -25,6 +25,8 @@ app.conf.update(
         "evaluate": {"task": "gates.tick", "schedule": 30},
         "hours": {"task": "telemetry.hours", "schedule": 30},
         "partitions": {"task": "telemetry.partitions", "schedule": 3600},
+        "seal": {"task": "ledger.seal", "schedule": 30},
+        "verify": {"task": "ledger.verify", "schedule": 3600},
     },
 )
 app.autodiscover_tasks(["telemetry", "gates", "decisioning.ledger"])

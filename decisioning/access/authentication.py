@@ -23,7 +23,7 @@ class BoundPrincipal(BaseAuthentication):
 
     @staticmethod
     def _enforce_csrf(request: Request) -> None:
-        check = CSRFCheck(lambda _request: None)  # type: ignore[arg-type,return-value]
+        check = CSRFCheck(lambda _request: None)  # type: ignore[arg-type]
         check.process_request(request._request)
         reason = check.process_view(request._request, None, (), {})  # type: ignore[arg-type]
         if reason:

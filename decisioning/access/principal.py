@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from django.db import connection
 
@@ -52,7 +52,7 @@ class Principal:
 ANONYMOUS = Principal("anonymous")
 
 
-def _call(sql: str, args: tuple[object, ...]) -> tuple[object, ...]:
+def _call(sql: str, args: tuple[Any, ...]) -> tuple[object, ...]:
     if not connection.in_atomic_block:
         raise RuntimeError("Bind inside a transaction: settings made outside one last for a single statement.")
     with connection.cursor() as cursor:

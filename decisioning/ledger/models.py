@@ -6,7 +6,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import models
 
 
-class Entry(AbstractLogEntry):
+class Entry(AbstractLogEntry):  # type: ignore[misc] # auditlog has no types
     """One change of one object, or one KPI batch. Written by database triggers alone, never by Python.
 
     The actor is a person, a key, a job or a database login; history outlives users and content types, so both

@@ -6,8 +6,13 @@ from datetime import datetime
 from decisioning.ledger.models import OutboxMessage
 
 
-def tell(  # noqa: A002 - `type` is the event's own word
-    *, team_id: int, experiment_id: int | None, type: str, data: Mapping[str, object], now: datetime
+def tell(
+    *,
+    team_id: int,
+    experiment_id: int | None,
+    type: str,  # noqa: A002 - the event's own word
+    data: Mapping[str, object],
+    now: datetime,
 ) -> OutboxMessage:
     """Record an event in the caller's transaction."""
     return OutboxMessage.objects.create(

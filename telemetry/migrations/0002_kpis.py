@@ -72,38 +72,57 @@ END $$;
 CREATE TRIGGER fill_team BEFORE INSERT ON metrics.experiment_kpis FOR EACH ROW WHEN (NEW.team_id IS NULL) EXECUTE FUNCTION metrics.fill_team();
 
 -- Set-based, once a statement, whatever the path: the experiment must be the team's, the jobs learn what changed, the audit gets
--- one entry per experiment.
+-- one entry per experiment. An upsert fires the triggers of UPDATE and then those of INSERT; the second adds its rows to the entry
+-- that the first has noted, so that a batch is one entry.
 CREATE FUNCTION metrics.kpis_changed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = metrics, metadata, public, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
   touched text := CASE TG_OP WHEN 'INSERT' THEN 'SELECT * FROM new_rows' WHEN 'DELETE' THEN 'SELECT * FROM old_rows'
                   ELSE 'SELECT * FROM new_rows UNION ALL SELECT * FROM old_rows' END;
-  act int := CASE TG_OP WHEN 'INSERT' THEN 0 WHEN 'UPDATE' THEN 1 ELSE 2 END;
-  stranger bigint;
+  noted jsonb := CASE WHEN TG_OP = 'INSERT' THEN nullif(current_setting('app.kpi_entries', true), '')::jsonb END;
+  batch record; written jsonb := '{}'; stranger bigint;
 BEGIN
-  EXECUTE format($q$
+  FOR batch IN EXECUTE format($q$
     WITH series AS MATERIALIZED (
       SELECT experiment_id, team_id, metric, variant, min(ts) AS from_ts, max(ts) AS to_ts, min(first_received_at) AS from_received_at,
              count(*) AS n
       FROM (%s) AS t GROUP BY 1, 2, 3, 4),
     told AS (
       INSERT INTO kpi_changes (job, experiment_id, metric, variant, from_ts, to_ts, from_received_at, team_id)
-      SELECT job, experiment_id, metric, variant, from_ts, to_ts, from_received_at, team_id FROM series, unnest('{fold,hours}'::text[]) AS job),
-    audited AS (
-      SELECT audit.write('telemetry.experimentkpi', $1, 'batch', (sum(n) / $2)::bigint || ' rows',
-                         jsonb_build_object('rows', CASE $1 WHEN 2 THEN jsonb_build_array(sum(n), NULL) ELSE jsonb_build_array(NULL, (sum(n) / $2)::bigint) END,
-                                            'ts', jsonb_build_array(min(from_ts), max(to_ts)), 'metric', jsonb_agg(DISTINCT metric)),
-                         team_id, experiment_id)
-      FROM series GROUP BY team_id, experiment_id)
-    SELECT (SELECT s.experiment_id FROM series s LEFT JOIN experiments e ON e.id = s.experiment_id AND e.team_id = s.team_id
-            WHERE e.id IS NULL LIMIT 1)
-    FROM (SELECT count(*) FROM audited) AS a$q$, touched)
-  INTO stranger USING act, CASE TG_OP WHEN 'UPDATE' THEN 2 ELSE 1 END;
+      SELECT job, experiment_id, metric, variant, from_ts, to_ts, from_received_at, team_id FROM series, unnest('{fold,hours}'::text[]) AS job)
+    SELECT s.experiment_id, s.team_id, (sum(n) / $1)::bigint AS n, min(from_ts) AS from_ts, max(to_ts) AS to_ts, jsonb_agg(DISTINCT metric) AS metrics,
+           (SELECT e.team_id = s.team_id FROM experiments e WHERE e.id = s.experiment_id) AS ours
+    FROM series s GROUP BY 1, 2$q$, touched)
+  USING CASE TG_OP WHEN 'UPDATE' THEN 2 ELSE 1 END LOOP
+    IF batch.ours IS NOT TRUE THEN stranger := batch.experiment_id; CONTINUE; END IF;
+    IF noted ? batch.experiment_id::text THEN
+      UPDATE audit.entries SET object_repr = (changes #>> '{rows,1}')::bigint + batch.n || ' rows',
+        changes = changes || jsonb_build_object(
+          'rows', jsonb_build_array(NULL, (changes #>> '{rows,1}')::bigint + batch.n), 'changed', changes -> 'rows',
+          'ts', jsonb_build_array(least(batch.from_ts, (changes #>> '{ts,0}')::timestamptz), greatest(batch.to_ts, (changes #>> '{ts,1}')::timestamptz)),
+          'metric', (SELECT jsonb_agg(DISTINCT m) FROM jsonb_array_elements(changes -> 'metric' || batch.metrics) AS m))
+      WHERE id = (noted ->> batch.experiment_id::text)::bigint AND timestamp >= transaction_timestamp();
+      CONTINUE WHEN FOUND;
+    END IF;
+    written := written || jsonb_build_object(batch.experiment_id, audit.write('telemetry.experimentkpi',
+      CASE TG_OP WHEN 'INSERT' THEN 0 WHEN 'UPDATE' THEN 1 ELSE 2 END, 'batch', batch.n || ' rows',
+      jsonb_build_object('rows', CASE TG_OP WHEN 'DELETE' THEN jsonb_build_array(batch.n, NULL) ELSE jsonb_build_array(NULL, batch.n) END,
+                         'ts', jsonb_build_array(batch.from_ts, batch.to_ts), 'metric', batch.metrics),
+      batch.team_id, batch.experiment_id));
+  END LOOP;
+  PERFORM set_config('app.kpi_entries', CASE WHEN TG_OP = 'UPDATE' THEN written::text ELSE '' END, true);
   IF stranger IS NOT NULL THEN
     RAISE EXCEPTION 'experiment % does not exist in that team', stranger USING ERRCODE = 'foreign_key_violation';
   END IF;
   RETURN NULL;
 END $$;
+-- What an earlier UPDATE of the transaction has noted is not this statement's.
+CREATE FUNCTION metrics.kpis_begin() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('app.kpi_entries', '', true);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER begins BEFORE INSERT ON metrics.experiment_kpis FOR EACH STATEMENT EXECUTE FUNCTION metrics.kpis_begin();
 CREATE TRIGGER changed_insert AFTER INSERT ON metrics.experiment_kpis REFERENCING NEW TABLE AS new_rows
   FOR EACH STATEMENT EXECUTE FUNCTION metrics.kpis_changed();
 CREATE TRIGGER changed_update AFTER UPDATE ON metrics.experiment_kpis REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
@@ -165,7 +184,7 @@ SELECT metrics.make_partitions(now() - interval '14 months', now() + interval '3
 
 REVERSE = """
 DROP TABLE metrics.experiment_kpis, metrics.kpi_hours, metrics.kpi_changes;
-DROP FUNCTION metrics.fill_team, metrics.kpis_changed, metrics.make_partitions, metrics.drop_partitions, metrics.default_partition_rows;
+DROP FUNCTION metrics.fill_team, metrics.kpis_changed, metrics.kpis_begin, metrics.make_partitions, metrics.drop_partitions, metrics.default_partition_rows;
 DO $$
 DECLARE p record;
 BEGIN

@@ -1,6 +1,7 @@
 """Rows in: what is stored, what is counted, what is refused."""
 
 import datetime as dt
+import json
 from dataclasses import replace
 
 import pytest
@@ -186,6 +187,34 @@ def test_a_batch_leaves_one_audit_entry_and_says_what_changed_once_a_series(targ
             "SELECT metric, variant, to_ts - from_ts FROM metrics.kpi_changes WHERE job = 'fold' ORDER BY variant"
         )
         assert cursor.fetchall() == [("vrps", v, dt.timedelta(hours=4)) for v in ("control", "treatment")]
+
+
+def test_a_batch_that_both_adds_and_changes_rows_leaves_one_audit_entry(target: Target, now: dt.datetime) -> None:
+    send(target, row(1.0), now=now)
+    earlier = NOON - dt.timedelta(hours=2)
+    send(target, row(2.0), row(3.0, ts=earlier), row(0.4, ts=earlier, metric="rate", n=None, variance=None), now=now)
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("SELECT action, object_repr, changes FROM audit.entries WHERE object_pk = 'batch' ORDER BY id")
+        first, second = cursor.fetchall()
+    assert first[:2] == (0, "1 rows")
+    assert second[:2] == (1, "3 rows")
+    assert json.loads(second[2]) == {
+        "rows": [None, 3],
+        "changed": [None, 1],
+        "ts": ["2026-11-23T10:00:00+00:00", "2026-11-23T12:00:00+00:00"],
+        "metric": ["rate", "vrps"],
+    }
+
+
+def test_an_update_and_a_later_insert_of_one_transaction_are_two_entries(target: Target) -> None:
+    with as_role("owner"), connection.cursor() as cursor:
+        insert = "INSERT INTO metrics.experiment_kpis (experiment_id, ts, metric, value) VALUES (%s, %s, 'vrps', 1)"
+        cursor.execute(insert, [target.experiment_id, NOON])
+        cursor.execute("UPDATE metrics.experiment_kpis SET value = 2")
+        cursor.execute(insert, [target.experiment_id, NOON - dt.timedelta(hours=1)])
+        cursor.execute("DELETE FROM metrics.experiment_kpis")
+        cursor.execute("SELECT action, object_repr FROM audit.entries WHERE object_pk = 'batch' ORDER BY id")
+        assert cursor.fetchall() == [(0, "1 rows"), (1, "1 rows"), (0, "1 rows"), (2, "2 rows")]
 
 
 def test_rows_for_an_experiment_of_another_team_are_refused_by_the_database(target: Target, now: dt.datetime) -> None:

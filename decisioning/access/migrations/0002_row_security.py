@@ -34,6 +34,9 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO de
 """
 
 SETTINGS = """
+-- EXECUTE is everybody's by default; from here on a function is callable by those it is granted to.
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+
 -- A custom setting that was set in an earlier transaction of the same connection reads '', not NULL.
 CREATE FUNCTION access.setting(name text) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
   RETURN nullif(current_setting('app.' || name, true), '');
@@ -88,11 +91,14 @@ BEGIN
   PERFORM access.bind('key', k.id, 'dk_' || k.public_id, ARRAY[k.team_id], false, request_id);
 END $$;
 
--- Logins of people's SQL tools, each for one team.
+-- Logins of people's SQL tools, each for one team. A login sees its own row alone: who else reads what is nobody's business.
 CREATE TABLE access.readers (login text PRIMARY KEY, team_id bigint NOT NULL REFERENCES metadata.teams (id) ON DELETE CASCADE);
+ALTER TABLE access.readers ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON access.readers TO decisioning_owner USING (true) WITH CHECK (true);
+CREATE POLICY reader ON access.readers FOR SELECT TO decisioning_reader USING (login = current_user);
 GRANT SELECT ON access.readers TO decisioning_reader;
-CREATE FUNCTION access.reader_teams() RETURNS bigint[] LANGUAGE sql STABLE AS $$
-  SELECT coalesce(array_agg(team_id), '{}') FROM access.readers WHERE login = current_user $$;
+CREATE FUNCTION access.reader_teams() RETURNS bigint[] LANGUAGE sql STABLE
+  RETURN (SELECT coalesce(array_agg(team_id), '{}') FROM access.readers WHERE login = current_user);
 """
 
 PROTECT = """
@@ -143,6 +149,7 @@ ALTER TABLE metadata.teams SET SCHEMA public;
 ALTER TABLE metadata.memberships SET SCHEMA public;
 ALTER TABLE metadata.api_keys SET SCHEMA public;
 DROP SCHEMA access CASCADE;
+ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC;
 ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE ALL ON TABLES FROM decisioning_web, decisioning_worker;
 ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE ALL ON SEQUENCES FROM decisioning_web, decisioning_worker;
 DO $$

@@ -22,7 +22,7 @@ END $$;
 
 -- One entry for what `e` says. The actor is whoever the transaction is bound to, else the database login. current_user would be
 -- the owner inside a definer function.
-CREATE FUNCTION audit.write(label text, action int, pk text, repr text, changes jsonb, team bigint, experiment bigint) RETURNS void
+CREATE FUNCTION audit.write(label text, action int, pk text, repr text, changes jsonb, team bigint, experiment bigint) RETURNS bigint
 LANGUAGE sql AS $$
   SELECT pg_current_xact_id();  -- a writer owns its transaction id before it draws an entry's id
   INSERT INTO audit.entries (content_type_id, object_pk, object_id, object_repr, action, changes, changes_text, timestamp, cid,
@@ -31,7 +31,8 @@ LANGUAGE sql AS $$
          clock_timestamp(), access.setting('request_id'), team, experiment,
          CASE access.setting('actor_kind') WHEN 'user' THEN access.setting('actor_id')::int END,
          coalesce(access.setting('actor_kind'), 'role'),
-         coalesce(access.setting('actor_name'), nullif(current_setting('role'), 'none'), session_user) $$;
+         coalesce(access.setting('actor_name'), nullif(current_setting('role'), 'none'), session_user)
+  RETURNING id $$;
 
 -- Arguments: model label, key column, team column, experiment column or '', silent columns (never count), secret columns (shown as ***).
 CREATE FUNCTION audit.record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -70,7 +71,7 @@ BEGIN
 END $$;
 
 -- The only thing the application writes itself: that a request was refused (auditlog's action 3). It cannot pass for a change.
-CREATE FUNCTION audit.refusal(method text, path text, status int) RETURNS void LANGUAGE sql SECURITY DEFINER
+CREATE FUNCTION audit.refusal(method text, path text, status int) RETURNS bigint LANGUAGE sql SECURITY DEFINER
 SET search_path = audit, public, pg_temp AS $$
   SELECT audit.write('access.refusal', 3, status::text, left(method || ' ' || path, 200), NULL, (access.teams())[1], NULL) $$;
 
@@ -88,6 +89,7 @@ GRANT USAGE, SELECT ON SEQUENCE audit.outbox_id_seq TO decisioning_web, decision
 SELECT audit.watch('metadata.teams', 'access.team', team => 'id');
 SELECT audit.watch('metadata.memberships', 'access.membership');
 SELECT audit.watch('metadata.api_keys', 'access.apikey', silent => '{last_used_at}', secret => '{digest}');
+SELECT audit.watch('access.readers', 'access.reader', key => 'login');
 SELECT audit.watch('public.auth_user', 'auth.user', team => 'none', silent => '{last_login}', secret => '{password}');
 """
 
