@@ -1,0 +1,41 @@
+"""A board with something of everything: long names, every action, every status, stale data, nothing yet."""
+
+import datetime as dt
+
+from tests.board.scenes import HOUR, Scene
+
+LONG = "Seasonal-creative-rotation-with-per-market-hero-images-and-localised-call-to-action-copy-that-does-not-break-anywhere"
+
+
+def hang(scene: Scene) -> None:
+    """Fill the scene's team."""
+    stop = scene.experiment(
+        "Price quotes written by the support agent", action="delete", code="unsafe", days=3, uplift=-0.02
+    )
+    scene.proposal(stop, "delete", "unsafe", ago=0.6 * HOUR)
+    win = scene.experiment("One-page checkout", key="checkout-one-page", action="scale", code="wins", days=16)
+    scene.proposal(win, "scale", "wins", ago=20.5 * HOUR)
+    split = scene.experiment(
+        LONG, action="review", code="invalid", days=6, uplift=0.026, hypothesis=f"{LONG} sells better"
+    )
+    scene.proposal(split, "review", "invalid", ago=9 * HOUR)
+    small = scene.experiment("Anchor price beside bundles with a name in plain words that is rather long but wraps", action="review",
+                             code="too_small", days=21, uplift=0.009)  # fmt: skip
+    scene.proposal(small, "review", "too_small", ago=30 * HOUR)
+    bad = scene.experiment("Looping video in the hero", action="delete", code="not_worth_it", days=14, uplift=0.002)
+    scene.proposal(bad, "delete", "not_worth_it", ago=2 * HOUR)
+    dead = scene.experiment("Checkout with a scan", action="scale", code="wins", days=12, lag=dt.timedelta(hours=5))
+    scene.proposal(dead, "scale", "wins", ago=8 * HOUR)
+    scene.suspend(dead)
+    scene.experiment("Quieter push digest", days=2, uplift=0.016)
+    scene.experiment(
+        "Receipt QR on store terminals", days=6, code="stale", lag=dt.timedelta(hours=3), treatments=("qr", "nfc")
+    )
+    scene.experiment("Loyalty points at the cart", status="paused", days=9, uplift=0.008)
+    scene.experiment("Handover summary for human agents", status="draft")
+    scene.experiment("Nothing sent yet", days=1, rows=False, code="no_data")
+    scaled = scene.experiment("Free returns banner", status="scaled", action="scale", code="wins", days=20)
+    scene.answered(scene.proposal(scaled, "scale", "wins", ago=6 * HOUR))
+    over = scene.experiment("Gift wrap upsell", status="deleted", action="scale", code="wins", days=12)
+    scene.answered(scene.proposal(over, "scale", "wins", ago=7 * HOUR), override_to="delete",
+                   reason="Wrapping stations are full until 15 Dec, we would miss delivery dates.")  # fmt: skip
