@@ -143,18 +143,22 @@ class State(msgspec.Struct, frozen=True):
     def judged_to(self, metric: str) -> int | None:
         """The newest instant judged for a metric; None when no gate reads it.
 
-        A row with ts <= this that appears, changes or goes makes the state wrong: continue from `before(metric, ts)`. So
-        does any row with ts <= `slot` that changes or goes, or that says it first arrived at or before `slot`.
+        A row with ts <= this that appears makes the state wrong, and so does one with ts <= `slot` that changes, goes, or says
+        that it arrived at or before `slot`: continue from `before`.
         """
         lag = self.lags.get(metric)
         return None if lag is None else self.slot - lag
 
-    def before(self, metric: str, ts: int) -> State | None:
-        """The newest kept state that has not judged `metric` at `ts`; None: rebuild."""
+    def before(self, metric: str, ts: int, *, late: bool = True) -> State | None:
+        """The newest kept state that cannot have read a row of `metric` at `ts`; None: rebuild.
+
+        late: the row is new and first arrived after `slot`; False when it changed, went, or arrived before and was not seen.
+        """
         lag = self.lags.get(metric)
-        if lag is None or ts > self.slot - lag:
+        if lag is None:
             return self
-        return self.at_most(ts + lag - 1)
+        behind = lag if late else 0
+        return self if ts > self.slot - behind else self.at_most(ts + behind - 1)
 
     def at_most(self, slot: int) -> State | None:
         """The newest kept state of a slot at or before this one; None: rebuild."""
@@ -278,7 +282,8 @@ def _stretches(court: Judge, after: int, to: int) -> list[int]:
     created = court.slot_at(court.plan.created_at)
     for age in (court.slot_us, court.look_us, 4 * court.look_us, DAY, 4 * DAY):
         ends.add(max((to - age) // court.slot_us * court.slot_us, created))
-    return sorted(end for end in ends if after < end <= to)
+    judged = {newest for end in ends if (newest := court.newest_judged(end)) is not None}
+    return sorted(end for end in judged if after < end <= to)
 
 
 def _thinned(kept: Sequence[Kept], slot: int) -> tuple[Kept, ...]:

@@ -7,6 +7,7 @@ and what would change the verdict.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from gates.facts import Detail
@@ -246,11 +247,13 @@ class _Sentences:
 
     def _invalid(self, index: int) -> list[str]:
         said = []
-        for metric, units in self.memory.alarm.items():
+        for metric in self.court.counting:
+            if (units := self.memory.alarm.get(metric)) is None:
+                continue
             log_e = split_log_e(self.court, units)
             said.append(
-                f"Units of {metric} did not arrive in the planned split: {_ratio(units)} against "
-                f"{_ratio({v: self.court.weights[v] for v in units})} planned "
+                f"Units of {metric} did not arrive in the planned split: {self._shares(units)} against "
+                f"{self._shares(self.court.weights, units)} planned "
                 f"(evidence {_sig(log_e)}, alarm at {LOG_ALARM:.1f}). No comparison can be trusted until that is explained."
             )
         for comparison, bounds in self._comparisons(index):
@@ -267,9 +270,18 @@ class _Sentences:
         if not bounds.readable:
             return f"{name}: {self._unread(comparison, bounds, variant)}."
         level = 100 * (1 - comparison.alpha)
+        best = ""
+        if bounds.running_lower is not None and (bounds.running_lower, bounds.running_upper) != (
+            bounds.lower,
+            bounds.upper,
+        ):
+            best = (
+                f", over all looks {_effect(comparison, bounds.running_lower)} "
+                f"to {_effect(comparison, bounds.running_upper)}"
+            )
         return (
             f"{name}: {_effect(comparison, bounds.estimate)} for {variant} "
-            f"(always-valid {level:.4g}% interval {_effect(comparison, bounds.lower)} to {_effect(comparison, bounds.upper)}, "
+            f"(always-valid {level:.4g}% interval {_effect(comparison, bounds.lower)} to {_effect(comparison, bounds.upper)}{best}; "
             f"{bounds.n:,} units)."
         )
 
@@ -520,16 +532,24 @@ class _Sentences:
             for metric, units in source.items()
         }
         if self.memory.alarm:
-            worst = next(iter(self.memory.alarm))
-            units = self.memory.alarm[worst]
-            return (
-                f"Units of {worst} arrived as {_ratio(units)}, planned {_ratio({v: self.court.weights[v] for v in units})}: alarm.",
-                extra,
-            )
+            metric = next(metric for metric in self.court.counting if metric in self.memory.alarm)
+            units = self.memory.alarm[metric]
+            planned = self._shares(self.court.weights, units)
+            return f"Units of {metric} arrived as {self._shares(units)}, planned {planned}: alarm.", extra
         if not extra:
             return "Units are not counted in every arm yet.", extra
         most = max(split_log_e(self.court, units) for units in source.values())
         return f"Units arrive as planned (evidence {_sig(most)}, alarm at {math.log(SRM_ALARM):.1f}).", extra
+
+    def _shares(self, counts: Mapping[str, float], among: Collection[str] | None = None) -> str:
+        """Numbers per variant, in plan order."""
+        return " : ".join(
+            f"{variant} {counts[variant]:,g}"
+            if isinstance(counts[variant], float)
+            else f"{variant} {counts[variant]:,}"
+            for variant in self.court.variants
+            if variant in (counts if among is None else among)
+        )
 
     def _target_reason(self, gate: Gate, bounds: Bounds) -> str:
         kpi = self.court.kpis[gate.metric or ""]
@@ -673,13 +693,6 @@ def _span(seconds: float) -> str:
         return f"{whole} s"
     parts = [(whole // 86_400, "d"), (whole % 86_400 // 3600, "h"), (whole % 3600 // 60, "min")]
     return " ".join([f"{count} {unit}" for count, unit in parts if count][:2])
-
-
-def _ratio(units: dict[str, Any]) -> str:
-    return " : ".join(
-        f"{variant} {count:,g}" if isinstance(count, float) else f"{variant} {count:,}"
-        for variant, count in units.items()
-    )
 
 
 def _list(names: list[str]) -> str:

@@ -192,20 +192,14 @@ class Judge:
 
     def next_judged(self, slot: int) -> int | None:
         """The first judged slot at or after a slot; None when there is none any more."""
+        judged: int | None = slot
         for begin, end in self.clock.pauses:
-            if begin < slot and (end is None or slot < end):
-                if end is None:
-                    if self.final_slot is None:
-                        return None
-                    slot = max(slot, self.final_slot)
-                    break
-                slot = self.slot_at(end)
+            if judged is not None and begin < judged and (end is None or judged < end):
+                judged = None if end is None else self.slot_at(end)
         ended = self.plan.ended_at
-        if ended is not None and slot > ended and self.final_slot is not None:
-            if slot > self.final_slot:
-                return None
-            slot = self.final_slot
-        return None if self.closing_at is not None and slot > self.closing_at else slot
+        if ended is not None and (judged is None or judged > ended):
+            judged = self.final_slot if self.final_slot is not None and slot <= self.final_slot else None
+        return None if judged is None or (self.closing_at is not None and judged > self.closing_at) else judged
 
     def newest_judged(self, to: int) -> int | None:
         """The newest judged slot up to an instant; None before the first."""
@@ -934,7 +928,8 @@ def concerns(watch: Watch, variant: str, arms: tuple[str, ...]) -> bool:
 
 def split_log_e(judge: Judge, units: dict[str, int]) -> float:
     """Log evidence against the planned split of the variants in `units`."""
-    return srm_log_e(list(units.values()), [judge.weights[variant] for variant in units])
+    variants = [variant for variant in judge.variants if variant in units]
+    return srm_log_e([units[variant] for variant in variants], [judge.weights[variant] for variant in variants])
 
 
 def gate_verdicts(judge: Judge, memory: Memory) -> list[tuple[Gate, str | None, Verdict]]:

@@ -1,0 +1,237 @@
+"""The slow engine: every slot judged, every fact found again from the rows, straight from GATES.md. Rules are the engine's own."""
+
+from __future__ import annotations
+
+from gates.facts import Days, Detail, MetricLook, Observations, Step
+from gates.plan import DAY, SECOND, Kpi, Plan
+from gates.policy import Policy
+from gates.rationale import evaluation_of
+from gates.rules import Evaluation, Judge, Memory, Rules, judge, watch_verdict
+from gates.series import Rows, Series
+from gates.statistics.moments import Moments, PairMoments, merge, merge_pairs, of_mean, of_proportion, of_ratio
+
+Row = tuple[int, float | None, int | None, float | None, int, float | None, float | None, float | None]
+
+
+class Naive:
+    def __init__(self, policy: Policy, plan: Plan, rows: Rows) -> None:
+        self.court: Judge = judge(policy, plan)
+        self.policy, self.plan = policy, plan
+        self.rows: dict[str, list[Row]] = {
+            f"{m}/{v}": [r for r in _rows(rows[m, v]) if r[0] > plan.started_at] if (m, v) in rows else []
+            for m, v in self.court.series
+        }
+        self.news = {name: _news(self.kpi(name), rs) for name, rs in self.rows.items()}
+
+    def kpi(self, name: str) -> Kpi:
+        return self.court.kpis[name.partition("/")[0]]
+
+    def evaluations(self, to: int) -> list[Evaluation]:
+        memory = Memory.at_start(self.court)
+        rules = Rules(self.court, memory)
+        found: list[Evaluation] = []
+        instants: dict[str, int] = {}
+        watched: dict[str, str] = {}
+        slots = [s for s in range(0, to + 1, self.court.slot_us) if s > self.plan.started_at and self.judged(s)]
+        for slot in slots:
+            step, detail = self.facts(slot, instants, watched)
+            changed = rules.step(step)
+            if changed or slot == slots[-1]:
+                found.append(evaluation_of(self.court, memory, detail, changed=changed))
+        return found
+
+    def judged(self, slot: int) -> bool:
+        ended, final = self.plan.ended_at, self.court.final_slot
+        if self.court.closing_at is not None and slot > self.court.closing_at:
+            return False
+        if ended is not None and slot > ended:
+            return slot == final
+        return not any(a < slot and (b is None or slot < b) for a, b in self.plan.pauses)
+
+    def facts(self, slot: int, instants: dict[str, int], watched: dict[str, str]) -> tuple[Step, Detail]:
+        court = self.court
+        arms = court.arms(slot)
+        names = [f"{m}/{v}" for m, v in court.series if v in arms]
+        final = slot == court.final_slot
+        look = slot % court.look_us == 0 or final
+        horizon = court.horizon(slot)
+        looks: dict[str, MetricLook] = {}
+        days: dict[str, Days] = {}
+        if look:
+            for metric in court.compared:
+                at = self.common(metric, horizon, arms)
+                if at is not None and at != instants.get(metric):
+                    looks[metric] = self.metric_look(metric, at, instants.get(metric, 0), arms)
+                    instants[metric] = at
+            for gate in court.targets:
+                fact = self.days(gate.metric or "", gate.days, slot)
+                if fact is not None:
+                    days[gate.name] = fact
+        fresh = {name: self.watermark(name, slot) for name in names}
+        observations = {w.name: self.observations(w, slot) for w in court.watches if w.variant in arms}
+        told = {}
+        for watch in court.watches:
+            if watch.variant in arms and observations[watch.name].newest:
+                verdict = watch_verdict(watch.gate, observations[watch.name])
+                if watched.get(watch.name, "no_data") != verdict:
+                    watched[watch.name] = verdict
+                    told[watch.name] = observations[watch.name]
+        dense = {}
+        if court.density is not None:
+            dense = {n: self.buckets(n, slot) for n in names if self.kpi(n).temporality != "cumulative"}
+        split = {metric: units for metric in court.counting if (units := self.split(metric, horizon, arms))}
+        step = Step(slot, look, final, looks, days, fresh, told, dense, split)
+        return step, Detail(slot, fresh, observations, dense, split)
+
+    def newest(self, name: str, instant: int) -> int | None:
+        return max((r[0] for r in self.news[name] if r[0] <= instant), default=None)
+
+    def common(self, metric: str, horizon: int, arms: tuple[str, ...]) -> int | None:
+        newest = [at for v in arms if (at := self.newest(f"{metric}/{v}", horizon)) is not None]
+        return min(newest, default=None)
+
+    def metric_look(self, metric: str, at: int, before: int, arms: tuple[str, ...]) -> MetricLook:
+        states, unreadable, restated, arrived = {}, {}, [], 0
+        for variant in arms:
+            name = f"{metric}/{variant}"
+            read = [r for r in self.rows[name] if r[0] <= at]
+            if not read:
+                continue
+            arrived = max(arrived, *(r[4] for r in read))
+            kpi = self.kpi(name)
+            if kpi.temporality == "cumulative":
+                counts = [(r[0], r[2]) for r in read if r[2] is not None]
+                if any(b < a and ts > before for (_, a), (ts, b) in zip(counts, counts[1:], strict=False)):
+                    restated.append(variant)
+                read = read[-1:]
+            state: Moments | PairMoments | None = None
+            for row in read:
+                if row[2] == 0 and kpi.temporality == "delta":
+                    continue
+                bucket = _bucket(kpi, row)
+                if bucket is None:
+                    unreadable[variant] = "unreadable"
+                    break
+                if state is None:
+                    state = bucket
+                elif isinstance(state, PairMoments) and isinstance(bucket, PairMoments):
+                    state = merge_pairs(state, bucket)
+                elif isinstance(state, Moments) and isinstance(bucket, Moments):
+                    state = merge(state, bucket)
+            if state is not None and variant not in unreadable:
+                states[variant] = tuple(state)
+        return MetricLook(at, states, arrived, unreadable, tuple(restated))
+
+    def watermark(self, name: str, slot: int) -> tuple[int | None, int | None]:
+        known = [r for r in self.news[name] if r[0] <= slot and (r[4] <= slot or slot < self.plan.created_at)]
+        if not known:
+            return None, None
+        newest = max(known, key=lambda r: r[0])
+        return newest[0], newest[4]
+
+    def observations(self, watch: object, slot: int) -> Observations:
+        from gates.rules import Watch
+
+        assert isinstance(watch, Watch)
+        name = f"{watch.gate.metric}/{watch.variant}"
+        kpi = self.kpi(name)
+        closed = watch.gate.kind == "density" and kpi.kind != "gauge"
+        end = self.court.horizon(slot) if closed else self.court.present(slot)
+        seen = [r for r in self.news[name] if r[0] <= end][-watch.gate.times :]
+        values = tuple((r[0], _value(kpi, r)) for r in seen)
+        return Observations(values, seen[-1][4] if seen else 0)
+
+    def buckets(self, name: str, slot: int) -> tuple[int, int]:
+        kpi, clock = self.kpi(name), self.court.clock
+        every = kpi.expected_every_s * SECOND
+        end = min(slot - self.court.closed_after, slot - kpi.freshness_target_s * SECOND, self.plan.ended_at or slot)
+        closed = max(0, clock.running(end) // every)
+        window = self.policy.min_days * DAY // every
+        expected = [j for j in range(closed) if not window or j >= closed - window]
+        filled = {(max(clock.running(r[0]), 1) - 1) // every for r in self.news[name]}
+        return len([j for j in expected if j in filled]), len(expected)
+
+    def split(self, metric: str, horizon: int, arms: tuple[str, ...]) -> dict[str, int] | None:
+        at = self.common(metric, horizon, arms)
+        if at is None or len(arms) < 2:
+            return None
+        units = {}
+        for variant in arms:
+            name = f"{metric}/{variant}"
+            if self.newest(name, at) is None:
+                return None
+            read = [r[2] for r in self.rows[name] if r[0] <= at]
+            if self.kpi(name).temporality == "cumulative":
+                read = read[-1:]
+            if any(n is None for n in read):
+                return None
+            units[variant] = sum(n for n in read if n is not None)
+        return units
+
+    def days(self, metric: str, wanted: int, slot: int) -> Days | None:
+        name = f"{metric}/{self.court.subjects[0]}"
+        kpi, clock = self.kpi(name), self.court.clock
+        horizon = self.court.present(slot) if kpi.kind == "gauge" else self.court.horizon(slot)
+        newest = self.newest(name, horizon)
+        if newest is None:
+            return None
+        closed = clock.running(horizon) // DAY
+        values = []
+        for day in range(max(0, closed - wanted), closed):
+            rows = [r for r in self.news[name] if (max(clock.running(r[0]), 1) - 1) // DAY == day]
+            rows = rows[-1:] if kpi.temporality == "cumulative" else rows
+            known = [(_value(kpi, r), 1.0 if r[2] is None else float(r[2])) for r in rows]
+            if not known or any(value is None for value, _ in known):
+                values.append((day, None))
+            else:
+                total = 0.0
+                for value, weight in known:
+                    total += weight * (value or 0.0)
+                values.append((day, total / sum(weight for _, weight in known)))
+        arrived = max(r[4] for r in self.news[name] if r[0] <= horizon)
+        return Days(newest, tuple(values), arrived)
+
+
+def _rows(series: Series) -> list[Row]:
+    empty = [None] * len(series.ts)
+    columns = (
+        series.ts,
+        series.value,
+        series.n,
+        series.variance,
+        series.first_received_at,
+        series.denominator_value or empty,
+        series.denominator_variance or empty,
+        series.covariance or empty,
+    )
+    return list(zip(*columns, strict=True))
+
+
+def _news(kpi: Kpi, rows: list[Row]) -> list[Row]:
+    news = []
+    for i, row in enumerate(rows):
+        same = i > 0 and kpi.temporality == "cumulative" and row[2] is not None and rows[i - 1][2] == row[2]
+        if row[2] != 0 and not same:
+            news.append(row)
+    return news
+
+
+def _bucket(kpi: Kpi, row: Row) -> Moments | PairMoments | None:
+    _, value, n, variance, _, d, v_d, cov = row
+    if n is None or value is None:
+        return None
+    if kpi.kind == "proportion":
+        return of_proportion(n, value)
+    if n >= 2 and variance is None:
+        return None
+    if kpi.kind == "mean":
+        return of_mean(n, value, variance or 0.0)
+    if d is None or (n >= 2 and (v_d is None or cov is None)):
+        return None
+    return of_ratio(n, value, variance or 0.0, d, v_d or 0.0, cov or 0.0)
+
+
+def _value(kpi: Kpi, row: Row) -> float | None:
+    if kpi.kind == "ratio":
+        return None if row[1] is None or not row[5] else row[1] / row[5]
+    return row[1]

@@ -1,0 +1,176 @@
+"""Random small histories with everything that goes wrong in real ones, drawn from one seed."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, NamedTuple
+
+from gates.plan import Answer, Kpi, Plan, Target, Variant
+from gates.policy import Policy, parse
+from gates.series import Series, SeriesKey
+from tests.gates.histories import CAP, GOAL, GUARD, HOUR, START
+
+MINUTE = HOUR // 60
+
+
+class World(NamedTuple):
+    policy: Policy
+    plan: Plan
+    rows: dict[SeriesKey, Series]
+    end: int
+
+
+def world(seed: int) -> World:
+    draw = random.Random(seed)
+    hours = draw.choice([10, 20, 40, 60])
+    start = START + draw.choice([0, 17 * MINUTE, 30 * MINUTE])
+    end = start + hours * HOUR + draw.randrange(120) * MINUTE
+    treatments = draw.choice([0, 1, 1, 1, 2])
+    kpis = _kpis(draw, treatments)
+    variants = [Variant("control", draw.choice([1.0, 2.0]), control=True)] if treatments else [Variant("all")]
+    variants += [Variant(f"t{i}", 1.0, position=i) for i in range(1, treatments + 1)]
+    plan = Plan(
+        started_at=start,
+        created_at=draw.choice([start, start, start + hours * HOUR // 2 + 7 * MINUTE]),
+        variants=tuple(variants),
+        kpis=tuple(kpis),
+        ended_at=draw.choice([None, None, end - draw.randrange(1, 6 * 60) * MINUTE]),
+        pauses=_pauses(draw, start, end),
+        answers=_answers(draw, start, end, [v.key for v in variants if not v.control], alone=treatments < 2),
+    )
+    return World(_policy(draw), plan, _rows(draw, plan, hours), end)
+
+
+def _policy(draw: random.Random) -> Policy:
+    gates: list[dict[str, Any]] = [
+        {**GOAL, "effect": draw.choice(["relative", "difference"]), "delete_below": draw.choice(["plan", 0.3])},
+        GUARD,
+        {"name": "density", "kind": "density", "at_least": draw.choice([0.5, 0.8, 0.95])},
+        {**CAP, "times": draw.choice([1, 2, 3]), "scope": draw.choice(["variant", "experiment"])},
+        {"name": "coverage", "kind": "density", "metric": "coverage", "at_least": 0.5},
+        {"name": "{metric}_target", "kind": "target", "days": draw.choice([1, 2])},
+    ]
+    min_days = draw.choice([0, 0, 1])
+    return parse(
+        {
+            "gates": gates,
+            "slot_s": 600,
+            "look_s": draw.choice([600, 1800, 3600]),
+            "closed_after_s": draw.choice([0, 600, 1500, 3600]),
+            "persist": draw.choice([1, 2, 4]),
+            "min_days": min_days,
+            "max_days": min_days + draw.choice([1, 1, 3]),
+            "min_units": draw.choice([10, 100, 1000]),
+            "snooze_days": 1,
+            "planned_units": 4000,
+            "require": draw.choice(["all", "any"]),
+        }
+    )
+
+
+def _kpis(draw: random.Random, treatments: int) -> list[Kpi]:
+    every = draw.choice([1200, 3600, 3600, 7200])
+    target = draw.choice([600, 3600, 7200])
+    kind = draw.choice(["mean", "mean", "proportion", "ratio"])
+    common: dict[str, Any] = {"expected_every_s": every, "freshness_target_s": target}
+    if not treatments:
+        return [
+            Kpi(
+                "value",
+                kind=draw.choice(["gauge", "mean"]),
+                target=Target(at_most=draw.choice([9.0, 10.5, 12.0])),
+                **common,
+            ),
+            Kpi("error_rate", "shown", kind="gauge", **common),
+        ]
+    temporality = draw.choice(["delta", "delta", "cumulative"])
+    kpis = [Kpi("value", "goal", kind, draw.choice(["increase", "decrease"]), temporality, **common)]
+    if draw.random() < 0.3:
+        kpis.append(Kpi("orders", "goal", "proportion", "increase", **common))
+    if draw.random() < 0.7:
+        kpis.append(
+            Kpi("speed", "guardrail", "mean", "decrease", max_harm=0.05, **{**common, "expected_every_s": 3600})
+        )
+    if draw.random() < 0.5:
+        kpis.append(Kpi("error_rate", "shown", "gauge", "decrease", **common))
+    if draw.random() < 0.2:
+        kpis.append(Kpi("coverage", "shown", "proportion", **common))
+    if draw.random() < 0.3:
+        kpis.append(Kpi("seen", "exposure", "mean", **common))
+    return kpis
+
+
+def _pauses(draw: random.Random, start: int, end: int) -> tuple[tuple[int, int | None], ...]:
+    if draw.random() < 0.7:
+        return ()
+    begin = start + draw.randrange(1, 60 * 8) * MINUTE
+    until = begin + draw.randrange(5, 60 * 6) * MINUTE
+    return ((begin, until if until < end and draw.random() < 0.8 else None),)
+
+
+def _answers(draw: random.Random, start: int, end: int, keys: list[str], *, alone: bool) -> tuple[Answer, ...]:
+    answers = []
+    for _ in range(draw.choice([0, 0, 0, 1, 2])):
+        at = draw.randrange(start, end)
+        of: Any = draw.choice(
+            [
+                ("delete", "harmful"),
+                ("scale", "wins"),
+                ("review", "undecided"),
+                ("review", "invalid"),
+                ("delete", "unsafe"),
+            ]
+        )
+        action: Any = draw.choice(["override", "override", "accept"])
+        if action == "accept" and (of[0] == "scale" or (of[0] == "delete" and alone)):
+            action = "override"
+        answers.append(Answer(at, action, of, draw.choice(keys)))
+    return tuple(sorted(answers, key=lambda a: a.at))
+
+
+def _rows(draw: random.Random, plan: Plan, hours: int) -> dict[SeriesKey, Series]:
+    rows = {}
+    effect = draw.choice([-0.2, 0.0, 0.05, 0.2])
+    for kpi in plan.kpis:
+        for variant in plan.variants:
+            if draw.random() < 0.03:
+                continue
+            mean = 10.0 * (1 + (0.0 if variant.control else effect))
+            rows[kpi.metric, variant.key] = _series(draw, plan, kpi, hours, mean, draw.random() < 0.4, variant.weight)
+    return rows
+
+
+def _series(draw: random.Random, plan: Plan, kpi: Kpi, hours: int, mean: float, messy: bool, weight: float) -> Series:
+    columns: list[list[Any]] = [[], [], [], [], [], [], [], []]
+    trouble = 0.06 if messy else 0.0
+    total, sums = 0, (0.0, 0.0)
+    stop = draw.randrange(1, 10**6) if draw.random() < 0.9 else draw.randrange(1, hours)
+    for k in range(hours * 3600 // kpi.expected_every_s):
+        ts = plan.started_at // HOUR * HOUR + (k + 1) * kpi.expected_every_s * 1_000_000
+        late = draw.choice([0, 3, 8]) if draw.random() > trouble else draw.randrange(10, 600)
+        if draw.random() < trouble or k > stop:
+            continue
+        n: int | None = int(weight * draw.randrange(90, 111))
+        value: float | None = draw.gauss(mean, 1.0)
+        variance: float | None = 4.0
+        if kpi.kind == "proportion":
+            value, variance = min(0.99, max(0.0, mean / 20 + draw.gauss(0, 0.01))), None
+        if kpi.kind == "gauge":
+            n, variance, value = None, None, draw.choice([0.01] * 12 + [0.09]) if kpi.metric == "error_rate" else value
+        if kpi.temporality == "cumulative" and n is not None and value is not None:
+            sums = (sums[0] + n * value, 0.0)
+            total += n
+            n, value = total, sums[0] / total
+            if draw.random() < trouble / 4:
+                n, total = n // 2, n // 2
+                sums = (sums[0] / 2, 0.0)
+        if draw.random() < trouble:
+            n = draw.choice([0, n, n])
+        if draw.random() < trouble / 3:
+            variance, value = None, draw.choice([value, None])
+        if draw.random() < trouble and columns[0] and kpi.temporality == "cumulative":
+            value, n, variance = columns[1][-1], columns[2][-1], columns[3][-1]
+        ratio = (1.5, 0.5, 0.2) if kpi.kind == "ratio" else (None, None, None)
+        for column, cell in zip(columns, (ts, value, n, variance, ts + late * MINUTE, *ratio), strict=True):
+            column.append(cell)
+    return Series(*columns)
