@@ -23,6 +23,7 @@ _EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LATEST = dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
 _MAX_INT = 2**63 - 1
 
+Key = Annotated[str, msgspec.Meta(max_length=63)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_INT)]
 Spread = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -38,10 +39,10 @@ class Denominator(msgspec.Struct, frozen=True):
 class Row(msgspec.Struct, frozen=True):
     """One bucket of one series as sent. `ts` is the END of the bucket."""
 
-    metric: str
+    metric: Key
     ts: Annotated[dt.datetime, msgspec.Meta(tz=True)]
     value: float
-    variant: str = "all"
+    variant: Key = "all"
     n: Count | None = None
     variance: Spread | None = None
     revision: Annotated[int, msgspec.Meta(ge=-_MAX_INT, le=_MAX_INT)] | None = None
@@ -96,6 +97,8 @@ class Ingested:
 
 def decode(body: bytes) -> list[Row] | None:
     """The rows of a well-formed body, None when anything is wrong with it: `check` then says what."""
+    if b"\\u0000" in body:
+        return None
     try:
         return _fast.decode(body).rows
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -114,11 +117,11 @@ def check(payload: object) -> tuple[list[tuple[int, Row]], list[BadRow]]:
     good: list[tuple[int, Row]] = []
     bad: list[BadRow] = []
     for index, raw in enumerate(rows):
-        faults = [BadRow(index, f"/rows/{index}{pointer}", code, detail) for pointer, code, detail in _faults(raw)]
+        faults = [BadRow(index, f"/rows/{index}{pointer}", code, detail) for pointer, code, detail in row_faults(raw)]
         if faults:
             bad += faults
         else:
-            good.append((index, _row(raw)))
+            good.append((index, row_of(raw)))
     return good, bad
 
 
@@ -186,7 +189,7 @@ def _summary(faults: Sequence[BadRow]) -> str:
 # One row ------------------------------------------------------------------------------------------------------------------
 
 
-def _faults(raw: object) -> Iterable[tuple[str, str, str]]:
+def row_faults(raw: object) -> Iterable[tuple[str, str, str]]:
     """(pointer below the row, code, what to do) for each value of an untyped row that is not of its type."""
     if not isinstance(raw, Mapping):
         yield "", "invalid", "A row must be an object."
@@ -198,7 +201,7 @@ def _faults(raw: object) -> Iterable[tuple[str, str, str]]:
         if name in raw and (problem := _text_problem(raw[name])):
             yield f"/{name}", "invalid_text", f"{name} {problem}."
     if "ts" in raw:
-        yield from _ts_faults(raw["ts"])
+        yield from ts_faults(raw["ts"])
     yield from _number_faults(
         raw, "", {"value": _real, "n": _count, "variance": _spread, "revision": _whole, "window_s": _window}
     )
@@ -227,9 +230,14 @@ def _text_problem(value: object) -> str:
     return ""
 
 
-def _ts_faults(value: object) -> Iterable[tuple[str, str, str]]:
+def instant(value: object) -> dt.datetime:
+    """Raises msgspec.ValidationError unless the value is an RFC 3339 time."""
+    return msgspec.convert(value, dt.datetime)
+
+
+def ts_faults(value: object) -> Iterable[tuple[str, str, str]]:
     try:
-        parsed = msgspec.convert(value, dt.datetime)
+        parsed = instant(value)
     except msgspec.ValidationError:
         yield "/ts", "invalid_timestamp", f"ts {value!r:.60} is no RFC 3339 time such as 2026-11-24T06:00:00Z."
         return
@@ -274,7 +282,7 @@ def _window(value: object) -> str:
     return "" if not _whole(value) and 1 <= value < 2**31 else "a whole number of seconds, 1 or more"  # type: ignore[operator]
 
 
-def _row(raw: Mapping[str, Any]) -> Row:
+def row_of(raw: Mapping[str, Any]) -> Row:
     whole = {name: int(raw[name]) for name in ("n", "revision", "window_s") if raw.get(name) is not None}
     return msgspec.convert({**{k: v for k, v in raw.items() if v is not None}, **whole}, Row)
 

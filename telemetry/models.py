@@ -1,9 +1,11 @@
 """What was measured and how it came here."""
 
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 
-from decisioning.access.models import Team
+from decisioning.access.models import Team, valid_key
 
 
 class ExperimentKpi(models.Model):
@@ -71,7 +73,7 @@ class RefreshRun(models.Model):
         FAILED = "failed"
         ABORTED = "aborted"
 
-    run_id = models.UUIDField(unique=True)
+    run_id = models.UUIDField(help_text="Unique within the team: the job's own id, or ours.")
     job_name = models.CharField(max_length=500)
     team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE, related_name="+")
     experiment_id = models.BigIntegerField(null=True, blank=True)
@@ -82,18 +84,125 @@ class RefreshRun(models.Model):
     rows = models.PositiveBigIntegerField(null=True, help_text="Rows written; null when the job did not say.")
     error = models.TextField(null=True, blank=True)  # noqa: DJ001 - null: no error, as the PRD has it
     data_watermark = models.DateTimeField(null=True, blank=True, help_text="Newest ts among the rows.")
+    heartbeat_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a run of a source last showed life; null for jobs that run elsewhere."
+    )
 
     class Meta:
         db_table = "refresh_log"
         ordering = ("-id",)
         constraints = [
+            models.UniqueConstraint(fields=["team", "run_id"], name="refresh_run_once", nulls_distinct=False),
+            models.UniqueConstraint(
+                fields=["team", "source"],
+                condition=Q(status="running", heartbeat_at__isnull=False),
+                name="one_run_of_a_source_at_a_time",
+            ),
             models.CheckConstraint(
                 name="refresh_run_finished_iff_terminal",
                 condition=Q(status="running", finished_at__isnull=True)
                 | (~Q(status="running") & Q(finished_at__isnull=False)),
-            )
+            ),
         ]
         indexes = [models.Index(fields=["job_name", "-id"], name="refresh_log_by_job")]
 
     def __str__(self) -> str:
         return f"{self.job_name} {self.status}"
+
+
+class Source(models.Model):
+    """Where KPI rows are pulled from: a query on somebody's database, or on a CSV or Parquet file.
+
+    The database's URL stands in an environment variable; only its name is stored.
+    """
+
+    class Kind(models.TextChoices):
+        SQL = "sql"
+        FILE = "file"
+
+    key = models.CharField(max_length=63, unique=True, validators=[valid_key])
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
+    kind = models.CharField(max_length=4, choices=Kind)
+    url_env = models.CharField(
+        max_length=100, blank=True, help_text="Name of the environment variable that holds the database URL."
+    )
+    path = models.CharField(max_length=500, blank=True, help_text="CSV or Parquet file below DECISIONING_FILES.")
+    query = models.TextField(
+        help_text="One SELECT that yields experiment, metric, variant, ts, value, n, variance, ... between :since and :until; "
+        "a file is the table `rows`."
+    )
+    schedule_s = models.PositiveIntegerField(
+        default=900, validators=[MinValueValidator(30)], help_text="Seconds from one run to the next."
+    )
+    overlap_s = models.PositiveIntegerField(
+        default=3600, help_text="Every run reads again this far back, for data that comes late."
+    )
+    time_limit_s = models.PositiveIntegerField(default=60, validators=[MinValueValidator(1)])
+    metrics = ArrayField(models.CharField(max_length=63), help_text="Keys of the metrics it feeds.")
+    lineage_job = models.CharField(
+        max_length=500, blank=True, help_text="namespace/name of the OpenLineage job whose COMPLETE refreshes it."
+    )
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField()
+    due_at = models.DateTimeField(help_text="When the next run starts.")
+    failures = models.PositiveIntegerField(default=0, editable=False, help_text="Failed runs since the last good one.")
+    read_to = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Newest ts that a good run has brought."
+    )
+    last_refresh_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        db_table = "sources"
+        ordering = ("key",)
+        constraints = [
+            models.CheckConstraint(
+                name="source_has_its_place",
+                condition=Q(kind="sql", path="") & ~Q(url_env="") | Q(kind="file", url_env="") & ~Q(path=""),
+            ),
+            models.CheckConstraint(name="source_schedule_positive", condition=Q(schedule_s__gte=1)),
+        ]
+        indexes = [
+            models.Index(fields=["due_at"], condition=Q(enabled=True), name="sources_due"),
+            models.Index(fields=["lineage_job"], name="sources_by_job"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Event(models.Model):
+    """One CloudEvent that was taken in: its (source, id) is never taken in again."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
+    source = models.CharField(max_length=400)
+    event_id = models.CharField(max_length=200)
+    type = models.CharField(max_length=200)
+    received_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "events"
+        constraints = [models.UniqueConstraint(fields=["team", "source", "event_id"], name="event_once")]
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.event_id}"
+
+
+class QuarantinedEvent(models.Model):
+    """One CloudEvent that was not understood when it came: kept whole, to be replayed after an upgrade."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
+    source = models.CharField(max_length=400)
+    event_id = models.CharField(max_length=200)
+    type = models.CharField(max_length=200)
+    reason = models.CharField(max_length=400)
+    body = models.JSONField(help_text="The whole event as it came.")
+    received_at = models.DateTimeField()
+    replayed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "quarantined_events"
+        ordering = ("-id",)
+        constraints = [models.UniqueConstraint(fields=["team", "source", "event_id"], name="quarantined_once")]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.event_id}"

@@ -1,6 +1,7 @@
 """Experiments: create, list, the document, change, move on."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import django_filters  # type: ignore[import-untyped]
@@ -14,6 +15,8 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from decisioning.access.models import Team
+from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.api.document import STATE_OF_EXPERIMENT, Document, document, rows
 from decisioning.api.door import Door, json_response
@@ -23,14 +26,14 @@ from decisioning.api.serializers import ExperimentIn, ExperimentPatch, Transitio
 from experiments import lifecycle, plan
 from experiments.models import Experiment
 from gates import policies
-from gates.evaluation import plans_of
 from gates.policy import lint_plan, parse
+from gates.readings import plans_of
 from telemetry.freshness import WORST_LAST
 
 ACTIONS = ("scale", "delete", "review", "hold")
 
 
-class _Words(django_filters.BaseInFilter, django_filters.CharFilter):  # type: ignore[misc]
+class Words(django_filters.BaseInFilter, django_filters.CharFilter):  # type: ignore[misc]
     """Several words, separated by commas; each must be known."""
 
     def __init__(self, *args: Any, words: Sequence[str], **options: Any) -> None:
@@ -46,9 +49,9 @@ class _Words(django_filters.BaseInFilter, django_filters.CharFilter):  # type: i
 
 
 class ExperimentFilter(django_filters.FilterSet):  # type: ignore[misc]
-    status = _Words(words=Experiment.Status.values, lookup_expr="in")
-    recommendation = _Words(words=ACTIONS, lookup_expr="in")
-    freshness = _Words(words=WORST_LAST, lookup_expr="in")
+    status = Words(words=Experiment.Status.values, lookup_expr="in")
+    recommendation = Words(words=ACTIONS, lookup_expr="in")
+    freshness = Words(words=WORST_LAST, lookup_expr="in")
     team = django_filters.CharFilter(field_name="team__key")
     owner = django_filters.CharFilter(field_name="owner")
     metric = django_filters.CharFilter(field_name="targetkpis__metric__key", distinct=True)
@@ -95,13 +98,7 @@ class Experiments(Door):
         """Create an experiment. That alone gives the dashboard, the gates and the log."""
         values, now = self.body(ExperimentIn), self.now
         team = self.team(values.get("team"), Scope.WRITE)
-        try:
-            experiment = plan.create(
-                ExperimentIn.domain(values, owner=self.principal.owner), team=team, by=self.principal, now=now
-            )
-            _bind(experiment, values.get("policy"))
-        except plan.PlanRefused as refusal:
-            raise refused(refusal) from refusal
+        experiment = created(values, team=team, by=self.principal, now=now)
         return _answer(experiment, status=201, headers={"Location": f"/api/experiments/{experiment.pk}"})
 
 
@@ -163,6 +160,16 @@ class Transitions(Door):
                 409, refusal.code, refusal.message, extra={"allowed": [str(status) for status in refusal.allowed]}
             ) from refusal
         return _answer(experiment)
+
+
+def created(values: dict[str, Any], *, team: Team, by: Principal, now: datetime) -> Experiment:
+    """A new experiment under its policy. values: what ExperimentIn has validated. Raises Problem."""
+    try:
+        experiment = plan.create(ExperimentIn.domain(values, owner=by.owner), team=team, by=by, now=now)
+        _bind(experiment, values.get("policy"))
+    except plan.PlanRefused as refusal:
+        raise refused(refusal) from refusal
+    return experiment
 
 
 def shown_document(experiment: Experiment) -> Document:

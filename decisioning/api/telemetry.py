@@ -22,10 +22,11 @@ class TakesRows(Door):
 
     def post(self, request: Request, ref: str) -> HttpResponse:
         experiment = self.experiment(ref, Scope.TELEMETRY)
-        atomic = _atomic(request)
+        atomic = atomic_asked(request)
         body = parsers.read(request._request)
         try:
-            rows, bad = decode(body), []
+            rows = decode(body)
+            bad: list[BadRow] = []
             indexed = list(enumerate(rows)) if rows is not None else None
             if indexed is None:
                 indexed, bad = check(parsers.decode(body))
@@ -67,7 +68,8 @@ def _told(bad: BadRow) -> dict[str, Any]:
     return {"index": bad.index, "pointer": bad.pointer, "code": bad.code, "detail": bad.detail}
 
 
-def _atomic(request: Request) -> bool:
+def atomic_asked(request: Request) -> bool:
+    """Whether one bad row refuses all: `?atomic=`, true by default."""
     asked = request.query_params.get("atomic", "true").lower()
     if asked not in ("true", "false"):
         raise bad_parameter("atomic", f"is {asked!r}; it must be true or false")

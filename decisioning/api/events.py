@@ -1,0 +1,205 @@
+"""CloudEvents in, in all three of their HTTP modes; the schemas they follow; the quarantine of those not understood."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import unquote
+
+import django_filters  # type: ignore[import-untyped]
+import msgspec
+from django.http import Http404, HttpResponse
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from decisioning.access.models import Team
+from decisioning.access.permissions import require
+from decisioning.access.scopes import Scope
+from decisioning.api import parsers
+from decisioning.api.door import MAX_ID, Door, json_response
+from decisioning.api.experiments import created
+from decisioning.api.lists import PAGING, filtered, page
+from decisioning.api.problems import Problem, problem_of
+from decisioning.api.serializers import ExperimentIn
+from decisioning.api.telemetry import atomic_asked
+from telemetry import events, schemas
+from telemetry.ingest import BadRow
+from telemetry.models import QuarantinedEvent
+
+STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
+Read = tuple[list[events.Event], list[BadRow]]
+
+
+class _TakesEvents(Door):
+    """What taking events in and replaying them share: events may create experiments."""
+
+    def creator(self, team: Team) -> events.Create:
+        def create(data: Mapping[str, Any]) -> None:
+            require(self.principal, Scope.WRITE, team.pk)
+            if data.get("team") not in (None, team.key):
+                detail = f"Events sent to {team.key} create experiments of {team.key} only."
+                raise events.DataRefused("invalid", 422, [("/team", "unknown_team", detail)])
+            try:
+                asked = ExperimentIn(data=dict(data))
+                asked.is_valid(raise_exception=True)
+                created(asked.validated_data, team=team, by=self.principal, now=self.now)
+            except (ValidationError, Problem) as refusal:
+                told = problem_of(refusal)
+                errors = told.errors or [("", told.code, told.text)]
+                raise events.DataRefused(told.code, told.status_code, errors) from refusal
+
+        return create
+
+
+class TakesEvents(_TakesEvents):
+    """POST /api/events: one event (structured or binary mode) or a batch of them."""
+
+    scopes: ClassVar = {"POST": Scope.TELEMETRY}
+    parameters: ClassVar = {"POST": frozenset({"atomic", "team"})}
+
+    def post(self, request: Request) -> HttpResponse:
+        """Take events in, each once. 202 when some are not understood and wait in quarantine, 207 when some were refused."""
+        team = self.team(request.query_params.get("team"), Scope.TELEMETRY)
+        atomic = atomic_asked(request)
+        batch = (request.content_type or "").partition(";")[0].strip().lower() == BATCH
+        try:
+            found, bad = _read(request, batch=batch)
+            received = events.receive(
+                found, team=team, create=self.creator(team), now=self.now, bad=bad, atomic=atomic, single=not batch
+            )
+        except events.EventsRefused as refusal:
+            raise _problem(refusal) from refusal
+        return _response(received)
+
+
+def _read(request: Request, *, batch: bool) -> Read:
+    media = (request.content_type or "").partition(";")[0].strip().lower()
+    if batch or media == STRUCTURED:
+        body = parsers.read(request._request)
+        quick = events.decode(body, batch=batch)
+        return (quick, []) if quick is not None else events.check(parsers.decode(body), batch=batch)
+    attributes = {
+        name[3:].lower(): unquote(value) for name, value in request.headers.items() if name.lower().startswith("ce-")
+    }
+    if not attributes:
+        raise Problem(
+            415,
+            "unsupported_media_type",
+            f"Send one event as {STRUCTURED}, several as {BATCH}, or its data as application/json with ce- headers.",
+        )
+    attributes["datacontenttype"] = request.content_type or "application/json"
+    body = parsers.read(request._request)
+    quick = events.decode_binary(attributes, body)
+    if quick is not None:
+        return quick, []
+    payload: dict[str, Any] = dict(attributes)
+    if body and events.is_json(attributes["datacontenttype"]):
+        payload["data"] = parsers.decode(body)
+    elif body:
+        payload["data_base64"] = base64.b64encode(body).decode()
+    return events.check(payload, batch=False, binary=True)
+
+
+def _problem(refusal: events.EventsRefused) -> Problem:
+    return Problem(
+        refusal.status,
+        refusal.code,
+        str(refusal),
+        errors=[(bad.pointer, bad.code, bad.detail) for bad in refusal.errors],
+    )
+
+
+def _response(received: events.Received) -> HttpResponse:
+    last = received.last_ts
+    body: dict[str, Any] = {
+        "accepted": received.accepted,
+        "duplicates": received.duplicates,
+        "quarantined": received.quarantined,
+        "rows": {
+            "accepted": received.new_rows,
+            "changed": received.changed_rows,
+            "duplicates": received.duplicate_rows,
+            "last_ts": last.isoformat().replace("+00:00", "Z") if last else None,
+        },
+    }
+    if received.refused:
+        body["errors"] = [
+            {"index": bad.index, "pointer": bad.pointer, "code": bad.code, "detail": bad.detail}
+            for bad in received.refused
+        ]
+    status = 207 if received.refused else 202 if received.quarantined else 200
+    return json_response(msgspec.json.encode(body), status=status)
+
+
+class Schemas(Door):
+    """GET /api/schemas: the types of events that are understood."""
+
+    permission_classes = ()
+
+    def get(self, request: Request) -> Response:
+        """Every type with the address of its schema."""
+        return Response({"results": [{"type": type_, "schema": f"/api/schemas/{type_}"} for type_ in schemas.TYPES]})
+
+
+class Schema(Door):
+    """GET /api/schemas/{type}: the shape of one type's data."""
+
+    permission_classes = ()
+
+    def get(self, request: Request, type_: str) -> HttpResponse:
+        """JSON Schema, 2020-12."""
+        if type_ not in schemas.TYPES:
+            raise Http404
+        return HttpResponse(msgspec.json.encode(schemas.schema(type_)), content_type="application/schema+json")
+
+
+class QuarantineFilter(django_filters.FilterSet):  # type: ignore[misc]
+    type = django_filters.CharFilter(field_name="type")
+    source = django_filters.CharFilter(field_name="source")
+    replayed = django_filters.BooleanFilter(field_name="replayed_at", lookup_expr="isnull", exclude=True)
+
+
+class Quarantine(Door):
+    """GET /api/quarantine: events that were not understood when they came."""
+
+    scopes: ClassVar = {"GET": Scope.READ}
+    parameters: ClassVar = {"GET": frozenset(QuarantineFilter.base_filters) | PAGING}
+
+    def get(self, request: Request) -> Response:
+        """List them, newest first, each with why it was not understood and the whole event."""
+        held = filtered(request, QuarantinedEvent.objects.all(), QuarantineFilter)
+        return page(
+            request,
+            held,
+            shown=lambda found: [
+                {
+                    "id": event.pk,
+                    "source": event.source,
+                    "event_id": event.event_id,
+                    "type": event.type,
+                    "reason": event.reason,
+                    "received_at": event.received_at,
+                    "replayed_at": event.replayed_at,
+                    "event": event.body,
+                }
+                for event in found
+            ],
+            orderings=("id", "received_at", "type"),
+        )
+
+
+class Replay(_TakesEvents):
+    """POST /api/quarantine/{id}/replay: try again, after an upgrade."""
+
+    scopes: ClassVar = {"POST": Scope.TELEMETRY}
+
+    def post(self, request: Request, pk: int) -> HttpResponse:
+        """Take the event in now; 409 `not_understood` while it still is not."""
+        held = QuarantinedEvent.objects.select_related("team").filter(pk=pk).first() if pk <= MAX_ID else None
+        if held is None:
+            raise Http404
+        require(self.principal, Scope.TELEMETRY, held.team_id)
+        try:
+            return _response(events.replay(held, create=self.creator(held.team), now=self.now))
+        except events.EventsRefused as refusal:
+            raise _problem(refusal) from refusal
