@@ -264,12 +264,15 @@ class Installation:
         self.home.publish(self.environment)
         with step("Bringing the database schema up to date"):
             self.supervisor.run("migrate", "--skip-checks", env=self._env("owner"), log=self.home.logs / "migrate.log")
-        with step("Starting web, worker and beat"):
-            self._keep_programs()
+        with step("Starting web and worker"):
+            self._keep_web()
+            self._keep_celery("worker", "--concurrency", "2", "--without-mingle", "--without-gossip")
             credentials, fresh = self._credentials()
             self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=60)
         if not self._accepts(credentials["api_key"]):
             credentials, fresh = self._renew(), True
+        # Beat's first tick is half a minute away: it need not compete with the others for the start.
+        self._keep_celery("beat", "--schedule", str(self.home.path / "beat-schedule"), "--pidfile=")
         self._welcome(credentials, fresh=fresh, seconds=time.monotonic() - began)
         self._lay_out_demo()
 
@@ -307,25 +310,21 @@ class Installation:
             )
         )
 
-    def _keep_programs(self) -> None:
-        granian = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port), "--workers", "1"]
-        granian += ["--blocking-threads", "8", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
-        celery = [sys.executable, "-m", "celery", "-A", "decisioning.celery"]
-        quiet = ["--without-mingle", "--without-gossip", "--loglevel", "INFO"]
-        schedule = ["--schedule", str(self.home.path / "beat-schedule"), "--pidfile=", "--loglevel", "INFO"]
-        worker = self._env("worker")
-        for part in (
-            Part("web", [sys.executable, "-m", "granian", *granian], self._env("web"), answers=self._ready),
-            Part("worker", [*celery, "worker", "--concurrency", "2", *quiet], worker),
-            Part("beat", [*celery, "beat", *schedule], worker),
-        ):
-            self.supervisor.keep(part)
+    def _keep_web(self) -> None:
+        options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port), "--workers", "1"]
+        options += ["--blocking-threads", "8", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
+        command = [sys.executable, "-m", "granian", *options]
+        self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready))
+
+    def _keep_celery(self, program: str, *options: str) -> None:
+        command = [sys.executable, "-m", "celery", "-A", "decisioning.celery", program, "--loglevel", "INFO", *options]
+        self.supervisor.keep(Part(program, command, self._env("worker")))
 
     def _env(self, role: str) -> dict[str, str]:
         """A process gets the login of its own role, not those of the others."""
         login = self.environment[DATABASE_URLS[role]]
-        shared = {name: value for name, value in {**os.environ, **self.environment}.items() if "DATABASE" not in name}
-        shared.pop("DECISIONING_ADMIN_PASSWORD", None)
+        withheld = {*DATABASE_URLS.values(), "DECISIONING_ADMIN_PASSWORD"}
+        shared = {name: value for name, value in {**os.environ, **self.environment}.items() if name not in withheld}
         settings = {"DJANGO_SETTINGS_MODULE": "decisioning.settings", "DECISIONING_ROLE": role, "PYTHONUNBUFFERED": "1"}
         return shared | settings | {DATABASE_URLS[role]: login, "DATABASE_URL": login}
 
