@@ -121,7 +121,7 @@ def _complete(action: str, override_to: str, reason: str) -> None:
 
 def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommendation:
     """The open recommendation with this digest; else the refusal that says what became of it."""
-    open_ = open_recommendations(experiment)
+    open_ = open_recommendations([experiment])
     found = open_.filter(evidence_digest=digest).order_by("variant_id").first()
     if found is not None:
         return found
@@ -164,7 +164,12 @@ def _fresh_enough(experiment: Experiment, recommendation: Recommendation, cursor
         raise DecisionRefused(
             "recommendation_suspended", f"The inputs are not good at present: {blockers} Decide when they are back."
         )
-    stale = stale_series(experiment, recommendation.policy_version_id, now)
+    if _correction_waits(experiment, recommendation):
+        raise DecisionRefused(
+            "recommendation_suspended",
+            "Rows behind this recommendation were corrected a moment ago and are not judged yet. Try again in a few seconds.",
+        )
+    stale = stale_series(experiment, now)
     if stale:
         raise DecisionRefused(
             "recommendation_suspended",
@@ -172,7 +177,20 @@ def _fresh_enough(experiment: Experiment, recommendation: Recommendation, cursor
         )
 
 
-def stale_series(experiment: Experiment, _version_id: int, now: dt.datetime) -> list[str]:
+def _correction_waits(experiment: Experiment, recommendation: Recommendation) -> bool:
+    """Whether rows up to the proposal's slot changed and no tick has looked at them yet."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT EXISTS (SELECT FROM metrics.kpi_changes WHERE job = 'fold' AND experiment_id = %s
+                           AND from_ts <= %s - make_interval(secs => %s))
+            """,
+            [experiment.pk, recommendation.slot, recommendation.policy_version.body.get("closed_after_s", 1800)],
+        )
+        return bool((cursor.fetchone() or (False,))[0])
+
+
+def stale_series(experiment: Experiment, now: dt.datetime) -> list[str]:
     """Series ("metric of variant") of goals, guards and thresholds whose newest row is older than its target allows, as of now.
 
     An experiment that has ended is measured at its end: rows stop there by right.
@@ -208,20 +226,21 @@ def _apply(
     one_variant_only = (
         not override_to and recommendation.action == "delete" and _others_run_on(experiment, recommendation)
     )
-    if one_variant_only:
-        Variant.objects.filter(pk=recommendation.variant_id).update(dropped_at=now)
+    if one_variant_only and recommendation.variant:
+        recommendation.variant.dropped_at = now
+        recommendation.variant.save(update_fields=["dropped_at"])
     elif goes_to and experiment.status != goes_to:
         transition(experiment, goes_to, by=by, now=now, reason=reason)
-        open_recommendations(experiment).update(superseded_at=now)
+        open_recommendations([experiment]).update(superseded_at=now)
     return experiment.status
 
 
 def _others_run_on(experiment: Experiment, recommendation: Recommendation) -> bool:
     """Whether treatments would be left after this variant's delete; a delete of the experiment names no variant."""
-    if recommendation.variant_id is None:
+    if recommendation.variant is None:
         return False
     left = Variant.objects.filter(experiment=experiment, control=False, dropped_at__isnull=True)
-    return left.exclude(pk=recommendation.variant_id).exists()
+    return left.exclude(key=recommendation.variant.key).exists()
 
 
 def _show_answer(cursor: Cursor, recommendation: Recommendation) -> None:

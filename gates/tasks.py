@@ -1,11 +1,15 @@
 """The tick's door. A message carries nothing: which experiments are due stands in PostgreSQL."""
 
+import logging
+
 from celery import shared_task
 from django.utils import timezone
 
 from decisioning.access.principal import bind_job
 from gates import evaluation
 from telemetry.refresh import logged
+
+_log = logging.getLogger(__name__)
 
 
 @shared_task(name="gates.tick")
@@ -18,4 +22,7 @@ def tick(**_later: object) -> None:
             done = evaluation.evaluate_some(now=timezone.now())
             run.rows, run.data_watermark = done.evaluations, done.newest_slot
             run.worked, more = done.experiments > 0, done.more
+            for key, error in done.failed:
+                _log.error("Experiment %s could not be judged: %s", key, error)
+                run.failures.append(f"{key}: {error}")
     evaluation.beat(now=timezone.now())

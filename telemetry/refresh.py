@@ -4,7 +4,7 @@ import datetime as dt
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from django.db import transaction
 
@@ -13,11 +13,12 @@ from telemetry.models import RefreshRun
 
 @dataclass
 class Run:
-    """What a job says of itself while it works; a run that did nothing leaves no row."""
+    """What a job says of itself while it works; a run that did nothing leaves no row. `failures`: parts that went wrong."""
 
     rows: int = 0
     data_watermark: dt.datetime | None = None
     worked: bool = False
+    failures: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -30,8 +31,9 @@ def logged(job_name: str, *, clock: Callable[[], dt.datetime]) -> Iterator[Run]:
     try:
         with transaction.atomic():
             yield run
-            if run.worked:
-                _record(job_name, run, started_at, clock(), RefreshRun.Status.SUCCEEDED, None)
+            if run.worked or run.failures:
+                status = RefreshRun.Status.FAILED if run.failures else RefreshRun.Status.SUCCEEDED
+                _record(job_name, run, started_at, clock(), status, "; ".join(run.failures) or None)
     except Exception as failure:
         _record(job_name, run, started_at, clock(), RefreshRun.Status.FAILED, f"{type(failure).__name__}: {failure}")
         raise
@@ -46,7 +48,7 @@ def _record(
         started_at=started_at,
         finished_at=finished_at,
         status=status,
-        rows=None if error else run.rows,
+        rows=run.rows if run.worked else None,
         error=error,
         data_watermark=run.data_watermark,
     )
