@@ -9,7 +9,13 @@ urlpatterns = [
     path("healthz", healthz),
     path("readyz", readyz),
     path("admin/", admin.site.urls),
+    path("api/v1/", include("decisioning.api.urls")),  # first: the tree answers every address below it
     path("api/", include("decisioning.api.urls")),
-    path("api/v1/", include("decisioning.api.urls")),
     path("", include("decisioning.board.urls")),
 ]
+
+# Under /api/ a problem document, elsewhere the page.
+handler400 = "decisioning.api.problems.bad_request"
+handler403 = "decisioning.api.problems.permission_denied"
+handler404 = "decisioning.api.problems.not_found"
+handler500 = "decisioning.api.problems.server_error"

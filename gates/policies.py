@@ -1,5 +1,6 @@
 """Which policy judges an experiment, and how a policy gets new versions. The only writer of policies and bindings."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import Max, Q, QuerySet
 
-from decisioning.access.models import Team
+from decisioning.access.models import KEY_PATTERN, Team
 from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric
 from gates.models import Policy, PolicyBinding, PolicyVersion
@@ -81,6 +82,10 @@ def visible(policies: QuerySet[Policy], name: str) -> Policy | None:
 
 def create_policy(name: str, body: Mapping[str, Any], *, team: Team, by: Principal, now: datetime) -> PolicyVersion:
     """A new policy of a team with its first version, active at once. Raises PolicyRefused: `key_taken`, `invalid`."""
+    if not re.fullmatch(KEY_PATTERN, name):
+        raise PolicyRefused(
+            "invalid", f"{name!r} is no name. Use 1 to 63 of a-z, 0-9 and hyphens, one letter at least."
+        )
     _check(body)
     try:
         with transaction.atomic():

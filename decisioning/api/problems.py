@@ -13,6 +13,8 @@ from typing import Any
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
+from django.template import loader
+from django.views import defaults
 from rest_framework import exceptions
 
 _log = logging.getLogger(__name__)
@@ -177,14 +179,35 @@ _TOLD: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] =
 # Outside DRF: addresses nobody knows, and what middleware raises --------------------------------------------------------
 
 
-def is_api(request: HttpRequest) -> bool:
-    return request.path_info.startswith("/api/") or request.path_info == "/api"
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler400: a host that is not ours, a body that is too large."""
+    return problem_of(exception).response() if _is_api(request) else defaults.bad_request(request, exception)  # type: ignore[arg-type]
 
 
-def answer(request: HttpRequest, status: int) -> HttpResponse:
-    """The problem for an error that never reached a view: Django's handler400, 403, 404 and 500 hand it over here."""
-    exception = sys.exc_info()[1]
-    if exception is None:
-        detail = NOT_FOUND if status == 404 else HTTPStatus(status).phrase
-        return Problem(status, _CODES.get(status, "invalid_request"), detail).response()
-    return problem_of(exception).response()
+def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler403."""
+    if _is_api(request):
+        return Problem(403, "permission_denied", "You may not do this.").response()
+    return defaults.permission_denied(request, exception)  # type: ignore[arg-type]
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler404."""
+    if _is_api(request):
+        return Problem(404, "not_found", NOT_FOUND).response()
+    return defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Django's handler500, also for what middleware raises: a database that does not answer is a 503."""
+    problem = problem_of(sys.exc_info()[1])
+    if _is_api(request):
+        return problem.response()
+    if problem.status_code == 503:
+        page = loader.get_template("503.html").render({}, None)
+        return HttpResponse(page, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
+    return defaults.server_error(request)
+
+
+def _is_api(request: HttpRequest) -> bool:
+    return request.path_info == "/api" or request.path_info.startswith("/api/")

@@ -1,5 +1,6 @@
 """What goes in and comes out, for validation and for the OpenAPI document. `*In` is parsed strictly: nothing is coerced."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -180,8 +181,11 @@ class MetricFields(serializers.Serializer[Any]):
 class MetricIn(MetricFields):
     key = Text(max_length=200)
 
-    def domain(self) -> NewMetric:
-        return NewMetric(**self.validated_data)
+
+class MetricCreate(MetricIn):
+    """A new metric, of the caller's team unless another is named."""
+
+    team = Text(required=False, max_length=200)
 
 
 class MetricOrKey(serializers.Field[Any, Any, Any, Any]):
@@ -302,4 +306,11 @@ class KeyIn(serializers.Serializer[Any]):
     scopes = serializers.ListField(child=Choice(list(Scope)), allow_empty=False)
     agent = Truth(required=False)
     expires_at = Timestamp(required=False, allow_null=True)
-    rate = Text(required=False, allow_blank=True, max_length=20)
+    rate = Text(required=False, allow_blank=True, allow_null=True, max_length=20)
+
+    def validate_rate(self, rate: str | None) -> str | None:
+        if rate and not re.fullmatch(r"[1-9][0-9]{0,6}/[1-9]?[0-9]{0,3}[smhd]", rate):
+            raise ValidationError(
+                f'rate is {rate!r}, must be requests per window, such as "40/m".', code="invalid_rate"
+            )
+        return rate

@@ -1,0 +1,102 @@
+"""Keys of programs over HTTP. A secret is shown once; a revoked key is nobody from the next request on."""
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.http import Http404, HttpResponse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from decisioning.access.keys import KeyRefused, create_key
+from decisioning.access.models import ApiKey
+from decisioning.access.permissions import require
+from decisioning.access.scopes import Scope
+from decisioning.api.door import MAX_ID, Door
+from decisioning.api.judgement import rfc3339
+from decisioning.api.lists import PAGING, page
+from decisioning.api.problems import invalid
+from decisioning.api.serializers import KeyIn
+
+
+class Keys(Door):
+    """The keys of the caller's teams."""
+
+    scopes = {"GET": Scope.KEYS, "POST": Scope.KEYS}
+    parameters = {"GET": PAGING}
+
+    def get(self, request: Request) -> Response:
+        """Newest first, without secrets."""
+        keys = ApiKey.objects.select_related("team", "owner")
+        if not self.principal.is_admin:
+            keys = keys.filter(team__in=[team for team, held in self.principal.teams.items() if Scope.KEYS in held])
+        return page(request, keys, shown=lambda found: [_told(k) for k in found])
+
+    def post(self, request: Request) -> Response:
+        """A new key; `key` is its secret, which exists nowhere else."""
+        values, now = self.body(KeyIn), self.now
+        team = self.team(values.get("team"), Scope.KEYS)
+        for position, scope in enumerate(values["scopes"]):
+            if not self.principal.may(Scope(scope), team.pk):
+                detail = f"You do not hold {scope} in {team.key} yourself, so you cannot hand it on."
+                raise invalid([(f"/scopes/{position}", "scope_not_held", detail)])
+        expires_at = values.get("expires_at")
+        if expires_at is not None and expires_at <= now:
+            raise invalid([("/expires_at", "invalid", f"{rfc3339(expires_at)} is over already.")])
+        try:
+            key, secret = create_key(
+                team,
+                scopes=values["scopes"],
+                agent=values.get("agent", False),
+                rate=values.get("rate") or "",
+                expires_at=expires_at,
+                owner=User.objects.filter(pk=self.principal.person_id).first() if self.principal.person_id else None,
+                now=now,
+            )
+        except KeyRefused as refusal:
+            pointer = "/rate" if refusal.code == "invalid_rate" else "/scopes"
+            raise invalid([(pointer, refusal.code, str(refusal))]) from refusal
+        return Response({**_told(key), "key": secret}, status=201, headers={"Location": f"/api/keys/{key.public_id}"})
+
+
+class OneKey(Door):
+    """One key, by its number or the eight characters after dk_."""
+
+    scopes = {"GET": Scope.KEYS, "DELETE": Scope.KEYS}
+
+    def get(self, request: Request, ref: str) -> Response:
+        """What it may do, and when it was last used."""
+        return Response(_told(self._found(ref)))
+
+    def delete(self, request: Request, ref: str) -> HttpResponse:
+        """Revoke it; it stays in the list."""
+        key = self._found(ref)
+        if key.revoked_at is None:
+            key.revoked_at = self.now
+            key.save(update_fields=["revoked_at"])
+        return HttpResponse(status=204)
+
+    def _found(self, ref: str) -> ApiKey:
+        keys = ApiKey.objects.select_related("team", "owner")
+        key = keys.filter(public_id=ref.removeprefix("dk_")).first()
+        if key is None and ref.isascii() and ref.isdigit() and int(ref) <= MAX_ID:
+            key = keys.filter(pk=int(ref)).first()
+        if key is None:
+            raise Http404
+        require(self.principal, Scope.KEYS, key.team_id)
+        return key
+
+
+def _told(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.pk,
+        "public_id": key.public_id,
+        "team": key.team.key,
+        "owner": (key.owner.email or key.owner.username) if key.owner else None,
+        "scopes": key.scopes,
+        "agent": key.agent,
+        "rate": key.rate or None,
+        "created_at": rfc3339(key.created_at),
+        "expires_at": rfc3339(key.expires_at),
+        "revoked_at": rfc3339(key.revoked_at),
+        "last_used_at": rfc3339(key.last_used_at),
+    }

@@ -1,0 +1,258 @@
+"""What the gates say of an experiment, on which evidence, and what people answered."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+from django.http import Http404, HttpResponse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from decisioning.access.scopes import Scope
+from decisioning.api.document import recommendation_before_the_first_look
+from decisioning.api.door import Door, json_response
+from decisioning.api.experiments import matches, shown_document
+from decisioning.api.lists import PAGING, page
+from decisioning.api.problems import Problem, bad_parameter, invalid
+from decisioning.api.serializers import DecisionIn
+from decisioning.api.series import instant_of
+from experiments.lifecycle import TransitionRefused
+from experiments.models import Experiment
+from gates import evaluation, policies
+from gates.decisions import DecisionRefused, record_decision
+from gates.evidence import EvidenceRefused, replay
+from gates.evidence import digest as digest_of
+from gates.models import Cursor, Decision, Evaluation, Evidence
+from telemetry import wake
+
+
+def rfc3339(instant: datetime | None) -> str | None:
+    """UTC with Z, as everywhere in the API."""
+    return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+class OneDecision(Door):
+    """The current recommendation with its rationale, and a person's answer to it."""
+
+    scopes = {"GET": Scope.READ, "POST": Scope.REVIEW}
+    parameters = {"GET": frozenset({"as_of"})}
+
+    def get(self, request: Request, ref: str) -> HttpResponse:
+        """The recommendation as of the newest slot, or recomputed for a past one."""
+        experiment = self.experiment(ref)
+        past = instant_of(request, "as_of")
+        if past is not None:
+            return Response(_as_of(experiment, past, now=self.now))
+        shown = shown_document(experiment)
+        if matches(request.headers.get("If-None-Match", ""), shown.etag):
+            return HttpResponse(status=304, headers={"ETag": shown.etag})
+        cursor = Cursor.objects.filter(pk=experiment.pk).values_list("shown", flat=True).first() or {}
+        document = shown.value
+        body = {
+            "experiment": experiment.key,
+            "as_of": document["as_of"],
+            "stale": document["stale"],
+            "recommendation": document["recommendation"],
+            "variants": _per_treatment(document, cursor.get("variants", [])),
+            "decision": _standing(experiment),
+        }
+        return Response(body, headers={"ETag": shown.etag, "Cache-Control": "private, no-cache"})
+
+    def post(self, request: Request, ref: str) -> Response:
+        """Accept or override the recommendation whose evidence you saw."""
+        experiment, values = self.experiment(ref), self.body(DecisionIn)
+        try:
+            decision = record_decision(
+                experiment,
+                digest=values["evidence_digest"],
+                action=values["action"],
+                override_to=values.get("override_to") or "",
+                reason=values.get("reason") or "",
+                by=self.principal,
+                now=self.now,
+            )
+        except DecisionRefused as refusal:
+            if refusal.pointer:
+                raise invalid([(refusal.pointer, refusal.code, refusal.message)], status=refusal.status) from refusal
+            raise Problem(refusal.status, refusal.code, refusal.message) from refusal
+        except TransitionRefused as refusal:
+            raise Problem(409, refusal.code, refusal.message, extra={"allowed": list(refusal.allowed)}) from refusal
+        experiment.refresh_from_db()
+        return Response({"experiment": experiment.key, "status": experiment.status, **_told(decision)}, status=201)
+
+
+class Gates(Door):
+    """The gates as of the newest slot."""
+
+    scopes = {"GET": Scope.READ}
+
+    def get(self, request: Request, ref: str) -> Response:
+        """Each gate with verdict, reading and reason."""
+        document = shown_document(self.experiment(ref)).value
+        return Response({"results": document["gates"], "as_of": document["as_of"], "next": None, "previous": None})
+
+
+class Evaluations(Door):
+    """Slots at which something changed, or that somebody asked for; at most one a slot."""
+
+    scopes = {"GET": Scope.READ}
+    parameters = {"GET": PAGING}
+
+    def get(self, request: Request, ref: str) -> Response:
+        """Newest first. A slot that was judged again after a correction shows its newest judgement."""
+        newest = Evaluation.objects.filter(experiment=self.experiment(ref))
+        # The last retelling of each slot: no evaluation of the same slot has a higher fold.
+        retold = newest.order_by("slot", "-fold").distinct("slot").values("pk")
+        return page(
+            request,
+            Evaluation.objects.filter(pk__in=retold),
+            shown=lambda found: [
+                {
+                    "slot": rfc3339(e.slot),
+                    "computed_at": rfc3339(e.computed_at),
+                    "action": e.action,
+                    "code": e.code,
+                    "evidence_digest": e.evidence_digest,
+                }
+                for e in found
+            ],
+            ordering="-slot",
+            orderings=("slot",),
+        )
+
+
+class Decisions(Door):
+    """What people answered."""
+
+    scopes = {"GET": Scope.READ}
+    parameters = {"GET": PAGING}
+
+    def get(self, request: Request, ref: str) -> Response:
+        """Newest first, each with what had been recommended."""
+        decisions = Decision.objects.filter(experiment=self.experiment(ref)).select_related("recommendation__variant")
+        return page(request, decisions, shown=lambda found: [{**_told(d), "recommended": _answered(d)} for d in found])
+
+
+class OneEvidence(Door):
+    """The canonical evidence of an evaluation, byte for byte what its digest is the SHA-256 of."""
+
+    scopes = {"GET": Scope.READ}
+
+    def get(self, request: Request, ref: str, digest: str) -> HttpResponse:
+        """Everything the recommendation rests on."""
+        return json_response(_evidence(self.experiment(ref), digest), headers={"ETag": f'"{digest}"'})
+
+
+class Verification(Door):
+    """Evidence recomputed from itself."""
+
+    scopes = {"POST": Scope.READ}
+
+    def post(self, request: Request, ref: str, digest: str) -> Response:
+        """Run the rules again over the facts in the evidence: the same bytes prove what it says."""
+        kept = _evidence(self.experiment(ref), digest)
+        try:
+            again = replay(kept)
+        except EvidenceRefused as refusal:
+            raise Problem(409, "not_replayable", str(refusal)) from refusal
+        return Response({"same": again == kept, "digest": digest, "recomputed": digest_of(again)})
+
+
+class Evaluate(Door):
+    """Ask for an evaluation now."""
+
+    scopes = {"POST": Scope.WRITE}
+
+    def post(self, request: Request, ref: str) -> Response:
+        """The tick evaluates the newest slot; done when /evaluations lists it or a newer one."""
+        experiment, now = self.experiment(ref), self.now
+        if experiment.status == Experiment.Status.DRAFT:
+            raise Problem(409, "not_started", f"{experiment.key} is a draft: there is nothing to evaluate. Start it.")
+        slot = evaluation.newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
+        Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=now)
+        transaction.on_commit(wake.tick)
+        return Response({"slot": rfc3339(slot)}, status=202)
+
+
+def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str, Any]:
+    if past > now:
+        raise bad_parameter("as_of", f"{rfc3339(past)} is in the future")
+    if experiment.started_at is None or past <= experiment.started_at:
+        raise bad_parameter("as_of", f"{experiment.key} had not started by {rfc3339(past)}")
+    version = policies.version_for(experiment)
+    slot = evaluation.newest_slot(past, version.body.get("slot_s", 300))
+    found = evaluation.as_of(experiment, slot) if slot > experiment.started_at else None
+    policy = {"name": version.policy.name, "version": version.number}
+    return {
+        "experiment": experiment.key,
+        "as_of": rfc3339(slot),
+        "stale": False,
+        "recommendation": {**found["recommendation"], "policy": policy}
+        if found
+        else recommendation_before_the_first_look(policy),
+        "variants": found["variants"] if found else [],
+        "decision": _standing(experiment, until=past),
+    }
+
+
+def _per_treatment(document: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One recommendation a treatment (or for the only variant), in plan order; a dropped one says since when."""
+    by_variant = {told["variant"]: told for told in shown}
+    subjects = [v for v in document["variants"] if not v["control"]]
+    unjudged = recommendation_before_the_first_look(document["recommendation"]["policy"])
+    return [
+        {
+            **by_variant.get(v["key"], unjudged),
+            "variant": v["key"],
+            **({"dropped_at": v["dropped_at"]} if v["dropped_at"] else {}),
+        }
+        for v in subjects
+    ]
+
+
+def _standing(experiment: Experiment, until: datetime | None = None) -> dict[str, Any] | None:
+    """The newest answer, unless something newer has been proposed since."""
+    decisions = Decision.objects.filter(experiment=experiment)
+    decision = (decisions.filter(at__lte=until) if until else decisions).order_by("-id").first()
+    if decision is None:
+        return None
+    newer = experiment.recommendations.filter(Q(pk__gt=decision.recommendation_id), answered_at__isnull=True)
+    if (
+        newer.filter(proposed_at__lte=until)
+        if until
+        else newer.filter(superseded_at__isnull=True, withdrawn_at__isnull=True)
+    ).exists():
+        return None
+    return _told(decision)
+
+
+def _told(decision: Decision) -> dict[str, Any]:
+    return {
+        "action": decision.action,
+        "override_to": decision.override_to or None,
+        "reason": decision.reason,
+        "by": decision.by,
+        "at": rfc3339(decision.at),
+        "evidence_digest": decision.evidence_digest,
+    }
+
+
+def _answered(decision: Decision) -> dict[str, Any]:
+    of = decision.recommendation
+    return {
+        "action": of.action,
+        "code": of.code,
+        "variant": of.variant.key if of.variant else None,
+        "proposed_at": rfc3339(of.proposed_at),
+        "rationale": of.rationale,
+    }
+
+
+def _evidence(experiment: Experiment, digest: str) -> bytes:
+    body = Evidence.objects.filter(experiment=experiment, digest=digest).values_list("body", flat=True).first()
+    if body is None:
+        raise Http404
+    return zlib.decompress(body)

@@ -1,0 +1,161 @@
+"""Policies over HTTP: create, add a version, activate it."""
+
+from typing import Any
+
+from django.http import Http404
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from decisioning.access.permissions import require
+from decisioning.access.scopes import Scope
+from decisioning.api.door import Door
+from decisioning.api.judgement import rfc3339
+from decisioning.api.lists import PAGING, page
+from decisioning.api.problems import Error, Problem, bad_parameter, invalid
+from decisioning.api.serializers import PolicyIn, PolicyVersionIn
+from gates import policies
+from gates.models import Policy, PolicyVersion
+
+
+class Policies(Door):
+    """The shipped policies and those of the caller's teams."""
+
+    scopes = {"GET": Scope.READ, "POST": Scope.POLICIES}
+    parameters = {"GET": PAGING}
+
+    def get(self, request: Request) -> Response:
+        """Each with its versions."""
+        found = Policy.objects.select_related("team").prefetch_related("versions")
+        return page(
+            request, found, shown=lambda rows: [_told(p) for p in rows], ordering="id", orderings=("id", "name")
+        )
+
+    def post(self, request: Request) -> Response:
+        """A new policy; its first version is active at once."""
+        values = self.body(PolicyIn)
+        team = self.team(values.get("team"), Scope.POLICIES)
+        try:
+            version = policies.create_policy(values["name"], values["body"], team=team, by=self.principal, now=self.now)
+        except policies.PolicyRefused as refusal:
+            raise _refused(refusal) from refusal
+        return Response(_told(version.policy), status=201, headers={"Location": f"/api/policies/{version.policy.name}"})
+
+
+class OnePolicy(Door):
+    """One policy by name: the team's own hides a shipped one of the same name."""
+
+    scopes = {"GET": Scope.READ}
+    parameters = {"GET": frozenset({"team"})}
+
+    def get(self, request: Request, name: str) -> Response:
+        """Its versions, newest first."""
+        return Response(_told(_found(self, name)))
+
+
+class Versions(Door):
+    """The versions of a policy."""
+
+    scopes = {"GET": Scope.READ, "POST": Scope.POLICIES}
+    parameters = {"GET": frozenset({"team"}), "POST": frozenset({"team"})}
+
+    def get(self, request: Request, name: str) -> Response:
+        """Newest first."""
+        return Response({"results": _told(_found(self, name))["versions"], "next": None, "previous": None})
+
+    def post(self, request: Request, name: str) -> Response:
+        """The next version; it judges once it is activated."""
+        policy, values = _found(self, name), self.body(PolicyVersionIn)
+        require(self.principal, Scope.POLICIES, policy.team_id)
+        try:
+            version = policies.add_version(policy, values["body"], by=self.principal, now=self.now)
+        except policies.PolicyRefused as refusal:
+            raise _refused(refusal) from refusal
+        location = f"/api/policies/{policy.name}/versions/{version.number}"
+        return Response(_version(version), status=201, headers={"Location": location})
+
+
+class OneVersion(Door):
+    """One version of a policy."""
+
+    scopes = {"GET": Scope.READ}
+    parameters = {"GET": frozenset({"team"})}
+
+    def get(self, request: Request, name: str, number: int) -> Response:
+        """Its body, author and when it was activated."""
+        return Response(_version(_numbered(self, name, number)))
+
+
+class Activation(Door):
+    """Let a version judge."""
+
+    scopes = {"POST": Scope.POLICIES}
+    parameters = {"POST": frozenset({"team"})}
+
+    def post(self, request: Request, name: str, number: int) -> Response:
+        """Needs a finished backtest and somebody other than its author."""
+        version = _numbered(self, name, number)
+        require(self.principal, Scope.POLICIES, version.team_id)
+        try:
+            policies.activate(version, by=self.principal, now=self.now, backtested=False)
+        except policies.PolicyRefused as refusal:
+            raise _refused(refusal) from refusal
+        return Response(_version(version))
+
+
+def _found(door: Door, name: str) -> Policy:
+    """By name; `?team=` tells apart equal names of several teams one belongs to."""
+    named = Policy.objects.select_related("team").filter(name=name).order_by("team_id")
+    team = door.request.query_params.get("team")
+    if team is not None:
+        named = named.filter(team__key=team)
+    found = list(named)
+    mine = [policy for policy in found if policy.team_id is not None]
+    if len(mine) > 1:
+        raise bad_parameter("team", f"several of your teams have a policy {name!r}; say which with ?team=")
+    if not found:
+        raise Http404
+    return found[0]
+
+
+def _numbered(door: Door, name: str, number: int) -> PolicyVersion:
+    version = _found(door, name).versions.select_related("policy__team").filter(number=min(number, 2**31 - 1)).first()
+    if version is None:
+        raise Http404
+    return version
+
+
+def _refused(refusal: policies.PolicyRefused) -> Problem:
+    if refusal.problems:
+        errors: list[Error] = [(_pointer(p.gate), p.code, p.message) for p in refusal.problems]
+        return invalid(errors)
+    if refusal.code == "invalid":
+        return invalid([("/name", "invalid", refusal.message)])
+    return Problem(409, refusal.code, refusal.message)
+
+
+def _pointer(gate: str | None) -> str:
+    return "/body" if gate is None else f"/body/gates/{gate}"
+
+
+def _told(policy: Policy) -> dict[str, Any]:
+    versions = sorted(policy.versions.all(), key=lambda v: -v.number)
+    active = [v for v in versions if v.activated_at is not None]
+    newest = max(active, key=lambda v: (v.activated_at, v.number), default=None)
+    return {
+        "name": policy.name,
+        "team": policy.team.key if policy.team else None,
+        "active_version": newest.number if newest else None,
+        "created_at": rfc3339(policy.created_at),
+        "versions": [_version(v) for v in versions],
+    }
+
+
+def _version(version: PolicyVersion) -> dict[str, Any]:
+    return {
+        "version": version.number,
+        "body": version.body,
+        "author": version.author,
+        "created_at": rfc3339(version.created_at),
+        "activated_at": rfc3339(version.activated_at),
+        "activated_by": version.activated_by or None,
+    }

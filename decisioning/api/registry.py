@@ -1,0 +1,106 @@
+"""The registry of metrics: shared by all teams, changed by the team that made one or by an admin."""
+
+from typing import Any
+
+import django_filters  # type: ignore[import-untyped]
+from django.db.models import Q, QuerySet
+from django.http import Http404
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from decisioning.access.permissions import require
+from decisioning.access.scopes import Scope
+from decisioning.api.door import Door
+from decisioning.api.experiments import Words, refused
+from decisioning.api.judgement import rfc3339
+from decisioning.api.lists import PAGING, filtered, page
+from decisioning.api.problems import Problem
+from decisioning.api.serializers import MetricCreate, MetricFields
+from experiments import plan
+from experiments.models import Metric
+
+
+class _MetricFilter(django_filters.FilterSet):  # type: ignore[misc]
+    kind = Words(words=Metric.Kind.values, lookup_expr="in")
+    search = django_filters.CharFilter(method="matching")
+
+    def matching(self, metrics: QuerySet[Metric], _name: str, words: str) -> QuerySet[Metric]:
+        """In key, name or definition."""
+        return metrics.filter(Q(key__icontains=words) | Q(name__icontains=words) | Q(definition__icontains=words))
+
+
+class Metrics(Door):
+    """All metrics there are."""
+
+    scopes = {"GET": Scope.READ, "POST": Scope.WRITE}
+    parameters = {"GET": PAGING | {"kind", "search"}}
+
+    def get(self, request: Request) -> Response:
+        """By key."""
+        return page(
+            request,
+            filtered(request, Metric.objects.select_related("team"), _MetricFilter),
+            shown=lambda found: [_told(m) for m in found],
+            ordering="key",
+            orderings=("key", "name", "created_at"),
+        )
+
+    def post(self, request: Request) -> Response:
+        """A new metric of the caller's team."""
+        values = self.body(MetricCreate)
+        team = self.team(values.pop("team", None), Scope.WRITE)
+        try:
+            metric = plan.register(plan.NewMetric(**values), team=team, now=self.now)
+        except plan.PlanRefused as refusal:
+            raise refused(refusal) from refusal
+        return Response(_told(metric), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
+
+
+class OneMetric(Door):
+    """One metric."""
+
+    scopes = {"GET": Scope.READ, "PATCH": Scope.WRITE}
+
+    def get(self, request: Request, key: str) -> Response:
+        """Its definition."""
+        return Response(_told(_found(key)))
+
+    def patch(self, request: Request, key: str) -> Response:
+        """Change its definition; running experiments are judged anew by it."""
+        metric = _found(key)
+        if not self.principal.is_admin:
+            if metric.team_id is None or metric.team_id not in self.principal.teams:
+                raise Problem(
+                    403, "permission_denied", f"{key} belongs to another team: only it or an admin changes it."
+                )
+            require(self.principal, Scope.WRITE, metric.team_id)
+        try:
+            changed = plan.redefine(metric, plan.NewMetric(key=key, **self.body(MetricFields)))
+        except plan.PlanRefused as refusal:
+            raise refused(refusal) from refusal
+        return Response(_told(changed))
+
+
+def _found(key: str) -> Metric:
+    metric = Metric.objects.select_related("team").filter(key=key).first()
+    if metric is None:
+        raise Http404
+    return metric
+
+
+def _told(metric: Metric) -> dict[str, Any]:
+    # Another team's key is not this reader's to know, so only a team that row security lets through is named.
+    return {
+        "key": metric.key,
+        "name": metric.name,
+        "kind": metric.kind,
+        "unit": metric.unit,
+        "direction": metric.direction,
+        "temporality": metric.temporality,
+        "expected_every_s": metric.expected_every_s,
+        "freshness_target_s": metric.freshness_target_s,
+        "counts_assignment": metric.counts_assignment,
+        "definition": metric.definition,
+        "team": metric.team.key if metric.team else None,
+        "created_at": rfc3339(metric.created_at),
+    }

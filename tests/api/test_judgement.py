@@ -1,0 +1,186 @@
+"""From rows to an answered recommendation over HTTP, with the tick run by hand."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from decisioning.access.scopes import Scope
+from gates.evaluation import evaluate_some
+from tests.api.conftest import Caller, Makes, errors_of
+from tests.conftest import as_role
+
+HOUR = timedelta(hours=1)
+
+
+def tick() -> None:
+    with as_role("worker"):
+        evaluate_some(now=datetime.now(UTC))
+
+
+def rows(means: dict[str, float], since: datetime, until: datetime, **more: object) -> list[dict[str, object]]:
+    """Hourly buckets of 2,000 units with standard deviation 2."""
+    hours = int((until - since) / HOUR)
+    return [
+        {"metric": "vrps", "variant": variant, "ts": (since + (i + 1) * HOUR).isoformat(), "value": mean, "n": 2000, "variance": 4.0}
+        | more
+        for i in range(hours)
+        for variant, mean in means.items()
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def started(now: datetime) -> datetime:
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 4 * timedelta(days=1)
+
+
+def begin(ops: Caller, started: datetime, means: dict[str, float]) -> dict[str, Any]:
+    """An experiment that has run four days with these means, judged."""
+    made = ops.experiment(
+        policy="quick",
+        started_at=started.isoformat(),
+        target_kpis=[{"metric": {"key": "vrps", "expected_every_s": 3600, "freshness_target_s": 3600}}],
+        variants=[{"key": key, "control": key == "control"} for key in means],
+    )
+    answer = ops.post(f"/api/experiments/{made['id']}/kpis", {"rows": rows(means, started, datetime.now(UTC))})
+    assert answer.status_code == 200, answer.content
+    tick()
+    return made
+
+
+@pytest.fixture
+def winner(ops: Caller, started: datetime) -> dict[str, Any]:
+    return begin(ops, started, {"control": 3.0, "treatment": 3.3})
+
+
+def test_before_the_first_look_the_decision_is_hold_without_data(ops: Caller) -> None:
+    made = ops.experiment()
+    told = ops.get(f"/api/experiments/{made['key']}/decision").json()
+
+    assert (told["experiment"], told["decision"], told["stale"]) == (made["key"], None, False)
+    first = told["recommendation"]
+    assert (first["action"], first["code"], first["evidence_digest"], first["state"]) == (
+        "hold",
+        "no_data",
+        None,
+        "open",
+    )
+    assert [(v["variant"], v["action"]) for v in told["variants"]] == [("treatment", "hold")]
+
+
+def test_a_winner_is_proposed_with_rationale_gates_and_evidence(ops: Caller, winner: dict[str, Any]) -> None:
+    path = f"/api/experiments/{winner['id']}"
+    told = ops.get(f"{path}/decision").json()["recommendation"]
+    assert (told["action"], told["code"], told["variant"], told["state"]) == ("scale", "wins", "treatment", "proposed")
+    assert told["rationale"]
+    assert told["policy"] == {"name": "quick", "version": 1}
+
+    document = ops.get(path).json()
+    assert document["recommendation"] == told
+    assert document["links"]["evidence"] == f"{path}/evidence/{told['evidence_digest']}"
+    gates = {gate["gate"]: gate for gate in ops.get(f"{path}/gates").json()["results"]}
+    assert gates["vrps_uplift"]["verdict"] == "pass"
+    assert gates["vrps_uplift"]["reading"]["estimate"] == pytest.approx(0.1)
+    listed = ops.get("/api/experiments?recommendation=scale&freshness=fresh,due").json()["results"]
+    assert [(row["key"], row["recommendation"]["action"]) for row in listed] == [(winner["key"], "scale")]
+
+
+def test_the_evidence_is_what_its_digest_says_and_replays_to_the_same(ops: Caller, winner: dict[str, Any]) -> None:
+    import hashlib
+
+    path = f"/api/experiments/{winner['id']}"
+    digest = ops.get(f"{path}/decision").json()["recommendation"]["evidence_digest"]
+    body = ops.get(f"{path}/evidence/{digest}").content
+    assert digest == f"sha256:{hashlib.sha256(body).hexdigest()}"
+    assert ops.post(f"{path}/evidence/{digest}/verify").json()["same"] is True
+    assert ops.get(f"{path}/evidence/sha256:0").status_code == 404
+
+
+def test_an_accepted_scale_scales_and_a_second_answer_is_409(ops: Caller, winner: dict[str, Any]) -> None:
+    path = f"/api/experiments/{winner['id']}"
+    digest = ops.get(f"{path}/decision").json()["recommendation"]["evidence_digest"]
+    answer = ops.post(f"{path}/decision", {"evidence_digest": digest, "action": "accept"})
+    assert (answer.status_code, answer.json()["status"]) == (201, "scaled")
+    assert answer.json()["by"] == "ops@example.org"
+
+    again = ops.post(f"{path}/decision", {"evidence_digest": digest, "action": "accept"})
+    assert (again.status_code, again.json()["code"]) == (409, "already_decided")
+    told = ops.get(f"{path}/decision").json()
+    assert told["decision"]["action"] == "accept"
+    assert told["recommendation"]["state"] == "answered"
+    assert ops.get(path).json()["status"] == "scaled"
+    (kept,) = ops.get(f"{path}/decisions").json()["results"]
+    assert kept["recommended"]["action"] == "scale"
+
+
+def test_an_override_needs_a_reason_and_the_newest_digest(ops: Caller, winner: dict[str, Any]) -> None:
+    path = f"/api/experiments/{winner['id']}/decision"
+    digest = ops.get(path).json()["recommendation"]["evidence_digest"]
+    assert errors_of(ops.post(path, {"evidence_digest": digest, "action": "override", "override_to": "stop"})) == [
+        ("/reason", "missing_field")
+    ]
+    assert errors_of(ops.post(path, {"evidence_digest": digest, "action": "maybe"})) == [("/action", "invalid")]
+    assert errors_of(ops.post(path, {"action": "accept"})) == [("/evidence_digest", "missing_field")]
+    other = ops.post(path, {"evidence_digest": "sha256:" + "0" * 64, "action": "accept"})
+    assert (other.status_code, other.json()["code"]) == (409, "recommendation_replaced")
+
+    why = {"evidence_digest": digest, "action": "override", "override_to": "stop", "reason": "Season is over."}
+    assert ops.post(path, why).json()["status"] == "stopped"
+
+
+def test_holding_leaves_nothing_to_decide(ops: Caller) -> None:
+    path = f"/api/experiments/{ops.experiment()['id']}/decision"
+    answer = ops.post(path, {"evidence_digest": "sha256:" + "0" * 64, "action": "accept"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_to_decide")
+
+
+def test_an_agent_may_push_and_read_but_never_decide(ops: Caller, caller: Makes, winner: dict[str, Any]) -> None:
+    agent = caller("growth", Scope.READ, Scope.WRITE, Scope.TELEMETRY, agent=True)
+    path = f"/api/experiments/{winner['id']}/decision"
+    digest = agent.get(path).json()["recommendation"]["evidence_digest"]
+    assert agent.post(path, {"evidence_digest": digest, "action": "accept"}).status_code == 403
+    assert ops.get(path).json()["decision"] is None
+
+
+def test_evaluations_list_one_a_slot_and_an_asked_one_too(ops: Caller, winner: dict[str, Any]) -> None:
+    path = f"/api/experiments/{winner['id']}"
+    before = ops.get(f"{path}/evaluations").json()["results"]
+    assert before[0]["action"] == "scale"
+    assert len({e["slot"] for e in before}) == len(before)
+
+    asked = ops.post(f"{path}/evaluate")
+    assert asked.status_code == 202
+    tick()
+    newest = ops.get(f"{path}/evaluations").json()["results"][0]["slot"]
+    assert newest >= asked.json()["slot"]
+    draft = ops.experiment(start=False)
+    assert ops.post(f"/api/experiments/{draft['id']}/evaluate").json()["code"] == "not_started"
+
+
+def test_a_past_slot_is_recomputed(ops: Caller, winner: dict[str, Any], started: datetime) -> None:
+    path = f"/api/experiments/{winner['id']}/decision"
+    early = (started + 6 * HOUR).strftime("%Y-%m-%dT%H:%M:%SZ")
+    told = ops.get(f"{path}?as_of={early}").json()
+    assert (told["as_of"], told["recommendation"]["action"]) == (early, "hold")
+    for bad in ("2999-01-01T00:00:00Z", "2020-01-01T00:00:00Z", "yesterday", "2026-11-24T00:00:00"):
+        assert ops.get(f"{path}?as_of={bad}").json()["code"] == "invalid_parameter"
+
+
+def test_another_team_reaches_none_of_it(ops: Caller, stranger: Caller, winner: dict[str, Any]) -> None:
+    path = f"/api/experiments/{winner['id']}"
+    digest = ops.get(f"{path}/decision").json()["recommendation"]["evidence_digest"]
+    for method, below in (
+        ("GET", "decision"),
+        ("POST", "decision"),
+        ("GET", "gates"),
+        ("GET", "evaluations"),
+        ("GET", "decisions"),
+        ("GET", "audit"),
+        ("GET", "assets"),
+        ("GET", "kpis"),
+        ("POST", "kpis"),
+        ("POST", "evaluate"),
+        ("GET", f"evidence/{digest}"),
+        ("POST", f"evidence/{digest}/verify"),
+    ):
+        assert stranger(method, f"{path}/{below}", {} if method == "POST" else None).status_code == 404, below
