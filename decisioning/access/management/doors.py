@@ -1,6 +1,7 @@
 """How a command that works over HTTP finds the portal, and the key it asks with."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from decisioning.access.principal import bind_job
 from decisioning.access.scopes import Scope
 from decisioning.agents.client import Portal
 
+logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request would bury what a command says
 _WORKING = (Scope.READ, Scope.WRITE, Scope.TELEMETRY, Scope.POLICIES)
 
 
