@@ -47,10 +47,14 @@ class Done:
 
 @dataclass
 class Outcome:
-    """One experiment folded: what it was read from and what came out. `retold`: facts behind the newest slot had changed."""
+    """One experiment folded: what it was read from and what came out.
+
+    after: the slot it went on from, None when it was rebuilt. retold: facts behind the newest slot had changed.
+    """
 
     judging: Judging
     folded: Folded
+    after: int | None
     retold: bool
 
 
@@ -185,7 +189,8 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list
             judging.cursor.state = None  # retold from its rows next time
             judging.cursor.due_at = to + dt.timedelta(seconds=judging.policy.slot_s)
             continue
-        outcomes.append(Outcome(judging, folded, retold))
+        after = state.slot if state and not folded.rebuilt else None
+        outcomes.append(Outcome(judging, folded, after, retold))
         _advance(judging, folded, to, retold=retold)
         done.newest_slot = max(filter(None, (done.newest_slot, to)))
     return outcomes
@@ -282,11 +287,7 @@ def _keep_steps(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.retold or outcome.folded.rebuilt:
             steps = Step.objects.filter(experiment=outcome.judging.experiment)
-            if not outcome.folded.rebuilt:
-                steps = steps.filter(
-                    slot__gte=from_us(min((s.slot for s in outcome.folded.steps), default=outcome.folded.state.slot))
-                )
-            steps.delete()
+            (steps if outcome.after is None else steps.filter(slot__gt=from_us(outcome.after))).delete()
     Step.objects.bulk_create(
         [
             Step(

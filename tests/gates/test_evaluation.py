@@ -1,0 +1,168 @@
+"""The tick against real rows: whatever the order, the lateness and the moment, what is stored is what a rebuild gives."""
+
+import datetime as dt
+import random
+import zlib
+
+import pytest
+from django.db import connection
+
+from decisioning.access.models import Team
+from experiments.models import Experiment, Metric, TargetKpi, Variant
+from gates import evidence
+from gates.evaluation import differences, evaluate_some
+from gates.models import Cursor, Evaluation, Evidence, PolicyBinding, Recommendation
+from gates.policies import named
+from telemetry.ingest import Row, Target, ingest
+from tests.conftest import as_role
+
+START = dt.datetime(2026, 11, 10, tzinfo=dt.UTC)
+HOUR = dt.timedelta(hours=1)
+
+
+@pytest.fixture
+def running(team: Team) -> Target:
+    """An experiment under the quick policy with hourly telemetry, known to the portal since its start."""
+    with as_role("owner"):
+        spec = {"expected_every_s": 3600, "freshness_target_s": 3600, "created_at": START}
+        goal = Metric.objects.create(key="vrps", name="Value per session", unit="usd", **spec)
+        guard = Metric.objects.create(key="errors", name="Errors", kind="proportion", direction="decrease", **spec)
+        experiment = Experiment.objects.create(
+            key="checkout",
+            name="c",
+            hypothesis="h",
+            owner="o",
+            team=team,
+            status="running",
+            created_at=START,
+            started_at=START,
+        )
+        Variant.objects.create(experiment=experiment, key="control", control=True, position=0)
+        Variant.objects.create(experiment=experiment, key="treatment", position=1)
+        TargetKpi.objects.create(experiment=experiment, metric=goal, position=0, baseline_mean=3, baseline_stddev=3)
+        TargetKpi.objects.create(experiment=experiment, metric=guard, role="guardrail", max_harm=0.3, position=1)
+        policy = named("quick", team)
+        assert policy is not None
+        Cursor.objects.filter(experiment=experiment).update(due_at=START)
+        PolicyBinding.objects.create(experiment=experiment, team=team, policy=policy)
+    return Target(experiment.pk, team.pk, frozenset({"control", "treatment"}))
+
+
+def bucket(ts: dt.datetime, dice: random.Random, *, gain: float = 0.1) -> list[Row]:
+    rows = []
+    for variant, more in (("control", 0.0), ("treatment", gain)):
+        n = dice.randrange(900, 1100)
+        rows.append(Row("vrps", ts, 3 * (1 + more) + dice.gauss(0, 3 / n**0.5), variant, n, 9.0))
+        rows.append(Row("errors", ts, min(1.0, max(0.0, dice.gauss(0.05, 0.007))), variant, n))
+    return rows
+
+
+def send(target: Target, rows: list[Row], now: dt.datetime) -> None:
+    with as_role("worker"):
+        ingest(target, list(enumerate(rows)), now=now)
+
+
+def tick(now: dt.datetime) -> None:
+    with as_role("worker"):
+        assert evaluate_some(now=now).failed == []
+
+
+def experiment() -> Experiment:
+    return Experiment.objects.get(key="checkout")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_late_shuffled_repeated_and_corrected_rows_end_where_a_rebuild_ends(running: Target, seed: int) -> None:
+    dice = random.Random(seed)
+    waiting: list[tuple[dt.datetime, list[Row]]] = []
+    for hour in range(1, 49):
+        ts = START + hour * HOUR
+        rows = bucket(ts, dice)
+        waiting.append((ts + dt.timedelta(minutes=dice.choice([1, 5, 40, 90, 400])), rows))
+        if dice.random() < 0.2:
+            waiting.append((ts + dt.timedelta(hours=dice.uniform(1, 9)), rows))  # sent again
+        if dice.random() < 0.2:
+            waiting.append((ts + dt.timedelta(hours=dice.uniform(1, 9)), bucket(ts, dice)))  # corrected
+    now = START
+    for at, rows in sorted(waiting, key=lambda item: item[0]):
+        dice.shuffle(rows)
+        send(running, rows, now=at)
+        while now < at and dice.random() < 0.7:
+            now += dt.timedelta(minutes=dice.choice([5, 5, 60, 180]))
+            tick(min(now, at))
+    tick(START + 49 * HOUR)
+    with as_role("worker"):
+        assert differences(experiment()) == []
+        assert Evaluation.objects.filter(experiment=experiment()).exists()
+        for piece in Evidence.objects.filter(experiment=experiment()):
+            body = zlib.decompress(piece.body)
+            assert evidence.digest(body) == piece.digest
+            assert evidence.replay(body) == body
+
+
+def test_when_and_how_often_the_tick_runs_does_not_matter(running: Target) -> None:
+    """Judged at every slot, or once at the end as of each missed slot: the same proposal at the same slot."""
+    for hour in range(1, 40):
+        send(
+            running, bucket(START + hour * HOUR, random.Random(hour)), now=START + hour * HOUR + dt.timedelta(minutes=2)
+        )
+    end = START + 40 * HOUR
+    tick(end)
+    with as_role("worker"):
+        once = Cursor.objects.get(experiment=experiment())
+        found = Recommendation.objects.values_list("action", "code", "slot", "first_stable_at", "evidence_digest").get()
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE metadata.recommendations SET superseded_at = now()")
+            cursor.execute("UPDATE metadata.cursors SET state = NULL, judged_to = NULL, due_at = %s", [START])
+    at = START + dt.timedelta(minutes=5)
+    while at <= end:
+        tick(at)
+        at += dt.timedelta(minutes=25)
+    tick(end)
+    with as_role("worker"):
+        often = Cursor.objects.get(experiment=experiment())
+        again = Recommendation.objects.filter(superseded_at__isnull=True)
+        assert again.values_list("action", "code", "slot", "first_stable_at", "evidence_digest").get() == found
+        assert often.shown["gates"] == once.shown["gates"]
+
+
+def test_a_second_tick_of_the_same_slot_writes_nothing(running: Target) -> None:
+    send(running, bucket(START + HOUR, random.Random(1)), now=START + HOUR)
+    tick(START + 2 * HOUR)
+    with as_role("worker"):
+        before = Evaluation.objects.count()
+        assert evaluate_some(now=START + 2 * HOUR).experiments == 0
+        assert Evaluation.objects.count() == before
+
+
+def test_missed_slots_are_counted(running: Target) -> None:
+    tick(START + dt.timedelta(minutes=5))
+    tick(START + dt.timedelta(minutes=30))
+    with as_role("worker"):
+        assert Cursor.objects.get(experiment=experiment()).missed_slots == 4
+
+
+def test_an_asked_for_slot_goes_on_record_though_nothing_changed(running: Target) -> None:
+    send(running, bucket(START + HOUR, random.Random(1)), now=START + HOUR)
+    tick(START + 2 * HOUR)
+    asked = START + 2 * HOUR + dt.timedelta(minutes=5)
+    with as_role("worker"):
+        Cursor.objects.filter(experiment=experiment()).update(asked_slot=asked, due_at=asked)
+    tick(asked)
+    with as_role("worker"):
+        assert Evaluation.objects.filter(experiment=experiment(), slot=asked).exists()
+        assert Cursor.objects.get(experiment=experiment()).asked_slot is None
+
+
+def test_numbers_beyond_reason_hold_up_no_other_experiment(running: Target) -> None:
+    for hour in range(1, 30):
+        rows = [
+            Row("vrps", START + hour * HOUR, 1.7e308 * (-1) ** hour, v, 2**62, 1.7e308)
+            for v in ("control", "treatment")
+        ]
+        send(running, rows, now=START + hour * HOUR)
+    with as_role("worker"):
+        done = evaluate_some(now=START + 30 * HOUR)
+        assert done.experiments == 1
+        shown = Cursor.objects.get(experiment=experiment()).shown
+        assert done.failed or shown["recommendation"]["action"] != "scale"
