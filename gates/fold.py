@@ -280,7 +280,8 @@ def _stretches(court: Judge, after: int, to: int) -> list[int]:
     for dropped_at in court.dropped.values():
         ends.add(court.slot_at(dropped_at) - court.slot_us)
     created = court.slot_at(court.plan.created_at)
-    for age in (court.slot_us, court.look_us, 4 * court.look_us, DAY, 4 * DAY):
+    ages = () if to - after < DAY else (court.slot_us, court.look_us, 4 * court.look_us, DAY, 4 * DAY)
+    for age in ages:
         ends.add(max((to - age) // court.slot_us * court.slot_us, created))
     judged = {newest for end in ends if (newest := court.newest_judged(end)) is not None}
     return sorted(end for end in judged if after < end <= to)
@@ -889,7 +890,7 @@ class _Stretch:
                     continue
                 if split_log_e(court, units) >= LOG_ALARM:
                     self._tell(slot, "split", metric, units)
-                    self.cursors.alarmed.append(metric)
+                    self.cursors.alarmed = sorted([*self.cursors.alarmed, metric])
                     break
 
 

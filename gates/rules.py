@@ -207,10 +207,10 @@ class Judge:
         if self.closing_at is not None:
             slot = min(slot, self.closing_at // self.slot_us * self.slot_us)
         ended = self.plan.ended_at
-        if ended is not None and self.final_slot is not None and slot > ended:
+        if ended is not None and self.final_slot is not None:
             if slot >= self.final_slot and self.next_judged(self.final_slot) == self.final_slot:
                 return self.final_slot
-            slot = ended // self.slot_us * self.slot_us
+            slot = min(slot, ended // self.slot_us * self.slot_us)
         for begin, end in reversed(self.clock.pauses):
             if begin < slot and (end is None or slot < end):
                 slot = begin // self.slot_us * self.slot_us

@@ -44,8 +44,10 @@ class Naive:
         ended, final = self.plan.ended_at, self.court.final_slot
         if self.court.closing_at is not None and slot > self.court.closing_at:
             return False
+        if slot == final:
+            return True
         if ended is not None and slot > ended:
-            return slot == final
+            return False
         return not any(a < slot and (b is None or slot < b) for a, b in self.plan.pauses)
 
     def facts(self, slot: int, instants: dict[str, int], watched: dict[str, str]) -> tuple[Step, Detail]:
