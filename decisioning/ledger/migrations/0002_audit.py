@@ -3,6 +3,7 @@
 from django.db import migrations
 
 FORWARD = r"""
+REVOKE ALL ON public.auditlog_logentry FROM decisioning_web, decisioning_worker;  -- auditlog's stock table is not used
 ALTER TABLE public.entries SET SCHEMA audit;
 ALTER TABLE public.outbox SET SCHEMA audit;
 ALTER TABLE public.heartbeats SET SCHEMA audit;
