@@ -1,12 +1,17 @@
 """Forms people fill in. They check what can be seen in the form; the domain refuses the rest."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.core.validators import FileExtensionValidator
 
 from decisioning.access.models import Team
 from decisioning.access.scopes import Scope
+
+if TYPE_CHECKING:  # generic for the type checker alone
+    _Choice = forms.ModelChoiceField[Team]
+else:
+    _Choice = forms.ModelChoiceField
 
 MAX_IMAGE_BYTES = 2 * 1024 * 1024
 # What a picture begins with: the name and the type a browser sends are only what somebody says it is.
@@ -17,10 +22,17 @@ def _input(**attrs: str) -> dict[str, Any]:
     return {"attrs": {"class": "input", **attrs}}
 
 
+class TeamField(_Choice):
+    """A team by its name."""
+
+    def label_from_instance(self, obj: Any) -> str:
+        return str(obj.name)
+
+
 class KeyForm(forms.Form):
     """A new key for one team."""
 
-    team = forms.ModelChoiceField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
+    team = TeamField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
     scopes = forms.MultipleChoiceField(
         choices=[(s.value, s.value) for s in Scope],
         widget=forms.CheckboxSelectMultiple,
@@ -75,7 +87,7 @@ class ExperimentForm(forms.Form):
         widget=forms.Textarea(**_input(rows="3")),
         help_text="What you change, for whom, and why it should help.",
     )
-    team = forms.ModelChoiceField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
+    team = TeamField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
     goal = forms.CharField(
         label="Goal KPI",
         max_length=63,

@@ -27,7 +27,7 @@ _MOVES = {"running": "Start", "paused": "Pause", "stopped": "Stop"}
 _MARKS = {"pass": "pass", "fail": "fail", "invalid": "invalid"}
 # What an answer does, in words that end the choice it stands beside.
 _THEN = {
-    "scale": "{variant} goes to everyone; the experiment ends as scaled.",
+    "scale": "The variant {variant} goes to everyone; the experiment ends as scaled.",
     "delete": "Control stays for everyone; the experiment ends as deleted.",
     "review": "Marked as seen; it runs on and is not proposed again for a while.",
 }
@@ -300,7 +300,7 @@ def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[st
     return {
         "url": d.url("decide"),
         "accept": f"Accept: {r.action}" if r.action != "review" else "Accept: I have looked",
-        "accept_then": then.format(variant=variant or "The treatment"),
+        "accept_then": then.format(variant=variant or "that wins"),
         "accept_button": accept,
         "options": [{"value": to, "label": _INSTEAD[to], "here": to == sent.get("override_to")} for to in instead],
         "override": sent.get("action") == "override",
@@ -641,13 +641,11 @@ def _variants(d: Dossier, goal: TargetKpi | None) -> list[dict[str, Any]]:
 def trail(d: Dossier) -> list[dict[str, Any]]:
     """Status, recommendations, answers, corrections, newest first."""
     e, now = d.e, d.now
-    told: list[tuple[datetime, dict[str, str]]] = [
-        (e.created_at, {"icon": "doc", "tone": "", "what": "Created", "detail": _made_by(e)})
-    ]
+    told: list[tuple[datetime, dict[str, str]]] = []
     if e.started_at:
-        told.append(
-            (e.started_at, {"icon": "play", "tone": "", "what": "Started", "detail": "From here on rows are judged."})
-        )
+        detail = "From here on rows are judged."
+        told.append((e.started_at, {"icon": "play", "tone": "", "what": "Started", "detail": detail}))
+    told.append((e.created_at, {"icon": "doc", "tone": "", "what": "Created", "detail": _made_by(e)}))
     for pause in Pause.objects.filter(experiment=e).order_by("paused_at"):
         told.append((pause.paused_at, {"icon": "s-paused", "tone": "hold", "what": "Paused", "detail": ""}))
         if pause.resumed_at:

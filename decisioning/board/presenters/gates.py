@@ -4,6 +4,7 @@ Reads the document shape (`Cursor.shown`, `Evaluation.found`): {gate, kind, vari
 reason, limits}. Names and units come from the metric registry.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from math import isfinite, log
@@ -37,11 +38,17 @@ def name_of(gate: Mapping[str, Any], metrics: Mapping[str, Metric]) -> str:
 def chips(gates: Iterable[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> list[dict[str, str]]:
     """Every gate that does not pass by name, worst first, and how many pass."""
     found = sorted(gates, key=lambda g: _ORDER.get(g["verdict"], 0))
+    seen = Counter(g["gate"] for g in found)
+
+    def called(gate: Mapping[str, Any]) -> str:
+        name = name_of(gate, metrics).lower() if gate["kind"] in _ALWAYS_ON else name_of(gate, metrics)
+        return f"{name}, {gate['variant']}" if seen[gate["gate"]] > 1 and gate.get("variant") else name
+
     shown = [
         {
             "tone": words.TONES[g["verdict"]],
             "icon": g["verdict"],
-            "name": name_of(g, metrics).lower() if g["kind"] in _ALWAYS_ON else name_of(g, metrics),
+            "name": called(g),
             "verdict": words.VERDICTS[g["verdict"]].lower(),
         }
         for g in found

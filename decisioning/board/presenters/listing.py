@@ -113,7 +113,7 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
     shown = len(ids) + len(rows["progress"]) + len(rows["closed"])
     return {
         "watchdog": watchdog(now),
-        "lead": _lead(waiting, params, now=now),
+        "lead": _lead(waiting, any_shown=bool(shown), now=now),
         "may_create": principal.may(Scope.WRITE),
         "views": _views(params, principal),
         "search": params.get("q", ""),
@@ -310,7 +310,7 @@ def _row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
     goal = _goal(facts, pk)
     pill, reason = _said_closed(e, facts) if lane == "closed" else _said_open(e, said, facts)
     left, since = _last(e, said, facts) if lane == "progress" else _ended(e, facts)
-    age = facts.ages.get(pk) if lane == "progress" else None
+    age = facts.ages.get(pk) if e.status in ("running", "paused") else None
     invalid = said.get("code") == "invalid"
     return {
         "name": e.name,
@@ -328,7 +328,7 @@ def _row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
         "estimate": "not trusted" if invalid and text else text,
         "range": "" if invalid else spread,
         "age": freshness.text(age, now=facts.now) if age else None,
-        "no_age": "Ended" if lane == "closed" else "Not tracked yet",
+        "no_age": "Ended" if lane == "closed" else "Not started",
         "left": left,
         "since": since,
     }
@@ -374,7 +374,7 @@ def _last(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[str, st
     cursor = facts.cursors.get(e.pk)
     body = _body(cursor.policy_version if cursor else None)
     least, most = body.get("min_days", 7), body.get("max_days", 28)
-    if said.get("code") in ("stale", "no_data"):
+    if said.get("code") in ("stale", "no_data") or said.get("state") == "suspended":
         return "when data is back", f"day {ran} of {most}"
     left = _days_left(facts, e.pk)
     if left is not None and left < most - ran:
@@ -404,7 +404,12 @@ def _ended(e: Experiment, facts: Facts) -> tuple[str, str]:
     return words.instant(e.ended_at, facts.now), f"{words.duration(took)} after the proposal"
 
 
-def _lead(waiting: Mapping[int, datetime], params: QueryDict, *, now: datetime) -> dict[str, str]:
+def _lead(waiting: Mapping[int, datetime], *, any_shown: bool, now: datetime) -> dict[str, str]:
+    if not waiting and not any_shown:
+        return {
+            "title": "Nothing here yet",
+            "text": "Experiments that need a decision come first here, then what runs, then what ended.",
+        }
     if not waiting:
         return {
             "title": "Nothing needs you",

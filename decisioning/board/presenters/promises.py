@@ -66,7 +66,8 @@ def figures(principal: Principal, *, now: datetime) -> Figures:
     found = Figures(
         rows, _above_zero(telemetry), late, proposals, _above_zero(decision), within, runs["n"], runs["bad"]
     )
-    _kept[whose] = (monotonic(), found)
+    if found.rows or found.runs:  # before the first row every second counts
+        _kept[whose] = (monotonic(), found)
     return found
 
 

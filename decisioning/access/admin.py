@@ -1,0 +1,135 @@
+"""Teams, the people in them, and keys, in the Django admin; and what every read-only admin of the portal shares."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils import timezone
+
+from decisioning.access.models import ApiKey, Membership, Team
+
+if TYPE_CHECKING:  # generic for the type checker alone
+    ModelAdmin = admin.ModelAdmin[Any]
+    TabularInline = admin.TabularInline[Any, Any]
+else:
+    ModelAdmin, TabularInline = admin.ModelAdmin, admin.TabularInline
+
+
+class ReadOnly(ModelAdmin):
+    """Facts: looked at here, written by the portal alone."""
+
+    actions: Any = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class Dated(ModelAdmin):
+    """Sets `created_at` once, when the object is made here."""
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [*super().get_readonly_fields(request, obj), "created_at"]
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
+        if not change:
+            obj.created_at = timezone.now()
+        super().save_model(request, obj, form, change)
+
+
+def confirmed(
+    model_admin: ModelAdmin, request: HttpRequest, chosen: QuerySet[Any], *, action: str, title: str, lines: list[str]
+) -> HttpResponse | None:
+    """The page that asks once more before an action; None when the answer is yes."""
+    if request.POST.get("confirmed"):
+        return None
+    shown = {
+        **model_admin.admin_site.each_context(request),
+        "title": title,
+        "lines": lines,
+        "action": action,
+        "chosen": chosen,
+        "opts": model_admin.opts,
+    }
+    return TemplateResponse(request, "admin/confirm_action.html", shown)
+
+
+class MembershipInline(TabularInline):
+    model = Membership
+    extra = 0
+    autocomplete_fields = ("user",)
+
+
+@admin.register(Team)
+class TeamAdmin(Dated):
+    list_display = ("key", "name", "people", "answer_within_h", "second_person", "created_at")
+    list_filter = ("second_person",)
+    search_fields = ("key", "name")
+    date_hierarchy = "created_at"
+    inlines = (MembershipInline,)
+
+    @admin.display(description="people")
+    def people(self, team: Team) -> int:
+        return len(team.memberships.all())
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
+        return super().get_queryset(request).prefetch_related("memberships")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> list[str]:
+        return [*super().get_readonly_fields(request, obj), *(["key"] if obj else [])]
+
+
+@admin.register(Membership)
+class MembershipAdmin(ModelAdmin):
+    list_display = ("user", "team", "role")
+    list_filter = ("role", "team")
+    list_select_related = ("user", "team")
+    search_fields = ("user__username", "user__email", "team__key", "team__name")
+    autocomplete_fields = ("user", "team")
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnly):
+    """Keys are made on the board, where the secret is shown once; here they are found and revoked."""
+
+    list_display = (
+        "__str__",
+        "team",
+        "owner",
+        "held",
+        "agent",
+        "rate",
+        "created_at",
+        "expires_at",
+        "revoked_at",
+        "last_used_at",
+    )
+    list_filter = ("agent", "team", ("revoked_at", admin.EmptyFieldListFilter))
+    list_select_related = ("team", "owner")
+    search_fields = ("public_id", "owner__username", "team__key")
+    date_hierarchy = "created_at"
+    exclude = ("digest",)
+    actions = ("revoke",)
+
+    @admin.display(description="scopes")
+    def held(self, key: ApiKey) -> str:
+        return ", ".join(key.scopes)
+
+    @admin.action(description="Revoke the chosen keys", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, chosen: QuerySet[ApiKey]) -> HttpResponse | None:
+        lines = ["Programs that use them are refused from their next request on. This cannot be undone."]
+        asked = confirmed(self, request, chosen, action="revoke", title="Revoke keys", lines=lines)
+        if asked is None:
+            number = chosen.filter(revoked_at__isnull=True).update(revoked_at=timezone.now())
+            self.message_user(request, f"{number} keys revoked.", messages.SUCCESS)
+        return asked
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.has_perm("access.change_apikey"))

@@ -1,0 +1,97 @@
+"""The Django admin: every list and form opens, facts cannot be edited, actions ask first."""
+
+import pytest
+from django.contrib import admin
+from django.test import Client
+from django.urls import reverse
+
+from decisioning.ledger.models import Entry
+from experiments.models import Experiment
+from tests.board.scenes import Scene, person
+from tests.conftest import as_role
+
+
+@pytest.fixture
+def root(scene: Scene) -> Client:
+    client = Client()
+    client.force_login(person("root", scene.team, admin=True))
+    return client
+
+
+def test_every_list_and_every_form_opens(root: Client, scene: Scene) -> None:
+    scene.answered(scene.proposal(scene.experiment(action="scale", code="wins", days=2)))
+    opened = 0
+    for model, model_admin in admin.site._registry.items():
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+        assert root.get(reverse(f"{name}_changelist")).status_code == 200, name
+        first = model_admin.model._default_manager.first()
+        if first is not None:
+            assert root.get(reverse(f"{name}_change", args=[first.pk])).status_code == 200, name
+            opened += 1
+    assert opened > 5
+
+
+def test_the_experiment_list_says_status_gates_recommendation_and_age(root: Client, scene: Scene) -> None:
+    scene.proposal(scene.experiment(action="scale", code="wins", days=2))
+
+    text = root.get(reverse("admin:experiments_experiment_changelist")).text
+
+    assert "5 of 5 pass" in text
+    assert "Scale, it wins" in text
+    assert "fresh" in text
+
+
+def test_stopping_from_the_list_asks_first_and_then_stops(root: Client, scene: Scene) -> None:
+    e = scene.experiment(days=1, rows=False)
+    where = reverse("admin:experiments_experiment_changelist")
+
+    asked = root.post(where, {"action": "stop", "_selected_action": [e.pk]})
+    assert "cannot be started again" in asked.text
+    with as_role("owner"):
+        assert Experiment.objects.get(pk=e.pk).status == "running"
+
+    root.post(where, {"action": "stop", "_selected_action": [e.pk], "confirmed": "yes"})
+    with as_role("owner"):
+        assert Experiment.objects.get(pk=e.pk).status == "stopped"
+        assert Entry.objects.filter(experiment_id=e.pk, actor_name="root", actor_kind="user").exists()
+
+
+def test_renaming_goes_through_and_the_key_and_status_cannot_be_edited(root: Client, scene: Scene) -> None:
+    e = scene.experiment(days=1, rows=False)
+    form = {
+        "name": "Checkout on one page",
+        "hypothesis": e.hypothesis,
+        "owner": e.owner,
+        "status": "scaled",
+        "key": "stolen",
+    }
+    form |= {f"{part}s-{what}": "0" for part in ("variant", "targetkpi") for what in ("TOTAL_FORMS", "INITIAL_FORMS")}
+
+    response = root.post(reverse("admin:experiments_experiment_change", args=[e.pk]), form)
+
+    assert response.status_code == 302, response.text
+    with as_role("owner"):
+        e.refresh_from_db()
+    assert (e.name, e.status, e.key) == ("Checkout on one page", "running", "scene-1")
+
+
+def test_rows_of_an_experiment_are_listed_and_nobody_edits_them(root: Client, scene: Scene) -> None:
+    e = scene.experiment(days=1)
+
+    text = root.get(reverse("admin:experiments_experiment_rows", args=[e.pk])).text
+
+    assert "vrps" in text
+    assert '<input type="text"' not in text
+
+
+def test_audit_entries_show_who_it_was_and_cannot_be_changed(root: Client, scene: Scene) -> None:
+    e = scene.experiment(days=1, rows=False)
+    root.post(reverse("move", args=[e.key, "paused"]))
+    with as_role("owner"):
+        entry = Entry.objects.filter(experiment_id=e.pk, actor_kind="user").latest("pk")
+
+    text = root.get(reverse("admin:ledger_entry_change", args=[entry.pk])).text
+
+    assert "root" in text
+    assert 'name="_save"' not in text
+    assert root.post(reverse("admin:ledger_entry_delete", args=[entry.pk]), {"post": "yes"}).status_code == 403
