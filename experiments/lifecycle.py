@@ -47,7 +47,8 @@ def transition(experiment: Experiment, to: str, *, by: Principal, now: datetime,
     The row is locked and read anew, so of two that ask at once the second is judged by what the first has done.
     Raises TransitionRefused.
     """
-    locked = Experiment.objects.select_for_update().get(pk=experiment.pk)
+    # no_key: the tick, which holds the cursor this update will touch, may still point new facts at the experiment.
+    locked = Experiment.objects.select_for_update(no_key=True).get(pk=experiment.pk)
     before = locked.status
     if to not in allowed(before):
         raise TransitionRefused(locked, to, allowed(before))

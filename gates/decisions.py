@@ -50,6 +50,7 @@ def record_decision(
         raise DecisionRefused(
             "person_required", "Agents propose, people decide. Ask a person with the approver role.", status=403
         )
+    Experiment.objects.select_for_update(no_key=True).get(pk=experiment.pk)  # before the cursor, as a transition does
     cursor = Cursor.objects.select_for_update().get(experiment=experiment)
     if cursor.judged_to is not None:
         now = max(
