@@ -190,7 +190,9 @@ class Postgres:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "max_connections": "100",
-            "shared_buffers": "64MB",
+            "shared_buffers": "32MB",  # the system's own cache holds the rest; idle, all of it stays small
+            "io_method": "sync",
+            "max_logical_replication_workers": "0",
             "jit": "off",  # our statements are short; compiling them costs more than it saves
         }
         if not self.durable:

@@ -165,7 +165,7 @@ class Supervisor:
         """Keep the parts alive until somebody asks us to stop."""
         while not self.stopping:
             self._tick()
-            time.sleep(0.25)
+            time.sleep(0.1)
         raise Interrupted
 
     def stop(self) -> None:
@@ -175,7 +175,7 @@ class Supervisor:
             for part in self.parts:
                 if part.process in alive and part.process:
                     part.process.send_signal(part.stop_signal)
-            deadline = time.monotonic() + 1.6
+            deadline = time.monotonic() + 1.2
             while any(process.poll() is None for process in alive) and time.monotonic() < deadline:
                 time.sleep(0.02)
             for process in alive:

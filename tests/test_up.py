@@ -1,16 +1,13 @@
 """`manage.py up`: one supervisor that never gives up, and a whole installation under it."""
 
-import json
 import os
 import re
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -19,17 +16,7 @@ import pytest
 from decisioning import up
 from decisioning.embedded import PROJECT, Home, NotStarted
 from decisioning.up import Interrupted, Part, Supervisor
-
-
-def soon(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether something becomes true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
+from tests.installation import Installation, soon
 
 # --- the supervisor, with small parts ---------------------------------------------------------------------------------
 
@@ -185,73 +172,6 @@ def test_a_second_up_on_the_same_home_says_so_and_stops(home: Home, capsys: pyte
 # --- a whole installation ---------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Installation:
-    """`manage.py up` on a home of its own, as a newcomer runs it."""
-
-    home: Path
-    printed: list[str] = field(default_factory=list)
-    process: "subprocess.Popen[str] | None" = None
-
-    def start(self) -> float:
-        """Seconds until it says that it is ready."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [sys.executable, "manage.py", "up", "--no-demo", "--home", str(self.home), "--port", str(port)]
-        began = time.monotonic()
-        self.process = subprocess.Popen(
-            command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment()
-        )
-        assert self.process.stdout
-        self.printed = []
-        for line in self.process.stdout:
-            self.printed.append(line)
-            if "Ctrl-C stops" in line:
-                return time.monotonic() - began
-        raise AssertionError("".join(self.printed))
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> float:
-        """Seconds until it has ended."""
-        assert self.process
-        began = time.monotonic()
-        self.process.send_signal(number)
-        self.process.communicate(timeout=30)
-        return time.monotonic() - began
-
-    def manage(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """A command in a second terminal, where nothing is set but the home."""
-        environment = clean_environment() | {"DECISIONING_HOME": str(self.home)}
-        command = [sys.executable, "manage.py", *arguments]
-        return subprocess.run(command, cwd=PROJECT, env=environment, text=True, capture_output=True, check=False)
-
-    def credentials(self) -> dict[str, str]:
-        held: dict[str, str] = json.loads((self.home / "credentials.json").read_text())
-        return held
-
-    def api(self, key: str) -> int:
-        """The status of a request with a key."""
-        url = f"{self.credentials()['url']}/api/experiments"
-        return httpx.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=10).status_code
-
-    def processes(self) -> dict[int, str]:
-        """Every process that belongs to it, but the supervisor."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if str(self.home) in (folder / "environ").read_text() + (folder / "cmdline").read_text():
-                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-            except OSError:
-                continue
-        return {found_pid: line for found_pid, line in found.items() if "manage.py up" not in line}
-
-
-def clean_environment() -> dict[str, str]:
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("DATABASE", "REDIS", "DECISIONING"))
-    }
-
-
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     made = Installation(tmp_path_factory.mktemp("installation") / "home")
@@ -302,10 +222,8 @@ def test_a_command_in_a_second_terminal_joins_what_runs(installation: Installati
 
 def test_it_comes_back_after_each_of_its_processes_was_killed(installation: Installation) -> None:
     key, url = installation.credentials()["api_key"], installation.credentials()["url"]
-    for what in ("bin/postgres", "valkey-server", "granian", "celery worker", "celery beat"):
-        pattern = what.replace(" ", " .*")
-        number, _ = next(item for item in installation.processes().items() if re.search(pattern, item[1]))
-        os.kill(number, signal.SIGKILL)
+    for what in ("bin/postgres", "valkey-server", "-m granian", "celery .*worker", "celery .*beat"):
+        os.kill(installation.find(what)[0], signal.SIGKILL)
 
     def works() -> bool:
         try:
