@@ -86,7 +86,8 @@ def _series(
     received = [at + delay for at in ts]
     if kpi.kind == "gauge":
         return Series(ts, [0.01 for _ in ts], [None] * hours, [None] * hours, received)
-    n = [units + draw.randrange(-20, 21) for _ in ts]
+    spread = min(20, units // 5)
+    n = [units + draw.randrange(-spread, spread + 1) for _ in ts]
     if kpi.kind == "proportion":
         p = mean / 100
         return Series(

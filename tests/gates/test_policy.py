@@ -1,0 +1,190 @@
+"""Policies: what is refused and how it is mended, what is derived, how a gate reads aloud."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gates.plan import Kpi, Target
+from gates.policy import (
+    DEFAULT_BODY,
+    QUICK_BODY,
+    MetricSpec,
+    PolicyRefused,
+    canonical,
+    derive,
+    lint,
+    lint_plan,
+    parse,
+    sentence,
+)
+from tests.gates.histories import CAP, DENSITY, GOAL, GUARD, plan
+
+METRICS = {
+    "value": MetricSpec("mean", "increase"),
+    "error_rate": MetricSpec("gauge", "decrease"),
+    "visits": MetricSpec("mean", None),
+}
+BOUND = {"name": "g", "kind": "uplift", "metric": "value", "delete_below": 0.02}
+
+
+@pytest.mark.parametrize("body", [DEFAULT_BODY, QUICK_BODY])
+def test_the_shipped_policies_have_nothing_to_refuse(body: dict[str, Any]) -> None:
+    assert lint(body, METRICS) == []
+
+
+def test_quick_looks_sooner_than_default() -> None:
+    quick = parse(QUICK_BODY)
+
+    assert (quick.min_days, quick.look_s, quick.closed_after_s, quick.max_days) == (1, 900, 300, 28)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "gate", "mend"),
+    [
+        ({"gates": []}, "no_gates", None, "Add at least one"),
+        ({}, "no_gates", None, "Add at least one"),
+        ({"gates": [GUARD, DENSITY]}, "nothing_decides", None, "Add one of them"),
+        ({"gates": [{**BOUND, "metric": "vrps"}]}, "unknown_metric", "g", "Create the metric"),
+        ({"gates": [GOAL], "patience": 4}, "unknown_key", None, "Known are"),
+        ({"gates": [{**GOAL, "max_harm": 0.1}]}, "unknown_key", "{metric}_uplift", "It may have"),
+        ({"gates": [CAP, CAP]}, "duplicate_name", "cap", "a name of its own"),
+        ({"gates": [GOAL], "alpha": float("nan")}, "not_finite", None, "finite number"),
+        ({"gates": [{**CAP, "at_most": float("inf")}]}, "not_finite", "cap", "finite number"),
+        ({"gates": [GOAL], "alpha": 0.5}, "alpha_range", None, "below 0.5"),
+        ({"gates": [GOAL], "alpha": 0}, "alpha_range", None, "above 0"),
+        ({"gates": [GOAL], "max_days": 3}, "days_order", None, "Raise max_days"),
+        ({"gates": [GOAL, {**GUARD, "max_harm": 0}]}, "max_harm_not_positive", "{metric}_guard", "above 0"),
+        (
+            {"gates": [{**GOAL, "scale_above": 0.1, "delete_below": 0.05}]},
+            "delete_below_scale_above",
+            None,
+            "Raise delete_below",
+        ),
+        ({"gates": [{**CAP, "at_least": 1.0}]}, "min_over_max", "cap", "Swap them"),
+        ({"gates": [GOAL, {**DENSITY, "at_least": 1.5}]}, "over_one", "density", "0 to 1"),
+        ({"gates": [{**BOUND, "metric": "error_rate"}]}, "gauge_goal", "g", "threshold or target"),
+        (
+            {"gates": [GOAL, {**GUARD, "for": None, "metric": "error_rate"}]},
+            "gauge_guard",
+            "{metric}_guard",
+            "threshold",
+        ),
+        ({"gates": [{**BOUND, "metric": "visits"}]}, "no_direction", "g", "increase or decrease"),
+        ({"gates": [{"name": "g", "kind": "uplift", "for": "goal"}]}, "no_delete_below", "g", "Add delete_below"),
+        ({"gates": [GOAL, {**GUARD, "for": "goal"}]}, "guard_on_goal", "{metric}_guard", "Remove the guard"),
+        ({"gates": [GOAL], "look_s": 1000}, "grid", None, "Looks must fall on slots"),
+        ({"gates": [GOAL], "persist": 0}, "too_small", None, "at least 1"),
+        ({"gates": [GOAL], "persist": "4"}, "wrong_type", None, "whole number"),
+        ({"gates": [GOAL], "persist": True}, "wrong_type", None, "whole number"),
+        ({"gates": [GOAL], "require": "most"}, "unknown_choice", None, "all, any"),
+        ({"gates": [{"kind": "srm", "name": "s"}, GOAL]}, "unknown_kind", "s", "always on"),
+        ({"gates": [{"kind": "magic", "name": "s"}, GOAL]}, "unknown_kind", "s", "Known are"),
+        ({"gates": [{"kind": "threshold", "name": "t", "metric": "error_rate"}]}, "no_limit", "t", "Add at_most"),
+        ({"gates": [{"kind": "uplift", "name": "u", "delete_below": 0.1}]}, "no_binding", "u", "Add for"),
+        ({"gates": [{**BOUND, "for": "goal"}]}, "two_bindings", "g", "Keep one"),
+        ({"gates": [GOAL, 7]}, "wrong_type", None, "no object"),
+        ({"gates": [{"kind": "uplift", "for": "goal", "delete_below": 0.1}]}, "missing_key", "gate 1", "Give it one"),
+    ],
+)
+def test_what_cannot_work_is_refused_naming_gate_and_mend(
+    body: dict[str, Any], code: str, gate: str | None, mend: str
+) -> None:
+    problems = {problem.code: problem for problem in lint(body, METRICS)}
+
+    assert code in problems
+    assert mend in problems[code].message
+    if gate is not None:
+        assert problems[code].gate == gate
+        assert gate in problems[code].message or gate.capitalize() in problems[code].message
+
+
+def test_parse_raises_every_reason_at_once() -> None:
+    with pytest.raises(PolicyRefused) as refused:
+        parse({"gates": [GOAL], "alpha": 0.7, "max_days": 1})
+
+    assert {problem.code for problem in refused.value.problems} == {"alpha_range", "days_order"}
+
+
+def test_lint_survives_any_shape_of_body() -> None:
+    for gates in (None, 3, "x", [None], [{"kind": []}], [{"name": [], "kind": "uplift", "for": {}}], {"a": 1}):
+        assert lint({"gates": gates, "alpha": [], "require": []}, METRICS)
+
+
+def test_equal_bodies_have_one_canonical_form_which_parses_to_the_same_policy() -> None:
+    short = {"gates": [{"name": "u", "kind": "uplift", "for": "goal", "delete_below": "plan"}]}
+    long = {**DEFAULT_BODY, "gates": [{**DEFAULT_BODY["gates"][0], "name": "u"}]}
+
+    assert canonical(parse(short)) == canonical(parse(long))
+    assert parse(canonical(parse(long))) == parse(long)
+    assert lint(canonical(parse(DEFAULT_BODY)), METRICS) == []
+
+
+def test_gates_are_derived_from_policy_and_kpis() -> None:
+    kpis = (
+        Kpi("value", "goal", minimum_effect=0.03),
+        Kpi("orders", "goal"),
+        Kpi("speed", "guardrail", max_harm=0.04),
+        Kpi("error_rate", "shown", "gauge"),
+    )
+    gates = derive(parse({"gates": [GOAL, GUARD, DENSITY, CAP]}), plan(*kpis))
+
+    assert [gate.name for gate in gates] == [
+        "value_uplift", "orders_uplift", "speed_guard", "density", "cap", "freshness", "srm",
+    ]  # fmt: skip
+    assert (gates[0].delete_below, gates[1].delete_below, gates[2].max_harm) == (0.03, 0.02, 0.04)
+
+
+def test_a_gate_on_a_metric_the_plan_does_not_name_is_left_out() -> None:
+    gates = derive(parse({"gates": [GOAL, CAP]}), plan(Kpi("value", "goal")))
+
+    assert "cap" not in [gate.name for gate in gates]
+
+
+def test_without_treatments_a_kpi_with_a_target_gets_a_target_gate_and_no_srm() -> None:
+    kpis = (Kpi("value", "goal", target=Target(at_least=3.0)), Kpi("orders", "goal"))
+    gates = derive(parse({"gates": [GOAL, DENSITY]}), plan(*kpis, treatments=0))
+
+    assert [(gate.name, gate.kind) for gate in gates] == [
+        ("density", "density"), ("value_target", "target"), ("freshness", "freshness"),
+    ]  # fmt: skip
+    assert gates[1].at_least == 3.0
+
+
+def test_nothing_that_counts_assignment_units_means_no_srm_gate() -> None:
+    gates = derive(parse({"gates": [GOAL]}), plan(Kpi("value", "goal", counts_assignment=False)))
+
+    assert "srm" not in [gate.kind for gate in gates]
+
+
+@pytest.mark.parametrize(
+    ("kpis", "code"),
+    [
+        ((Kpi("value", "goal", "gauge", "increase"),), "gauge_goal"),
+        ((Kpi("value", "goal", "mean", None),), "no_direction"),
+        ((Kpi("value", "goal", "mean", "increase", minimum_effect=-0.1),), "delete_below_scale_above"),
+        ((Kpi("value", "goal", "mean", "increase"), Kpi("speed", "guardrail", "mean", "increase", max_harm=0.0)), "max_harm_not_positive"),
+    ],
+)  # fmt: skip
+def test_what_only_policy_and_plan_together_get_wrong_is_refused_too(kpis: tuple[Kpi, ...], code: str) -> None:
+    assert code in [problem.code for problem in lint_plan(parse({"gates": [GOAL, GUARD]}), plan(*kpis))]
+
+
+def test_a_guard_stricter_than_a_non_inferiority_goal_on_its_metric_is_allowed() -> None:
+    goal = {**BOUND, "scale_above": -0.05}
+    guard = {"name": "h", "kind": "guard", "metric": "value", "max_harm": 0.01}
+
+    assert lint({"gates": [goal, guard]}, METRICS) == []
+    assert [p.code for p in lint({"gates": [{**goal, "scale_above": 0.0}, guard]}, METRICS)] == ["guard_on_goal"]
+
+
+def test_every_kind_reads_aloud() -> None:
+    assert sentence({**GUARD, "max_harm": 0.05}) == (
+        "Every guardrail must be proved not to lose more than 5% against control; a proved larger loss deletes."
+    )
+    assert "1 observation outside deletes" in sentence({**CAP, "times": 1})
+    assert "descriptive, not causal" in sentence({"name": "t", "kind": "target"})
+    assert "newest closed value of coverage" in sentence(
+        {"name": "d", "kind": "density", "metric": "coverage", "at_least": 5}
+    )
