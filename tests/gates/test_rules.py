@@ -425,7 +425,7 @@ def test_a_latched_scale_is_withdrawn_by_a_broken_threshold() -> None:
 
 
 def test_an_undecided_review_gives_way_to_a_scale_that_holds() -> None:
-    w = walk(VALUE, msgspec.structs.replace(SPEED, max_harm=0.0045), hours=200, max_days=4)
+    w = walk(VALUE, msgspec.structs.replace(SPEED, max_harm=0.0045), hours=160, max_days=4)
     codes = list(dict.fromkeys(e.recommendation.code for e in w.folded().evaluations))
 
     assert codes[-2:] == ["undecided", "wins"]
