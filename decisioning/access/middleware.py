@@ -48,7 +48,9 @@ def bind(request: HttpRequest) -> Principal:
     kind, _, secret = request.headers.get("Authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return bind_key(secret.strip(), request_id)
-    return bind_user(request.user.pk, request_id)
+    if not hasattr(request, "person_id"):
+        request.person_id = request.user.pk  # type: ignore[attr-defined]  # DRF puts its own user there later
+    return bind_user(request.person_id, request_id)  # type: ignore[attr-defined]
 
 
 def own_transaction[View: Callable[..., HttpResponse]](view: View) -> View:

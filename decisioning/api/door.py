@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from django.db.models import QuerySet
 from django.http import Http404, HttpResponse
 from django.utils import timezone
+from rest_framework.exceptions import NotAuthenticated
 from rest_framework.request import Request
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
@@ -15,6 +16,7 @@ from decisioning.access.models import Team
 from decisioning.access.permissions import require
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
+from decisioning.api.idempotency import once
 from decisioning.api.problems import Problem, bad_parameter, invalid
 from experiments.models import Experiment
 
@@ -28,6 +30,11 @@ class Door(APIView):
     parameters: ClassVar[Mapping[str, frozenset[str]]] = {}
     metadata_class = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "post" in cls.__dict__:
+            cls.post = once(cls.__dict__["post"])  # type: ignore[attr-defined]
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         if "\x00" in request.path:
             raise Http404
@@ -40,6 +47,11 @@ class Door(APIView):
                 raise bad_parameter(name, f"there is no such parameter. {choices}", code="unknown_parameter")
             if "\x00" in request.query_params[name]:
                 raise bad_parameter(name, "a NUL character is not taken")
+
+    def check_permissions(self, request: Request) -> None:
+        if request.user is None:
+            raise NotAuthenticated("Send `Authorization: Bearer <key>`, or sign in.")
+        super().check_permissions(request)
 
     @property
     def principal(self) -> Principal:

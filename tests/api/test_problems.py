@@ -1,0 +1,186 @@
+"""Whatever comes in under /api/, a problem document goes out: never a page, never a 5xx for bad input."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+from django.test import Client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.api.conftest import PLAN, Caller, check_problem, errors_of
+
+
+def code(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json()["code"]
+
+
+def test_addresses_nobody_knows_are_problems_too(ops: Caller, nobody: Caller) -> None:
+    for path in (
+        "/api/",
+        "/api/v1/",
+        "/api/nothing",
+        "/api/v1/v1/x",
+        "/api/experiments/",
+        "/api/experiments/x/y/z",
+        "/api/%00",
+    ):
+        assert code(ops.get(path)) == (404, "not_found"), path
+    assert code(nobody.get("/api/nothing"))[0] == 404
+
+
+def test_methods_and_media_types_that_do_not_fit(ops: Caller) -> None:
+    refused = ops.delete("/api/experiments")
+    assert code(refused) == (405, "method_not_allowed")
+    assert "POST" in refused["Allow"]
+    assert code(ops("OPTIONS", "/api/experiments")) == (405, "method_not_allowed")
+    assert code(ops.post("/api/experiments", PLAN, Content_Type="text/plain")) == (415, "unsupported_media_type")
+    assert code(ops.get("/api/experiments", Accept="image/png")) == (406, "not_acceptable")
+    assert code(ops.post("/api/experiments", PLAN, Content_Encoding="br")) == (415, "unsupported_encoding")
+
+
+def test_without_a_good_key_it_is_401_and_says_how(ops: Caller, nobody: Caller) -> None:
+    for caller in (nobody, Caller("dk_unknown1_x", ops.team), Caller("", ops.team), Caller("\u00e9", ops.team)):
+        refused = caller.get("/api/experiments")
+        assert code(refused) == (401, "not_authenticated")
+        assert refused["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (b"", 422, "invalid"),
+        (b"{", 400, "invalid_json"),
+        (b'{"name": NaN}', 400, "invalid_json"),
+        (b'{"name": Infinity}', 400, "invalid_json"),
+        (b'{"expected_units_per_day": 1e999}', 400, "invalid_json"),
+        (b'{"name": "\xff"}', 400, "invalid_json"),
+        (b'{"name": "a\x00b"}', 400, "invalid_json"),
+        (b"\x00", 400, "invalid_json"),
+        (b"[" * 33 + b"]" * 33, 400, "too_deep"),
+        (b"[" * 100_000 + b"]" * 100_000, 400, "too_deep"),
+        (b"[" * 32 + b"]" * 32, 422, "invalid"),
+        (b"[]", 422, "invalid"),
+        (b'"text"', 422, "invalid"),
+        (b"1" * 10_000, 400, "invalid_json"),
+    ],
+)
+def test_bodies_that_are_no_json_or_no_object(ops: Caller, body: bytes, status: int, told: str) -> None:
+    assert code(ops("POST", "/api/experiments", body)) == (status, told)
+
+
+def test_texts_that_cannot_be_stored_are_named(ops: Caller) -> None:
+    body = json.dumps({**PLAN, "name": "a\x00b", "variants": [{"key": "c"}, {"key": "\ud800"}]}).encode()
+    assert set(errors_of(ops("POST", "/api/experiments", body))) == {
+        ("/name", "invalid_text"),
+        ("/variants/1/key", "invalid_text"),
+    }
+    assert errors_of(ops.post("/api/experiments", {**PLAN, "name": "x" * 201})) == [("/name", "invalid_text")]
+
+
+def test_bodies_have_a_size_also_inflated(ops: Caller) -> None:
+    small = gzip.compress(json.dumps(PLAN).encode())
+    assert ops("POST", "/api/experiments", small, Content_Encoding="gzip").status_code == 201
+    assert code(ops("POST", "/api/experiments", small[:-5], Content_Encoding="gzip")) == (400, "invalid_encoding")
+    assert code(ops("POST", "/api/experiments", b"{}", Content_Encoding="gzip")) == (400, "invalid_encoding")
+    bomb = gzip.compress(b" " * (33 * 1024 * 1024))
+    assert code(ops("POST", "/api/experiments", bomb, Content_Encoding="gzip")) == (413, "body_too_large")
+    assert code(ops("POST", "/api/experiments", b" " * (8 * 1024 * 1024 + 1))) == (413, "body_too_large")
+
+
+def test_a_host_that_is_not_ours_is_a_problem(db: None) -> None:
+    response = Client(raise_request_exception=False).get("/api/experiments", headers={"Host": "evil.example"})
+    assert response.status_code == 400
+    check_problem(response)
+
+
+def test_a_fault_of_ours_tells_nothing_internal(ops: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: object, **_options: object) -> None:
+        raise RuntimeError("secret internals")
+
+    monkeypatch.setattr("decisioning.api.experiments.rows", broken)
+    response = ops.get("/api/experiments")
+    assert code(response) == (500, "internal_error")
+    assert b"secret" not in response.content
+
+
+def test_a_database_that_does_not_answer_is_503_with_retry_after(ops: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_args: object, **_options: object) -> None:
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr("decisioning.api.experiments.plan.create", gone)
+    inside = ops.post("/api/experiments", PLAN)
+    assert code(inside) == (503, "database_unavailable")
+    assert int(inside["Retry-After"]) > 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr("decisioning.access.middleware.bind", gone)
+        outside = ops.post("/api/experiments", PLAN)
+    assert code(outside) == (503, "database_unavailable")
+    assert int(outside["Retry-After"]) > 0
+
+
+def test_a_refused_request_leaves_nothing_behind(ops: Caller) -> None:
+    refused = ops.post("/api/experiments", {**PLAN, "policy": "none"})
+    assert refused.status_code == 422
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM metadata.experiments")
+        assert cursor.fetchone() == (0,)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+_fields = st.sampled_from(
+    ["name", "hypothesis", "target_kpis", "variants", "key", "team", "owner", "policy", "started_at", "start",
+     "expected_units_per_day", "scopes", "rate", "agent", "body", "gates", "evidence_digest", "action", "reason", "override_to",
+     "to", "kind", "direction", "expected_every_s", "expires_at", "metric", "role", "baseline", "target"]
+)  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(
+        ["/api/experiments", "/api/metrics", "/api/keys", "/api/policies", "/api/policies/default/versions", "/api/experiments/1/decision",
+         "/api/experiments/mine/transitions", "/api/experiments/mine/decision", "/api/experiments/mine", "/api/metrics/vrps"]
+    ),
+    method=st.sampled_from(["POST", "PATCH"]),
+    body=st.dictionaries(_fields, _json, max_size=6) | _json,
+    said=st.booleans(),
+)  # fmt: skip
+def test_no_body_whatever_makes_the_server_fail(
+    ops: Caller,
+    path: str,
+    method: str,
+    body: Any,
+    said: bool,
+) -> None:
+    if ops.get("/api/experiments/mine").status_code == 404:
+        ops.experiment(key="mine", start=False)
+    if said and isinstance(body, dict):
+        body = {**PLAN, "body": {"gates": []}, **body}
+    response = ops(method, path, json.dumps(body).encode())
+    assert response.status_code < 500, (method, path, body)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(
+        ["experiments", "freshness", "refresh-log", "metrics", "keys", "policies", "experiments/mine/kpis", "experiments/mine/audit",
+         "experiments/mine/decision"]
+    ),
+    name=st.sampled_from(["limit", "cursor", "ordering", "status", "search", "from", "to", "metric", "state", "experiment", "as_of",
+                          "resolution", "freshness", "recommendation", "team", "owner", "job", "kind", "variant"]),
+    value=st.text(max_size=12) | st.sampled_from(["-1", "1e9", "99999999999999999999", "%", "cD0x", "cj0xJnA9eA=="]),
+)  # fmt: skip
+def test_no_parameter_whatever_makes_the_server_fail(ops: Caller, path: str, name: str, value: str) -> None:
+    from urllib.parse import quote
+
+    if ops.get("/api/experiments/mine").status_code == 404:
+        ops.experiment(key="mine")
+    response = ops.get(f"/api/{path}?{name}={quote(value.encode('utf-8', 'surrogatepass'))}")
+    assert response.status_code in (200, 400), (path, name, value, response.content)
