@@ -58,6 +58,7 @@ WIDE_PLAN: Json = {
     ],
 }
 _MOST = 2**63 - 1
+_NOTHING_NEW_AFTER_S = 15.0
 
 
 class FileRefused(ValueError):
@@ -482,24 +483,36 @@ def settle(
     portal: Portal,
     keys: Sequence[str],
     *,
-    within_s: float = 180.0,
+    within_s: float = 300.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     settled: Callable[[str], None] = lambda _key: None,
 ) -> list[str]:
     """Wait until each is evaluated with all that was sent; returns those that were not within the time."""
-    end = clock() + within_s
+    asked_at = clock()
+    before = {key: _newest_evaluation(portal, key) for key in keys}
     waiting = {key: portal.evaluate(key) for key in keys}
-    while waiting:
+    while waiting and clock() - asked_at <= within_s:
         for key, slot in list(waiting.items()):
-            newest = next(iter(portal.get(f"/api/experiments/{key}/evaluations", limit=1)["results"]), None)
-            if newest and datetime.fromisoformat(newest["slot"]) >= datetime.fromisoformat(slot):
+            newest = _newest_evaluation(portal, key)
+            # The slot may have been judged already, before the last rows: then there is a newer judgement of it, unless
+            # nothing changed, which a tick or two would have shown.
+            news = newest != before[key] or clock() - asked_at > _NOTHING_NEW_AFTER_S
+            if newest and news and _instant(newest["slot"]) >= _instant(slot):
                 del waiting[key]
                 settled(key)
-        if waiting and clock() > end:
-            break
-        sleep(0.5 if waiting else 0)
+        if waiting:
+            sleep(0.5)
     return list(waiting)
+
+
+def _newest_evaluation(portal: Portal, key: str) -> Json | None:
+    found: list[Json] = portal.get(f"/api/experiments/{key}/evaluations", limit=1)["results"]
+    return found[0] if found else None
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def arms(portal: Portal, key: str) -> list[Arm]:
@@ -514,11 +527,21 @@ def arms(portal: Portal, key: str) -> list[Arm]:
             state=each["state"],
             proposed_at=each["proposed_at"],
             first_stable_at=each["first_stable_at"],
-            reason=" ".join(each["blockers"] if each["action"] == "hold" else each["rationale"]),
+            reason=" ".join(_reasons(each)),
             digest=each["evidence_digest"],
         )
         for each in found["variants"] or [found["recommendation"]]
     ]
+
+
+def _reasons(recommendation: Json) -> list[str]:
+    """Why, in one or two sentences: of a hold what it waits for, else the verdict and the figure it rests on."""
+    told: list[str] = recommendation["rationale"]
+    if recommendation["action"] == "hold" and recommendation["blockers"]:
+        told = recommendation["blockers"]
+    arm = recommendation["variant"]
+    own = [line.partition("): ")[2] for line in told if line.startswith(f"{arm} (")]
+    return (own or told)[:2]
 
 
 def key_of(recorded: Recorded, plan: Plan) -> str:

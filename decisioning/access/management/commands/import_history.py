@@ -10,13 +10,14 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from decisioning.access.management import doors
 from decisioning.agents import history
 from decisioning.agents.client import Portal, PortalError, Unreachable
 
 _SHOWN_LINES = 20
+_WIDTH = 180  # of a table that goes into a file
 
 
 class Command(BaseCommand):
@@ -37,7 +38,9 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="Print the result as one line of JSON.")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        console = Console(stderr=options["json"], soft_wrap=True)
+        console = Console(stderr=options["json"], highlight=False)
+        if not console.is_terminal:
+            console.width = _WIDTH
         try:
             lines = options["file"].read_text(encoding="utf-8").splitlines(keepends=True)
             given = json.loads(options["plan"].read_text()) if options["plan"] else None
@@ -100,16 +103,12 @@ def _bring_in(
 
 
 def _print(console: Console, arms: list[history.Arm], bad: list[history.BadLine], result: dict[str, Any]) -> None:
-    table = Table("experiment", "arm", "recommendation", "first proposed at", "reason")
+    table = Table(
+        "experiment", "arm", "recommendation", "first proposed at", Column("reason", overflow="fold", ratio=1)
+    )
     for arm in arms:
-        table.add_row(
-            arm.experiment,
-            arm.arm,
-            f"{arm.action} {arm.code}",
-            arm.proposed_at or "not yet",
-            arm.reason,
-            end_section=False,
-        )
+        state = "" if arm.state in ("proposed", "open") else f", {arm.state}"
+        table.add_row(arm.experiment, arm.arm, f"{arm.action} {arm.code}{state}", _when(arm), arm.reason)
     console.print(table)
     if bad:
         console.print(f"\n{len(bad)} lines did not go in:")
@@ -125,5 +124,11 @@ def _print(console: Console, arms: list[history.Arm], bad: list[history.BadLine]
         f"\n{result['experiments']} experiments, {len(arms)} arms: {told}. {result['rows_accepted']} rows went in, "
         f"{result['rows_duplicate']} were there already, {len(bad)} lines refused."
         f"{' Failed: ' + ', '.join(result['problems']) if result['problems'] else ''}",
-        highlight=False,
     )
+
+
+def _when(arm: history.Arm) -> str:
+    """As of when it was proposed first, in the history's own time."""
+    if arm.action == "hold" or not arm.first_stable_at:
+        return "not yet"
+    return f"{datetime.fromisoformat(arm.first_stable_at):%Y-%m-%d %H:%MZ}"
