@@ -55,7 +55,8 @@ class Keys(Door):
         except KeyRefused as refusal:
             pointer = "/rate" if refusal.code == "invalid_rate" else "/scopes"
             raise invalid([(pointer, refusal.code, str(refusal))]) from refusal
-        return Response({**_told(key), "key": secret}, status=201, headers={"Location": f"/api/keys/{key.public_id}"})
+        headers = {"Location": f"/api/keys/{key.public_id}", "Cache-Control": "no-store"}
+        return Response({**_told(key), "key": secret}, status=201, headers=headers)
 
 
 class OneKey(Door):

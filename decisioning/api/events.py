@@ -87,7 +87,8 @@ def _read(request: Request, *, batch: bool) -> Read:
             "unsupported_media_type",
             f"Send one event as {STRUCTURED}, several as {BATCH}, or its data as application/json with ce- headers.",
         )
-    attributes["datacontenttype"] = request.content_type or "application/json"
+    # Some servers put text/plain where a client sent no Content-Type.
+    attributes["datacontenttype"] = "application/json" if media in ("", "text/plain") else str(request.content_type)
     body = parsers.read(request._request)
     quick = events.decode_binary(attributes, body)
     if quick is not None:
@@ -131,20 +132,23 @@ def _response(received: events.Received) -> HttpResponse:
     return json_response(msgspec.json.encode(body), status=status)
 
 
-class Schemas(Door):
-    """GET /api/schemas: the types of events that are understood."""
+class _Public(Door):
+    """Schemas are no secret."""
 
-    permission_classes = ()
+    def check_permissions(self, request: Request) -> None:
+        """Anyone may read."""
+
+
+class Schemas(_Public):
+    """GET /api/schemas: the types of events that are understood."""
 
     def get(self, request: Request) -> Response:
         """Every type with the address of its schema."""
         return Response({"results": [{"type": type_, "schema": f"/api/schemas/{type_}"} for type_ in schemas.TYPES]})
 
 
-class Schema(Door):
+class Schema(_Public):
     """GET /api/schemas/{type}: the shape of one type's data."""
-
-    permission_classes = ()
 
     def get(self, request: Request, type_: str) -> HttpResponse:
         """JSON Schema, 2020-12."""

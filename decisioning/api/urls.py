@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from decisioning.api import access, events, experiments, judgement, policies, records, registry, series
+from decisioning.api import access, events, experiments, judgement, lineage, policies, records, registry, series
 from decisioning.api.door import Nowhere
 
 urlpatterns = [
@@ -31,6 +31,8 @@ urlpatterns = [
     path("keys", access.Keys.as_view()),
     path("keys/<str:ref>", access.OneKey.as_view()),
     path("events", events.TakesEvents.as_view()),
+    path("lineage", lineage.Lineage.as_view()),
+    path("lineage/batch", lineage.LineageBatch.as_view()),
     path("schemas", events.Schemas.as_view()),
     path("schemas/<str:type_>", events.Schema.as_view()),
     path("quarantine", events.Quarantine.as_view()),

@@ -29,9 +29,8 @@ def target(team: Team, now: dt.datetime) -> Target:
 
 
 def row(value: float = 1.0, **fields: object) -> Row:
-    return Row(
-        **{"metric": "vrps", "variant": "control", "ts": NOON, "value": value, "n": 10, "variance": 2.0, **fields}
-    )  # type: ignore[arg-type]
+    said = {"metric": "vrps", "variant": "control", "ts": NOON, "value": value, "n": 10, "variance": 2.0, **fields}
+    return Row(**said)  # type: ignore[arg-type]
 
 
 def send(target: Target, *rows: Row, now: dt.datetime, atomic: bool = True) -> tuple[int, int, int]:

@@ -1,0 +1,209 @@
+"""OpenLineage run events -> metadata.refresh_log, one row a run, whatever the order in which events come and how often.
+
+The merge is commutative and idempotent, because every stored field is a maximum or a minimum over the events seen so far:
+`started_at` the earliest START; status, finished_at, rows and error those of the greatest terminal event, ordered by
+(eventTime, FAIL > ABORT > COMPLETE, rows, error). So a terminal state never reverts and a lost START leaves null.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connection
+
+from decisioning.access.models import Team
+from telemetry.ingest import instant, ts_faults
+
+MAX_EVENTS = 1_000
+_STATUS = {"COMPLETE": "succeeded", "ABORT": "aborted", "FAIL": "failed"}
+_LONGEST_JOB, _LONGEST_ERROR = 500, 10_000
+_MOST_ROWS = 2**63 - 1
+
+Fault = tuple[str, str, str]
+"""(JSON pointer, code, detail)."""
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """One event of one run. `kind` is START, RUNNING, COMPLETE, ABORT, FAIL or OTHER; rows and error only of the three that end it."""
+
+    run_id: uuid.UUID
+    job_name: str
+    kind: str
+    at: dt.datetime
+    rows: int | None = None
+    error: str | None = None
+
+
+class LineageRefused(Exception):
+    """An event that is not OpenLineage; nothing of the request was stored."""
+
+    def __init__(self, errors: Sequence[Fault], *, code: str = "invalid", status: int = 422) -> None:
+        super().__init__(errors[0][2])
+        self.errors, self.code, self.status = tuple(errors), code, status
+
+
+def read(payload: object, *, batch: bool) -> list[RunEvent]:
+    """Run events of a request; job and dataset events are well-formed and say nothing here. Raises LineageRefused with every fault."""
+    if batch and not isinstance(payload, list):
+        raise LineageRefused([("", "invalid", "A batch is a JSON array of events.")])
+    raws = payload if batch and isinstance(payload, list) else [payload]
+    if len(raws) > MAX_EVENTS:
+        detail = f"{len(raws)} events; at most {MAX_EVENTS} go in one request."
+        raise LineageRefused([("", "batch_too_large", detail)], code="batch_too_large", status=413)
+    found: list[RunEvent] = []
+    faults: list[Fault] = []
+    for index, raw in enumerate(raws):
+        place = f"/{index}" if batch else ""
+        wrong = [(f"{place}{pointer}", code, detail) for pointer, code, detail in _faults(raw)]
+        faults += wrong
+        if not wrong and isinstance(raw, Mapping) and "run" in raw:
+            found.append(_run_event(raw))
+    if faults:
+        raise LineageRefused(faults, code="invalid_rows" if batch else "invalid")
+    return found
+
+
+def merge(events: Sequence[RunEvent], *, team: Team) -> None:
+    """Store what the events say, in the caller's transaction, and move the sources that their jobs refresh."""
+    ordered = sorted(events, key=lambda event: event.run_id.bytes)  # two requests with the same runs cannot deadlock
+    completed: dict[str, dt.datetime] = {}
+    for event in ordered:
+        if event.kind == "COMPLETE":
+            completed[event.job_name] = max(event.at, completed.get(event.job_name, event.at))
+    with connection.cursor() as cursor:
+        cursor.executemany(_MERGE, [_stored(event, team) for event in ordered])
+        for job_name, at in sorted(completed.items()):
+            cursor.execute(_MOVE, {"job_name": job_name, "team": team.pk, "at": at})
+
+
+# Reading ------------------------------------------------------------------------------------------------------------------
+
+
+def _faults(raw: object) -> Iterator[Fault]:
+    if not isinstance(raw, Mapping):
+        yield "", "invalid", "An event must be an object."
+        return
+    if "eventTime" not in raw:
+        yield "/eventTime", "missing_field", "eventTime is missing."
+    else:
+        for _, code, detail in ts_faults(raw["eventTime"]):
+            yield "/eventTime", code, detail.replace("ts ", "eventTime ", 1)
+    if "run" not in raw:
+        if not isinstance(raw.get("job") or raw.get("dataset"), Mapping):
+            yield "/run", "missing_field", "The event names no run, job or dataset."
+        return
+    yield from _run_faults(raw["run"])
+    yield from _job_faults(raw.get("job"))
+    kind = raw.get("eventType")
+    if kind is not None and not isinstance(kind, str):
+        yield "/eventType", "invalid_text", "eventType must be text such as COMPLETE."
+    yield from _row_count_faults(raw.get("outputs"))
+
+
+def _run_faults(run: object) -> Iterator[Fault]:
+    if not isinstance(run, Mapping):
+        yield "/run", "invalid", "run must be an object with a runId."
+        return
+    try:
+        uuid.UUID(run["runId"])
+    except KeyError:
+        yield "/run/runId", "missing_field", "runId is missing."
+    except (ValueError, AttributeError, TypeError):
+        yield "/run/runId", "invalid", f"runId {str(run['runId'])[:60]!r} is no UUID."
+
+
+def _job_faults(job: object) -> Iterator[Fault]:
+    if not isinstance(job, Mapping):
+        yield "/job", "missing_field", "job must be an object with namespace and name."
+        return
+    for name in ("namespace", "name"):
+        if job.get(name) is None:
+            yield f"/job/{name}", "missing_field", f"{name} is missing."
+        elif not isinstance(job[name], str) or not job[name]:
+            yield f"/job/{name}", "invalid_text", f"{name} must be text."
+    if all(isinstance(job.get(name), str) for name in ("namespace", "name")) and len(_job_name(job)) > _LONGEST_JOB:
+        yield "/job/name", "invalid_text", f"namespace/name is longer than {_LONGEST_JOB} characters."
+
+
+def _row_count_faults(outputs: object) -> Iterator[Fault]:
+    if outputs is None:
+        return
+    if not isinstance(outputs, list):
+        yield "/outputs", "invalid", "outputs must be a list."
+        return
+    for index, output in enumerate(outputs):
+        count = _in(output, "outputFacets", "outputStatistics", "rowCount")
+        good = isinstance(count, (int, float)) and not isinstance(count, bool) and 0 <= count <= _MOST_ROWS
+        if count is not None and not (good and count == int(count)):
+            at = f"/outputs/{index}/outputFacets/outputStatistics/rowCount"
+            yield at, "invalid_number", f"rowCount is {count!r:.40}; it must be a whole number of 0 or more."
+
+
+def _in(value: object, *path: str) -> Any:
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _job_name(job: Mapping[str, Any]) -> str:
+    return f"{job['namespace']}/{job['name']}"
+
+
+def _run_event(raw: Mapping[str, Any]) -> RunEvent:
+    kind = str(raw.get("eventType") or "OTHER").upper()
+    counts = [_in(output, "outputFacets", "outputStatistics", "rowCount") for output in raw.get("outputs") or ()]
+    known = [int(count) for count in counts if count is not None]
+    message = _in(raw, "run", "facets", "errorMessage", "message")
+    ends = kind in _STATUS
+    return RunEvent(
+        run_id=uuid.UUID(raw["run"]["runId"]),
+        job_name=_job_name(raw["job"]),
+        kind=kind,
+        at=instant(raw["eventTime"]).astimezone(dt.UTC),
+        rows=min(sum(known), _MOST_ROWS) if known and ends else None,
+        error=message[:_LONGEST_ERROR] if isinstance(message, str) and ends else None,
+    )
+
+
+# Storing ------------------------------------------------------------------------------------------------------------------
+
+_RANK = "CASE {0}.status WHEN 'failed' THEN 3 WHEN 'aborted' THEN 2 WHEN 'succeeded' THEN 1 ELSE 0 END"
+_ORDER = f"(coalesce({{0}}.finished_at, '-infinity'), {_RANK}, coalesce({{0}}.rows, -1), coalesce({{0}}.error, '') COLLATE \"C\")"
+_NEWER = f"{_ORDER.format('excluded')} > {_ORDER.format('r')}"
+_MERGE = f"""
+INSERT INTO metadata.refresh_log AS r (run_id, team_id, job_name, source, started_at, finished_at, status, rows, error)
+VALUES (%(run_id)s, %(team)s, %(job_name)s,
+        coalesce((SELECT s.key FROM metadata.sources s WHERE s.team_id = %(team)s AND s.lineage_job = %(job_name)s ORDER BY s.id LIMIT 1), ''),
+        %(started_at)s, %(finished_at)s, %(status)s, %(rows)s, %(error)s)
+ON CONFLICT (team_id, run_id) DO UPDATE SET
+  job_name = least(r.job_name COLLATE "C", excluded.job_name),
+  source = CASE WHEN excluded.job_name COLLATE "C" < r.job_name THEN excluded.source ELSE r.source END,
+  started_at = least(r.started_at, excluded.started_at),
+  status = CASE WHEN {_NEWER} THEN excluded.status ELSE r.status END,
+  finished_at = CASE WHEN {_NEWER} THEN excluded.finished_at ELSE r.finished_at END,
+  rows = CASE WHEN {_NEWER} THEN excluded.rows ELSE r.rows END,
+  error = CASE WHEN {_NEWER} THEN excluded.error ELSE r.error END
+WHERE r.heartbeat_at IS NULL
+"""  # noqa: S608 - no value is interpolated
+# Only COMPLETE says that data arrived; greatest keeps the order of events out of it.
+_MOVE = """
+UPDATE metadata.sources SET last_refresh_at = greatest(last_refresh_at, %(at)s::timestamptz)
+WHERE team_id = %(team)s AND lineage_job = %(job_name)s AND last_refresh_at IS DISTINCT FROM greatest(last_refresh_at, %(at)s::timestamptz)
+"""
+
+
+def _stored(event: RunEvent, team: Team) -> dict[str, Any]:
+    ended = event.kind in _STATUS
+    return {
+        "run_id": event.run_id,
+        "team": team.pk,
+        "job_name": event.job_name,
+        "started_at": event.at if event.kind == "START" else None,
+        "finished_at": event.at if ended else None,
+        "status": _STATUS.get(event.kind, "running"),
+        "rows": event.rows,
+        "error": event.error,
+    }

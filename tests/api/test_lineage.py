@@ -1,0 +1,177 @@
+"""OpenLineage over HTTP: the official client, the batch, and everything that is no lineage."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from openlineage.client import OpenLineageClient
+from openlineage.client.event_v2 import Job, JobEvent, OutputDataset, Run, RunEvent, RunState
+from openlineage.client.facet_v2 import error_message_run, output_statistics_output_dataset
+from openlineage.client.transport.http import ApiKeyTokenProvider, HttpConfig, HttpTransport
+from pytest_django.live_server_helper import LiveServer
+
+from telemetry.models import RefreshRun, Source
+from tests.api.conftest import Caller, errors_of
+from tests.conftest import as_role
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def event(run: uuid.UUID, kind: str | None = "START", minute: int = 0, **said: Any) -> dict[str, Any]:
+    return {
+        "eventType": kind,
+        "eventTime": (NOON + timedelta(minutes=minute)).isoformat(),
+        "producer": "https://example.org/airflow",
+        "schemaURL": "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent",
+        "run": {"runId": str(run)},
+        "job": {"namespace": "airflow", "name": "daily_kpis"},
+        **said,
+    }
+
+
+def source(ops: Caller, **said: Any) -> None:
+    with as_role("owner"):
+        Source.objects.create(
+            **{"key": "warehouse", "team": ops.team, "kind": "sql", "url_env": "WAREHOUSE_URL", "query": "q", "metrics": ["vrps"],
+               "lineage_job": "airflow/daily_kpis", "created_at": NOON, "due_at": NOON, **said}
+        )  # fmt: skip
+
+
+def runs() -> list[RefreshRun]:
+    with as_role("worker"):
+        return list(RefreshRun.objects.filter(team__isnull=False))
+
+
+def moved_to() -> datetime | None:
+    with as_role("worker"):
+        return Source.objects.get().last_refresh_at
+
+
+def test_a_run_is_told_from_start_to_end(ops: Caller) -> None:
+    run = uuid.uuid4()
+    assert ops.post("/api/v1/lineage", event(run)).status_code == 200
+    (begun,) = runs()
+    assert (begun.job_name, begun.status, begun.started_at, begun.finished_at) == (
+        "airflow/daily_kpis",
+        "running",
+        NOON,
+        None,
+    )
+    outputs = [
+        {"namespace": "db", "name": "a", "outputFacets": {"outputStatistics": {"rowCount": 40}}},
+        {"namespace": "db", "name": "b", "outputFacets": {"outputStatistics": {"rowCount": 2.0}}},
+        {"namespace": "db", "name": "c"},
+    ]
+    ops.post("/api/lineage", event(run, "COMPLETE", 5, outputs=outputs))
+    (ended,) = runs()
+    assert (ended.status, ended.finished_at, ended.rows) == ("succeeded", NOON + timedelta(minutes=5), 42)
+    (shown,) = ops.get("/api/refresh-log?job=airflow/daily_kpis").json()["results"]
+    assert (shown["id"], shown["rows"], shown["status"]) == (str(run), 42, "succeeded")
+
+
+def test_only_a_completed_run_of_a_bound_job_moves_its_source(ops: Caller) -> None:
+    source(ops)
+    for kind in ("START", "RUNNING", "FAIL", "ABORT", "OTHER", None):
+        ops.post("/api/v1/lineage", event(uuid.uuid4(), kind, 9))
+    assert moved_to() is None
+    other = event(uuid.uuid4(), "COMPLETE", 9, job={"namespace": "airflow", "name": "another"})
+    ops.post("/api/v1/lineage", other)
+    assert moved_to() is None
+    ops.post("/api/v1/lineage", event(uuid.uuid4(), "COMPLETE", 7))
+    ops.post("/api/v1/lineage", event(uuid.uuid4(), "COMPLETE", 3))
+    assert moved_to() == NOON + timedelta(minutes=7)
+    assert {run.source for run in runs() if run.job_name == "airflow/daily_kpis"} == {"warehouse"}
+
+
+def test_job_and_dataset_events_are_taken_and_say_nothing(ops: Caller) -> None:
+    said = {"eventTime": NOON.isoformat(), "producer": "x", "schemaURL": "y"}
+    assert ops.post("/api/v1/lineage", {**said, "job": {"namespace": "n", "name": "j"}}).status_code == 200
+    assert ops.post("/api/v1/lineage", {**said, "dataset": {"namespace": "n", "name": "d"}}).status_code == 200
+    assert runs() == []
+
+
+def test_a_batch_is_answered_as_openlineage_has_it(ops: Caller) -> None:
+    run = uuid.uuid4()
+    response = ops.post("/api/v1/lineage/batch", [event(run, "COMPLETE", 4), event(run)])
+    assert response.json() == {
+        "status": "success",
+        "summary": {"received": 2, "successful": 2, "failed": 0, "retriable": 0, "non_retriable": 0},
+        "failed_events": [],
+    }
+    assert [(r.status, r.started_at) for r in runs()] == [("succeeded", NOON)]
+
+
+RUN = uuid.uuid4()
+
+
+@pytest.mark.parametrize(
+    ("said", "errors"),
+    [
+        ({"eventTime": "2026-11-24T06:00:00"}, [("/eventTime", "naive_timestamp")]),
+        ({"eventTime": 7.5}, [("/eventTime", "invalid_timestamp")]),
+        ({"run": {}}, [("/run/runId", "missing_field")]),
+        ({"run": {"runId": "seven"}}, [("/run/runId", "invalid")]),
+        ({"run": {"runId": 7}}, [("/run/runId", "invalid")]),
+        ({"run": 7}, [("/run", "invalid")]),
+        ({"job": None}, [("/job", "missing_field")]),
+        ({"job": {"namespace": 1}}, [("/job/namespace", "invalid_text"), ("/job/name", "missing_field")]),
+        ({"job": {"namespace": "n", "name": "x" * 500}}, [("/job/name", "invalid_text")]),
+        ({"eventType": 7}, [("/eventType", "invalid_text")]),
+        ({"outputs": 7}, [("/outputs", "invalid")]),
+        (
+            {"outputs": [{"outputFacets": {"outputStatistics": {"rowCount": -1}}}]},
+            [("/outputs/0/outputFacets/outputStatistics/rowCount", "invalid_number")],
+        ),
+        (
+            {"outputs": [{"outputFacets": {"outputStatistics": {"rowCount": "many"}}}]},
+            [("/outputs/0/outputFacets/outputStatistics/rowCount", "invalid_number")],
+        ),
+    ],
+)
+def test_what_is_no_lineage_is_refused_with_its_place(
+    ops: Caller, said: dict[str, Any], errors: list[tuple[str, str]]
+) -> None:
+    response = ops.post("/api/v1/lineage", {**event(RUN), **said})
+    assert (response.status_code, errors_of(response)) == (422, errors)
+    assert runs() == []
+
+
+def test_a_batch_with_a_bad_event_stores_nothing(ops: Caller) -> None:
+    response = ops.post("/api/v1/lineage/batch", [event(RUN), 7])
+    assert (response.status_code, response.json()["code"], errors_of(response)) == (
+        422,
+        "invalid_rows",
+        [("/1", "invalid")],
+    )
+    assert ops.post("/api/v1/lineage/batch", {}).status_code == 422
+    assert ops.post("/api/v1/lineage/batch", [event(RUN)] * 1001).json()["code"] == "batch_too_large"
+    assert runs() == []
+
+
+def test_another_team_may_have_the_same_run_id_and_moves_no_source_of_mine(ops: Caller, stranger: Caller) -> None:
+    source(ops)
+    ops.post("/api/v1/lineage", event(RUN))
+    assert stranger.post("/api/v1/lineage", event(RUN, "COMPLETE", 5)).status_code == 200
+    assert moved_to() is None
+    assert sorted(run.status for run in runs()) == ["running", "succeeded"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_official_client_is_understood(live_server: LiveServer, ops: Caller) -> None:
+    auth = ApiKeyTokenProvider({"type": "api_key", "apiKey": str(ops.secret)})
+    client = OpenLineageClient(transport=HttpTransport(HttpConfig(url=live_server.url, auth=auth)))
+    good, bad = str(uuid.uuid4()), str(uuid.uuid4())
+    job, at = Job("dbt", "models.kpis"), NOON.isoformat()
+    statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rowCount=12)
+    written = [OutputDataset("postgres", "kpis", outputFacets={"outputStatistics": statistics})]
+    broken = error_message_run.ErrorMessageRunFacet(message="no such table", programmingLanguage="SQL")
+    client.emit(RunEvent(eventTime=at, producer="dbt", eventType=RunState.START, run=Run(good), job=job))
+    client.emit(JobEvent(eventTime=at, producer="dbt", job=job))
+    client.emit(
+        RunEvent(eventTime=at, producer="dbt", eventType=RunState.COMPLETE, run=Run(good), job=job, outputs=written)
+    )
+    failed = Run(bad, facets={"errorMessage": broken})
+    client.emit(RunEvent(eventTime=at, producer="dbt", eventType=RunState.FAIL, run=failed, job=job))
+    found = {str(run.run_id): (run.status, run.rows, run.error) for run in runs()}
+    assert found == {good: ("succeeded", 12, None), bad: ("failed", None, "no such table")}
