@@ -29,7 +29,7 @@ from gates.readings import Judging, load, rows_of, series_of
 from gates.rules import Evaluation as Judged
 from gates.rules import Recommendation as JudgedRecommendation
 
-CHUNK = 200
+CHUNK, LONG_CHUNK = 200, 2
 _UNJUDGEABLE = (ArithmeticError, LookupError, TypeError, ValueError, AssertionError)
 """What numbers nobody foresaw may raise in pure code; anything else is the database's and ends the tick."""
 
@@ -75,9 +75,11 @@ def evaluate_some(*, now: dt.datetime, chunk: int = CHUNK) -> Done:
         return Done()
     changed = _take_changes(ids)
     judgings = load(ids)
+    without_policy = set(ids) - {j.experiment.pk for j in judgings}
+    Cursor.objects.filter(pk__in=without_policy).update(due_at=now + dt.timedelta(minutes=5))
     for judging in judgings:
         judging.changed = changed.get(judging.experiment.pk, [])
-    done = Done(experiments=len(ids), more=len(ids) == chunk)
+    done = Done(experiments=len(ids), more=True)
     outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
     _write_all(outcomes, now, done)
     _move_cursors(judgings)
@@ -134,18 +136,26 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 
 
 def _claim(now: dt.datetime, chunk: int) -> list[int]:
-    """Experiments whose rows changed first: somebody waits for those."""
+    """Experiments to judge, locked; first those whose rows changed, since somebody waits for them.
+
+    Histories to tell from the start, or from far back, come a few at a time: a person's answer waits for these locks.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            WITH changed AS MATERIALIZED (SELECT DISTINCT experiment_id FROM metrics.kpi_changes WHERE job = 'fold')
-            SELECT c.experiment_id FROM metadata.cursors c LEFT JOIN changed ON changed.experiment_id = c.experiment_id
-            WHERE c.due_at <= %s OR changed.experiment_id IS NOT NULL
-            ORDER BY changed.experiment_id IS NULL, c.due_at NULLS LAST LIMIT %s FOR UPDATE OF c SKIP LOCKED
-            """,
-            [now, chunk],
-        )
-        return [pk for (pk,) in cursor.fetchall()]
+        ids: list[int] = []
+        for is_long, most in ((False, chunk), (True, LONG_CHUNK)):
+            cursor.execute(
+                """
+                WITH changed AS MATERIALIZED (
+                  SELECT experiment_id, min(from_ts) AS from_ts FROM metrics.kpi_changes WHERE job = 'fold' GROUP BY 1)
+                SELECT c.experiment_id FROM metadata.cursors c LEFT JOIN changed h ON h.experiment_id = c.experiment_id
+                WHERE (c.due_at <= %s OR h.experiment_id IS NOT NULL)
+                  AND (c.state IS NULL OR coalesce(h.from_ts < c.judged_to - interval '1 day', false)) = %s
+                ORDER BY h.experiment_id IS NULL, c.due_at NULLS LAST LIMIT %s FOR UPDATE OF c SKIP LOCKED
+                """,
+                [now, is_long, most],
+            )
+            ids += [pk for (pk,) in cursor.fetchall()]
+        return ids
 
 
 def _take_changes(ids: Sequence[int]) -> dict[int, list[tuple[str, int, int]]]:
