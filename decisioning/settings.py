@@ -46,6 +46,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "decisioning.access.proxies.TrustedProxies",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -54,6 +55,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "decisioning.access.middleware.BoundTransaction",
+    "decisioning.access.limits.RateLimited",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -123,6 +125,12 @@ CACHES = {
     },
 }
 
+# Fixed windows, as API.md says: per key or person, and per address for requests with neither.
+KEY_RATE = os.environ.get("DECISIONING_KEY_RATE", "600/m")
+ADDRESS_RATE = os.environ.get("DECISIONING_ADDRESS_RATE", "600/m")
+TRUSTED_PROXIES = [name for name in os.environ.get("DECISIONING_TRUSTED_PROXIES", "").split(",") if name]
+
+AUTHENTICATION_BACKENDS = ["decisioning.access.login.GuardedBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
@@ -157,7 +165,7 @@ SECURE_SSL_REDIRECT = False  # the proxy in front redirects; /healthz must answe
 SECURE_HSTS_SECONDS = 0 if INSECURE_HTTP else 31_536_000
 SECURE_HSTS_INCLUDE_SUBDOMAINS = not INSECURE_HTTP
 SECURE_HSTS_PRELOAD = not INSECURE_HTTP
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if os.environ.get("DECISIONING_TRUSTED_PROXIES") else None
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"

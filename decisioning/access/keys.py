@@ -1,6 +1,7 @@
 """Making and reading keys: `dk_<8 character id>_<256-bit secret>`, kept as id and SHA-256 of the whole key."""
 
 import hashlib
+import re
 import secrets
 import string
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from decisioning.access.models import ApiKey, Team
 from decisioning.access.scopes import NEVER_FOR_AGENTS, Scope
 
 _ALPHABET = string.ascii_lowercase + string.digits
+_RATE = r"[1-9][0-9]{0,6}/[1-9]?[0-9]{0,3}[smhd]"
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class KeyRefused(Exception):
@@ -47,6 +50,11 @@ def create_key(
         raise KeyRefused(
             "agent_scope", f"An agent's key never holds {', '.join(forbidden)}: agents propose, people decide."
         )
+    if rate:
+        try:
+            rate_of(rate)
+        except ValueError as error:
+            raise KeyRefused("invalid_rate", f"{str(error)[0].upper()}{str(error)[1:]}.") from error
     public_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
     secret = f"dk_{public_id}_{secrets.token_urlsafe(32)}"
     key = ApiKey.objects.create(
@@ -61,3 +69,15 @@ def create_key(
         created_at=now,
     )
     return key, secret
+
+
+def rate_of(rate: str) -> tuple[int, int]:
+    """(requests, seconds). Raises ValueError.
+
+    >>> rate_of("40/m"), rate_of("5/10s"), rate_of("1/d")
+    ((40, 60), (5, 10), (1, 86400))
+    """
+    if not re.fullmatch(_RATE, rate):
+        raise ValueError(f'rate is {rate!r}, must be requests per window, such as "40/m"')
+    limit, _, window = rate.partition("/")
+    return int(limit), int(window[:-1] or 1) * _SECONDS[window[-1]]

@@ -83,3 +83,20 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"dk_{self.public_id}"
+
+
+class LoginAttempts(models.Model):
+    """Wrong passwords for one name from one address since the last right one; `access.login` is its only writer."""
+
+    username = models.CharField(max_length=150)
+    address = models.GenericIPAddressField()
+    failures = models.PositiveIntegerField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "login_attempts"
+        verbose_name_plural = "login attempts"
+        constraints = [models.UniqueConstraint(fields=["username", "address"], name="one_count_per_name_and_address")]
+
+    def __str__(self) -> str:
+        return f"{self.username} from {self.address}"

@@ -70,7 +70,9 @@ def bind_user(user_id: int | None, request_id: str) -> Principal:
         id=found,  # type: ignore[arg-type]
         name=str(name),
         owner=str(name),
-        teams={int(team): ROLES[role] for team, role in json.loads(str(teams or "{}")).items()},  # raw SQL: jsonb is text
+        teams={
+            int(team): ROLES[role] for team, role in json.loads(str(teams or "{}")).items()
+        },  # raw SQL: jsonb is text
         is_admin=bool(admin),
     )
 

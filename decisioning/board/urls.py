@@ -3,6 +3,7 @@
 from django.contrib.auth import views as auth
 from django.urls import path
 
+from decisioning.access.login import SignIn
 from decisioning.board import views
 
 urlpatterns = [
@@ -33,7 +34,7 @@ urlpatterns = [
     path("keys", views.keys, name="keys"),
     path("keys/<int:pk>/revoke", views.key_revoke, name="key_revoke"),
     path("profile", views.profile, name="profile"),
-    path("sign-in", auth.LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("sign-in", SignIn.as_view(), name="login"),
     path("sign-out", auth.LogoutView.as_view(), name="logout"),
     path("password", auth.PasswordChangeView.as_view(), name="password_change"),
     path("password/changed", auth.PasswordChangeDoneView.as_view(), name="password_change_done"),

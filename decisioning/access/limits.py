@@ -1,0 +1,133 @@
+"""How often one may ask: fixed windows counted in Redis by django-ratelimit, per key, per person, else per address.
+
+Redis may be away: then this process counts for itself, and asks Redis again after a pause, so that no request waits for it
+twice.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django_ratelimit.core import get_usage
+from rest_framework.exceptions import Throttled
+from rest_framework.settings import api_settings
+
+from decisioning.access.keys import rate_of
+from decisioning.access.principal import ANONYMOUS, Principal
+from decisioning.access.proxies import origin
+
+_PAUSE_S = 5.0
+_GROUP = "api"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The `count`-th request of a window of `window_s` seconds that ends in `resets_s` and lets `limit` pass."""
+
+    policy: str
+    limit: int
+    window_s: int
+    count: int
+    resets_s: int
+
+    @property
+    def refused(self) -> bool:
+        return self.count > self.limit
+
+    @property
+    def headers(self) -> dict[str, str]:
+        left = max(0, self.limit - self.count)
+        return {
+            "RateLimit-Policy": f'"{self.policy}";q={self.limit};w={self.window_s}',
+            "RateLimit": f'"{self.policy}";r={left};t={self.resets_s}',
+        }
+
+
+class RateLimited:
+    """Middleware below BoundTransaction: every request to /api/ is counted once, also one that is then refused."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if not request.path_info.startswith("/api/"):
+            return self.get_response(request)
+        usage = used(request, getattr(request, "principal", ANONYMOUS))
+        if usage.refused:
+            refusal = Throttled(
+                detail=f"{usage.limit} requests per {usage.window_s} s are taken from this {usage.policy}. "
+                f"Go on in {usage.resets_s} s.",
+            )
+            response: HttpResponse = api_settings.EXCEPTION_HANDLER(refusal, {})  # type: ignore[operator]
+            response["Retry-After"] = str(max(1, usage.resets_s))
+        else:
+            response = self.get_response(request)
+        for name, value in usage.headers.items():
+            response[name] = value
+        return response
+
+
+def used(request: HttpRequest, principal: Principal) -> Usage:
+    """Count this request for its key, its person, or (without a valid key or session) its address."""
+    if principal.kind == "key":
+        policy, who, rate = "key", f"key:{principal.name}", principal.rate or settings.KEY_RATE
+    elif principal.kind == "user":
+        policy, who, rate = "person", f"user:{principal.id}", settings.KEY_RATE
+    else:
+        policy, who, rate = "address", f"address:{origin(request)}", settings.ADDRESS_RATE
+    limit, window_s = rate_of(rate)
+    count, resets_s = _counted(request, who, f"{limit}/{window_s}s")
+    return Usage(policy, limit, window_s, count, min(max(resets_s, 0), window_s))
+
+
+def _counted(request: HttpRequest, who: str, rate: str) -> tuple[int, int]:
+    if _breaker.closed():
+        try:
+            usage = get_usage(request, group=_GROUP, key=lambda _group, _request: who, rate=rate, increment=True)
+        except (redis.RedisError, OSError):
+            _breaker.open()
+        else:
+            if usage and usage["time_left"] >= 0:
+                return usage["count"], usage["time_left"]
+    return _here.count(who, *rate_of(rate))
+
+
+class _Breaker:
+    """Open for a while after Redis has failed."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def open(self) -> None:
+        self._until = time.monotonic() + _PAUSE_S
+
+    def closed(self) -> bool:
+        return time.monotonic() >= self._until
+
+
+class _Here:
+    """The same counting for one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._windows: dict[tuple[str, int, int], list[float]] = {}  # [ends at, count]
+
+    def count(self, who: str, limit: int, window_s: int) -> tuple[int, int]:
+        now = time.time()
+        with self._lock:
+            window = self._windows.setdefault((who, limit, window_s), [0.0, 0])
+            if window[0] <= now:
+                if len(self._windows) > 10_000:
+                    self._windows = {key: kept for key, kept in self._windows.items() if kept[0] > now}
+                window[:] = [now - now % window_s + window_s, 0]
+                self._windows[(who, limit, window_s)] = window
+            window[1] += 1
+            return int(window[1]), math.ceil(window[0] - now)
+
+
+_breaker, _here = _Breaker(), _Here()
