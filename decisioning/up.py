@@ -281,7 +281,7 @@ class Installation:
             if server is None:
                 say(f"Using the {what} of the environment")
                 continue
-            with step(f"Starting {what} on 127.0.0.1:{server.port}"):
+            with step(f"Starting {what}"):
                 server.prepare()
                 self._keep_server(server)
                 self.supervisor.wait(server.ready, what=what, seconds=60)
@@ -311,6 +311,7 @@ class Installation:
         )
 
     def _keep_web(self) -> None:
+        (self.home.path / "static").mkdir(exist_ok=True)  # WhiteNoise looks there, too
         options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port), "--workers", "1"]
         options += ["--blocking-threads", "8", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
         command = [sys.executable, "-m", "granian", *options]
