@@ -7,6 +7,7 @@ decides: the fold only finds the facts, and replay runs the same steps again.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -295,7 +296,6 @@ class Bounds(msgspec.Struct):
     verdict: Verdict = "no_data"
     why: str = "missing"
     at: int | None = None
-    moved: bool = False
     n: int = 0
     estimate: float = 0.0
     se: float = 0.0
@@ -306,6 +306,10 @@ class Bounds(msgspec.Struct):
     running_lower: float | None = None
     running_upper: float | None = None
     p: float | None = None
+    small: bool = False
+    """U is below what is worth it."""
+    lost: bool = False
+    """U is below 0."""
     invalid: bool = False
     fails: int = 0
     arrived: int = 0
@@ -441,60 +445,60 @@ class Rules:
         arms = judge.arms(step.slot)
         for g, comparison in enumerate(judge.comparisons):
             look = step.looks.get(comparison.kpi.metric)
+            if look is None:
+                continue
             for v, variant in enumerate(self.treatments):
-                bounds = memory.bounds[g * self.width + v]
-                if look is None or variant not in arms:
-                    bounds.moved = False
-                    continue
-                self._read(comparison, bounds, look, variant, memory.standing[v], step)
+                if variant in arms:
+                    self._read(comparison, memory.bounds[g * self.width + v], look, variant, memory.standing[v])
         for index, gate in enumerate(judge.targets):
             days = step.days.get(gate.name)
-            if days is None:
-                memory.targets[index].moved = False
-            else:
+            if days is not None:
                 self._read_target(gate, memory.targets[index], days)
 
-    def _read(
-        self, comparison: Comparison, bounds: Bounds, look: MetricLook, variant: str, standing: Standing, step: Step
-    ) -> None:
-        control = self.judge.control
-        assert control is not None  # noqa: S101 - comparisons exist with treatments only
-        bounds.moved = bounds.at is None or look.at > bounds.at
+    def _read(self, comparison: Comparison, bounds: Bounds, look: MetricLook, variant: str, standing: Standing) -> None:
+        control = self.judge.control or ""
+        moved = bounds.at is None or look.at > bounds.at
         bounds.at, bounds.arrived = look.at, look.arrived
         if control in look.restated or variant in look.restated:
             bounds.running_lower = bounds.running_upper = bounds.p = None
+            bounds.small = bounds.lost = False
             bounds.fails = standing.streak = standing.calm = 0
             bounds.marks = []
             if standing.latch is not None and standing.latch.row not in NOT_MEASURED:
                 standing.latch.restated = self.touched = True
-        self._measure(comparison, bounds, look, control, variant)
-        verdict = bounds_verdict(comparison, bounds)
+        bounds.reasons = [f"{v}: {look.unreadable[v]}" for v in (control, variant) if v in look.unreadable]
+        if bounds.reasons or control not in look.states or variant not in look.states:
+            bounds.readable = bounds.floor = False
+            bounds.why = "unreadable" if bounds.reasons else "missing"
+        else:
+            self._measure(comparison, bounds, look.at, look.states[control], look.states[variant])
+            if bounds.readable:
+                mark(bounds, look.at, bounds.n)
+        self._set_verdict(bounds, bounds_verdict(comparison, bounds))
+        if moved and not comparison.goal:
+            self._count_fails(comparison, bounds, variant, 1)
+
+    def _set_verdict(self, bounds: Bounds, verdict: Verdict) -> None:
         if verdict != bounds.verdict:
             bounds.verdict = verdict
             self.touched = True
-        if bounds.moved and not comparison.goal:
-            fails = bounds.verdict == "fail" and self._is_fresh(comparison.kpi.metric, (control, variant))
-            bounds.fails = bounds.fails + 1 if fails else 0
 
-    def _measure(self, comparison: Comparison, bounds: Bounds, look: MetricLook, control: str, variant: str) -> None:
+    def _count_fails(self, comparison: Comparison, bounds: Bounds, variant: str, looks: int) -> None:
+        """A guard over looks with newer rows that all have its present verdict and freshness."""
+        fails = bounds.verdict == "fail" and self._is_fresh(comparison.kpi.metric, (self.judge.control or "", variant))
+        bounds.fails = bounds.fails + looks if fails else 0
+
+    def _measure(self, comparison: Comparison, bounds: Bounds, at: int, control: State, treatment: State) -> None:
         """Newest reading, floor and running bounds of a gate, or why there is none."""
-        bounds.readable = bounds.floor = False
-        states = look.states
-        if control in look.unreadable or variant in look.unreadable:
-            bounds.why = "unreadable"
-            bounds.reasons = [f"{v}: {look.unreadable[v]}" for v in (control, variant) if v in look.unreadable]
-            return
-        bounds.reasons = []
-        if control not in states or variant not in states:
-            bounds.why = "missing"
-            return
         kpi = comparison.kpi
-        bounds.arms = (int(states[control][0]), int(states[variant][0]))
+        bounds.readable = bounds.floor = False
+        bounds.noise = 0.0
+        bounds.arms = (int(control[0]), int(treatment[0]))
         bounds.n = sum(bounds.arms)
-        if min(bounds.arms) < 2 or (kpi.kind == "ratio" and (states[control][3] == 0 or states[variant][3] == 0)):
+        if min(bounds.arms) < 2 or (kpi.kind == "ratio" and (control[3] == 0 or treatment[3] == 0)):
             bounds.why = "units"
             return
-        c, t = arm_of(kpi, states[control]), arm_of(kpi, states[variant])
+        c, t = arm_of(kpi, control), arm_of(kpi, treatment)
         relative = comparison.gate.effect == "relative"
         if relative and c.m == 0:
             bounds.why = "zero"
@@ -504,28 +508,28 @@ class Rules:
             estimate = -estimate
         bounds.estimate, bounds.se = estimate, se
         half = half_width(se, bounds.n, comparison.rho2, comparison.alpha)
-        bounds.lower, bounds.upper, bounds.readable = estimate - half, estimate + half, True
         if not math.isfinite(half) or not math.isfinite(estimate):
-            bounds.why, bounds.readable = "spread", False
+            bounds.why = "spread"
             return
-        bounds.why = self._floor(comparison, bounds, c, t, look, variant)
-        young = self.judge.clock.running(look.at) < self.judge.min_age
-        if not bounds.why:
-            bounds.floor = True
-            if not (comparison.goal and young):
-                running = intersect((bounds.running_lower, bounds.running_upper), bounds.lower, bounds.upper)
-                bounds.running_lower, bounds.running_upper = running
-                p = always_valid_p(estimate, se, bounds.n, comparison.rho2)
-                bounds.p = p if bounds.p is None or p < bounds.p else bounds.p
-                if running[0] > comparison.scale_above > running[1]:
-                    bounds.invalid = True
-        if young and not bounds.why:
+        bounds.lower, bounds.upper, bounds.readable = estimate - half, estimate + half, True
+        bounds.why = self._floor(comparison, bounds, c, t, (control, treatment))
+        if bounds.why:
+            return
+        bounds.floor = True
+        if self.judge.clock.running(at) < self.judge.min_age:
             bounds.why = "young"
-        self._mark(bounds, look.at)
+            if comparison.goal:
+                return
+        lower, upper = intersect((bounds.running_lower, bounds.running_upper), bounds.lower, bounds.upper)
+        bounds.running_lower, bounds.running_upper = lower, upper
+        p = always_valid_p(estimate, se, bounds.n, comparison.rho2)
+        bounds.p = p if bounds.p is None or p < bounds.p else bounds.p
+        bounds.small, bounds.lost = upper < comparison.fail_below, upper < 0
+        bounds.invalid = bounds.invalid or lower > comparison.scale_above > upper
 
-    def _floor(self, comparison: Comparison, bounds: Bounds, c: Arm, t: Arm, look: MetricLook, variant: str) -> str:
+    def _floor(self, comparison: Comparison, bounds: Bounds, c: Arm, t: Arm, states: tuple[State, State]) -> str:
         """Why the floor of GATES.md section 3 is not held; empty when it is."""
-        policy, kpi = self.judge.policy, comparison.kpi
+        policy = self.judge.policy
         if min(bounds.arms) < policy.min_units:
             return "units"
         if c.v <= 0 or t.v <= 0:
@@ -533,22 +537,13 @@ class Rules:
         noise = 0.0
         if comparison.gate.effect == "relative":
             noise = max(relative_se(c.m, c.v, c.n), relative_se(t.m, t.v, t.n))
-        if kpi.kind == "ratio":
-            control = self.judge.control or ""
-            for state in (look.states[control], look.states[variant]):
+        if comparison.kpi.kind == "ratio":
+            for state in states:
                 noise = max(noise, relative_se(state[3], state[4] / (state[0] - 1), state[0]))
         bounds.noise = noise
         return "noisy" if noise > policy.max_relative_se else ""
 
-    def _mark(self, bounds: Bounds, at: int) -> None:
-        """Keep units about a day apart, for the present rate."""
-        if not bounds.marks or at - bounds.marks[-1][0] >= DAY:
-            bounds.marks.append((at, bounds.n))
-            if len(bounds.marks) > MARKS:
-                del bounds.marks[0]
-
     def _read_target(self, gate: Gate, bounds: Bounds, days: Days) -> None:
-        bounds.moved = bounds.at is None or days.at > bounds.at
         bounds.at, bounds.arrived, bounds.n = days.at, days.arrived, len(days.closed)
         bounds.floor = True
         young = self.judge.clock.running(days.at) < self.judge.min_age
@@ -604,6 +599,11 @@ class Rules:
         for g, comparison in enumerate(judge.comparisons):
             (goals if comparison.goal else guards).append(memory.bounds[g * self.width + index])
         return goals, guards
+
+    def _measured(self, index: int) -> list[Bounds]:
+        """Goals and guards of a subject, in the judge's order."""
+        memory = self.memory
+        return memory.bounds[index :: self.width] if self.treatments else memory.targets
 
     def _unsafe(self, variant: str, arms: tuple[str, ...]) -> bool:
         memory = self.memory
@@ -668,7 +668,8 @@ class Rules:
         failed = [b.verdict == "fail" for b in goals]
         every = self.judge.policy.require == "all" or not self.treatments
         if all(passed) if every else any(passed):
-            if self.treatments and self._too_small(goals, every=every):
+            small = [b.small for b in goals if every or b.verdict == "pass"]
+            if self.treatments and (any(small) if every else all(small)):
                 return 6, "review", "too_small"
             if self._others_pass(variant, arms, guards):
                 return 7, "scale", "wins" if self.treatments else "on_target"
@@ -676,19 +677,9 @@ class Rules:
         if any(failed) if every else all(failed):
             if not self.treatments:
                 return 8, "delete", "off_target"
-            uppers = [b.running_upper for b, fails in zip(goals, failed, strict=True) if fails]
-            lost = any(upper is not None and upper < 0 for upper in uppers)
+            lost = any(b.lost for b, fails in zip(goals, failed, strict=True) if fails)
             return 8, "delete", "harmful" if lost else "not_worth_it"
         return None
-
-    def _too_small(self, goals: list[Bounds], *, every: bool) -> bool:
-        limits = [comparison.fail_below for comparison in self.judge.comparisons if comparison.goal]
-        small = [
-            b.running_upper is not None and b.running_upper < limit
-            for b, limit in zip(goals, limits, strict=True)
-            if every or b.verdict == "pass"
-        ]
-        return any(small) if every else all(small)
 
     def _others_pass(self, variant: str, arms: tuple[str, ...], guards: list[Bounds]) -> bool:
         memory, judge = self.memory, self.judge
@@ -718,32 +709,31 @@ class Rules:
             self._propose_when_held(index, standing, step)
 
     def _count(self, index: int, standing: Standing, step: Step) -> None:
-        """At how many looks in a row the action has held: those that brought newer rows to every goal and guard."""
-        goals, guards = self._gates_of(index)
-        gates = goals + guards
-        newer = bool(gates) and all(
-            b.at is not None and (was is None or b.at > was) for b, was in zip(gates, standing.counted, strict=False)
-        )
+        """At how many looks in a row the action has held: those that brought newer rows to every goal and guard.
+
+        Counted to `persist` and no further: more says nothing.
+        """
+        gates = self._measured(index)
+        newer = is_newer([b.at for b in gates], standing.counted)
+        persist = self.judge.policy.persist
         if standing.action != standing.held:
             standing.held, standing.streak = standing.action, 0
         if standing.row != HOLD_OPEN:
             standing.calm = 0
         if standing.readable_at is None and standing.row > COLLECTING:
             standing.readable_at = step.slot
-        if not newer and standing.code != "undecided":
-            return
-        standing.streak += 1
-        knowable_at = max(step.slot, max((b.arrived for b in gates), default=0))
-        persist = 1 if step.final else self.judge.policy.persist
-        if standing.streak == persist:
-            standing.stable_at, standing.knowable_at = self.judge.horizon(step.slot), knowable_at
+        counts = newer or standing.code == "undecided"
+        held_at = self.judge.horizon(step.slot), max(step.slot, max((b.arrived for b in gates), default=0))
+        if standing.action != "hold" and standing.streak < persist and (counts or step.final):
+            standing.streak = persist if step.final else standing.streak + 1
+            if standing.streak == persist:
+                standing.stable_at, standing.knowable_at = held_at
+        if standing.row == HOLD_OPEN and newer and standing.calm < persist:
+            standing.calm += 1
+            if standing.calm == persist:
+                standing.calm_at, standing.calm_knowable_at = held_at
         if newer:
             standing.counted = [b.at for b in gates]
-            if standing.row == HOLD_OPEN:
-                standing.calm += 1
-                if standing.calm == persist:
-                    standing.calm_at, standing.calm_knowable_at = self.judge.horizon(step.slot), knowable_at
-                    self.touched = True
 
     def _propose_at_once(self, index: int, standing: Standing, step: Step) -> None:
         latch = standing.latch
@@ -763,12 +753,11 @@ class Rules:
             ]
             stable_at, arrived = max(failing)
         else:
-            goals, guards = self._gates_of(index)
-            arrived = max((b.arrived for b in goals + guards), default=0)
+            arrived = max((b.arrived for b in self._measured(index)), default=0)
         self._propose(index, standing, step.slot, stable_at, max(step.slot, arrived))
 
     def _propose_when_held(self, index: int, standing: Standing, step: Step) -> None:
-        if standing.streak < self.judge.policy.persist and not step.final:
+        if standing.streak < self.judge.policy.persist:
             return
         latch = standing.latch
         if latch is not None:
@@ -779,10 +768,7 @@ class Rules:
             replaceable = latch.code == "undecided" and standing.action in ("scale", "delete")
             if not latch.restated and not replaceable:
                 return
-        stable_at, knowable_at = standing.stable_at, standing.knowable_at
-        if standing.streak < self.judge.policy.persist:
-            stable_at, knowable_at = self.judge.horizon(step.slot), step.slot
-        self._propose(index, standing, step.slot, stable_at, knowable_at)
+        self._propose(index, standing, step.slot, standing.stable_at, standing.knowable_at)
 
     def _propose(self, index: int, standing: Standing, slot: int, stable_at: int, knowable_at: int) -> None:
         if any(
@@ -854,6 +840,21 @@ class Rules:
 
 
 # Pure pieces of the machine -------------------------------------------------------------------------------------------
+
+
+def is_newer(instants: Sequence[int | None], counted: Sequence[int | None]) -> bool:
+    """Whether every gate has read newer rows than at the last look that counted."""
+    return bool(instants) and all(
+        at is not None and (was is None or at > was) for at, was in zip(instants, counted, strict=False)
+    )
+
+
+def mark(bounds: Bounds, at: int, n: int) -> None:
+    """Keep units about a day apart, for the present rate."""
+    if not bounds.marks or at - bounds.marks[-1][0] >= DAY:
+        bounds.marks.append((at, n))
+        if len(bounds.marks) > MARKS:
+            del bounds.marks[0]
 
 
 def arm_of(kpi: Kpi, state: State) -> Arm:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 
 class Moments(NamedTuple):
@@ -140,7 +141,38 @@ def ratio_arm(state: PairMoments) -> Arm:
     """
     if state.n < 2 or state.mean_d == 0:
         raise ValueError(f"n == {state.n}, mean_d == {state.mean_d}, must be at least 2 and not 0")
-    k = state.n - 1
-    ratio = state.mean / state.mean_d
-    v = (state.m2 / k - 2.0 * ratio * (state.co / k) + ratio * ratio * (state.m2_d / k)) / (state.mean_d * state.mean_d)
+    ratio, v = ratio_of(*state[1:], state.n - 1)
     return Arm(ratio, v if v > 0.0 else 0.0, state.n)
+
+
+def ratio_of(mean: Any, m2: Any, mean_d: Any, m2_d: Any, co: Any, k: Any) -> tuple[Any, Any]:
+    """(R, v) of `ratio_arm` from a state's columns and k = n - 1: numbers, or arrays of one shape."""
+    ratio = mean / mean_d
+    return ratio, (m2 / k - 2.0 * ratio * (co / k) + ratio * ratio * (m2_d / k)) / (mean_d * mean_d)
+
+
+def chain(start: Moments, n: Sequence[int], mean: Sequence[float], m2: Sequence[float]) -> list[Moments]:
+    """`merge` of one bucket after the other: the state after each, to the same last bit, without a call for each.
+
+    n, mean, m2: the buckets, shape (k,), k results.
+
+    >>> chain(NOTHING, [2, 0, 2], [1.5, 9.0, 3.5], [0.5, 0.0, 0.5])[1:]
+    [Moments(n=2, mean=1.5, m2=0.5), Moments(n=4, mean=2.5, m2=5.0)]
+    """
+    units, average, squares = start
+    states = []
+    state = start
+    for count, value, square in zip(n, mean, m2, strict=True):
+        if count:
+            if units:
+                total = units + count
+                delta = value - average
+                share = count / total
+                average += delta * share
+                squares = squares + square + delta * delta * (units * share)
+                units = total
+            else:
+                units, average, squares = count, value, square
+            state = Moments(units, average, squares)
+        states.append(state)
+    return states
