@@ -1,0 +1,160 @@
+"""Readings of many looks at once: where may a verdict change? Pure, vectorised; it proposes, the scalar path decides.
+
+Over weeks of hourly looks a gate's verdict changes a handful of times. `Preview` finds those looks with the formulas of
+`gates.statistics` over arrays, marks every look so near to a boundary that the last bit could matter, and says which
+looks hold the extremes, so that the rules compute only these by the scalar path - and get what all of them would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gates.facts import MetricLook, State
+from gates.statistics.effects import difference, relative_se, relative_uplift
+from gates.statistics.moments import Arm, ratio_of
+from gates.statistics.sequences import always_valid_p, half_width
+
+if TYPE_CHECKING:
+    from gates.rules import Bounds, Comparison, Judge
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+WHYS = ("", "young", "zero", "units", "spread", "noisy")
+VERDICTS = ("inconclusive", "pass", "fail", "invalid")
+NEAR = 1e-9
+"""Relative distance within which arrays leave the verdict to the scalar path; they differ from it by about 1e-15."""
+
+
+class Run:
+    """A compared metric over the looks of a stretch at which its common instant moved; every arm readable at each.
+
+    looks, at, arrived: shape (k,). columns: per variant its state's columns (n, mean, M2, ...), each of shape (k,).
+    """
+
+    def __init__(
+        self, looks: Sequence[int], at: Ints, arrived: Ints, columns: dict[str, tuple[list[int], ...]]
+    ) -> None:
+        self.looks = looks
+        self.at: list[int] = at.tolist()
+        self.instants = at
+        self.arrived: list[int] = arrived.tolist()
+        self.columns = columns
+        self.arrays = {v: tuple(np.asarray(column, dtype=np.float64) for column in c) for v, c in columns.items()}
+
+    def state(self, variant: str, k: int) -> State:
+        return tuple(column[k] for column in self.columns[variant])
+
+    def look(self, k: int) -> MetricLook:
+        return MetricLook(self.at[k], {variant: self.state(variant, k) for variant in self.columns}, self.arrived[k])
+
+
+class Preview:
+    """One goal or guard gate of one treatment over a run.
+
+    status: an integer per look, equal while verdict, reason and the signs of U are. hot: looks the rules must stop at.
+    """
+
+    def __init__(self, judge: Judge, comparison: Comparison, run: Run, variant: str, bounds: Bounds) -> None:
+        self.run, self.variant = run, variant
+        self.synced = -1
+        control = judge.control or ""
+        c, t = run.arrays[control], run.arrays[variant]
+        self.units = (c[0] + t[0]).astype(np.int64)
+        with np.errstate(all="ignore"):
+            self._read(judge, comparison, c, t)
+            self._judge(comparison, bounds)
+
+    def _read(self, judge: Judge, comparison: Comparison, c: tuple[Floats, ...], t: tuple[Floats, ...]) -> None:
+        kpi, policy = comparison.kpi, judge.policy
+        relative = comparison.gate.effect == "relative"
+        control, treatment = _arms(kpi.kind, c), _arms(kpi.kind, t)
+        few = np.minimum(c[0], t[0])
+        estimate, se = (relative_uplift if relative else difference)(treatment, control, xp=np)
+        if kpi.direction == "decrease":
+            estimate = -estimate
+        n = c[0] + t[0]
+        half = half_width(se, n, comparison.rho2, comparison.alpha, xp=np)
+        self.lower, self.upper = estimate - half, estimate + half
+        self.p = always_valid_p(estimate, se, n, comparison.rho2, xp=np)
+        noise = np.zeros_like(estimate)
+        if relative:
+            noise = np.maximum(relative_se(*control, xp=np), relative_se(*treatment, xp=np))
+        if kpi.kind == "ratio":
+            for s in (c, t):
+                noise = np.maximum(noise, relative_se(s[3], s[4] / (s[0] - 1), s[0], xp=np))
+        young = self._young(judge)
+        tiny = few < 2
+        if kpi.kind == "ratio":
+            tiny = tiny | (c[3] == 0) | (t[3] == 0)
+        zero = (control.m == 0) if relative else np.zeros(len(few), dtype=bool)
+        broken = ~np.isfinite(half) | ~np.isfinite(estimate)
+        self.readable = ~(tiny | zero | broken)
+        why = np.where(young, 1, 0)
+        why = np.where(noise > policy.max_relative_se, 5, why)
+        why = np.where((control.v <= 0) | (treatment.v <= 0), 4, why)
+        why = np.where(few < policy.min_units, 3, why)
+        why = np.where(broken, 4, why)
+        why = np.where(zero, 2, why)
+        self.why = np.where(tiny, 3, why)
+        self.floor = self.why <= 1
+        self.counts = self.floor & ~young if comparison.goal else self.floor
+        self.near = np.abs(noise - policy.max_relative_se) <= NEAR * policy.max_relative_se
+
+    def _young(self, judge: Judge) -> Flags:
+        """Running time only grows, so one instant divides the young looks from the others."""
+        reached = judge.clock.wall(judge.min_age)
+        if reached is None:
+            return np.ones(len(self.run.at), dtype=bool)
+        return self.run.instants < reached
+
+    def _judge(self, comparison: Comparison, bounds: Bounds) -> None:
+        first_lower = -np.inf if bounds.running_lower is None else bounds.running_lower
+        first_upper = np.inf if bounds.running_upper is None else bounds.running_upper
+        lower = np.maximum(np.maximum.accumulate(np.where(self.counts, self.lower, -np.inf)), first_lower)
+        upper = np.minimum(np.minimum.accumulate(np.where(self.counts, self.upper, np.inf)), first_upper)
+        above, below = comparison.scale_above, comparison.fail_below
+        torn = np.logical_or.accumulate(self.counts & (lower > above) & (upper < above)) | bounds.invalid
+        judged = self.floor & (lower > -np.inf)
+        if comparison.goal:
+            judged &= self.why == 0
+        verdict = np.where(judged & (upper < below), 2, 0)
+        verdict = np.where(judged & (lower > above), 1, verdict)
+        verdict = np.where(torn, 3, verdict)
+        small, lost = upper < below, upper < 0
+        self.status = ((verdict * 8 + self.why) * 2 + small) * 2 + lost
+        scale = NEAR * (np.abs(lower) + np.abs(upper) + abs(above) + abs(below))
+        near = np.abs(lower - above) <= scale
+        for limit in (above, below, 0.0):
+            near |= np.abs(upper - limit) <= scale
+        self.near |= near & np.isfinite(scale)
+        before = np.concatenate(([-1], self.status[:-1]))
+        self.hot = (self.status != before) | self.near
+
+    def extremes(self, upto: int) -> list[int]:
+        """Looks after the last `extremes` up to `upto` that may hold the highest lower, lowest upper or least p."""
+        first = self.synced + 1
+        where = np.flatnonzero(self.counts[first : upto + 1])
+        if not len(where):
+            return []
+        where = where + first
+        found: set[int] = set()
+        for values, sign in ((self.lower, -1.0), (self.upper, 1.0), (self.p, 1.0)):
+            signed = sign * values[where]
+            least = signed.min()
+            found.update(where[signed <= least + NEAR * abs(least)].tolist())
+        return sorted(found)
+
+
+def _arms(kind: str, columns: tuple[Floats, ...]) -> Arm:
+    n, mean, m2 = columns[:3]
+    if kind == "proportion":
+        return Arm(mean, mean * (1.0 - mean), n)  # type: ignore[arg-type]
+    if kind == "ratio":
+        ratio, v = ratio_of(mean, m2, *columns[3:], n - 1)
+        return Arm(ratio, np.maximum(v, 0.0), n)  # type: ignore[arg-type]
+    return Arm(mean, m2 / (n - 1), n)  # type: ignore[arg-type]
