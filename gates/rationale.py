@@ -66,6 +66,7 @@ def experiment_of(court: Judge, memory: Memory, variants: tuple[Recommendation, 
     standing = {variant: memory.standing[index] for index, variant in enumerate(court.subjects)}
     if not variants:
         return Recommendation("hold", "open", None, "open", ("No variant is left to judge.",), (), None, None, None)
+    only = variants[0].variant if len(court.subjects) == 1 else None
     winners = [r for r in variants if r.action == "scale"]
     if winners:
         first = min(winners, key=lambda r: (r.proposed_slot or 0, -_lower(standing[str(r.variant)])))
@@ -84,7 +85,7 @@ def experiment_of(court: Judge, memory: Memory, variants: tuple[Recommendation, 
         return Recommendation(
             action="delete",
             code=lead.code,
-            variant=None,
+            variant=only,
             state="suspended" if any(r.state == "suspended" for r in variants) else "proposed",
             rationale=together,
             blockers=tuple(dict.fromkeys(b for r in variants for b in r.blockers)),
@@ -95,7 +96,7 @@ def experiment_of(court: Judge, memory: Memory, variants: tuple[Recommendation, 
     reviews = [r for r in variants if r.action == "review"]
     if reviews:
         lead = min(reviews, key=lambda r: (_row(standing[str(r.variant)]), r.proposed_slot or 0))
-        return _experiment(lead, _joined(variants), variant=None)
+        return _experiment(lead, _joined(variants), variant=only)
     holds = [r for r in variants if r.action == "hold"] or list(variants)
     lead = min(holds, key=lambda r: standing[str(r.variant)].row)
     calm = all(r.first_stable_at is not None for r in holds)
