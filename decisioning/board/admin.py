@@ -24,6 +24,7 @@ from experiments.models import Asset, Experiment, TargetKpi, Variant
 from telemetry.models import ExperimentKpi
 
 ROWS = 200
+admin.site.site_url = None  # the way to the board stands in the header already
 _COLUMNS = ("ts", "metric", "variant", "value", "n", "variance", "revision", "first_received_at", "received_at")
 
 
@@ -100,7 +101,7 @@ class TargetKpiInline(PartInline):
 
 @admin.register(Experiment)
 class ExperimentAdmin(ModelAdmin):
-    list_display = ("name", "key", "team", "owner", "status", "gates", "said", "data", "started_at", "on_board")
+    list_display = ("name", "team", "status", "gates", "said", "data", "on_board")
     list_filter = ("status", ActionFilter, FreshnessFilter, "team")
     list_select_related = ("team", "cursor")
     search_fields = ("key", "name", "hypothesis", "owner")

@@ -28,6 +28,8 @@ from decisioning.board.presenters import creation, dossier, frame, freshness, li
 from experiments import lifecycle
 from experiments.models import Asset, Experiment, Variant
 from gates.decisions import DecisionRefused, record_decision
+from telemetry import events
+from telemetry.models import QuarantinedEvent
 
 type View = Callable[..., HttpResponse]
 
@@ -382,6 +384,45 @@ def refresh_log(request: HttpRequest) -> HttpResponse:
 @person
 def refresh_log_csv(request: HttpRequest) -> HttpResponse:
     return spreadsheet("refresh-log.csv", records.refresh_log_rows(request.GET))
+
+
+@require_GET
+@person
+def quarantine(request: HttpRequest) -> HttpResponse:
+    shown = records.quarantine(who(request), request.GET, now=timezone.now())
+    return page(request, "board/quarantine.html", shown, here="freshness", title="Quarantine", exact=False)
+
+
+@require_POST
+@person
+def quarantine_replay(request: HttpRequest, pk: int) -> HttpResponse:
+    """Take an event in that waits; one that creates an experiment is replayed through the API, which knows that form."""
+    held = QuarantinedEvent.objects.filter(pk=pk).first()
+    if held is None:
+        raise Http404(str(pk))
+    allowed(request, Scope.TELEMETRY, held.team_id)
+
+    def create(_data: Mapping[str, Any]) -> None:
+        fault = ("/type", "not_here", f"It creates an experiment: replay it with POST /api/quarantine/{pk}/replay.")
+        raise events.DataRefused("not_here", 422, [fault])
+
+    try:
+        taken = events.replay(held, create=create, now=timezone.now())
+    except events.EventsRefused as refusal:
+        messages.error(request, str(refusal))
+        return page(request, "board/quarantine.html", records.quarantine(who(request), request.GET, now=timezone.now()),
+                    here="freshness", title="Quarantine", status=refusal.status, exact=False)  # fmt: skip
+    messages.success(
+        request, f"Replayed: {taken.accepted or taken.duplicates} event, {taken.new_rows + taken.changed_rows} rows."
+    )
+    return redirect("quarantine")
+
+
+@require_GET
+@person
+def sources(request: HttpRequest) -> HttpResponse:
+    shown = records.sources(is_staff=cast("User", request.user).is_staff, now=timezone.now())
+    return page(request, "board/sources.html", shown, here="freshness", title="Sources", exact=False)
 
 
 @require_GET

@@ -76,6 +76,7 @@ KINDS = {
     "freshness": "always on",
     "srm": "planned against seen, always on",
 }
+_MONEY = {"usd": "$", "eur": "€", "gbp": "£"}
 ROLES = {"goal": "goal", "guardrail": "guard", "shown": "shown only", "exposure": "exposure"}
 
 
@@ -157,22 +158,31 @@ def share(fraction: float, digits: int = 0) -> str:
 def figure(value: float | None, unit: str = "", kind: str = "mean") -> str:
     """A KPI's value in its own unit, to four significant digits.
 
-    >>> figure(3.0812, "usd"), figure(0.0112, "", "proportion"), figure(1840.2, "ms"), figure(-2.5), figure(None)
+    >>> figure(3.0812, "usd"), figure(0.0112, "share", "proportion"), figure(1840.2, "ms"), figure(-2.5), figure(None)
     ('$3.081', '1.12%', '1,840 ms', '−2.5', 'none')
     """
     if value is None or not isfinite(value):
         return "none"
     sign = MINUS if value < 0 else ""
     size = abs(value)
-    if kind == "proportion" and not unit:
+    if kind == "proportion":
         return f"{sign}{size * 100:.3g}%"
     digits = 0 if size >= 1_000 else 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 1 else 4
     text = f"{size:,.{digits}f}"
     text = text.rstrip("0").rstrip(".") if digits > 3 or not unit else text
-    money = {"usd": "$", "eur": "€", "gbp": "£"}.get(unit.lower())
+    money = _MONEY.get(unit.lower())
     if money:
         return f"{sign}{money}{text}"
     return f"{sign}{text} {unit}".rstrip() if unit not in {"%"} else f"{sign}{text}%"
+
+
+def tick(value: float, unit: str = "", kind: str = "mean") -> str:
+    """A figure at an axis: without its unit, which stands above the drawing, unless it is a sign.
+
+    >>> tick(1180.2, "ms"), tick(3.2, "usd"), tick(0.0337, "share", "proportion")
+    ('1,180', '$3.200', '3.37%')
+    """
+    return figure(value, unit if unit.lower() in _MONEY or unit == "%" else "", kind)
 
 
 def bounds(lower: float | None, upper: float | None) -> str:

@@ -513,7 +513,7 @@ def _kpi(d: Dossier, kpi: TargetKpi, ages: Mapping[str, freshness.Age], i: int) 
         limits.append(Post(kpi.target_at_most, f"at most {say(kpi.target_at_most)}", "delete", "right"))
     draw: dict[str, Any] = {
         "days": labels,
-        "show": say,
+        "show": lambda value: words.tick(value, metric.unit, metric.kind),
         "limits": limits,
         "title": f"{metric.name} by day",
         "desc": "One line for each variant",
@@ -557,10 +557,12 @@ def _trip(
         else:
             value = row[-1].value
         out.append({"label": v.name or v.key, "figure": words.figure(value, metric.unit, metric.kind)})
-    gates = [g for g in d.gates if g.get("metric") == metric.key and g["kind"] in ("uplift", "guard")]
-    for g in gates[:1]:
-        text, _ = gate_presenter.value_text(g, d.metrics)
-        out.append({"label": "Effect, + is better" if metric.direction == "decrease" else "Uplift", "figure": text})
+    several = len(d.treatments) > 1
+    for g in d.gates:
+        if g.get("metric") == metric.key and g["kind"] in ("uplift", "guard"):
+            text, _ = gate_presenter.value_text(g, d.metrics)
+            label = "Effect, + is better" if metric.direction == "decrease" else "Uplift"
+            out.append({"label": f"{label}, {g['variant']}" if several else label, "figure": text})
     return out
 
 

@@ -50,7 +50,11 @@ class Facts:
 def open_proposals() -> QuerySet[Recommendation]:
     """Proposals that wait for a person."""
     return Recommendation.objects.filter(
-        answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True, action__in=PROPOSALS
+        answered_at__isnull=True,
+        superseded_at__isnull=True,
+        withdrawn_at__isnull=True,
+        action__in=PROPOSALS,
+        experiment__status__in=OPEN,
     )
 
 

@@ -25,9 +25,10 @@ _KEPT_FOR_S = 60.0
 _kept: dict[tuple[object, ...], tuple[float, "Figures"]] = {}
 
 _LATENCY = """
-SELECT count(*), percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM first_received_at - ts)),
-       count(*) FILTER (WHERE first_received_at - ts > interval '15 minutes')
-FROM experiment_kpis WHERE ts > %s AND revision IS NOT DISTINCT FROM NULL
+SELECT count(*), percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM k.first_received_at - k.ts)),
+       count(*) FILTER (WHERE k.first_received_at - k.ts > interval '15 minutes')
+FROM experiment_kpis k JOIN experiments e ON e.id = k.experiment_id
+WHERE k.ts > greatest(%s, e.created_at) AND k.revision IS NULL
 """
 _PROPOSALS = """
 SELECT count(*), percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM proposed_at - knowable_at)),
@@ -117,7 +118,7 @@ def levels(f: Figures) -> list[_Level]:
     return [
         _Level("Telemetry latency, p95", "Telemetry p95", f.telemetry_p95_s, 900, True, words.duration, "at most 15 min",  # noqa: FBT003
                [("Counted", f"{f.rows:,} rows of the last 24 h, from their own time to their arrival"),
-                ("Over 15 min", f"{f.rows_late:,}"), ("Excluded", "rows sent as corrections, with a revision")]),
+                ("Over 15 min", f"{f.rows_late:,}"), ("Excluded", "corrections sent with a revision, and history from before the experiment was created")]),
         _Level("Decision latency, p95", "Decision p95", f.decision_p95_s, 86_400, True, words.duration, "at most 24 h",  # noqa: FBT003
                [("Counted", f"{words.plural(f.proposals, 'proposal')} of 28 days, from when the stable read could be known"),
                 ("Excluded", "paused time")]),

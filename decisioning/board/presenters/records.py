@@ -17,9 +17,10 @@ from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import words
 from decisioning.board.presenters.frame import before, older, options, query
+from decisioning.ledger import seals
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment
-from telemetry.models import RefreshRun
+from telemetry.models import QuarantinedEvent, RefreshRun, Source
 
 PAGE = 50
 CSV_ROWS = 10_000
@@ -167,6 +168,7 @@ def audit(params: QueryDict, *, now: datetime) -> dict[str, Any]:
     found = list(entries[: PAGE + 1])
     known = Experiment.objects.in_bulk({e.experiment_id for e in found if e.experiment_id})
     return {
+        "pill": _sealed(now),
         "who": params.get("who", ""),
         "object": params.get("object", ""),
         "since": params.get("from", "") if _date(params.get("from", "")) else "",
@@ -184,13 +186,24 @@ def audit(params: QueryDict, *, now: datetime) -> dict[str, Any]:
     }
 
 
+def _sealed(now: datetime) -> dict[str, Any]:
+    """How far the history is sealed and whether it was last found sound."""
+    seen = seals.standing()
+    if seen.problem:
+        return words.pill("fail", f"Chain broken: {seen.problem}")
+    if not seen.sealed_to:
+        return words.pill("hold", "Not sealed yet", line=True)
+    if seen.verified_at:
+        return words.pill(
+            "pass", f"Sealed to entry {seen.sealed_to:,}, found sound {words.instant(seen.verified_at, now)}"
+        )
+    return words.pill("pass", f"Sealed to entry {seen.sealed_to:,}")
+
+
 def _entry(entry: Entry, known: dict[int, Experiment], now: datetime) -> dict[str, Any]:
     thing = entry.content_type.model
     experiment = known.get(entry.experiment_id or 0)
-    changes = entry.changes if isinstance(entry.changes, dict) else {}
-    told = [
-        (field, *pair) for field, pair in changes.items() if isinstance(pair, list) and len(pair) == 2 and field != "id"
-    ]
+    told = _changes(entry)
     on = experiment.name if experiment else entry.object_repr
     return {
         "id": entry.pk,
@@ -206,6 +219,20 @@ def _entry(entry: Entry, known: dict[int, Experiment], now: datetime) -> dict[st
         "change": [{"field": f, "before": _cell(a), "after": _cell(b)} for f, a, b in told[:8]],
         "more": f"and {len(told) - 8} more fields" if len(told) > 8 else "",
     }
+
+
+def _changes(entry: Entry) -> list[tuple[str, object, object]]:
+    """(field, before, after); a batch of rows says how many, of what and over which time instead."""
+    changes = entry.changes if isinstance(entry.changes, dict) else {}
+    if entry.content_type.model == "experimentkpi":
+        rows, span = changes.get("rows") or [None, None], changes.get("ts") or [None, None]
+        metrics = ", ".join(changes.get("metric") or [])
+        return [("rows", *rows), ("of", None, metrics), ("from", None, span[0]), ("to", None, span[1])]
+    return [
+        (field, *pair)
+        for field, pair in changes.items()
+        if isinstance(pair, list) and len(pair) == 2 and field != "id" and not field.endswith("_id")
+    ]
 
 
 def _cell(value: object) -> str:
@@ -233,6 +260,77 @@ def _date(text: str) -> datetime | None:
     except ValueError:
         return None
     return datetime.fromisoformat(f"{found}T00:00:00+00:00") if found else None
+
+
+def quarantine(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str, Any]:
+    """Events that were not understood, newest first; replaying is offered where the person may write."""
+    held = QuarantinedEvent.objects.select_related("team").order_by("-id")
+    if last := before(params):
+        held = held.filter(pk__lt=last)
+    found = list(held[: PAGE + 1])
+    return {
+        "events": [
+            {
+                "id": e.pk,
+                "at": e.received_at.isoformat(),
+                "when": words.instant(e.received_at, now),
+                "type": e.type,
+                "source": e.source,
+                "team": e.team.name,
+                "reason": e.reason,
+                "body": json.dumps(e.body, indent=2, ensure_ascii=False),
+                "pill": words.pill("pass", "Replayed") if e.replayed_at else words.pill("review", "Waits"),
+                "replay_url": reverse("quarantine_replay", args=[e.pk])
+                if not e.replayed_at and principal.may(Scope.TELEMETRY, e.team_id)
+                else "",
+            }
+            for e in found[:PAGE]
+        ],
+        "pages": older(params, found, size=PAGE, noun="event"),
+        "empty": {
+            "icon": "pass",
+            "title": "Nothing in quarantine",
+            "text": "Every event that was sent could be understood.",
+            "url": "",
+        },
+    }
+
+
+def sources(*, is_staff: bool, now: datetime) -> dict[str, Any]:
+    """Where rows are pulled from; staff reach the form in the admin."""
+    rows = []
+    for s in Source.objects.select_related("team").order_by("key"):
+        state = (
+            ("hold", "Off")
+            if not s.enabled
+            else ("failed", f"Failing, {s.failures}")
+            if s.failures
+            else ("pass", "Good")
+        )
+        rows.append(
+            {
+                "key": s.key,
+                "team": s.team.name,
+                "kind": "a SQL query" if s.kind == Source.Kind.SQL else "a file",
+                "place": s.path or f"${s.url_env}",
+                "pill": words.pill(*state),
+                "schedule": f"every {words.duration(s.schedule_s)}",
+                "metrics": ", ".join(s.metrics),
+                "last": words.instant(s.last_refresh_at, now),
+                "due": words.instant(s.due_at, now) if s.enabled else "not while it is off",
+                "admin_url": reverse("admin:telemetry_source_change", args=[s.pk]) if is_staff else "",
+            }
+        )
+    return {
+        "sources": rows,
+        "empty": {
+            "icon": "link",
+            "title": "No source yet",
+            "text": "Rows are pushed here by programs. A source pulls them by itself, from a query or a file: make one with POST /api/sources.",
+            "url": reverse("admin:telemetry_source_add") if is_staff else "",
+            "label": "Add a source",
+        },
+    }
 
 
 def keys(principal: Principal, *, now: datetime) -> dict[str, Any]:
