@@ -96,17 +96,17 @@ RANK_SQL = "array_position('{{fresh,due,late,unknown,stale}}'::text[], {state})"
 """The place of a state in WORST_LAST, from 1."""
 
 LATENCIES_SQL = """
-  SELECT extract(epoch FROM r.first_received_at - r.ts)::float8 AS latency_s
-  FROM metrics.experiment_kpis r
-  WHERE r.experiment_id = {experiment} AND r.metric = {metric} AND r.variant = {variant} AND r.ts > {since} AND r.ts <= {now}
+  WITH r AS MATERIALIZED (
+    SELECT r.ts, extract(epoch FROM r.first_received_at - r.ts)::float8 AS latency_s,
+           ceil(extract(epoch FROM r.ts) / {every_s})::bigint AS bucket
+    FROM metrics.experiment_kpis r
+    WHERE r.experiment_id = {experiment} AND r.metric = {metric} AND r.variant = {variant}
+      AND r.ts > {since} - make_interval(secs => {every_s}) AND r.ts <= {now})
+  SELECT r.latency_s FROM r WHERE r.ts > {since}
   UNION ALL
-  SELECT extract(epoch FROM {now} - bucket.ends_at)::float8
-  FROM (SELECT to_timestamp(k * {every_s}::bigint) AS ends_at
-        FROM generate_series(floor(extract(epoch FROM {since}) / {every_s})::bigint + 1,
-                             floor((extract(epoch FROM {now}) - {target_s}) / {every_s})::bigint) AS k) AS bucket
-  WHERE {now} - bucket.ends_at > make_interval(secs => {target_s})
-    AND NOT EXISTS (SELECT FROM metrics.experiment_kpis r
-                    WHERE r.experiment_id = {experiment} AND r.metric = {metric} AND r.variant = {variant}
-                      AND r.ts > bucket.ends_at - make_interval(secs => {every_s}) AND r.ts <= bucket.ends_at)
+  SELECT (extract(epoch FROM {now}) - k * {every_s}::bigint)::float8
+  FROM generate_series(floor(extract(epoch FROM {since}) / {every_s})::bigint + 1,
+                       ceil((extract(epoch FROM {now}) - {target_s}) / {every_s})::bigint - 1) AS k
+  WHERE NOT EXISTS (SELECT FROM r WHERE r.bucket = k)
 """
 """`latencies_s` of one series, as a query."""

@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from django.db import connection
 
+from decisioning.api.statements import fetch
 from telemetry.freshness import LATENCIES_SQL, RANK_SQL, STATE_SQL
 
 SLOT_S = 300
@@ -32,12 +32,10 @@ class Document:
 
 def document(experiment_id: int, *, now: datetime) -> Document | None:
     """The document of one experiment, None when the reader may not see it."""
-    with connection.cursor() as cursor:
-        cursor.execute(_DOCUMENT, {"id": experiment_id, "now": now})
-        row = cursor.fetchone()
-    if row is None:
+    found = fetch(_DOCUMENT, {"id": experiment_id, "now": now})
+    if not found:
         return None
-    text = row[0].encode()
+    text = found[0][0].encode()
     value: dict[str, Any] = msgspec.json.decode(text)
     plan_tag = _digest(
         [
@@ -52,9 +50,8 @@ def document(experiment_id: int, *, now: datetime) -> Document | None:
 
 def rows(experiment_ids: Sequence[int], *, now: datetime) -> list[Any]:
     """The list's rows for these experiments, in their order; each is JSON as PostgreSQL built it."""
-    with connection.cursor() as cursor:
-        cursor.execute(_ROWS, {"ids": list(experiment_ids), "now": now})
-        return [msgspec.Raw(text.encode()) for (text,) in cursor.fetchall()]
+    found = fetch(_ROWS, {"ids": list(experiment_ids), "now": now})
+    return [msgspec.Raw(text.encode()) for (text,) in found]
 
 
 def recommendation_before_the_first_look(policy: dict[str, Any] | None) -> dict[str, Any]:
@@ -186,7 +183,7 @@ SELECT json_build_object({_HEAD},
 {_FROM}
 CROSS JOIN LATERAL ({_VARIANTS}) AS arms
 CROSS JOIN LATERAL ({_LATENCY}) AS late
-WHERE e.id = %(id)s
+WHERE e.id = %(id)s::bigint
 """
 
 _ROWS = f"""

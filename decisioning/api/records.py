@@ -21,6 +21,7 @@ from decisioning.api.experiments import Words
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.series import instant_of
+from decisioning.api.statements import fetch
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment, TargetKpi
 from telemetry.freshness import LATENCIES_SQL, STATE_SQL, WORST_LAST
@@ -212,6 +213,4 @@ ORDER BY wanted.place
 
 
 def _tracked(ids: Sequence[int], now: Any) -> list[Any]:
-    with connection.cursor() as cursor:
-        cursor.execute(_SHOWN, {"ids": list(ids), "now": now})
-        return [msgspec.json.decode(text) for (text,) in cursor.fetchall()]
+    return [msgspec.json.decode(text) for (text,) in fetch(_SHOWN, {"ids": list(ids), "now": now})]
