@@ -129,6 +129,8 @@ CACHES = {
 KEY_RATE = os.environ.get("DECISIONING_KEY_RATE", "600/m")
 ADDRESS_RATE = os.environ.get("DECISIONING_ADDRESS_RATE", "600/m")
 TRUSTED_PROXIES = [name for name in os.environ.get("DECISIONING_TRUSTED_PROXIES", "").split(",") if name]
+# Networks that webhooks and sources may call though they are not public.
+OUTBOUND_ALLOW = [name for name in os.environ.get("DECISIONING_OUTBOUND_ALLOW", "").split(",") if name]
 
 AUTHENTICATION_BACKENDS = ["decisioning.access.login.GuardedBackend"]
 AUTH_PASSWORD_VALIDATORS = [
@@ -205,6 +207,8 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
 }
 
+SOURCES_DIR = Path(os.environ.get("DECISIONING_FILES", HOME / "files"))  # CSV and Parquet files that sources may read
+SOURCE_PULLS = int(os.environ.get("DECISIONING_PULLS", "1"))  # runs of sources at a time; fewer than there are workers
 RETENTION_DAYS = int(os.environ.get("DECISIONING_RETENTION_DAYS", "400"))
 
 LOGGING = {

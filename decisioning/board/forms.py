@@ -6,16 +6,13 @@ from django import forms
 from django.core.validators import FileExtensionValidator
 
 from decisioning.access.models import Team
+from decisioning.access.pictures import MAX_BYTES, PictureRefused, redrawn
 from decisioning.access.scopes import Scope
 
 if TYPE_CHECKING:  # generic for the type checker alone
     _Choice = forms.ModelChoiceField[Team]
 else:
     _Choice = forms.ModelChoiceField
-
-MAX_IMAGE_BYTES = 2 * 1024 * 1024
-# What a picture begins with: the name and the type a browser sends are only what somebody says it is.
-_SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
 def _input(**attrs: str) -> dict[str, Any]:
@@ -64,17 +61,10 @@ class ImageForm(forms.Form):
 
     def clean_image(self) -> Any:
         image = self.cleaned_data["image"]
-        if image.size > MAX_IMAGE_BYTES:
-            raise forms.ValidationError(
-                f"{image.name} has {image.size:,} bytes; at most {MAX_IMAGE_BYTES:,} are taken."
-            )
-        self.body = image.read()
-        found = next((kind for start, kind in _SIGNATURES if self.body.startswith(start)), "")
-        if self.body[:4] == b"RIFF" and self.body[8:12] == b"WEBP":
-            found = "image/webp"
-        if not found:
-            raise forms.ValidationError(f"{image.name} is no PNG, JPEG, WebP or GIF picture.")
-        self.media_type = found
+        try:
+            self.body, self.media_type = redrawn(image.read(MAX_BYTES + 1))
+        except PictureRefused as refusal:
+            raise forms.ValidationError(f"{image.name}: {refusal}") from refusal
         return image
 
 

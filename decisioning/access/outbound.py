@@ -1,0 +1,114 @@
+"""Calls to addresses that people name (webhooks, sources): never to this machine, its network or a cloud's metadata.
+
+The address is looked at when the connection is made, so that a name which answers otherwise the second time gains nothing.
+DECISIONING_OUTBOUND_ALLOW names the networks an installation needs all the same.
+"""
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+from django.conf import settings
+
+from decisioning.access.proxies import Address, networks, within
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class Blocked(httpx.TransportError):
+    """The address is one that nobody outside may make us call. The message is for people."""
+
+
+def client(*, timeout_s: float = 5.0) -> httpx.Client:
+    """An HTTP client that connects to public addresses alone, follows no redirect and knows no proxy of the environment."""
+    return httpx.Client(transport=_Guarded(), timeout=timeout_s, follow_redirects=False, trust_env=False)
+
+
+def check_url(url: str) -> None:
+    """Raise Blocked for a URL that would be refused when it is called. A name that does not resolve yet is left to that."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise Blocked(f"{url!r} is no URL: {error}.") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise Blocked(f"{url!r} is no http or https URL with a host.")
+    if parts.username or parts.password:
+        raise Blocked("A URL with a user name or a password in it is not taken.")
+    try:
+        addresses(host, port or (443 if parts.scheme == "https" else 80))
+    except OSError:
+        return
+
+
+def addresses(host: str, port: int) -> list[str]:
+    """The numeric addresses of a host, all of them allowed. Raises Blocked when any is not, OSError when there is none."""
+    found = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+    allowed = networks(settings.OUTBOUND_ALLOW)
+    for text in found:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        if not within(address, allowed) and not _public(address):
+            raise Blocked(
+                f"{host} is {text}, a loopback, link-local, private or reserved address. "
+                "DECISIONING_OUTBOUND_ALLOW can name its network."
+            )
+    return found
+
+
+def _public(address: Address) -> bool:
+    """Whether the whole internet has this address; one that carries an IPv4 address is as public as that.
+
+    >>> [_public(ipaddress.ip_address(a)) for a in ("1.1.1.1", "169.254.169.254", "::ffff:10.0.0.1", "64:ff9b::7f00:1")]
+    [True, False, False, False]
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return _public(inner)
+    return address.is_global and not address.is_multicast
+
+
+class _Backend(httpcore.SyncBackend):
+    """Resolves once, looks at every answer, and connects to what it has looked at."""
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        problem: Exception = httpcore.ConnectError(f"{host} has no address")
+        try:
+            found = addresses(host, port)
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
+        for address in found:
+            try:
+                return super().connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                problem = error
+        raise problem
+
+    def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        raise Blocked(f"{path} is a socket of this machine.")
+
+
+class _Guarded(httpx.HTTPTransport):
+    """httpx's transport on our backend; the certificate is still checked for the name that was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(trust_env=False)
+        self._pool = httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=_Backend())

@@ -1,0 +1,55 @@
+"""Uploaded pictures: known by their content, not their name, and drawn anew, so that nothing else travels in the file."""
+
+import io
+import warnings
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_BYTES = 2 * 1024 * 1024
+MAX_PIXELS = 40_000_000
+MAX_SIDE = 2400
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+
+
+class PictureRefused(Exception):
+    """`code` for programs, the message for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def redrawn(data: bytes) -> tuple[bytes, str]:
+    """The picture as a new file and its media type: no metadata, no frames but the first, at most MAX_SIDE wide or high.
+
+    Raises PictureRefused: too_large, not_a_picture.
+    """
+    if len(data) > MAX_BYTES:
+        raise PictureRefused("too_large", f"The picture has {len(data):,} bytes; at most {MAX_BYTES:,} are taken.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise PictureRefused(
+                        "too_large", f"The picture has {opened.width} x {opened.height} pixels; that is too many."
+                    )
+                return _written(ImageOps.exif_transpose(opened), opened.format)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureRefused("too_large", "The picture has too many pixels.") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+        raise PictureRefused("not_a_picture", "This is no PNG, JPEG, WebP or GIF picture, or a broken one.") from error
+
+
+def _written(picture: Image.Image, kind: str | None) -> tuple[bytes, str]:
+    photo = kind == "JPEG" or (picture.mode == "RGB" and kind == "WEBP")
+    plain = picture.convert("RGB" if photo else "RGBA")
+    plain.thumbnail((MAX_SIDE, MAX_SIDE))
+    fresh = Image.new(plain.mode, plain.size)  # pixels alone: what hangs on the old object stays there
+    fresh.paste(plain)
+    out = io.BytesIO()
+    if photo:
+        fresh.save(out, "JPEG", quality=88, optimize=True)
+        return out.getvalue(), "image/jpeg"
+    fresh.save(out, "PNG")
+    return out.getvalue(), "image/png"
