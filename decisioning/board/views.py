@@ -11,7 +11,7 @@ from typing import Any, cast
 from django.contrib import messages
 from django.contrib.auth.models import User
 from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -41,6 +41,8 @@ def person(view: View) -> View:
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if who(request).kind != "user":
             return redirect_to_login(request.get_full_path())
+        if any("\x00" in value for sent in (request.GET, request.POST) for value in sent.values()):
+            raise BadRequest("No text holds a NUL character.")
         return view(request, *args, **kwargs)
 
     return never_cache(guarded)

@@ -169,7 +169,7 @@ def figure(value: float | None, unit: str = "", kind: str = "mean") -> str:
         return f"{sign}{size * 100:.3g}%"
     digits = 0 if size >= 1_000 else 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 1 else 4
     text = f"{size:,.{digits}f}"
-    text = text.rstrip("0").rstrip(".") if digits > 3 or not unit else text
+    text = text.rstrip("0").rstrip(".") if digits and (digits > 3 or not unit) else text
     money = _MONEY.get(unit.lower())
     if money:
         return f"{sign}{money}{text}"

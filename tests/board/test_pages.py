@@ -7,43 +7,36 @@ from django.urls import reverse
 
 from tests.board.scenes import Scene
 
-PAGES = [
-    "board",
-    "experiment_new",
-    "freshness",
-    "refresh_log",
-    "promises",
-    "policies",
-    "audit",
-    "profile",
-    "password_change",
-]
+PAGES = ["board", "experiment_new", "freshness", "refresh_log", "sources", "quarantine", "promises", "policies", "audit", "profile",
+         "password_change"]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_there_with_nothing_in_the_portal_yet(board: Client, name: str) -> None:
-    response = board.get(reverse(name))
+def test_every_page_is_there_with_nothing_in_the_portal_yet(board: Client) -> None:
+    for name in PAGES:
+        response = board.get(reverse(name))
+        assert response.status_code == 200, name
+        assert "<h1" in response.text, name
 
-    assert response.status_code == 200, response.content
-    assert "<h1" in response.text
 
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_there_with_experiments_in_every_state(board: Client, scene: Scene, name: str) -> None:
-    scene.proposal(scene.experiment(action="scale", code="wins"))
-    scene.experiment("Loyalty points", status="paused")
+def test_every_page_is_there_with_experiments_in_every_state(board: Client, scene: Scene) -> None:
+    scene.proposal(scene.experiment(action="scale", code="wins", days=3))
+    scene.experiment("Loyalty points", status="paused", days=1)
     scene.experiment("Handover summary", status="draft")
-    scene.experiment("Free returns", status="stopped")
+    scene.experiment("Free returns", status="stopped", days=1)
+    scene.experiment("Two arms", days=1, treatments=("qr", "nfc"))
 
-    assert board.get(reverse(name)).status_code == 200
+    for name in PAGES:
+        assert board.get(reverse(name)).status_code == 200, name
+    for number in range(1, 6):
+        for page in ("experiment", "report"):
+            assert board.get(reverse(page, args=[f"scene-{number}"])).status_code == 200, (page, number)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_who_is_not_signed_in_is_asked_to_and_comes_back_to_the_page(scene: Scene, name: str) -> None:
-    response = Client().get(reverse(name))
-
-    assert response.status_code == 302
-    assert response.url == f"{reverse('login')}?next={reverse(name)}"
+@pytest.mark.django_db
+def test_who_is_not_signed_in_is_asked_to_and_comes_back_to_the_page() -> None:
+    for name in PAGES:
+        response = Client().get(reverse(name))
+        assert (response.status_code, response.url) == (302, f"{reverse('login')}?next={reverse(name)}"), name
 
 
 def test_signing_in_leads_to_the_page_that_was_asked_for(ines: User) -> None:
@@ -52,3 +45,30 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(ines: User) -> None:
 
     assert (response.status_code, response.url) == (302, "/audit")
     assert client.get("/audit").status_code == 200
+
+
+def test_a_wrong_password_says_so_and_keeps_the_name(ines: User) -> None:
+    response = Client().post(reverse("login"), {"username": "ines", "password": "close sesame"})
+
+    assert response.status_code == 200
+    assert 'role="alert"' in response.text
+    assert 'value="ines"' in response.text
+
+
+def test_no_page_carries_style_or_script_of_its_own(board: Client, scene: Scene) -> None:
+    scene.proposal(scene.experiment(action="scale", code="wins", days=2))
+
+    for path in ("/", "/experiments/scene-1", "/freshness", "/audit", "/new"):
+        response = board.get(path)
+        assert " style=" not in response.text
+        assert "<style" not in response.text
+        assert all("src=" in tag[:200] for tag in response.text.split("<script")[1:])
+        assert "script-src 'self'" in response["Content-Security-Policy"]
+        assert "unsafe" not in response["Content-Security-Policy"]
+
+
+def test_an_address_that_nobody_knows_gets_the_portals_own_page(board: Client) -> None:
+    response = board.get("/nowhere")
+
+    assert response.status_code == 404
+    assert "There is nothing here" in response.text

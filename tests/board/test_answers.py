@@ -1,0 +1,150 @@
+"""Answering on the experiment's page: bound to the evidence that was seen, once, with a reason where one is due."""
+
+from django.test import Client
+
+from decisioning.access.models import Team
+from experiments.models import Experiment
+from gates.models import Decision
+from tests.board.scenes import Scene, person
+from tests.conftest import as_role
+
+HTMX = {"HX-Request": "true"}
+
+
+def status_of(e: Experiment) -> str:
+    with as_role("owner"):
+        return Experiment.objects.get(pk=e.pk).status
+
+
+def answers() -> int:
+    with as_role("owner"):
+        return Decision.objects.count()
+
+
+def test_accepting_scales_and_the_page_tells_who_it_was(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="scale", days=2)
+    r = scene.proposal(e)
+    assert r.evidence_digest in board.get(f"/experiments/{e.key}").text
+
+    response = board.post(
+        f"/experiments/{e.key}/decision", {"action": "accept", "evidence_digest": r.evidence_digest}, follow=True
+    )
+
+    assert "Scaled, accepted" in response.text
+    assert "by ines" in response.text
+    assert status_of(e) == "scaled"
+
+
+def test_an_override_without_a_reason_is_refused_in_place_and_keeps_what_was_chosen(
+    board: Client, scene: Scene
+) -> None:
+    e = scene.experiment(action="scale", days=2)
+    r = scene.proposal(e)
+    sent = {"action": "override", "override_to": "hold", "reason": "  ", "evidence_digest": r.evidence_digest}
+
+    for headers in ({}, HTMX):
+        response = board.post(f"/experiments/{e.key}/decision", sent, headers=headers)
+        assert response.status_code == 422
+        assert "Say why you decide otherwise" in response.text
+        assert 'value="override" checked' in response.text
+        assert '<option value="hold" selected>' in response.text
+    assert answers() == 0
+    assert status_of(e) == "running"
+
+
+def test_an_override_with_a_reason_does_what_was_chosen(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="scale", days=2)
+    r = scene.proposal(e)
+    sent = {
+        "action": "override",
+        "override_to": "delete",
+        "reason": "Stations are full",
+        "evidence_digest": r.evidence_digest,
+    }
+
+    board.post(f"/experiments/{e.key}/decision", sent)
+
+    text = board.get(f"/experiments/{e.key}").text
+    assert status_of(e) == "deleted"
+    assert "Deleted, overridden" in text
+    assert "Stations are full" in text
+
+
+def test_of_two_people_the_second_is_told_and_nothing_is_recorded_twice(
+    board: Client, scene: Scene, growth: Team
+) -> None:
+    e = scene.experiment(action="scale", days=2)
+    r = scene.proposal(e)
+    mei = Client()
+    mei.force_login(person("mei", growth))
+    sent = {"action": "accept", "evidence_digest": r.evidence_digest}
+
+    board.post(f"/experiments/{e.key}/decision", sent)
+    second = mei.post(f"/experiments/{e.key}/decision", sent)
+
+    assert second.status_code == 409
+    assert "Somebody has answered already" in second.text
+    assert "ines answered this recommendation" in second.text
+    assert answers() == 1
+
+
+def test_an_answer_on_evidence_that_was_replaced_shows_the_newer_recommendation(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="delete", code="harm", days=2)
+    newer = scene.proposal(e, "delete", "harm")
+    sent = {"action": "accept", "evidence_digest": "sha256:" + "0" * 64}
+
+    for headers in ({}, HTMX):
+        response = board.post(f"/experiments/{e.key}/decision", sent, headers=headers)
+        assert response.status_code == 409
+        assert "A newer recommendation replaced the one you saw" in response.text
+        assert newer.evidence_digest in response.text
+    assert answers() == 0
+
+
+def test_while_the_inputs_are_dead_there_is_no_form_and_no_way_around_it(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="scale", days=2)
+    r = scene.proposal(e)
+    scene.suspend(e)
+
+    assert "evidence_digest" not in board.get(f"/experiments/{e.key}").text
+    response = board.post(f"/experiments/{e.key}/decision", {"action": "accept", "evidence_digest": r.evidence_digest})
+    assert response.status_code == 409
+    assert status_of(e) == "running"
+
+
+def test_a_viewer_reads_and_does_not_decide(scene: Scene, growth: Team) -> None:
+    e = scene.experiment(action="scale", days=2)
+    r = scene.proposal(e)
+    viewer = Client()
+    viewer.force_login(person("vic", growth, "viewer"))
+
+    text = viewer.get(f"/experiments/{e.key}").text
+    assert "Waits for an approver" in text
+    assert 'name="action"' not in text
+    sent = {"action": "accept", "evidence_digest": r.evidence_digest}
+    assert viewer.post(f"/experiments/{e.key}/decision", sent).status_code == 403
+    assert viewer.post(f"/experiments/{e.key}/to/stopped").status_code == 403
+    assert viewer.get("/new").status_code == 403
+    assert answers() == 0
+
+
+def test_a_split_that_is_wrong_takes_the_effect_its_trust(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="review", code="invalid", days=2)
+    scene.proposal(e, "review", "invalid")
+
+    text = board.get(f"/experiments/{e.key}").text
+
+    assert "not trusted" in text
+    assert "the split is wrong" in text
+
+
+def test_pausing_asks_first_and_a_refused_move_says_what_is_allowed(board: Client, scene: Scene) -> None:
+    e = scene.experiment(rows=False)
+
+    assert "Pause One-page checkout?" in board.get(f"/experiments/{e.key}/to/paused").text
+    assert status_of(e) == "running"
+    board.post(f"/experiments/{e.key}/to/paused")
+    assert status_of(e) == "paused"
+    refused = board.post(f"/experiments/{e.key}/to/paused")
+    assert refused.status_code == 409
+    assert "It may become running, stopped" in refused.text

@@ -1,0 +1,74 @@
+"""Creating on the board: under a minute, with what is wrong said at its field and the duration said before the start."""
+
+from typing import Any
+
+from django.test import Client
+
+from experiments.models import Experiment, TargetKpi, Variant
+from tests.board.scenes import Scene
+from tests.conftest import as_role
+
+FORM = {"name": "One-page checkout", "hypothesis": "Fewer steps raise value", "goal": "vrps", "minimum_effect": "2",
+        "guardrails": "error_rate, refunds", "max_harm": "1", "treatments": "1", "start": "on"}  # fmt: skip
+
+
+def send(board: Client, scene: Scene, **changes: Any) -> Any:
+    return board.post("/new", FORM | {"team": scene.team.pk} | changes)
+
+
+def test_name_hypothesis_and_goal_make_a_running_experiment_with_its_parts(board: Client, scene: Scene) -> None:
+    response = send(board, scene)
+
+    assert (response.status_code, response.url) == (302, "/experiments/one-page-checkout")
+    with as_role("owner"):
+        e = Experiment.objects.get(key="one-page-checkout")
+        kpis = list(
+            TargetKpi.objects.filter(experiment=e).values_list("metric__key", "role", "minimum_effect", "max_harm")
+        )
+        arms = list(Variant.objects.filter(experiment=e).values_list("key", "control"))
+    assert (e.status, e.owner) == ("running", "ines")
+    assert kpis == [
+        ("vrps", "goal", 0.02, None),
+        ("error_rate", "guardrail", None, 0.01),
+        ("refunds", "guardrail", None, 0.01),
+    ]
+    assert arms == [("control", True), ("treatment", False)]
+    assert "Hold, no data" in board.get("/experiments/one-page-checkout").text
+
+
+def test_without_start_it_is_a_draft_that_can_be_started(board: Client, scene: Scene) -> None:
+    fields = {k: v for k, v in FORM.items() if k != "start"}
+    board.post("/new", fields | {"team": scene.team.pk})
+
+    assert "Start it" in board.get("/experiments/one-page-checkout").text
+    board.post("/experiments/one-page-checkout/to/running")
+    with as_role("owner"):
+        assert Experiment.objects.get(key="one-page-checkout").status == "running"
+
+
+def test_what_is_missing_or_wrong_is_said_at_its_field_and_nothing_is_made(board: Client, scene: Scene) -> None:
+    for changes, said in (
+        ({"name": ""}, "This field is required"),
+        ({"goal": "Value per session!"}, "is no metric key"),
+        ({"guardrails": "vrps"}, "vrps is named twice"),
+        ({"baseline_mean": "3.1"}, "Give both the mean and its standard deviation"),
+        ({"minimum_effect": "-1"}, "greater than or equal to 0"),
+    ):
+        response = send(board, scene, **changes)
+        assert response.status_code == 422, changes
+        assert said in response.text, (changes, response.text)
+    with as_role("owner"):
+        assert Experiment.objects.count() == 0
+
+
+def test_the_planned_duration_is_worked_out_from_baseline_effect_and_units(board: Client) -> None:
+    plan = {"baseline_mean": "3.1", "baseline_stddev": "3", "units": "40000", "minimum_effect": "2", "treatments": "1"}
+
+    assert "Decided in" in board.get("/new/duration", plan).text
+    assert "Too long" in board.get("/new/duration", plan | {"units": "200"}).text
+    assert "Never less than 7 days" in board.get("/new/duration", {"minimum_effect": "x", "units": "inf"}).text
+
+
+def test_an_answer_with_htmx_is_a_part_and_without_it_the_whole_page(board: Client, scene: Scene) -> None:
+    assert "<html" not in board.get("/new/duration").text
+    assert "<html" in send(board, scene, name="").text

@@ -1,0 +1,154 @@
+"""The list: safety first, then what is due; every state in the URL; the same number of queries for few and for many."""
+
+import datetime as dt
+import re
+
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from decisioning.access.models import Team
+from tests.board.scenes import HOUR, Scene
+from tests.conftest import as_role
+
+
+def names(text: str) -> list[str]:
+    """Names of the docket in order."""
+    return re.findall(r'class="case__name"><a [^>]*>([^<]+)<', text)
+
+
+def test_a_safety_stop_comes_before_what_is_due_sooner(board: Client, scene: Scene) -> None:
+    scene.proposal(scene.experiment("Due soon", action="scale", rows=False), "scale", "wins", ago=23 * HOUR)
+    scene.proposal(scene.experiment("Due later", action="scale", rows=False), "scale", "wins", ago=2 * HOUR)
+    scene.proposal(scene.experiment("Hurts", action="delete", rows=False), "delete", "unsafe", ago=HOUR)
+
+    text = board.get("/").text
+
+    assert names(text) == ["Hurts", "Due soon", "Due later"]
+    assert "3 decisions need you" in text
+    assert "Act now" in text
+
+
+def test_a_suspended_proposal_needs_nobody_and_says_why(board: Client, scene: Scene) -> None:
+    e = scene.experiment("Dead feed", action="scale", rows=False)
+    scene.proposal(e)
+    scene.suspend(e)
+
+    text = board.get("/").text
+
+    assert names(text) == []
+    assert "Scale, suspended" in text
+    assert "vrps of control is 5 h old" in text
+
+
+def test_what_was_answered_does_not_need_anybody(board: Client, scene: Scene) -> None:
+    e = scene.experiment("Won", status="scaled", action="scale", rows=False)
+    scene.answered(scene.proposal(e))
+
+    text = board.get("/").text
+
+    assert "Nothing needs you" in text
+    assert "Scaled, accepted" in text
+    assert "Accepted by Mei Tanaka" in text
+
+
+def test_search_and_filters_keep_what_fits_and_say_what_they_hide(board: Client, scene: Scene) -> None:
+    scene.proposal(scene.experiment("Price quotes", action="delete", rows=False), "delete", "harm")
+    scene.experiment("Loyalty points", status="paused", rows=False)
+
+    assert names(board.get("/?q=PRICE").text) == ["Price quotes"]
+    paused = board.get("/?status=paused").text
+    assert "Loyalty points" in paused
+    assert "Price quotes" not in paused
+    assert "1 decision that waits for you is outside this filter" in paused
+    assert "No experiment matches" in board.get("/?q=nothing+like+it").text
+    assert names(board.get("/?recommendation=delete").text) == ["Price quotes"]
+    assert names(board.get("/?recommendation=scale").text) == []
+
+
+def test_data_that_is_old_is_found_by_its_state(board: Client, scene: Scene) -> None:
+    scene.experiment("Fresh one", days=1)
+    scene.experiment("Stale one", days=1, lag=dt.timedelta(hours=6))
+
+    text = board.get("/?freshness=stale").text
+
+    assert "Stale one" in text
+    assert "Fresh one" not in text
+
+
+def test_due_within_six_hours_leaves_out_what_has_longer(board: Client, scene: Scene) -> None:
+    scene.proposal(scene.experiment("Soon", action="scale", rows=False), ago=20 * HOUR)
+    scene.proposal(scene.experiment("Later", action="scale", rows=False), ago=HOUR)
+
+    assert names(board.get("/?due=6h").text) == ["Soon"]
+
+
+def test_nonsense_in_the_address_is_no_error(board: Client, scene: Scene) -> None:
+    scene.experiment(rows=False)
+
+    for query in (
+        "progress=-1",
+        "progress=99999999999",
+        "needs=x",
+        "due=%00",
+        "sort=password",
+        "freshness=?",
+        "team=nobody",
+        "q=%25%00",
+    ):
+        assert board.get(f"/?{query}").status_code in (200, 400), query
+
+
+def test_a_page_holds_fifty_and_the_next_one_goes_on(board: Client, scene: Scene) -> None:
+    for i in range(52):
+        scene.experiment(f"Idea {i:02}", status="draft")
+
+    first, second = board.get("/?sort=name").text, board.get("/?sort=name&progress=2").text
+
+    assert "Idea 49" in first
+    assert "Idea 50" not in first
+    assert "progress=2" in first
+    assert "Idea 51" in second
+
+
+def test_many_experiments_take_no_more_queries_than_one(board: Client, scene: Scene) -> None:
+    scene.proposal(scene.experiment(action="scale", days=1))
+    scene.experiment("Other", status="paused", days=1)
+    scene.answered(scene.proposal(scene.experiment("Done", status="scaled", action="scale", days=1)))
+    board.get("/")
+    with CaptureQueriesContext(connection) as one:
+        board.get("/")
+    for i in range(12):
+        scene.proposal(scene.experiment(f"Idea {i}", action="scale", days=1))
+        scene.experiment(f"Other {i}", status="paused", days=1)
+        scene.answered(scene.proposal(scene.experiment(f"Done {i}", status="scaled", action="scale", days=1)))
+
+    with CaptureQueriesContext(connection) as many:
+        board.get("/")
+
+    assert len(many) == len(one)
+
+
+def test_another_teams_experiments_are_not_there(board: Client, scene: Scene) -> None:
+    with as_role("owner"):
+        other = Team.objects.create(key="ops", name="Ops", created_at=scene.now)
+    e = Scene(other, scene.now, made=100).experiment("Secret plan", rows=False)
+
+    assert "Secret plan" not in board.get("/").text
+    assert board.get(f"/experiments/{e.key}").status_code == 404
+    assert board.get(f"/experiments/{e.pk}").status_code == 404
+    assert board.post(f"/experiments/{e.key}/to/stopped").status_code == 404
+
+
+def test_news_says_how_many_came_since_the_page_was_opened(board: Client, scene: Scene) -> None:
+    first = scene.proposal(scene.experiment(action="scale", rows=False))
+    scene.proposal(scene.experiment("Newer", action="delete", rows=False), "delete", "harm")
+
+    assert "1 new recommendation since" in board.get(f"/board/news?since={first.pk}").text
+    assert board.get("/board/news?since=999999").text.strip() == ""
+
+
+def test_a_formula_in_a_name_is_text_in_the_spreadsheet(board: Client, scene: Scene) -> None:
+    scene.experiment("=HYPERLINK(1)", rows=False)
+
+    assert "'=HYPERLINK(1)" in board.get("/board.csv").text

@@ -1,0 +1,111 @@
+"""What was written down can be read, filtered and taken along; keys and pictures come and go."""
+
+import struct
+import zlib
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+
+from decisioning.access.models import ApiKey, Team
+from experiments.models import Asset
+from tests.board.scenes import Scene, person
+from tests.conftest import as_role
+
+
+def png() -> bytes:
+    """The smallest picture there is."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def admin(growth: Team) -> Client:
+    client = Client()
+    client.force_login(person("ada", growth, "admin"))
+    return client
+
+
+def test_the_audit_shows_who_paused_what_and_is_filtered_by_experiment(board: Client, scene: Scene) -> None:
+    e = scene.experiment(rows=False)
+    other = scene.experiment("Other idea", rows=False)
+    board.post(f"/experiments/{e.key}/to/paused")
+
+    text = board.get(f"/audit?object={e.key}").text
+
+    assert "Experiment changed" in text
+    assert "ines" in text
+    assert '<ins><span class="sr">after: </span>paused</ins>' in text
+    assert other.name not in text
+    assert "paused" in board.get(f"/audit.csv?object={e.key}").text
+    assert "No entry matches" in board.get("/audit?who=nobody-at-all").text
+
+
+def test_a_key_is_shown_once_and_is_refused_after_it_was_revoked(admin: Client, growth: Team) -> None:
+    made = admin.post(
+        "/keys", {"team": growth.pk, "scopes": ["experiments:read"], "expires_in_days": "30", "rate": "40/m"}
+    )
+    with as_role("owner"):
+        key = ApiKey.objects.get()
+    program = Client(headers={"Authorization": f"Bearer {_secret(made.text)}"})
+
+    assert made.status_code == 201
+    assert "shown this once" in made.text
+    assert program.get("/api/experiments").status_code == 200
+    assert _secret(made.text) not in admin.get("/keys").text
+    admin.post(f"/keys/{key.pk}/revoke")
+    assert program.get("/api/experiments").status_code == 401
+
+
+def _secret(text: str) -> str:
+    return text.split('<code class="mono">')[1].split("</code>")[0]
+
+
+def test_an_agents_key_that_would_decide_is_refused_with_the_reason(admin: Client, growth: Team) -> None:
+    refused = admin.post("/keys", {"team": growth.pk, "scopes": ["decisions:review"], "agent": "on"})
+
+    assert refused.status_code == 422
+    assert "agents propose, people decide" in refused.text
+
+
+def test_keys_are_for_who_may_manage_them(board: Client) -> None:
+    assert board.get("/keys").status_code == 403
+
+
+def test_a_picture_is_kept_with_its_words_and_served_as_nothing_but_a_picture(board: Client, scene: Scene) -> None:
+    e = scene.experiment(rows=False)
+    picture = SimpleUploadedFile("one page.png", png(), "text/html")
+
+    board.post(f"/experiments/{e.key}/variants/treatment/picture", {"image": picture, "alt": "All fields on one page"})
+
+    with as_role("owner"):
+        asset = Asset.objects.defer("body").get()
+    assert 'alt="All fields on one page"' in board.get(f"/experiments/{e.key}").text
+    served = board.get(f"/assets/{asset.pk}")
+    assert (served["Content-Type"], served["X-Content-Type-Options"]) == ("image/png", "nosniff")
+    assert served.content == png()
+
+
+@pytest.mark.parametrize(("body", "alt"), [(b"<script>alert(1)</script>", "A page"), (png(), "")])
+def test_what_is_no_picture_or_has_no_words_is_not_taken(board: Client, scene: Scene, body: bytes, alt: str) -> None:
+    e = scene.experiment(rows=False)
+    sent = {"image": SimpleUploadedFile("x.png", body, "image/png"), "alt": alt}
+
+    response = board.post(f"/experiments/{e.key}/variants/treatment/picture", sent, follow=True)
+
+    assert "The picture was not taken" in response.text
+    with as_role("owner"):
+        assert Asset.objects.count() == 0
+
+
+def test_rows_are_taken_along_as_a_spreadsheet(board: Client, scene: Scene) -> None:
+    e = scene.experiment(days=1)
+
+    lines = board.get(f"/experiments/{e.key}/rows.csv").text.splitlines()
+
+    assert lines[0].startswith("metric,variant,ts,value,n,variance")
+    assert len(lines) > 40

@@ -1,0 +1,61 @@
+"""The examples in the docstrings hold; a policy reads aloud what it does."""
+
+import doctest
+from types import ModuleType
+
+import pytest
+
+from decisioning.board import charts, words
+from decisioning.board.charts import Point, Post
+from decisioning.board.presenters import history
+from decisioning.board.templatetags import board
+from gates.policy import DEFAULT_BODY, canonical, parse
+
+
+@pytest.mark.parametrize("module", [charts, words, history, board])
+def test_the_examples_hold(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+
+    assert result.attempted
+    assert not result.failed
+
+
+def aloud(body: dict[str, object], live: dict[str, object] | None = None) -> list[str]:
+    said = words.sentences(canonical(parse(body)), canonical(parse(live)) if live else None)
+    return [f"{s.verb} {''.join(p.text for p in s.parts)}" for s in said]
+
+
+def test_the_default_policy_is_read_as_sentences() -> None:
+    assert aloud(DEFAULT_BODY)[1:] == [
+        "Scale when the whole interval of the goal is above 0%, for every goal, and no guard or limit is open or harmed.",
+        "Delete when the whole interval of the goal is below the least effect its plan finds worthwhile, for every goal.",
+        "Review when the split looks wrong, when an effect is real but too small, or after 28 days without an answer.",
+        "Hold until 7 whole days and 1,000 units in each arm and 95% of the expected buckets are in, "
+        + "and while any input is older than its target.",
+    ]
+
+
+def test_what_a_candidate_changes_is_marked() -> None:
+    said = words.sentences(canonical(parse(DEFAULT_BODY | {"min_days": 10})), canonical(parse(DEFAULT_BODY)))
+    marked = [(p.kind, p.text) for s in said for p in s.parts if p.kind in ("new", "old")]
+
+    assert marked == [("old", "7"), ("new", "10")]
+
+
+def test_text_in_a_drawing_is_escaped() -> None:
+    drawn = charts.interval(
+        Point(0, 0.1, 0.2), [Post(0.05, "<script>", "scale", "right")], uid="x", title="<b>", desc="&"
+    )
+
+    assert "<script>" not in drawn
+    assert "<b>" not in drawn
+
+
+def test_one_point_and_equal_values_can_be_drawn() -> None:
+    point = Point(0.0, 0.0, 0.0)
+
+    assert "NaN" not in charts.sparkline([point], uid="a", title="t", desc="d")
+    assert "nan" not in charts.uplift([point], days=["8 Nov"], uid="b", title="t", desc="d")
+    assert "nan" not in charts.values(
+        [("control", [1.0, None, 1.0])], days=["1", "2", "3"], show=str, uid="c", title="t", desc="d"
+    )
