@@ -24,7 +24,9 @@ app.conf.update(
     beat_schedule={
         "evaluate": {"task": "gates.tick", "schedule": 30},
         "hours": {"task": "telemetry.hours", "schedule": 30},
+        "sources": {"task": "telemetry.sources", "schedule": 30},
         "partitions": {"task": "telemetry.partitions", "schedule": 3600},
+        "retention": {"task": "telemetry.retention", "schedule": 3600},
         "seal": {"task": "ledger.seal", "schedule": 30},
         "verify": {"task": "ledger.verify", "schedule": 3600},
     },

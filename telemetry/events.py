@@ -14,13 +14,13 @@ from typing import Annotated, Any
 
 import msgspec
 from django.db import connection, transaction
-from django.db.models import Max, Q
+from django.db.models import Max
 from msgspec import Meta
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric, TargetKpi
 from telemetry import ingest
-from telemetry.ingest import MAX_ROWS, BadRow, Row, Target
+from telemetry.ingest import MAX_ROWS, BadRow, Row
 from telemetry.models import QuarantinedEvent
 from telemetry.schemas import TYPES, ExperimentCreated, ExposureCounted, MetricObserved, MetricsObserved
 
@@ -406,30 +406,24 @@ def _quarantine(events: Sequence[Event], team: Team, now: dt.datetime) -> set[tu
 
 
 def _store_rows(events: Sequence[Event], *, team: Team, now: dt.datetime) -> tuple[list[ingest.Ingested], list[BadRow]]:
-    experiments = _experiments({_ref(event) for event in events}, team)
+    targets = ingest.targets({_ref(event) for event in events}, team_id=team.pk)
     exposed: dict[int, str] = {}
     faults: list[BadRow] = []
     by_experiment: dict[int, list[tuple[Event, str, Row]]] = defaultdict(list)
     for event in events:
-        experiment = experiments.get(_ref(event))
-        if experiment is None:
+        target = targets.get(_ref(event))
+        if target is None:
             detail = f"Your team has no experiment {_ref(event)!r}. Create it with POST /api/experiments."
             faults.append(BadRow(event.index, f"{event.at}/experiment", "unknown_experiment", detail))
             continue
-        if isinstance(event.data, ExposureCounted) and experiment.pk not in exposed:
-            exposed[experiment.pk] = exposure_metric(experiment, now=now)
-        by_experiment[experiment.pk] += [
-            (event, pointer, row) for pointer, row in _rows(event, exposed.get(experiment.pk, EXPOSURES))
-        ]
+        pk = target.experiment_id
+        if isinstance(event.data, ExposureCounted) and pk not in exposed:
+            exposed[pk] = exposure_metric(Experiment.objects.get(pk=pk), now=now)
+        by_experiment[pk] += [(event, pointer, row) for pointer, row in _rows(event, exposed.get(pk, EXPOSURES))]
     _not_too_many(0, sum(map(len, by_experiment.values())))
-    variants = {
-        experiment.pk: frozenset(variant.key for variant in experiment.variants.all())
-        for experiment in experiments.values()
-    }
     done: list[ingest.Ingested] = []
     for pk, rows in sorted(by_experiment.items()):
-        target = Target(pk, team.pk, variants[pk])
-        ingested = ingest.ingest(target, list(enumerate(row for _, _, row in rows)), now=now, atomic=False)
+        ingested = ingest.ingest(targets[pk], list(enumerate(row for _, _, row in rows)), now=now, atomic=False)
         done.append(ingested)
         for fault in ingested.refused:
             event, pointer, _ = rows[fault.index]
@@ -442,16 +436,6 @@ def _ref(event: Event) -> str | int:
     assert not isinstance(event.data, Mapping) and event.data is not None  # noqa: S101, PT018
     ref = event.data.experiment
     return int(ref) if isinstance(ref, str) and ref.isascii() and ref.isdigit() and len(ref) < 19 else ref
-
-
-def _experiments(refs: set[str | int], team: Team) -> dict[str | int, Experiment]:
-    """By number and by key; keys hold a letter, so the two never meet."""
-    keys, numbers = [r for r in refs if isinstance(r, str)], [r for r in refs if isinstance(r, int)]
-    mine = Experiment.objects.filter(Q(key__in=keys) | Q(pk__in=numbers), team=team).prefetch_related("variants")
-    found: dict[str | int, Experiment] = {}
-    for experiment in mine:
-        found |= {experiment.pk: experiment, experiment.key: experiment}
-    return found
 
 
 def _rows(event: Event, exposure: str) -> Iterator[tuple[str, Row]]:

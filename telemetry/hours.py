@@ -62,6 +62,28 @@ def rebuild_changed() -> tuple[int, int, dt.datetime | None]:
     return changes, hours, newest
 
 
+_FORGET = f"""
+WITH gone AS (DELETE FROM metrics.kpi_hours WHERE hour < %(before)s RETURNING 1),
+again AS (
+  INSERT INTO metrics.kpi_hours (experiment_id, metric, variant, hour, value, n, variance, rows, team_id)
+  {_HOURS} WHERE k.ts = %(before)s GROUP BY 1, 2, 3, 4, m.temporality
+  ON CONFLICT (experiment_id, metric, variant, hour) DO UPDATE SET value = excluded.value, n = excluded.n,
+    variance = excluded.variance, rows = excluded.rows)
+SELECT count(*) FROM gone
+"""  # noqa: S608
+
+
+def forget_before(month: dt.datetime) -> int:
+    """Drop the hours of rows with ts < month, which are gone; returns how many. month: its first instant.
+
+    A row at that very instant is still there, and belongs to the hour before it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_FORGET, {"before": month})
+        (gone,) = cursor.fetchone() or (0,)
+        return int(gone)
+
+
 def differences() -> list[tuple[int, str, str, dt.datetime]]:
     """Hours (experiment, metric, variant, hour) that are not what the rows give. After a rebuild there must be none."""
     with connection.cursor() as cursor:

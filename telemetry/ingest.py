@@ -84,6 +84,23 @@ class Target:
     variants: frozenset[str]
 
 
+def targets(refs: Iterable[str | int], *, team_id: int) -> dict[str | int, Target]:
+    """A team's experiments by number and by key, as far as they exist. Keys hold a letter, so the two never meet."""
+    keys, numbers = [r for r in refs if isinstance(r, str)], [r for r in refs if isinstance(r, int) and r < 2**63]
+    with connection.cursor() as cursor:
+        cursor.execute(_TARGETS, [team_id, keys, numbers])
+        found: dict[str | int, Target] = {}
+        for pk, key, variants in cursor.fetchall():
+            found |= dict.fromkeys((pk, key), Target(pk, team_id, frozenset(variants)))
+    return found
+
+
+_TARGETS = """
+SELECT e.id, e.key, array(SELECT v.key::text FROM metadata.variants v WHERE v.experiment_id = e.id) FROM metadata.experiments e
+WHERE e.team_id = %s AND (e.key = ANY (%s::text[]) OR e.id = ANY (%s::bigint[]))
+"""
+
+
 @dataclass(frozen=True)
 class Ingested:
     """`accepted` rows were new, `changed` replaced a value, `duplicates` said nothing new. `last_ts`: newest of the batch."""

@@ -1,14 +1,17 @@
 """Doors for the worker. Messages carry nothing: what there is to do stands in PostgreSQL."""
 
-import datetime as dt
+import time
 
 from celery import shared_task
-from django.db import connection
+from django.db import transaction
 from django.utils import timezone
 
 from decisioning.access.principal import bind_job
 from telemetry import hours as hour_sums
+from telemetry import pulls, retention
 from telemetry.refresh import logged
+
+_ENOUGH_S = 30
 
 
 @shared_task(name="telemetry.hours")
@@ -22,12 +25,35 @@ def hours(**_later: object) -> None:
             run.worked = more = changes > 0
 
 
+@shared_task(name="telemetry.sources", soft_time_limit=280, time_limit=300)
+def sources(**_later: object) -> None:
+    """Start and carry out runs of sources that are due; beat calls it every 30 seconds, and a run that was asked for at once."""
+    with transaction.atomic():
+        bind_job("telemetry.sources")
+        pulls.fail_lost(now=timezone.now())
+        pulls.queue_due(now=timezone.now())
+    until = time.monotonic() + _ENOUGH_S
+    while time.monotonic() < until and (run := pulls.take_next(now=timezone.now())):
+        pulls.pull(run, clock=timezone.now)
+
+
 @shared_task(name="telemetry.partitions")
 def partitions(**_later: object) -> None:
-    """Make the next months' partitions ahead; beat calls it every hour."""
-    now = timezone.now()
-    with logged("portal/partitions", clock=timezone.now) as run, connection.cursor() as cursor:
+    """Make the next months' partitions ahead, and watch the default one; beat calls it every hour."""
+    with logged("portal/partitions", clock=timezone.now) as run:
         bind_job("telemetry.partitions")
-        cursor.execute("SELECT metrics.make_partitions(%s, %s)", [now, now + dt.timedelta(days=93)])
-        (run.rows,) = cursor.fetchone() or (0,)
+        run.rows = retention.make_partitions(now=timezone.now())
         run.worked = run.rows > 0
+    with logged("portal/default-partition", clock=timezone.now):
+        bind_job("telemetry.partitions")
+        retention.refuse_stranded_rows()
+
+
+@shared_task(name="telemetry.retention", soft_time_limit=280, time_limit=300)
+def keep(**_later: object) -> None:
+    """Drop what is past its time; beat calls it every hour."""
+    with logged("portal/retention", clock=timezone.now) as run:
+        bind_job("telemetry.retention")
+        swept = retention.sweep(now=timezone.now())
+        run.rows = swept.rows
+        run.worked = bool(swept.partitions or swept.rows)

@@ -6,13 +6,21 @@ import threading
 _log = logging.getLogger(__name__)
 _COALESCE_S = 1.0
 _changed = threading.Event()
+_wanted: set[str] = set()
 _start = threading.Lock()
 _waker: threading.Thread | None = None
 
 
 def tick() -> None:
-    """Ask for a tick soon. Returns at once; hints within a second become one, and one always follows the last call."""
+    """Ask for a tick soon."""
+    ask("gates.tick")
+
+
+def ask(task: str) -> None:
+    """Ask for a task soon. Returns at once; hints within a second become one, and one always follows the last call."""
     global _waker
+    with _start:
+        _wanted.add(task)
     _changed.set()
     if _waker is None or not _waker.is_alive():
         with _start:
@@ -28,8 +36,12 @@ def _send_hints() -> None:
     while True:
         _changed.wait()
         _changed.clear()
-        try:
-            app.send_task("gates.tick", expires=60, retry=False, ignore_result=True)
-        except Exception as failure:
-            _log.warning("No hint sent, the next beat will do: %s", failure)
+        with _start:
+            wanted = sorted(_wanted)
+            _wanted.clear()
+        for task in wanted:
+            try:
+                app.send_task(task, expires=60, retry=False, ignore_result=True)
+            except Exception as failure:
+                _log.warning("No hint sent, the next beat will do: %s", failure)
         pause.wait(_COALESCE_S)

@@ -1,0 +1,180 @@
+"""Sources that the portal pulls rows from: what there is, a new one, a dry run, a run now."""
+
+import math
+from typing import Any, ClassVar
+
+import django_filters  # type: ignore[import-untyped]
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.http import Http404
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from decisioning.access.permissions import require
+from decisioning.access.scopes import Scope
+from decisioning.api.door import Door
+from decisioning.api.judgement import rfc3339
+from decisioning.api.lists import PAGING, filtered, page
+from decisioning.api.problems import Problem, bad_parameter, invalid
+from decisioning.api.serializers import Choice, Text, Truth, Whole
+from telemetry import pulls, sources
+from telemetry.models import Source
+
+
+class SourceIn(serializers.Serializer[Any]):
+    """A new source; `url_env` of a database, `path` of a file."""
+
+    key = Text(max_length=200)
+    team = Text(required=False, max_length=200)
+    kind = Choice(Source.Kind.values)
+    url_env = Text(required=False, max_length=100, allow_blank=True)
+    path = Text(required=False, max_length=500, allow_blank=True)
+    query = Text()
+    schedule_s = Whole(required=False)
+    overlap_s = Whole(required=False)
+    time_limit_s = Whole(required=False)
+    metrics = serializers.ListField(child=Text(max_length=63), allow_empty=False)
+    lineage_job = Text(required=False, max_length=500, allow_blank=True)
+    enabled = Truth(required=False)
+
+
+class SourceFilter(django_filters.FilterSet):  # type: ignore[misc]
+    team = django_filters.CharFilter(field_name="team__key")
+    kind = django_filters.ChoiceFilter(field_name="kind", choices=Source.Kind.choices)
+    enabled = django_filters.BooleanFilter(field_name="enabled")
+
+
+class Sources(Door):
+    """The sources of the caller's teams."""
+
+    scopes: ClassVar = {"GET": Scope.READ, "POST": Scope.WRITE}
+    parameters: ClassVar = {
+        "GET": frozenset(SourceFilter.base_filters) | PAGING,
+        "POST": frozenset({"dry_run"}),
+    }
+
+    def get(self, request: Request) -> Response:
+        """List them by key, each with how it fares."""
+        return page(
+            request,
+            filtered(request, Source.objects.select_related("team"), SourceFilter),
+            shown=lambda found: [_told(source) for source in found],
+            ordering="key",
+            orderings=("key", "id", "due_at", "created_at"),
+        )
+
+    def post(self, request: Request) -> Response:
+        """A new source, due at once. `?dry_run=true` shows what its first run would do and keeps nothing."""
+        values, now = self.body(SourceIn), self.now
+        team = self.team(values.pop("team", None), Scope.WRITE)
+        source = Source(**values, team=team, created_at=now, due_at=now)
+        try:
+            sources.check(source)
+            source.clean_fields(exclude=["metrics"])
+            if _dry_run(request):
+                return Response(_previewed(sources.preview(source, now=now)))
+            with transaction.atomic():
+                source.save(force_insert=True)
+        except (sources.SourceRefused, sources.SourceFailed) as refusal:
+            raise problem(refusal) from refusal
+        except ValidationError as refusal:
+            raise invalid(
+                [(f"/{name}", "invalid", texts[0]) for name, texts in refusal.message_dict.items()]
+            ) from refusal
+        except IntegrityError as error:
+            detail = f"There is a source {source.key!r} already. Choose another key."
+            raise Problem(409, "key_taken", detail, errors=[("/key", "key_taken", detail)]) from error
+        return Response(_told(source), status=201, headers={"Location": f"/api/sources/{source.key}"})
+
+
+class OneSource(Door):
+    """One source."""
+
+    scopes: ClassVar = {"GET": Scope.READ}
+
+    def get(self, request: Request, key: str) -> Response:
+        """How it is set up, and how it fares."""
+        return Response(_told(_found(key)))
+
+
+class Refresh(Door):
+    """POST /api/sources/{key}/refresh: a run now."""
+
+    scopes: ClassVar = {"POST": Scope.TELEMETRY}
+    parameters: ClassVar = {"POST": frozenset({"dry_run"})}
+
+    def post(self, request: Request, key: str) -> Response:
+        """202 and the run that will carry it out; with `?dry_run=true` what a run would do, without doing it."""
+        source = _found(key)
+        require(self.principal, Scope.TELEMETRY, source.team_id)
+        try:
+            if _dry_run(request):
+                return Response(_previewed(sources.preview(source, now=self.now)))
+            run = pulls.queue(source, now=self.now)
+        except (sources.SourceRefused, sources.SourceFailed) as refusal:
+            raise problem(refusal) from refusal
+        told = {"run": str(run.run_id), "source": source.key, "status": run.status}
+        return Response(told, status=202, headers={"Location": f"/api/refresh-log?job={run.job_name}"})
+
+
+def problem(refusal: sources.SourceRefused | sources.SourceFailed) -> Problem:
+    """Refusals of sources in the contract's words."""
+    if isinstance(refusal, sources.SourceFailed):
+        return Problem(422, "source_failed", str(refusal))
+    return Problem(refusal.status, refusal.code, str(refusal), errors=refusal.errors)
+
+
+def _found(key: str) -> Source:
+    source = Source.objects.select_related("team").filter(key=key).first()
+    if source is None:
+        raise Http404
+    return source
+
+
+def _dry_run(request: Request) -> bool:
+    asked = request.query_params.get("dry_run", "false").lower()
+    if asked not in ("true", "false"):
+        raise bad_parameter("dry_run", f"is {asked[:60]!r}; it must be true or false")
+    return asked == "true"
+
+
+def _told(source: Source) -> dict[str, Any]:
+    return {
+        "key": source.key,
+        "team": source.team.key,
+        "kind": source.kind,
+        "url_env": source.url_env or None,
+        "path": source.path or None,
+        "query": source.query,
+        "schedule_s": source.schedule_s,
+        "overlap_s": source.overlap_s,
+        "time_limit_s": source.time_limit_s,
+        "metrics": source.metrics,
+        "lineage_job": source.lineage_job or None,
+        "enabled": source.enabled,
+        "due_at": rfc3339(source.due_at),
+        "data_watermark": rfc3339(source.read_to),
+        "last_refresh_at": rfc3339(source.last_refresh_at),
+        "failures": source.failures,
+    }
+
+
+def _previewed(preview: sources.Preview) -> dict[str, Any]:
+    stored = preview.stored
+    return {
+        "since": rfc3339(preview.since),
+        "until": rfc3339(preview.until),
+        "accepted": stored.accepted,
+        "changed": stored.changed,
+        "duplicates": stored.duplicates,
+        "refused": stored.refused,
+        "problems": list(stored.problems),
+        "rows": [{name: _shown(value) for name, value in row.items()} for row in preview.rows],
+        "more": preview.more,
+    }
+
+
+def _shown(value: object) -> object:
+    plain = value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value))
+    return value if plain else str(value)[:200]

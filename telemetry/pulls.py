@@ -1,0 +1,185 @@
+"""Runs of sources. Every run is a row of the refresh log before it begins, and says there how it ended, whatever happens.
+
+The row is the lock: a partial unique index lets one run of a source be under way. A run that shows no life for longer than it may
+take has lost its worker, and is failed by the next tick.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Callable
+
+from django.conf import settings
+from django.db import IntegrityError, connection, transaction
+from django.db.models import QuerySet
+
+from decisioning.access.principal import bind_job
+from telemetry import sources, wake
+from telemetry.models import RefreshRun, Source
+from telemetry.sources import SourceFailed, SourceRefused
+
+Clock = Callable[[], dt.datetime]
+MOST_ROWS = 1_000_000
+_GRACE = dt.timedelta(seconds=60)
+_FIRST_RETRY_S = 30
+
+
+def queue(source: Source, *, now: dt.datetime) -> RefreshRun:
+    """A run of this source, as soon as a worker is free; one that still waits is the same run.
+
+    Raises SourceRefused 409 `already_running`.
+    """
+    try:
+        with transaction.atomic():
+            run = RefreshRun.objects.create(
+                run_id=uuid.uuid4(),
+                job_name=f"source/{source.key}",
+                team_id=source.team_id,
+                source=source.key,
+                heartbeat_at=now,
+            )
+    except IntegrityError:
+        run = _under_way(source).get()
+        if run.started_at is not None:
+            message = f"Run {run.run_id} of {source.key} is under way since {run.started_at:%H:%M:%SZ}."
+            raise SourceRefused("already_running", message, status=409) from None
+    transaction.on_commit(lambda: wake.ask("telemetry.sources"))
+    return run
+
+
+def _under_way(source: Source) -> QuerySet[RefreshRun]:
+    return RefreshRun.objects.filter(
+        team_id=source.team_id, source=source.key, status=RefreshRun.Status.RUNNING, heartbeat_at__isnull=False
+    )
+
+
+def _source_of(run: RefreshRun) -> Source | None:
+    return Source.objects.select_related("team").filter(team=run.team, key=run.source).first()
+
+
+def fail_lost(*, now: dt.datetime) -> int:
+    """Fail runs whose worker is gone, so that their sources run again. Returns how many."""
+    lost = 0
+    for run in RefreshRun.objects.select_for_update(skip_locked=True).filter(
+        status=RefreshRun.Status.RUNNING, heartbeat_at__lt=now - _GRACE, started_at__isnull=False
+    ):
+        source = _source_of(run)
+        allowed = dt.timedelta(seconds=source.time_limit_s if source else 0) + _GRACE
+        if run.heartbeat_at is not None and run.heartbeat_at + allowed < now:
+            _end(
+                run,
+                source,
+                now=now,
+                rows=run.rows,
+                error=f"No sign of life since {run.heartbeat_at:%Y-%m-%d %H:%M:%SZ}.",
+            )
+            lost += 1
+    return lost
+
+
+_DUE = """
+SELECT id FROM metadata.sources s WHERE enabled AND due_at <= %s
+  AND NOT EXISTS (SELECT FROM metadata.refresh_log r WHERE r.team_id = s.team_id AND r.source = s.key AND r.status = 'running' AND r.heartbeat_at IS NOT NULL)
+ORDER BY due_at LIMIT 100 FOR UPDATE SKIP LOCKED
+"""
+
+
+def queue_due(*, now: dt.datetime) -> int:
+    """A run for every source that is due. After a downtime that is one run, which reads all that was missed."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(_DUE, [now])
+        due = [pk for (pk,) in cursor.fetchall()]
+        for source in Source.objects.filter(pk__in=due):
+            queue(source, now=now)
+            missed = (now - source.due_at) // dt.timedelta(seconds=source.schedule_s)
+            source.due_at += dt.timedelta(seconds=source.schedule_s * (missed + 1))
+            source.save(update_fields=["due_at"])
+    return len(due)
+
+
+_CLAIM = """
+UPDATE metadata.refresh_log SET started_at = %(now)s, heartbeat_at = %(now)s
+WHERE id = (SELECT id FROM metadata.refresh_log WHERE status = 'running' AND heartbeat_at IS NOT NULL AND started_at IS NULL
+            ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
+  AND (SELECT count(*) FROM metadata.refresh_log
+       WHERE status = 'running' AND heartbeat_at IS NOT NULL AND started_at IS NOT NULL) < %(most)s
+RETURNING id
+"""
+
+
+def take_next(*, now: dt.datetime) -> RefreshRun | None:
+    """Claim a waiting run. No more than DECISIONING_PULLS are under way, so that slow sources leave workers for the ticks."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('telemetry.take_next'))")
+        cursor.execute(_CLAIM, {"now": now, "most": settings.SOURCE_PULLS})
+        row = cursor.fetchone()
+    return RefreshRun.objects.get(pk=row[0]) if row else None
+
+
+def pull(run: RefreshRun, *, clock: Clock) -> None:
+    """Carry out a claimed run: chunk by chunk, each in a transaction of its own, together with its sign of life."""
+    source = _source_of(run)
+    problems: list[str] = []
+    rows, read, refused, newest = 0, 0, 0, None
+    try:
+        if source is None:
+            raise SourceFailed("The source is gone.")  # noqa: TRY301
+        sources.check(source)
+        since, until = sources.window(source, now=clock())
+        for chunk in sources.read(source, since=since, until=until, limit_s=source.time_limit_s):
+            with transaction.atomic():
+                bind_job("telemetry.sources")
+                stored = sources.store(source, chunk, now=clock())
+                read, rows = read + len(chunk), rows + stored.accepted + stored.changed
+                refused += stored.refused
+                problems += stored.problems[: 5 - len(problems)]
+                newest = max(filter(None, (newest, stored.newest)), default=None)
+                _still_ours(run, rows=rows, now=clock())
+            if read > MOST_ROWS:
+                raise SourceFailed(f"It yields more than {MOST_ROWS:,} rows. Narrow the query.")  # noqa: TRY301
+        error = (
+            f"{refused} of {read} rows were refused; the others are stored. {' '.join(problems)}"[:4_000]
+            if refused
+            else None
+        )
+    except (SourceFailed, SourceRefused) as failure:
+        error = str(failure)
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"[:2_000]
+        _end(run, source, now=clock(), rows=rows, newest=newest, error=error)
+        raise
+    _end(run, source, now=clock(), rows=rows, newest=newest, error=error)
+
+
+def _still_ours(run: RefreshRun, *, rows: int, now: dt.datetime) -> None:
+    kept = RefreshRun.objects.filter(pk=run.pk, status=RefreshRun.Status.RUNNING).update(heartbeat_at=now, rows=rows)
+    if not kept:
+        raise SourceFailed("The run was given up while it went on.")
+
+
+def _end(
+    run: RefreshRun,
+    source: Source | None,
+    *,
+    now: dt.datetime,
+    rows: int | None,
+    newest: dt.datetime | None = None,
+    error: str | None,
+) -> None:
+    status = RefreshRun.Status.FAILED if error else RefreshRun.Status.SUCCEEDED
+    with transaction.atomic():
+        bind_job("telemetry.sources")
+        ended = RefreshRun.objects.filter(pk=run.pk, status=RefreshRun.Status.RUNNING).update(
+            status=status, finished_at=now, rows=rows, error=error, data_watermark=newest
+        )
+        if not ended or source is None:
+            return
+        held = Source.objects.select_for_update().get(pk=source.pk)
+        if error:
+            held.failures += 1
+            wait_s = min(held.schedule_s, _FIRST_RETRY_S * 2 ** min(held.failures - 1, 20))
+            held.due_at = min(held.due_at, now + dt.timedelta(seconds=wait_s))
+        else:
+            held.failures = 0
+            held.last_refresh_at = max(filter(None, (held.last_refresh_at, now)))
+            held.read_to = max(filter(None, (held.read_to, newest)), default=None)
+        held.save(update_fields=["failures", "due_at", "last_refresh_at", "read_to"])

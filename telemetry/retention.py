@@ -1,0 +1,85 @@
+"""What is kept how long. Rows go by whole months, with their partition; the rest by age."""
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+
+from telemetry import hours
+
+REFRESH_LOG = dt.timedelta(days=90)
+EVENTS = dt.timedelta(days=90)
+REPLAYED = dt.timedelta(days=90)
+IDEMPOTENCY = dt.timedelta(hours=24)
+MONTHS_AHEAD = dt.timedelta(days=93)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """How much went: names of partitions, and rows of each table."""
+
+    partitions: tuple[str, ...]
+    kpi_hours: int
+    refresh_log: int
+    events: int
+    quarantined_events: int
+    idempotency: int
+
+    @property
+    def rows(self) -> int:
+        return self.kpi_hours + self.refresh_log + self.events + self.quarantined_events + self.idempotency
+
+
+# A run that still goes on stays; so does an event that nobody has understood yet, as long as rows of its time are kept.
+_AGED = {
+    "refresh_log": "finished_at < %(now)s - %(refresh_log)s",
+    "events": "received_at < %(now)s - %(events)s",
+    "quarantined_events": "replayed_at < %(now)s - %(replayed)s OR received_at < %(oldest)s",
+    "idempotency": "created_at < %(now)s - %(idempotency)s",
+}
+
+
+def sweep(*, now: dt.datetime) -> Swept:
+    """Drop what is past its time, in the caller's transaction."""
+    oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
+    ages: dict[str, Any] = {
+        "refresh_log": REFRESH_LOG,
+        "events": EVENTS,
+        "replayed": REPLAYED,
+        "idempotency": IDEMPOTENCY,
+    }
+    ages |= {"now": now, "oldest": oldest}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT metrics.drop_partitions(%s)", [oldest])
+        (dropped,) = cursor.fetchone() or ([],)
+        gone = {}
+        for table, condition in _AGED.items():
+            cursor.execute(f"DELETE FROM metadata.{table} WHERE {condition}", ages)  # noqa: S608
+            gone[table] = cursor.rowcount
+    month = oldest.astimezone(dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return Swept(tuple(dropped), hours.forget_before(month) if dropped else 0, **gone)
+
+
+def make_partitions(*, now: dt.datetime) -> int:
+    """Partitions for this month and the next three; how many were made."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT metrics.make_partitions(%s, %s)", [now, now + MONTHS_AHEAD])
+        (made,) = cursor.fetchone() or (0,)
+        return int(made)
+
+
+class RowsStranded(Exception):
+    """Rows wait in the default partition, which is for months that nobody made ahead. They are read as all others."""
+
+
+def refuse_stranded_rows() -> None:
+    """Raises RowsStranded when the default partition is in use."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT metrics.default_partition_rows()")
+        (rows,) = cursor.fetchone() or (0,)
+    if rows:
+        raise RowsStranded(
+            f"{rows} rows of months without a partition. SELECT metrics.make_partitions(since, until) moves them."
+        )
