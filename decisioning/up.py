@@ -262,11 +262,14 @@ class Installation:
             raise NotStarted(f"Port {self.port} on {self.host} is taken by another program. Choose one with --port.")
         self._start_servers()
         self.home.publish(self.environment)
+        unknown = self.home.read("credentials.json") is None
+        if unknown:
+            self._keep_web_and_worker()  # nobody can ask for anything yet: they load while the schema is made
         with step("Bringing the database schema up to date"):
             self.supervisor.run("migrate", "--skip-checks", env=self._env("owner"), log=self.home.logs / "migrate.log")
         with step("Starting web and worker"):
-            self._keep_web()
-            self._keep_celery("worker", "--concurrency", "2", "--without-mingle", "--without-gossip")
+            if not unknown:
+                self._keep_web_and_worker()
             credentials, fresh = self._credentials()
             self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=60)
         if not self._accepts(credentials["api_key"]):
@@ -310,12 +313,13 @@ class Installation:
             )
         )
 
-    def _keep_web(self) -> None:
+    def _keep_web_and_worker(self) -> None:
         (self.home.path / "static").mkdir(exist_ok=True)  # WhiteNoise looks there, too
         options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port), "--workers", "1"]
         options += ["--blocking-threads", "8", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
         command = [sys.executable, "-m", "granian", *options]
         self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready))
+        self._keep_celery("worker", "--concurrency", "2", "--without-mingle", "--without-gossip")
 
     def _keep_celery(self, program: str, *options: str) -> None:
         command = [sys.executable, "-m", "celery", "-A", "decisioning.celery", program, "--loglevel", "INFO", *options]

@@ -56,6 +56,8 @@ class Installation:
     def stop(self, number: signal.Signals = signal.SIGINT) -> float:
         """Seconds until it has ended."""
         assert self.process
+        if self.process.poll() is not None:
+            return 0
         began = time.monotonic()
         self.process.send_signal(number)
         self.process.communicate(timeout=30)

@@ -47,6 +47,15 @@ def pytest_load_initial_conftests(args: list[str]) -> None:
     os.environ.update(environment)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes or disturbs others, unless `-m` asks for it by name."""
+    if not config.option.markexpr:
+        apart = [item for item in items if any(map(item.get_closest_marker, ("faults", "benchmarks")))]
+        items[:] = [item for item in items if item not in apart]
+        config.hook.pytest_deselected(items=apart)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
     """Stop them and remove the home."""

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -170,6 +171,29 @@ def test_a_second_up_on_the_same_home_says_so_and_stops(home: Home, capsys: pyte
     assert f"An installation already runs in {home.path}: http://127.0.0.1:8123" in capsys.readouterr().out
 
 
+def test_servers_of_the_environment_are_used_and_each_role_needs_its_login(
+    home: Home, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, url in {"DATABASE_URL": "postgresql://web@db/x", "REDIS_URL": "redis://cache"}.items():
+        monkeypatch.setenv(name, url)
+    for name in ("DATABASE_OWNER_URL", "DATABASE_WORKER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    made = up.Installation(home, supervisor, host="127.0.0.1", port=0, demo=True)
+
+    with pytest.raises(NotStarted, match="DATABASE_OWNER_URL and DATABASE_WORKER_URL must be too"):
+        made.start()
+
+    assert supervisor.parts == []
+    assert not list(home.path.glob("*.port"))
+
+
+def test_a_port_that_another_program_has_is_named(home: Home, supervisor: Supervisor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(NotStarted, match=f"Port {port} on 127.0.0.1 is taken"):
+            up.Installation(home, supervisor, host="127.0.0.1", port=port, demo=False).start()
+
+
 # --- a whole installation ---------------------------------------------------------------------------------------------
 
 
@@ -178,8 +202,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     made = Installation(tmp_path_factory.mktemp("installation") / "home")
     made.start()
     yield made
-    if made.process and made.process.poll() is None:
-        made.stop()
+    made.stop()
 
 
 def test_the_first_start_prints_what_a_person_needs_and_keeps_it_private(installation: Installation) -> None:
@@ -217,9 +240,8 @@ def test_a_command_in_a_second_terminal_joins_what_runs(installation: Installati
     assert "[X]" in migrations.stdout
     assert "[ ]" not in migrations.stdout
 
-    for role, login in {"web": "decisioning_web", "superuser": "postgres"}.items():
-        with psycopg.connect(installation.manage("dsn", "--role", role).stdout.strip()) as connection:
-            assert connection.info.user == login
+    with psycopg.connect(installation.manage("dsn", "--role", "superuser").stdout.strip()) as connection:
+        assert connection.info.user == "postgres"
 
 
 def test_it_comes_back_after_each_of_its_processes_was_killed(installation: Installation) -> None:
@@ -253,15 +275,18 @@ def test_kill_9_of_the_supervisor_leaves_no_orphan_and_the_next_start_keeps_ever
     assert installation.api(before["api_key"]) == 200
 
 
-def test_ctrl_c_ends_all_of_it_within_five_seconds_and_lost_credentials_are_renewed(
-    installation: Installation,
-) -> None:
-    before = installation.credentials()
-
+def test_ctrl_c_ends_all_of_it_within_five_seconds(installation: Installation) -> None:
     assert installation.stop() < 5
     assert installation.processes() == {}
 
+
+@pytest.mark.faults
+def test_lost_credentials_are_replaced_and_the_old_key_is_no_longer_good(installation: Installation) -> None:
+    before = installation.credentials()
+    installation.stop()
     (installation.home / "credentials.json").unlink()
+
     installation.start()
+
     assert installation.api(installation.credentials()["api_key"]) == 200
     assert installation.api(before["api_key"]) == 401
