@@ -2,7 +2,19 @@
 
 from django.urls import path, re_path
 
-from decisioning.api import access, events, experiments, judgement, lineage, policies, records, registry, series
+from decisioning.api import (
+    access,
+    events,
+    experiments,
+    judgement,
+    lineage,
+    policies,
+    promises,
+    records,
+    registry,
+    series,
+    sources,
+)
 from decisioning.api.door import Nowhere
 
 urlpatterns = [
@@ -23,6 +35,7 @@ urlpatterns = [
     path("metrics/<str:key>", registry.OneMetric.as_view()),
     path("refresh-log", records.RefreshLog.as_view()),
     path("freshness", records.Freshness.as_view()),
+    path("slo", promises.Promises.as_view()),
     path("policies", policies.Policies.as_view()),
     path("policies/<str:name>", policies.OnePolicy.as_view()),
     path("policies/<str:name>/versions", policies.Versions.as_view()),
@@ -33,6 +46,9 @@ urlpatterns = [
     path("events", events.TakesEvents.as_view()),
     path("lineage", lineage.Lineage.as_view()),
     path("lineage/batch", lineage.LineageBatch.as_view()),
+    path("sources", sources.Sources.as_view()),
+    path("sources/<str:key>", sources.OneSource.as_view()),
+    path("sources/<str:key>/refresh", sources.Refresh.as_view()),
     path("schemas", events.Schemas.as_view()),
     path("schemas/<str:type_>", events.Schema.as_view()),
     path("quarantine", events.Quarantine.as_view()),

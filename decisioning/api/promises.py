@@ -1,0 +1,85 @@
+"""The PRD's promises over HTTP."""
+
+from typing import Any
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from decisioning import slo
+from decisioning.access.scopes import Scope
+from decisioning.api.door import Door
+from decisioning.api.judgement import rfc3339
+
+
+class Promises(Door):
+    """The portal's own figures."""
+
+    scopes = {"GET": Scope.READ}
+
+    def get(self, request: Request) -> Response:
+        """Each figure with its target, the budget that is left and what it leaves out."""
+        found = slo.figures(now=self.now)
+        return Response(
+            {
+                "as_of": rfc3339(found.as_of),
+                "window_days": slo.WINDOW.days,
+                "telemetry_latency": {
+                    **_latency(found.telemetry),
+                    "window_h": 24,
+                    "counts": "Rows of running experiments, from the end of their bucket to their first arrival; a bucket that is "
+                    "missing beyond its target counts its age so far.",
+                    "excludes": "Rows older than the experiment's own creation (history brought in), and paused experiments.",
+                },
+                "decision_latency": {
+                    **_latency(found.decision),
+                    "counts": "From the moment a stable read could be known to its proposal.",
+                    "excludes": "Experiments without a stable read: see recommended_within_24h.blocked.",
+                },
+                "recommended_within_24h": {
+                    **_share(found.recommended),
+                    "decisive": found.decisive,
+                    "calm": found.calm,
+                    "blocked": [
+                        {"code": b.code, "count": len(b.experiments), "experiments": b.experiments}
+                        for b in found.blocked
+                    ],
+                    "counts": "Experiments that have run for 24 h: proposed within 24 h, or held for units or days alone.",
+                    "excludes": "Drafts and experiments that have not run for 24 h yet.",
+                },
+                "telemetry_failures": {
+                    **_share(found.failures),
+                    "counts": "Runs in the refresh log that failed or were aborted.",
+                    "excludes": "Runs that have not ended.",
+                },
+                "answers": {
+                    "p95_s": found.answers.p95_s,
+                    "answered": found.answers.answered,
+                    "open": found.answers.open,
+                    "overdue": found.answers.overdue,
+                    "excludes": "Proposals that were withdrawn or superseded before anybody answered.",
+                },
+                "missed_slots": found.missed_slots,
+            }
+        )
+
+
+def _latency(latency: slo.Latency) -> dict[str, Any]:
+    return {
+        "p95_s": latency.p95_s,
+        "target_s": latency.target_s,
+        "counted": latency.counted,
+        "late": latency.late,
+        "holds": latency.holds,
+        "budget_left": latency.budget_left,
+    }
+
+
+def _share(share: slo.Share) -> dict[str, Any]:
+    return {
+        "share": share.share,
+        "target": share.target,
+        "part": share.part,
+        "whole": share.whole,
+        "holds": share.holds,
+        "budget_left": share.budget_left,
+    }

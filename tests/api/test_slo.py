@@ -1,0 +1,117 @@
+"""The portal's own figures come from what is stored, and what never came cannot flatter them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from decisioning.slo import Latency, Share
+from gates.models import PolicyVersion, Recommendation
+from telemetry.models import RefreshRun
+from tests.api.conftest import Caller
+from tests.conftest import as_role
+
+NOW = datetime.now(UTC)
+HOUR = timedelta(hours=1)
+
+
+def running(ops: Caller, name: str, *, days: int = 3) -> dict[str, Any]:
+    """An experiment that was created and started days ago."""
+    made = ops.experiment(name=name)
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE metadata.experiments SET created_at = %(at)s, started_at = %(at)s WHERE id = %(id)s",
+            {"at": NOW - timedelta(days=days), "id": made["id"]},
+        )
+    return made
+
+
+def judged(experiment: dict[str, Any], action: str, code: str) -> None:
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE metadata.cursors SET shown = jsonb_build_object('recommendation', jsonb_build_object('action', %s, 'code', %s)) "
+            "WHERE experiment_id = %s",
+            [action, code, experiment["id"]],
+        )
+
+
+def proposed(experiment: dict[str, Any], team: int, *, after: timedelta) -> None:
+    with as_role("owner"):
+        Recommendation.objects.create(
+            experiment_id=experiment["id"], team_id=team, action="scale", code="wins", slot=NOW, proposed_at=NOW - HOUR,
+            knowable_at=NOW - HOUR - after, rationale=[], blockers=[], evidence_digest="sha256:0",
+            policy_version=PolicyVersion.objects.first(), fold=1,
+        )  # fmt: skip
+
+
+def arrive(experiment: dict[str, Any], ts: datetime, delay: timedelta) -> None:
+    with as_role("owner"), connection.cursor() as cursor:
+        for variant in ("control", "treatment"):
+            cursor.execute(
+                "INSERT INTO metrics.experiment_kpis (experiment_id, metric, variant, ts, value, n, first_received_at) "
+                "VALUES (%s, 'vrps', %s, %s, 1, 1, %s)",
+                [experiment["id"], variant, ts, ts + delay],
+            )
+
+
+def test_budgets_say_how_much_of_the_misses_is_left() -> None:
+    assert Share(85, 100, 0.8, at_least=True).budget_left == pytest.approx(0.25)
+    assert Share(3, 100, 0.01, at_least=False).holds is False
+    assert Share(0, 0, 0.8, at_least=True).share is None
+    assert Latency(200.0, 900, 100, 1).budget_left == pytest.approx(0.8)
+
+
+def test_an_installation_without_anything_promises_nothing_and_says_so(ops: Caller) -> None:
+    told = ops.get("/api/slo").json()
+    assert (told["telemetry_latency"]["p95_s"], told["telemetry_latency"]["holds"]) == (None, None)
+    assert (told["recommended_within_24h"]["share"], told["telemetry_failures"]["share"]) == (None, None)
+
+
+def test_rows_count_their_delay_and_missing_buckets_their_age(ops: Caller) -> None:
+    made = running(ops, "x")
+    for k in range(95):
+        arrive(made, NOW.replace(second=0, microsecond=0) - (k + 1) * timedelta(minutes=15), timedelta(seconds=60))
+    good = ops.get("/api/slo").json()["telemetry_latency"]
+    assert (good["p95_s"], good["holds"]) == (60.0, True)
+
+    running(ops, "silent")
+    bad = ops.get("/api/slo").json()["telemetry_latency"]
+    assert bad["p95_s"] > 20 * 3600
+    assert (bad["holds"], bad["budget_left"] < 0) == (False, True)
+
+
+def test_the_share_counts_decisive_and_calm_apart_and_names_what_blocks_the_rest(ops: Caller) -> None:
+    fast, slow, calm, stale, unjudged = (running(ops, name) for name in ("fast", "slow", "calm", "stale", "unjudged"))
+    running(ops, "young", days=0)
+    proposed(fast, ops.team.pk, after=HOUR)
+    proposed(slow, ops.team.pk, after=30 * HOUR)
+    judged(calm, "hold", "collecting")
+    judged(stale, "hold", "stale")
+
+    told = ops.get("/api/slo").json()
+    share = told["recommended_within_24h"]
+    assert (share["part"], share["whole"], share["decisive"], share["calm"]) == (2, 5, 1, 1)
+    assert (share["share"], share["holds"]) == (0.4, False)
+    assert {b["code"]: b["experiments"] for b in share["blocked"]} == {
+        "proposed_late": [slow["key"]],
+        "stale": [stale["key"]],
+        "no_data": [unjudged["key"]],
+    }
+    assert (told["decision_latency"]["p95_s"], told["decision_latency"]["late"]) == (30 * 3600.0, 1)
+
+
+def test_failed_runs_and_open_answers_are_counted_for_ones_own_teams(ops: Caller, stranger: Caller) -> None:
+    with as_role("worker"):
+        for status in ("succeeded", "failed", "running"):
+            ended = None if status == "running" else NOW
+            RefreshRun.objects.create(
+                run_id=f"00000000-0000-4000-8000-{len(status):012d}", job_name="feed", team=ops.team, started_at=NOW,
+                finished_at=ended, status=status,
+            )  # fmt: skip
+    made = running(ops, "open")
+    proposed(made, ops.team.pk, after=HOUR)
+    told = ops.get("/api/slo").json()
+    assert (told["telemetry_failures"]["part"], told["telemetry_failures"]["whole"]) == (1, 2)
+    assert (told["answers"]["open"], told["answers"]["overdue"]) == (1, 0)
+    assert stranger.get("/api/slo").json()["telemetry_failures"]["whole"] == 0
