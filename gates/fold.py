@@ -10,15 +10,20 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import Any, TypeGuard
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
+import numpy as np
 
 from gates.facts import Days, Detail, MetricLook, Observations, Step
 from gates.facts import State as Sums
 from gates.plan import DAY, SECOND, Kpi, Plan, rfc3339
 from gates.policy import Gate, Policy
+from gates.preview import NEAR, Run
 from gates.rationale import evaluation_of
 from gates.rules import (
     LOG_ALARM,
@@ -35,9 +40,27 @@ from gates.rules import (
     watch_verdict,
 )
 from gates.series import Rows, Series, SeriesKey
-from gates.statistics.moments import Moments, PairMoments, merge, merge_pairs, of_mean, of_proportion, of_ratio
+from gates.statistics.moments import (
+    NO_PAIRS,
+    NOTHING,
+    Moments,
+    PairMoments,
+    chain,
+    chain_pairs,
+    merge,
+    merge_pairs,
+    of_mean,
+    of_proportion,
+    of_ratio,
+)
 from gates.statistics.srm import srm_log_e_at_most
 
+NEVER = -1
+"""An instant before every row."""
+FEW_LOOKS = 6
+"""Below this many looks a preview costs more than it saves."""
+MANY = 64
+"""From this many rows on arrays are faster than loops."""
 EMPTY = Series(ts=(), value=(), n=(), variance=(), first_received_at=())
 
 
@@ -84,7 +107,7 @@ class Cursors(msgspec.Struct):
     instants: list[int | None]
     watched: list[Observations]
     watch_verdicts: list[str]
-    target_days: list[dict[int, tuple[float, float, bool]]]
+    target_days: list[dict[str, tuple[float, float, bool]]]
     target_seen: list[tuple[int | None, int]]
     target_through: list[int]
     alarmed: list[str] = []
@@ -106,6 +129,9 @@ class Cursors(msgspec.Struct):
 class _Body(msgspec.Struct):
     cursors: Cursors
     memory: Memory
+
+
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -175,21 +201,49 @@ class State(msgspec.Struct, frozen=True):
         return self.facts == _facts(policy, plan, self.slot)
 
 
-class Folded(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Folded:
     """What one fold found.
 
     evaluations: oldest first, the slots at which something changed, and always the newest slot judged. details: the facts
     each of them quotes. steps: the facts of every slot of this fold that changed any. proposals: what is latched at the
-    end. rebuilt: from the start, so steps are complete. first_readable_at: the first look that was fresh, dense and had its floors and min_days.
+    end. rebuilt: from the start, so steps are complete. first_readable_at: the first look that was fresh, dense and had
+    its floors and min_days.
     """
 
     state: State
     evaluations: tuple[Evaluation, ...]
     proposals: tuple[Proposal, ...]
     first_readable_at: int | None
-    steps: tuple[Step, ...]
     details: tuple[Detail, ...]
     rebuilt: bool
+    stretches: tuple[_Facts, ...]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """Written out when asked for: a few hundred objects that only evidence needs."""
+        return tuple(step for facts in self.stretches for step in facts.steps())
+
+
+class _Facts(NamedTuple):
+    """The facts of one stretch: by slot, and runs of compared metrics apart."""
+
+    by_slot: dict[int, Step]
+    looks: Sequence[int]
+    runs: dict[str, Run]
+
+    def steps(self) -> list[Step]:
+        if not self.runs:
+            return [self.by_slot[slot] for slot in sorted(self.by_slot)]
+        metric_looks: dict[int, dict[str, MetricLook]] = {}
+        for metric, run in self.runs.items():
+            for k, look in enumerate(run.looks):
+                metric_looks.setdefault(look, {})[metric] = run.look(k)
+        steps = []
+        for slot in sorted({*self.by_slot, *self.looks}):
+            step = self.by_slot.get(slot) or Step(slot=slot, look=True)
+            steps.append(msgspec.structs.replace(step, looks=metric_looks[slot]) if slot in metric_looks else step)
+        return steps
 
 
 class StateOutdated(ValueError):
@@ -232,9 +286,9 @@ def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, state: State | None
         evaluations=tuple(found.evaluations),
         proposals=_proposals(court, body.memory),
         first_readable_at=min((s.readable_at for s in body.memory.standing if s.readable_at is not None), default=None),
-        steps=tuple(found.steps),
         details=tuple(found.details),
         rebuilt=rebuilt,
+        stretches=tuple(found.stretches),
     )
 
 
@@ -244,7 +298,7 @@ class _Found:
     def __init__(self) -> None:
         self.evaluations: list[Evaluation] = []
         self.details: list[Detail] = []
-        self.steps: list[Step] = []
+        self.stretches: list[_Facts] = []
 
     def tell(self, court: Judge, memory: Memory, detail: Detail, *, changed: bool) -> None:
         self.details.append(detail)
@@ -256,13 +310,19 @@ def _walk(
 ) -> None:
     """Judge the slots in (after, to], over which the arms stay the same."""
     stretch = _Stretch(court, cursors, rows, after, to)
+    facts = stretch.facts()
+    found.stretches.append(facts)
     judged = after
-    for step in stretch.steps():
-        changed = rules.step(step)
-        found.steps.append(step)
-        if changed or step.slot == newest:
-            judged = step.slot
-            found.tell(court, rules.memory, stretch.detail(judged), changed=changed)
+    if facts.runs:
+        stops = rules.glide(facts.looks, facts.by_slot, facts.runs)
+    else:
+        stops = ((step.slot, rules.step(step)) for step in facts.steps())
+    for slot, changed in stops:
+        if changed or slot == newest:
+            rules.catch_up()
+            judged = slot
+            found.tell(court, rules.memory, stretch.detail(slot), changed=changed)
+    rules.gliding = None
     rules.memory.slot = to
     if to == newest and judged != newest:
         found.tell(court, rules.memory, stretch.detail(newest), changed=False)
@@ -319,7 +379,7 @@ def _state(court: Judge, body: _Body, slot: int, kept: tuple[Kept, ...]) -> Stat
             f"{metric}/{variant}": cursor.base if slot >= court.plan.created_at else court.plan.started_at
             for (metric, variant), cursor in zip(court.series, body.cursors.series, strict=True)
         },
-        body=msgspec.msgpack.encode(body),
+        body=_ENCODER.encode(body),
         kept=kept,
     )
 
@@ -379,7 +439,6 @@ class _Strand:
         self.position = bisect_right(self.ts, cursor.through)
         self.pointer = 0
         self.known: tuple[list[int], list[int | None], list[int | None]] = ([], [], [])
-        self._units: list[int | None] | None = None
 
     def _news(self) -> Sequence[int]:
         """Positions of rows with new units: not n = 0, nor a cumulative n equal to its predecessor's."""
@@ -400,18 +459,21 @@ class _Strand:
 
     def units(self, instant: int) -> int | None:
         """Units so far at an instant not before `base`; None when a row does not say."""
-        if self._units is None:
-            self._units = self._count_units()
-        i = bisect_right(self.ts, instant)
-        return self._units[i]
+        return self.units_so_far[bisect_right(self.ts, instant)]
 
-    def _count_units(self) -> list[int | None]:
+    @cached_property
+    def units_so_far(self) -> list[int | None]:
+        """Units before the first unread row and after each."""
         if self.cumulative:
             return [self.cursor.n_before, *self.n]
-        total: int | None = self.cursor.units_before
-        units: list[int | None] = [total if total is not None and total >= 0 else None]
+        total: int | None = self.cursor.units_before if self.cursor.units_before >= 0 else None
+        if total is not None and None not in self.n:
+            counts = [n for n in self.n if n is not None]
+            if min(counts, default=0) >= 0:
+                return list(accumulate(counts, initial=total))
+        units = [total]
         for n in self.n:
-            total = None if n is None or n < 0 or units[-1] is None else (total or 0) + n
+            total = None if n is None or n < 0 or total is None else total + n
             units.append(total)
         return units
 
@@ -444,6 +506,93 @@ class _Strand:
         self.position = i
         cursor.through = max(cursor.through, instant)
         return restated
+
+    @cached_property
+    def ts_array(self) -> Any:
+        return np.array(self.ts, dtype=np.int64)
+
+    @cached_property
+    def news_array(self) -> Any:
+        return self.ts_array if self.news_ts is self.ts else np.array(self.news_ts, dtype=np.int64)
+
+    def newest_of(self, horizons: Any) -> Any:
+        """`newest` for many instants, NEVER where there is none."""
+        news = self.news_array
+        before = NEVER if self.cursor.news_before is None else self.cursor.news_before
+        return np.concatenate(([before], news))[np.searchsorted(news, horizons, side="right")]
+
+    def all_sums(self) -> _Sums | None:
+        """The state before and after each unread row, when every row is readable and no count falls; else None."""
+        cursor, first = self.cursor, self.first
+        if cursor.unreadable or not self.ts or self.n_array is None:
+            return None
+        columns = self._pair_columns() if self.kpi.kind == "ratio" else self._columns(first)
+        if columns is None:
+            return None
+        received = np.concatenate(([0] * (self.position + 1), self.received[self.position :])).astype(np.int64)
+        return _Sums(columns, np.maximum(np.maximum.accumulate(received), cursor.arrived))
+
+    def _columns(self, first: int) -> tuple[list[Any], ...] | None:
+        n, value = self.n_array, _numbers(self.series.value[first:])
+        if value is None:
+            return None
+        if self.kpi.kind == "proportion":
+            if ((value < 0) | (value > 1)).any():
+                return None
+            m2 = n * value * (1.0 - value)
+        else:
+            variance = _numbers(self.series.variance[first:])
+            if variance is None or (variance < 0).any():
+                return None
+            m2 = np.where(n > 1, variance * (n - 1), 0.0)
+        units: list[int] = [count for count in self.n if count is not None]
+        before = Moments(*(self.cursor.sums or NOTHING))  # type: ignore[arg-type]
+        read = self.position
+        if self.cumulative:
+            if self._falls(n):
+                return None
+            columns: tuple[list[Any], ...] = (units, value.tolist(), m2.tolist())
+            return tuple([start] * (read + 1) + column[read:] for start, column in zip(before, columns, strict=True))
+        unread: tuple[list[Any], ...] = chain(before, units[read:], value[read:].tolist(), m2[read:].tolist())
+        return tuple([start] * read + column for start, column in zip(before, unread, strict=True))
+
+    def _pair_columns(self) -> tuple[list[Any], ...] | None:
+        """The same for a ratio, row by row."""
+        if self.cumulative and self._falls(self.n_array):
+            return None
+        buckets = []
+        for i in range(self.position, len(self.ts)):
+            bucket = self._bucket(i)
+            if isinstance(bucket, str):
+                return None
+            buckets.append(PairMoments(*bucket))  # type: ignore[arg-type]
+        before = PairMoments(*(self.cursor.sums or NO_PAIRS))  # type: ignore[arg-type]
+        states = [before, *buckets] if self.cumulative else chain_pairs(before, buckets)
+        return tuple(list(column) for column in zip(*([before] * self.position + states), strict=True))
+
+    def _falls(self, n: Any) -> bool:
+        """Whether a cumulative count falls among the unread rows."""
+        start = [] if self.cursor.n_through is None else [self.cursor.n_through]
+        return bool((np.diff(np.concatenate((start, n[self.position :]))) < 0).any())
+
+    @cached_property
+    def n_array(self) -> Any:
+        """n as floats; None when one is missing or negative."""
+        counts = _numbers(self.n)
+        return counts if counts is not None and (counts >= 0).all() else None
+
+    def stand_at(self, rows: _Sums, upto: int, instant: int) -> None:
+        """Move the cursor to where `read_to` would leave it."""
+        cursor = self.cursor
+        if upto > self.position:
+            state = tuple(column[upto] for column in rows.columns)
+            if self.cumulative or state[0]:
+                cursor.sums = state
+            if self.cumulative:
+                cursor.n_through = self.n[upto - 1]
+            cursor.arrived = int(rows.arrived[upto])
+            self.position = upto
+        cursor.through = max(cursor.through, instant)
 
     def _bucket(self, i: int) -> Sums | str:
         """One row as moments, or why it is unreadable."""
@@ -478,6 +627,21 @@ class _Strand:
         return value if _real(value) else None
 
 
+class _Sums(NamedTuple):
+    """columns: n, mean, M2 of a strand before its first unread row and after each. arrived: latest arrival so far."""
+
+    columns: tuple[Sequence[Any], ...]
+    arrived: Any
+
+
+def _numbers(column: Sequence[float | None]) -> Any:
+    """A column as floats; None when a cell is missing or not finite."""
+    if None in column:
+        return None
+    numbers = np.array(column, dtype=np.float64)
+    return numbers if np.isfinite(numbers).all() else None
+
+
 def _real(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
@@ -500,23 +664,30 @@ class _Stretch:
         self.buckets: dict[int, tuple[list[int], int, int]] = {}
         self.pending: dict[int, dict[str, Any]] = {}
 
-    def steps(self) -> list[Step]:
-        """One step for each slot at which anything may change, oldest first."""
+    def facts(self) -> _Facts:
+        """The facts of every slot at which anything may change."""
         court = self.court
         looks = court.looks(self.after, self.to)
-        for look in looks:
-            self._at(look)["look"] = True
+        runs = self._runs(looks) if len(looks) >= FEW_LOOKS and not court.targets else {}
+        if not runs:
+            for look in looks:
+                self._at(look)["look"] = True
+            self._compared(looks)
         self._freshness()
-        self._compared(looks)
         self._targets(looks)
         self._watched()
         self._density()
         self._split()
         for slot in self._moments_of_plan():
             self._at(slot)
-        if court.final_slot is not None and court.final_slot in self.pending:
+        if court.final_slot is not None and court.final_slot in (*self.pending, *looks[-1:]):
             self._at(court.final_slot)["final"] = True
-        return [Step(slot=slot, **self.pending[slot]) for slot in sorted(self.pending)]
+        if runs:
+            at_looks = set(looks)
+            for slot in self.pending:
+                if slot in at_looks:
+                    self.pending[slot]["look"] = True
+        return _Facts({slot: Step(slot=slot, **facts) for slot, facts in self.pending.items()}, looks, runs)
 
     def detail(self, slot: int) -> Detail:
         """Every slot fact as it stands at a slot of this stretch."""
@@ -616,6 +787,43 @@ class _Stretch:
                 self._tell(look, "looks", metric, self._metric_look(strands, instant))
             self.cursors.instants[m] = newest_seen
 
+    def _runs(self, looks: Sequence[int]) -> dict[str, Run]:
+        """The compared metrics as runs; empty when any row asks for a closer look: unreadable, restated, an arm missing."""
+        court = self.court
+        horizons = np.array([court.horizon(look) for look in looks], dtype=np.int64)
+        found: dict[str, tuple[Run, list[tuple[_Strand, Any, int]]]] = {}
+        for m, metric in enumerate(court.compared):
+            arms = [(court.series[i][1], strand) for i, _, strand in self.read if court.series[i][0] == metric]
+            sums = [strand.all_sums() for _, strand in arms]
+            newest = [strand.newest_of(horizons) for _, strand in arms]
+            if any(s is None for s in sums) or any(at is None for at in newest):
+                return {}
+            instants = np.minimum.reduce([at for at in newest if at is not None])
+            seen = self.cursors.instants[m]
+            before = np.concatenate(([NEVER if seen is None else seen], instants[:-1]))
+            where = np.flatnonzero((instants != before) & (instants > NEVER))
+            if any(((at <= NEVER) & (instants > NEVER)).any() for at in newest if at is not None) or any(
+                ((at <= NEVER) != (instants <= NEVER)).any() for at in newest if at is not None
+            ):
+                return {}
+            at = instants[where]
+            columns, arrived, ends = {}, np.zeros(len(at), dtype=np.int64), []
+            for (variant, strand), rows in zip(arms, sums, strict=True):
+                if rows is None:
+                    return {}
+                upto = np.searchsorted(strand.ts_array, at, side="right")
+                columns[variant] = tuple([column[k] for k in upto.tolist()] for column in rows.columns)
+                arrived = np.maximum(arrived, rows.arrived[upto])
+                ends.append((strand, rows, int(upto[-1]) if len(upto) else -1))
+            found[metric] = Run([looks[k] for k in where.tolist()], at, arrived, columns), ends
+        for m, metric in enumerate(court.compared):
+            run, ends = found[metric]
+            if run.looks:
+                self.cursors.instants[m] = run.at[-1]
+                for strand, rows, upto in ends:
+                    strand.stand_at(rows, upto, run.at[-1])
+        return {metric: run for metric, (run, _) in found.items()}
+
     def _metric_look(self, strands: Sequence[tuple[str, _Strand]], instant: int) -> MetricLook:
         restated = []
         for variant, strand in strands:
@@ -657,21 +865,21 @@ class _Stretch:
             ts = strand.ts[i]
             if not self.cursors.target_through[t] < ts <= horizon:
                 continue
-            day = (max(clock.running(ts), 1) - 1) // DAY
+            day_of = str((max(clock.running(ts), 1) - 1) // DAY)
             value = strand.observed(i)
             n = strand.n[i]
-            weight, total, good = days.get(day, (0.0, 0.0, True))
+            weight, total, good = days.get(day_of, (0.0, 0.0, True))
             add = 1.0 if n is None else float(n)
             if strand.cumulative:
                 weight, total = 0.0, 0.0
-            days[day] = (weight + add, total + add * (value or 0.0), good and value is not None)
+            days[day_of] = (weight + add, total + add * (value or 0.0), good and value is not None)
             cursor.arrived = max(cursor.arrived, strand.received[i])
         self.cursors.target_through[t] = max(self.cursors.target_through[t], horizon)
-        for day in [day for day in days if day < closed - gate.days]:
-            del days[day]
+        for old in [day for day in days if int(day) < closed - gate.days]:
+            del days[old]
         values = []
         for day in range(max(0, closed - gate.days), closed):
-            weight, total, good = days.get(day, (0.0, 0.0, False))
+            weight, total, good = days.get(str(day), (0.0, 0.0, False))
             values.append((day, total / weight if good and weight else None))
         return Days(at=newest, closed=tuple(values), arrived=cursor.arrived)
 
@@ -681,17 +889,14 @@ class _Stretch:
         court = self.court
         for i, name, strand in self.read:
             self._know(strand)
-            slots, marks, _ = strand.known
             allowed = court.allowed[i]
             cursor = strand.cursor
             interesting = {self.after + court.slot_us}
-            before = cursor.watermark
-            for k, mark in zip(slots, marks, strict=True):
-                if before is None or mark is None or k > before + allowed or k - mark > allowed:
-                    interesting.add(k)
-                    interesting.update(self._onset(before, allowed))
-                before = mark
-            interesting.update(self._onset(before, allowed))
+            for k, before in self._late(strand, allowed):
+                interesting.add(k)
+                interesting.update(self._onset(before, allowed))
+            marks = strand.known[1]
+            interesting.update(self._onset(marks[-1] if marks else cursor.watermark, allowed))
             if court.final_slot is not None:
                 interesting.add(court.final_slot)
             judged = {slot for k in interesting if (slot := self._judged(k)) is not None}
@@ -702,6 +907,22 @@ class _Stretch:
                     cursor.status = status
                     self._tell(slot, "fresh", name, (mark, received))
 
+    def _late(self, strand: _Strand, allowed: int) -> list[tuple[int, int | None]]:
+        """Slots at which a watermark became known that was old already or came after a gap, with the one before it."""
+        slots, marks, _ = strand.known
+        before: int | None = strand.cursor.watermark
+        if len(slots) < MANY or None in marks:
+            found = []
+            for k, mark in zip(slots, marks, strict=True):
+                if before is None or mark is None or k > before + allowed or k - mark > allowed:
+                    found.append((k, before))
+                before = mark
+            return found
+        known, mark_array = np.array(slots), np.array(marks)
+        previous = np.concatenate(([NEVER - 2 * allowed if before is None else before], mark_array[:-1]))
+        late = np.flatnonzero((known > previous + allowed) | (known - mark_array > allowed)).tolist()
+        return [(slots[k], marks[k - 1] if k else before) for k in late]
+
     def _onset(self, watermark: int | None, allowed: int) -> list[int]:
         """The first slot at which a watermark is too old."""
         clock = self.court.clock
@@ -710,43 +931,56 @@ class _Stretch:
         return [] if late is None else [self.court.slot_at(late)]
 
     def _know(self, strand: _Strand) -> None:
-        """When which watermark was known: (slots, watermarks, arrivals), the newest change of each slot, after `after`."""
+        """When which watermark was known: (slots, watermarks, arrivals), in order; None where history gives way to facts."""
         court, cursor = self.court, strand.cursor
         created = court.slot_at(court.plan.created_at)
-        events: list[tuple[int, int, int]] = []
-        if self.after < created:
-            for i in strand.news:
-                slot = court.slot_at(strand.ts[i])
-                if slot < created:
-                    events.append((slot, strand.ts[i], strand.received[i]))
-        arrivals = []
-        for i in strand.news:
-            ts, received = strand.ts[i], strand.received[i]
-            slot = court.slot_at(max(ts, received))
-            arrivals.append((max(slot, created), ts, received))
-        arrivals.sort()
         slots: list[int] = []
         marks: list[int | None] = []
         receipts: list[int | None] = []
-        mark: int | None = cursor.watermark
-        received_at = cursor.received_at
-        for slot, ts, received in events:
-            slots.append(slot)
-            marks.append(ts)
-            receipts.append(received)
-        if self.after < created <= self.to:
-            mark = received_at = None
-            if not arrivals or arrivals[0][0] != created:
+        mark = cursor.watermark
+        if self.after < created:
+            for i in strand.news:
+                if (slot := court.slot_at(strand.ts[i])) >= created:
+                    break
+                slots.append(slot)
+                marks.append(strand.ts[i])
+                receipts.append(strand.received[i])
+            mark = None
+            if created <= self.to:
                 slots.append(created)
                 marks.append(None)
                 receipts.append(None)
-        for slot, ts, received in arrivals:
-            if mark is None or ts > mark:
-                mark, received_at = ts, received
-                slots.append(slot)
-                marks.append(mark)
-                receipts.append(received_at)
+        known, news, arrivals = self._arrivals(strand, created)
+        if sorted(news) == news:
+            first = 0 if mark is None else bisect_right(news, mark)
+            slots += known[first:]
+            marks += news[first:]
+            receipts += arrivals[first:]
+        else:
+            for slot, ts, received in zip(known, news, arrivals, strict=True):
+                if mark is None or ts > mark:
+                    mark = ts
+                    slots.append(slot)
+                    marks.append(ts)
+                    receipts.append(received)
         strand.known = (slots, marks, receipts)
+
+    def _arrivals(self, strand: _Strand, created: int) -> tuple[list[int], list[int], list[int]]:
+        """News in the order it became known: slots from which on it is, ts, arrivals."""
+        court = self.court
+        if len(strand.news) < MANY:
+            rows = sorted(
+                (max(court.slot_at(max(strand.ts[i], strand.received[i])), created), strand.ts[i], strand.received[i])
+                for i in strand.news
+            )
+            return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+        ts = strand.news_array
+        received = np.array(strand.received, dtype=np.int64)
+        if len(ts) != len(received):
+            received = received[np.array(strand.news)]
+        slots = np.maximum(-(-np.maximum(ts, received) // court.slot_us) * court.slot_us, created)
+        order = np.lexsort((ts, slots))
+        return slots[order].tolist(), ts[order].tolist(), received[order].tolist()
 
     def _watermark(self, strand: _Strand, slot: int) -> tuple[int | None, int | None]:
         if not strand.known[0]:
@@ -815,9 +1049,14 @@ class _Stretch:
         if i not in self.buckets:
             cursor, every = strand.cursor, strand.kpi.expected_every_s * SECOND
             closed = self._closed_buckets(strand.kpi, self.to)
-            running = self.court.clock.running
-            seen = {(max(running(ts), 1) - 1) // every for ts in strand.news_ts}
-            missing = [j for j in range(cursor.filled, closed) if j not in seen]
+            clock = self.court.clock
+            seen: set[int] | Any
+            if clock.pauses or len(strand.news_ts) < MANY:
+                seen = {(max(clock.running(ts), 1) - 1) // every for ts in strand.news_ts}
+                missing = [j for j in range(cursor.filled, closed) if j not in seen]
+            else:
+                seen = (strand.news_array - clock.started_at - 1) // every
+                missing = np.setdiff1d(np.arange(cursor.filled, closed), seen).tolist()
             self.buckets[i] = ([*cursor.gaps, *missing], cursor.filled, max(closed, cursor.filled))
         return self.buckets[i]
 
@@ -871,15 +1110,14 @@ class _Stretch:
 
     def _split(self) -> None:
         court = self.court
+        floor = court.horizon(self.after)
         for metric in court.counting:
             if metric in self.cursors.alarmed:
                 continue
-            instants = {ts for i, _, strand in self.read if court.series[i][0] == metric for ts in strand.news_ts}
-            floor = court.horizon(self.after)
+            arms = [(court.series[i][1], strand) for i, _, strand in self.read if court.series[i][0] == metric]
+            instants = self._suspicious(arms, floor)
             slots = {
-                slot
-                for ts in instants
-                if ts > floor and (slot := self._judged(court.slot_at(ts + court.closed_after))) is not None
+                slot for ts in instants if (slot := self._judged(court.slot_at(ts + court.closed_after))) is not None
             }
             for slot in sorted(slots):
                 units = self._split_at(metric, slot)
@@ -892,6 +1130,26 @@ class _Stretch:
                     self._tell(slot, "split", metric, units)
                     self.cursors.alarmed = sorted([*self.cursors.alarmed, metric])
                     break
+
+    def _suspicious(self, arms: Sequence[tuple[str, _Strand]], floor: int) -> Iterable[int]:
+        """Instants of news after `floor` where the split may be off: each of a few, of many those arrays point at."""
+        if sum(len(s.news_ts) for _, s in arms) < MANY or any(None in s.units_so_far for _, s in arms):
+            return {ts for _, strand in arms for ts in strand.news_ts if ts > floor}
+        every = np.unique(np.concatenate([strand.news_array for _, strand in arms]))
+        every = every[every > floor]
+        common = np.minimum.reduce([strand.newest_of(every) for _, strand in arms])
+        share = math.fsum(self.court.weights[variant] for variant, _ in arms)
+        units = [
+            np.array(strand.units_so_far, dtype=np.float64)[np.searchsorted(strand.ts_array, common, side="right")]
+            for _, strand in arms
+        ]
+        total = np.add.reduce(units)
+        chi_square = np.zeros(len(every))
+        for (variant, _), n in zip(arms, units, strict=True):
+            planned = total * (self.court.weights[variant] / share)
+            chi_square += (n - planned) ** 2 / np.maximum(planned, 1e-9)
+        suspicious: list[int] = every[(common > NEVER) & (chi_square >= LOG_ALARM * (1 - NEAR))].tolist()
+        return suspicious
 
 
 def _common_instant(strands: Sequence[_Strand], horizon: int) -> int | None:

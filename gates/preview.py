@@ -8,14 +8,14 @@ looks hold the extremes, so that the rules compute only these by the scalar path
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from gates.facts import MetricLook, State
 from gates.statistics.effects import difference, relative_se, relative_uplift
 from gates.statistics.moments import Arm, ratio_of
-from gates.statistics.sequences import always_valid_p, half_width
+from gates.statistics.sequences import half_width, log_p
 
 if TYPE_CHECKING:
     from gates.rules import Bounds, Comparison, Judge
@@ -25,7 +25,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 WHYS = ("", "young", "zero", "units", "spread", "noisy")
-VERDICTS = ("inconclusive", "pass", "fail", "invalid")
+VERDICTS: tuple[Literal["inconclusive", "pass", "fail", "invalid"], ...] = ("inconclusive", "pass", "fail", "invalid")
 NEAR = 1e-9
 """Relative distance within which arrays leave the verdict to the scalar path; they differ from it by about 1e-15."""
 
@@ -80,7 +80,7 @@ class Preview:
         n = c[0] + t[0]
         half = half_width(se, n, comparison.rho2, comparison.alpha, xp=np)
         self.lower, self.upper = estimate - half, estimate + half
-        self.p = always_valid_p(estimate, se, n, comparison.rho2, xp=np)
+        self.log_p = log_p(estimate, se, n, comparison.rho2, xp=np)
         noise = np.zeros_like(estimate)
         if relative:
             noise = np.maximum(relative_se(*control, xp=np), relative_se(*treatment, xp=np))
@@ -143,7 +143,7 @@ class Preview:
             return []
         where = where + first
         found: set[int] = set()
-        for values, sign in ((self.lower, -1.0), (self.upper, 1.0), (self.p, 1.0)):
+        for values, sign in ((self.lower, -1.0), (self.upper, 1.0), (self.log_p, 1.0)):
             signed = sign * values[where]
             least = signed.min()
             found.update(where[signed <= least + NEAR * abs(least)].tolist())
@@ -155,6 +155,6 @@ def _arms(kind: str, columns: tuple[Floats, ...]) -> Arm:
     if kind == "proportion":
         return Arm(mean, mean * (1.0 - mean), n)  # type: ignore[arg-type]
     if kind == "ratio":
-        ratio, v = ratio_of(mean, m2, *columns[3:], n - 1)
+        ratio, v = ratio_of(mean, m2, columns[3], columns[4], columns[5], n - 1)
         return Arm(ratio, np.maximum(v, 0.0), n)  # type: ignore[arg-type]
     return Arm(mean, m2 / (n - 1), n)  # type: ignore[arg-type]

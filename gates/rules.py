@@ -7,15 +7,18 @@ decides: the fold only finds the facts, and replay runs the same steps again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from gates.facts import Days, MetricLook, Observations, State, Step
 from gates.plan import DAY, SECOND, Action, Answer, Clock, Kpi, Plan
 from gates.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
+from gates.preview import VERDICTS, WHYS, Preview, Run
 from gates.statistics.effects import difference, relative_se, relative_uplift
 from gates.statistics.moments import Arm, Moments, PairMoments, mean_arm, proportion_arm, ratio_arm
 from gates.statistics.planning import planned_units
@@ -402,9 +405,13 @@ class Rules:
         self.treatments = judge.subjects if judge.control is not None else ()
         self.width = len(judge.subjects)
         self.touched = not memory.shown
+        self.gliding: _Glide | None = None
 
     def step(self, step: Step) -> bool:
         """Move memory over one slot; True when an action, code, state or verdict changed."""
+        return self._step(step, self._look)
+
+    def _step(self, step: Step, read_look: Callable[[Step], None]) -> bool:
         memory, judge = self.memory, self.judge
         memory.slot = step.slot
         if memory.answered < len(judge.answers):
@@ -412,7 +419,7 @@ class Rules:
         if step.fresh or step.dense or step.watched or step.split:
             self._take(step)
         if step.look:
-            self._look(step)
+            read_look(step)
         arms = judge.arms(step.slot)
         for index, variant in enumerate(judge.subjects):
             if variant in arms:
@@ -420,6 +427,63 @@ class Rules:
         changed = self.touched and self._note(step.slot)
         self.touched = False
         return changed
+
+    def glide(
+        self, looks: Sequence[int], steps: Mapping[int, Step], runs: Mapping[str, Run]
+    ) -> Iterator[tuple[int, bool]]:
+        """What `step` would do over a stretch whose compared metrics are given as runs: stops only where it may matter.
+
+        looks: every look of the stretch; steps: all other facts by slot; runs: one for each compared metric. Yields
+        (slot, changed) after each stop; whoever wants to read the numbers there calls `catch_up` first.
+        """
+        glide = _Glide(self, looks, runs)
+        stops = sorted({*steps, *glide.hot})
+        position = 0
+        for stop in stops:
+            while True:
+                ahead = bisect_left(looks, stop, position)
+                if position < ahead and self._restless():
+                    yield looks[position], glide.stop(position, Step(slot=looks[position], look=True))
+                    position += 1
+                    continue
+                glide.pass_over(position, ahead)
+                position = ahead
+                break
+            step = steps.get(stop) or Step(slot=stop, look=True)
+            yield stop, glide.stop(position, step)
+            position += position < len(looks) and looks[position] == stop
+        while position < len(looks) and self._restless():
+            yield looks[position], glide.stop(position, Step(slot=looks[position], look=True))
+            position += 1
+        glide.pass_over(position, len(looks))
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Bring the numbers of every gate to the look they stand at, by the scalar path."""
+        if self.gliding is not None:
+            self.gliding.catch_up()
+
+    def _restless(self) -> bool:
+        """Whether the next look may change something even if no verdict changes: something is being counted."""
+        memory, persist = self.memory, self.judge.policy.persist
+        arms = self.judge.arms(memory.slot)
+        for index, standing in enumerate(memory.standing):
+            if self.judge.subjects[index] not in arms:
+                continue
+            latch = standing.latch
+            waits = latch is None or latch.restated or (latch.code == "undecided" and standing.action != "review")
+            if standing.row > AT_ONCE and standing.action != "hold" and (waits or standing.streak < persist):
+                return True
+            if standing.action != standing.held or (standing.row <= AT_ONCE and standing.streak < persist):
+                return True
+            if standing.readable_at is None and standing.row > COLLECTING:
+                return True
+            if (standing.row == HOLD_OPEN) != (standing.calm > 0) or 0 < standing.calm < persist:
+                return True
+            for comparison, bounds in zip(self.judge.comparisons, self._measured(index), strict=True):
+                if not comparison.goal and bounds.verdict == "fail" and bounds.fails < HARM_LOOKS:
+                    return True
+        return False
 
     # Facts into verdicts
 
@@ -837,6 +901,135 @@ class Rules:
             memory.shown = shown
             changed = True
         return changed
+
+
+class _Glide:
+    """A stretch of looks over which rules stop only where a preview says so."""
+
+    def __init__(self, rules: Rules, looks: Sequence[int], runs: Mapping[str, Run]) -> None:
+        self.rules, self.looks = rules, looks
+        judge, memory = rules.judge, rules.memory
+        arms = judge.arms(looks[0] if looks else memory.slot)
+        self.parts: list[tuple[int, int, Comparison, Bounds, Preview]] = []
+        self.reached = {
+            metric: np.searchsorted(np.asarray(run.looks), np.asarray(looks), side="right").tolist()
+            for metric, run in runs.items()
+        }
+        self.hot: set[int] = set()
+        for g, comparison in enumerate(judge.comparisons):
+            run = runs[comparison.kpi.metric]
+            for v, variant in enumerate(rules.treatments):
+                if variant in arms and run.looks:
+                    bounds = memory.bounds[g * rules.width + v]
+                    preview = Preview(judge, comparison, run, variant, bounds)
+                    self.parts.append((g, v, comparison, bounds, preview))
+                    self.hot.update(run.looks[k] for k in np.flatnonzero(preview.hot).tolist())
+        self.read = [0] * len(self.parts)
+        rules.gliding = self
+
+    def stop(self, position: int, step: Step) -> bool:
+        """One slot; `position` is its look's, when it is one."""
+        return self.rules._step(step, lambda _: self._look(position))
+
+    def _look(self, position: int) -> None:
+        rules = self.rules
+        for part, (_, _, comparison, bounds, preview) in enumerate(self.parts):
+            reached = self.reached[comparison.kpi.metric][position]
+            if reached == self.read[part]:
+                continue
+            k = reached - 1
+            self._set(part, k)
+            if preview.near[k]:
+                self._catch_up(part)
+                rules._set_verdict(bounds, bounds_verdict(comparison, bounds))
+            else:
+                rules._set_verdict(bounds, self._say(bounds, preview, k))
+            if not comparison.goal:
+                rules._count_fails(comparison, bounds, preview.variant, 1)
+
+    def _say(self, bounds: Bounds, preview: Preview, k: int) -> Verdict:
+        """A status back into what it stands for."""
+        status = int(preview.status[k])
+        bounds.lost, bounds.small = bool(status & 1), bool(status & 2)
+        verdict, why = divmod(status >> 2, 8)
+        bounds.why = WHYS[why]
+        bounds.floor = why <= 1
+        bounds.invalid = bounds.invalid or VERDICTS[verdict] == "invalid"
+        return VERDICTS[verdict]
+
+    def _set(self, part: int, k: int) -> None:
+        _, _, _, bounds, preview = self.parts[part]
+        bounds.at, bounds.arrived = preview.run.at[k], preview.run.arrived[k]
+        self.read[part] = k + 1
+
+    def pass_over(self, begin: int, end: int) -> None:
+        """Looks at which nothing changes: only what they add to the counts."""
+        if begin >= end:
+            return
+        rules = self.rules
+        for v, variant in enumerate(rules.treatments):
+            mine = [(part, entry) for part, entry in enumerate(self.parts) if entry[1] == v]
+            if mine and variant in rules.judge.arms(self.looks[begin]):
+                self._count_over(v, [part for part, _ in mine], begin, end)
+        for part, (_, _, comparison, bounds, preview) in enumerate(self.parts):
+            reached = self.reached[comparison.kpi.metric][end - 1]
+            newer = reached - self.read[part]
+            if newer:
+                self._set(part, reached - 1)
+                if not comparison.goal:
+                    rules._count_fails(comparison, bounds, preview.variant, newer)
+
+    def _count_over(self, v: int, parts: list[int], begin: int, end: int) -> None:
+        """Which of the looks passed over was the last to count for a treatment."""
+        standing = self.rules.memory.standing[v]
+        if len(parts) < len(standing.counted):
+            return
+        runs = [(self.parts[part][4].run.at, self.reached[self.parts[part][2].kpi.metric]) for part in parts]
+        counted = standing.counted
+        last = [at[reached[end - 1] - 1] if reached[end - 1] else None for at, reached in runs]
+        metrics = {self.parts[part][2].kpi.metric for part in parts}
+        together = len({tuple(self.reached[m][begin:end]) for m in metrics}) == 1 and counted == [
+            self.parts[part][3].at for part in parts
+        ]
+        if together:
+            if is_newer(last, counted):
+                standing.counted = last
+            return
+        for position in range(begin, end):
+            instants = [at[reached[position] - 1] if reached[position] else None for at, reached in runs]
+            if is_newer(instants, counted):
+                counted = instants
+        standing.counted = list(counted)
+
+    def catch_up(self) -> None:
+        for part in range(len(self.parts)):
+            self._catch_up(part)
+
+    def _catch_up(self, part: int) -> None:
+        _, _, comparison, bounds, preview = self.parts[part]
+        k = self.read[part] - 1
+        if k <= preview.synced:
+            return
+        rules, run = self.rules, preview.run
+        control = rules.judge.control or ""
+        for j in (*preview.extremes(k), k):
+            rules._measure(comparison, bounds, run.at[j], run.state(control, j), run.state(preview.variant, j))
+        self._mark(bounds, preview, preview.synced + 1, k)
+        bounds.reasons = []
+        preview.synced = k
+
+    def _mark(self, bounds: Bounds, preview: Preview, first: int, last: int) -> None:
+        at = preview.run.instants
+        k = first
+        while True:
+            if bounds.marks:
+                k = max(k, int(np.searchsorted(at, bounds.marks[-1][0] + DAY)))
+            while k <= last and not preview.readable[k]:
+                k += 1
+            if k > last:
+                return
+            mark(bounds, preview.run.at[k], int(preview.units[k]))
+            k += 1
 
 
 # Pure pieces of the machine -------------------------------------------------------------------------------------------

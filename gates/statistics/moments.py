@@ -151,17 +151,18 @@ def ratio_of(mean: Any, m2: Any, mean_d: Any, m2_d: Any, co: Any, k: Any) -> tup
     return ratio, (m2 / k - 2.0 * ratio * (co / k) + ratio * ratio * (m2_d / k)) / (mean_d * mean_d)
 
 
-def chain(start: Moments, n: Sequence[int], mean: Sequence[float], m2: Sequence[float]) -> list[Moments]:
-    """`merge` of one bucket after the other: the state after each, to the same last bit, without a call for each.
+def chain(
+    start: Moments, n: Sequence[int], mean: Sequence[float], m2: Sequence[float]
+) -> tuple[list[int], list[float], list[float]]:
+    """`merge` of one bucket after the other, to the same last bit, without a call for each.
 
-    n, mean, m2: the buckets, shape (k,), k results.
+    n, mean, m2: the buckets, shape (k,). Columns n, mean, M2 of the state before the first and after each: shape (k + 1,).
 
-    >>> chain(NOTHING, [2, 0, 2], [1.5, 9.0, 3.5], [0.5, 0.0, 0.5])[1:]
-    [Moments(n=2, mean=1.5, m2=0.5), Moments(n=4, mean=2.5, m2=5.0)]
+    >>> chain(NOTHING, [2, 0, 2], [1.5, 9.0, 3.5], [0.5, 0.0, 0.5])
+    ([0, 2, 2, 4], [0.0, 1.5, 1.5, 2.5], [0.0, 0.5, 0.5, 5.0])
     """
     units, average, squares = start
-    states = []
-    state = start
+    ns, means, m2s = [units], [average], [squares]
     for count, value, square in zip(n, mean, m2, strict=True):
         if count:
             if units:
@@ -173,6 +174,15 @@ def chain(start: Moments, n: Sequence[int], mean: Sequence[float], m2: Sequence[
                 units = total
             else:
                 units, average, squares = count, value, square
-            state = Moments(units, average, squares)
-        states.append(state)
+        ns.append(units)
+        means.append(average)
+        m2s.append(squares)
+    return ns, means, m2s
+
+
+def chain_pairs(start: PairMoments, buckets: Sequence[PairMoments]) -> list[PairMoments]:
+    """`merge_pairs` of one bucket after the other: the state before the first and after each, k + 1 of them."""
+    states = [start]
+    for bucket in buckets:
+        states.append(merge_pairs(states[-1], bucket) if bucket.n else states[-1])
     return states

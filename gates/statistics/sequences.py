@@ -34,18 +34,22 @@ def half_width(se: Any, n: Any, rho2: float, alpha: float, *, xp: Any = math) ->
     return se * xp.sqrt((r + 1.0) / r * (xp.log(r + 1.0) - 2.0 * math.log(alpha)))
 
 
-def always_valid_p(estimate: Any, se: Any, n: Any, rho2: float, *, xp: Any = math) -> Any:
-    """min(1, sqrt(r + 1) exp(-z^2 r / (2 (r + 1)))) for no effect, z = estimate/se; take the minimum over looks.
+def log_p(estimate: Any, se: Any, n: Any, rho2: float, *, xp: Any = math) -> Any:
+    """ln of sqrt(r + 1) exp(-z^2 r / (2 (r + 1))), z = estimate/se, r = n rho^2; above 0 it says nothing."""
+    r = n * rho2
+    z = estimate / se
+    return 0.5 * xp.log(r + 1.0) - z * z * r / (2.0 * (r + 1.0))
+
+
+def always_valid_p(estimate: float, se: float, n: int, rho2: float) -> float:
+    """min(1, sqrt(r + 1) exp(-z^2 r / (2 (r + 1)))) for no effect; take the minimum over looks.
 
     >>> always_valid_p(0.0, 1.0, 100, 0.08)
     1.0
     >>> always_valid_p(5.0, 1.0, 100, 0.08) < 0.001
     True
     """
-    r = n * rho2
-    z = estimate / se
-    p = xp.sqrt(r + 1.0) * xp.exp(-z * z * r / (2.0 * (r + 1.0)))
-    return min(1.0, p) if xp is math else xp.minimum(1.0, p)
+    return math.exp(min(0.0, log_p(estimate, se, n, rho2)))
 
 
 def intersect(running: tuple[float | None, float | None], lower: float, upper: float) -> tuple[float, float]:

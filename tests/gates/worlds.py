@@ -133,10 +133,10 @@ def _rows(draw: random.Random, plan: Plan, hours: int) -> dict[SeriesKey, Series
     effect = draw.choice([-0.2, 0.0, 0.05, 0.2])
     for kpi in plan.kpis:
         for variant in plan.variants:
-            if draw.random() < 0.03:
+            if draw.random() < 0.01:
                 continue
             mean = 10.0 * (1 + (0.0 if variant.control else effect))
-            rows[kpi.metric, variant.key] = _series(draw, plan, kpi, hours, mean, draw.random() < 0.4, variant.weight)
+            rows[kpi.metric, variant.key] = _series(draw, plan, kpi, hours, mean, draw.random() < 0.15, variant.weight)
     return rows
 
 
@@ -150,7 +150,7 @@ def _series(draw: random.Random, plan: Plan, kpi: Kpi, hours: int, mean: float, 
         late = draw.choice([0, 3, 8]) if draw.random() > trouble else draw.randrange(10, 600)
         if draw.random() < trouble or k > stop:
             continue
-        n: int | None = int(weight * draw.randrange(90, 111))
+        n: int | None = int(weight * draw.randrange(96, 105))
         value: float | None = draw.gauss(mean, 1.0)
         variance: float | None = 4.0
         if kpi.kind == "proportion":
