@@ -26,8 +26,10 @@ class PortalError(Exception):
         self.status, self.code, self.detail, self.errors = status, code, detail, list(errors)
 
     def __str__(self) -> str:
+        if len(self.errors) < 2:  # then the detail says it all
+            return f"{self.detail} ({self.code}, {self.status})"
         where = "; ".join(f"{e.get('pointer', '')}: {e.get('detail') or e.get('code', '')}" for e in self.errors[:5])
-        return f"{self.detail} ({self.code}, {self.status}){f': {where}' if where else ''}"
+        return f"{self.detail} ({self.code}, {self.status}): {where}"
 
 
 class Unreachable(Exception):

@@ -481,7 +481,7 @@ def bring_in(
 
 def settle(
     portal: Portal,
-    keys: Sequence[str],
+    brought: Sequence[Brought],
     *,
     within_s: float = 300.0,
     clock: Callable[[], float] = time.monotonic,
@@ -490,14 +490,14 @@ def settle(
 ) -> list[str]:
     """Wait until each is evaluated with all that was sent; returns those that were not within the time."""
     asked_at = clock()
-    before = {key: _newest_evaluation(portal, key) for key in keys}
-    waiting = {key: portal.evaluate(key) for key in keys}
+    before = {each.key: _newest_evaluation(portal, each.key) for each in brought if each.accepted}
+    waiting = {each.key: portal.evaluate(each.key) for each in brought}
     while waiting and clock() - asked_at <= within_s:
         for key, slot in list(waiting.items()):
             newest = _newest_evaluation(portal, key)
-            # The slot may have been judged already, before the last rows: then there is a newer judgement of it, unless
-            # nothing changed, which a tick or two would have shown.
-            news = newest != before[key] or clock() - asked_at > _NOTHING_NEW_AFTER_S
+            # The slot may have been judged already, before the last rows: then there comes a newer judgement of it, unless
+            # they changed nothing, which a tick or two would have shown.
+            news = key not in before or newest != before[key] or clock() - asked_at > _NOTHING_NEW_AFTER_S
             if newest and news and _instant(newest["slot"]) >= _instant(slot):
                 del waiting[key]
                 settled(key)

@@ -45,15 +45,19 @@ def test_a_refusal_carries_code_detail_and_every_pointer() -> None:
         "title": "Unprocessable",
         "status": 422,
         "code": "invalid_rows",
-        "detail": "1 row is bad.",
-        "errors": [{"pointer": "/rows/0/value", "code": "invalid_number", "detail": "true is no number."}],
+        "detail": "2 rows are bad.",
+        "errors": [
+            {"pointer": "/rows/0/value", "code": "invalid_number", "detail": "true is no number."},
+            {"pointer": "/rows/3/ts", "code": "naive_timestamp"},
+        ],
     }
     asked, _ = portal(lambda _request: httpx.Response(422, json=problem))
 
     with pytest.raises(PortalError) as refused:
         asked.push("x", [{"metric": "m"}])
     assert refused.value.code == "invalid_rows"
-    assert str(refused.value) == "1 row is bad. (invalid_rows, 422): /rows/0/value: true is no number."
+    told = "2 rows are bad. (invalid_rows, 422): /rows/0/value: true is no number.; /rows/3/ts: naive_timestamp"
+    assert str(refused.value) == told
 
 
 def test_an_html_error_is_still_an_exception_that_says_where_it_came_from() -> None:

@@ -9,7 +9,17 @@ import httpx
 import pytest
 
 from decisioning.agents.client import Portal
-from decisioning.agents.history import FileRefused, History, bring_in, creation, plan_of, read
+from decisioning.agents.history import (
+    Brought,
+    FileRefused,
+    History,
+    Recorded,
+    bring_in,
+    creation,
+    plan_of,
+    read,
+    settle,
+)
 
 NOW = datetime(2026, 11, 24, 6, 0, 30, tzinfo=UTC)
 WIDE = "experiment_id,variant_id,metric_id,time_since_start,count_c,count_t,mean_c,mean_t,variance_c,variance_t"
@@ -248,6 +258,29 @@ def test_an_experiment_that_is_refused_is_told_and_the_next_goes_in() -> None:
     one, two = bring_in(portal, history, plan_of(None, "wide"), now=NOW)
 
     assert (one.problem, two.problem, two.accepted) == ("too old (invalid, 422)", "", 2)
+
+
+@pytest.mark.parametrize(("accepted", "judged_after"), [(5, 3), (0, 1)])
+def test_new_rows_wait_for_a_new_judgement_of_the_slot_and_repeated_ones_do_not(
+    accepted: int, judged_after: int
+) -> None:
+    """The slot was judged before the rows came; the judgement that knows them comes with the third question."""
+    questions = 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal questions
+        if request.method == "POST":
+            return httpx.Response(202, json={"slot": "2026-11-24T06:00:00Z"})
+        questions += 1
+        computed = "2026-11-24T06:00:01Z" if questions < 4 else "2026-11-24T06:00:09Z"
+        newest = {"slot": "2026-11-24T06:00:00Z", "computed_at": computed}
+        return httpx.Response(200, json={"results": [newest], "next": None})
+
+    portal = Portal("http://portal.test", "k", transport=httpx.MockTransport(answer))
+    brought = Brought(Recorded("x1"), "asos-x1", accepted=accepted)
+
+    assert settle(portal, [brought], sleep=lambda _s: None) == []
+    assert questions == judged_after + (1 if accepted else 0)
 
 
 @pytest.mark.skipif(not ASOS.exists(), reason="the recorded experiments are not beside the project")

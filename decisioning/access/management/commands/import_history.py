@@ -83,14 +83,14 @@ def _bring_in(
                 sent=lambda count: progress.advance(rows, count),
             )
         )
-        keys = [each.key for each in brought if not each.problem]
-        judged = progress.add_task("judged", total=len(keys))
-        late = history.settle(portal, keys, settled=lambda _key: progress.advance(judged))
-    arms = [arm for key in keys for arm in history.arms(portal, key)]
+        here = [each for each in brought if not each.problem]
+        judged = progress.add_task("judged", total=len(here))
+        late = history.settle(portal, here, settled=lambda _key: progress.advance(judged))
+    arms = [arm for each in here for arm in history.arms(portal, each.key)]
     bad = sorted([*recorded.bad, *(line for each in brought for line in each.refused)], key=lambda line: line.line)
     problems = {each.key: each.problem for each in brought if each.problem} | dict.fromkeys(late, "not judged in time")
     result = {
-        "experiments": len(keys),
+        "experiments": len(here),
         "arms": [asdict(arm) for arm in arms],
         "rows_accepted": sum(each.accepted for each in brought),
         "rows_duplicate": sum(each.duplicates for each in brought),

@@ -1,0 +1,152 @@
+"""Everything that runs against a portal, against a real one: `manage.py up` in a home of its own, once for this file."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from decisioning.agents.client import Portal
+from decisioning.embedded import PROJECT
+from tests.installation import Installation, clean_environment, soon
+
+WIDE = "experiment_id,variant_id,metric_id,time_since_start,count_c,count_t,mean_c,mean_t,variance_c,variance_t"
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    running = Installation(tmp_path_factory.mktemp("http") / "home")
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def portal(installation: Installation) -> Iterator[Portal]:
+    kept = installation.credentials()
+    with Portal(kept["url"], kept["api_key"]) as found:
+        yield found
+
+
+def last_line(done: "subprocess.CompletedProcess[str]") -> str:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+def test_the_tour_of_the_readme_works_word_for_word(installation: Installation, tmp_path: Path) -> None:
+    tour = (PROJECT / "README.md").read_text().partition("## Five minutes")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", tour, flags=re.DOTALL)
+    assert len(blocks) == 6
+    script = "set -euo pipefail\n" + "".join(f"{block}\necho '=== {place}'\n" for place, block in enumerate(blocks))
+    script = script.replace('".data/', f'"{installation.home}/').replace("rows.json", f"{tmp_path}/rows.json")
+
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=PROJECT, env=clean_environment(), text=True, capture_output=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = re.split(r"=== \d\n", done.stdout)
+    created, sent, seen, answered, verified = (json.loads(part.strip()) for part in said[1:6])
+    assert created["status"] == "running"
+    assert sent["accepted"] == sum(1 for _ in json.loads((tmp_path / "rows.json").read_text())["rows"])
+    assert (seen["recommendation"]["action"], seen["recommendation"]["state"]) == ("scale", "proposed")
+    assert answered["status"] == "scaled"
+    assert verified["same"] is True
+
+
+def test_a_recorded_history_is_brought_in_judged_and_told_and_again_changes_nothing(
+    installation: Installation, portal: Portal, tmp_path: Path
+) -> None:
+    """Twenty daily snapshots: one experiment whose goal wins, one whose goal is nothing; one line without its variance."""
+    file = tmp_path / "recorded.csv"
+    lines = [WIDE]
+    for day in range(1, 21):
+        n = day * 400_000
+        for name, mean in (("winner", 5.6), ("nothing", 5.0)):
+            lines.append(f"{name},1,1,{day},{n},{n + 7},0.2,0.21,0.16,0.1659")
+            lines.append(f"{name},1,4,{day},{n},{n + 7},5.0,{mean},400,400")
+    lines.append("nothing,1,4,20.5,8000000,8000007,5.0,5.0,,400")
+    file.write_text("\n".join(lines) + "\n")
+
+    first = json.loads(last_line(installation.manage("import_history", str(file), "--team", "recorded", "--json")))
+    second = json.loads(last_line(installation.manage("import_history", str(file), "--team", "recorded", "--json")))
+
+    told = {arm["experiment"]: (arm["arm"], arm["action"], arm["code"]) for arm in first["arms"]}
+    assert told == {
+        "asos-winner": ("arm-1", "scale", "wins"),
+        "asos-nothing": ("arm-1", "delete", "not_worth_it"),
+    }
+    assert first["bad_lines"] == [{"line": 82, "reason": "control: the variance of metric_4 is missing"}]
+    assert (first["rows_accepted"], first["rows_duplicate"]) == (160, 0)
+    assert (second["rows_accepted"], second["rows_duplicate"]) == (0, 160)
+    assert second["arms"] == first["arms"]
+
+
+def test_a_policy_brought_with_a_history_judges_it(installation: Installation, tmp_path: Path) -> None:
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    file, policy, plan = tmp_path / "long.csv", tmp_path / "two-days.json", tmp_path / "plan.json"
+    lines = ["experiment,metric,variant,ts,value,n,variance"]
+    for hour in range(72):
+        ts = (now - timedelta(hours=71 - hour)).isoformat()
+        lines += [f"long-one,paid_share,control,{ts},0.30,2000,", f"long-one,paid_share,treatment,{ts},0.34,2000,"]
+    file.write_text("\n".join(lines))
+    metric = {"key": "paid_share", "kind": "proportion", "expected_every_s": 3600, "freshness_target_s": 3600}
+    plan.write_text(json.dumps({"target_kpis": [{"metric": metric, "role": "goal"}]}))
+    policy.write_text(
+        json.dumps({"min_days": 2, "gates": [{"name": "up", "kind": "uplift", "for": "goal", "delete_below": "plan"}]})
+    )
+
+    arguments = ["--plan", str(plan), "--policy", str(policy), "--team", "recorded"]
+    done = installation.manage("import_history", str(file), *arguments)
+
+    assert "1 experiments, 1 arms: 1 scale" in last_line(done)
+    assert "long-one" in done.stdout
+
+
+def test_the_demo_comes_up_lives_and_goes_without_a_trace(installation: Installation, portal: Portal) -> None:
+    installed = last_line(installation.manage("demo", "--install"))
+    assert re.fullmatch(r"The demo team has 13 experiments; \d{5} rows are new\.", installed)
+    assert last_line(installation.manage("demo", "--install")).endswith("; 0 rows are new.")
+
+    key = last_line(installation.manage("create_key", "--team", "demo", "--scopes", "experiments:read"))
+    with Portal(portal.url, key) as demo:
+        assert {row["status"] for row in demo.experiments()} == {"running", "paused", "draft", "scaled", "deleted"}
+        before = demo.experiment("gift-wrap")["freshness"]["data_watermark"]
+        feed = subprocess.Popen(
+            [sys.executable, "manage.py", "demo", "--feed", "--every", "1"],
+            cwd=PROJECT,
+            env=clean_environment() | {"DECISIONING_HOME": str(installation.home)},
+        )
+        try:
+            assert soon(lambda: demo.experiment("gift-wrap")["freshness"]["data_watermark"] > before, 60)
+        finally:
+            feed.send_signal(signal.SIGTERM)
+        assert feed.wait(5) == 0
+
+    removed = last_line(installation.manage("demo", "--remove", "--yes"))
+    assert re.fullmatch(r"Removed the demo team, its 13 experiments and \d+ KPI rows, policies and keys\..*", removed)
+    assert last_line(installation.manage("demo", "--remove", "--yes")) == "There is no demo team."
+    assert httpx.get(f"{portal.url}/api/experiments", headers={"Authorization": f"Bearer {key}"}).status_code == 401
+
+
+def test_the_terminal_client_finds_the_installation_by_its_home(installation: Installation) -> None:
+    environment = clean_environment() | {"DECISIONING_HOME": str(installation.home), "NO_COLOR": "1"}
+    command = [sys.executable, "-c", "from decisioning.agents.cli import main; main()", "experiments", "list", "--json"]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, text=True, capture_output=True, check=True)
+
+    assert isinstance(json.loads(done.stdout), list)
+    assert os.fspath(installation.home) not in done.stderr
+
+
+@pytest.mark.faults
+def test_the_selfcheck_finds_the_truth_about_this_installation(installation: Installation) -> None:
+    done = installation.manage("selfcheck")
+
+    assert re.fullmatch(r"Passed: 3 of 3 as they must be, in \d+ s\.", last_line(done))
