@@ -103,7 +103,8 @@ class Walk:
         return self.get(f"/api/experiments/{self.key}")
 
     def recommendation(self) -> dict[str, Any]:
-        return self.get(f"/api/experiments/{self.key}/decision")["recommendation"]
+        found: dict[str, Any] = self.get(f"/api/experiments/{self.key}/decision")["recommendation"]
+        return found
 
     def answer(self, *, expect: int = 201, **body: Any) -> dict[str, Any]:
         return self.post(f"/api/experiments/{self.key}/decision", body, expect=expect)
@@ -111,7 +112,8 @@ class Walk:
     def get(self, path: str, expect: int = 200) -> dict[str, Any]:
         response = self.client.get(path)
         assert response.status_code == expect, response.content
-        return response.json()
+        found: dict[str, Any] = response.json()
+        return found
 
     def post(self, path: str, body: dict[str, Any], expect: int = 200) -> dict[str, Any]:
         response = self.client.post(path, body, content_type="application/json")

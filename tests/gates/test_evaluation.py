@@ -123,6 +123,8 @@ def test_when_and_how_often_the_tick_runs_does_not_matter(running: Target) -> No
         often = Cursor.objects.get(experiment=experiment())
         again = Recommendation.objects.filter(superseded_at__isnull=True)
         assert again.values_list("action", "code", "slot", "first_stable_at", "evidence_digest").get() == found
+        assert often.shown is not None
+        assert once.shown is not None
         assert often.shown["gates"] == once.shown["gates"]
 
 
@@ -165,4 +167,4 @@ def test_numbers_beyond_reason_hold_up_no_other_experiment(running: Target) -> N
         done = evaluate_some(now=START + 30 * HOUR)
         assert done.experiments == 1
         shown = Cursor.objects.get(experiment=experiment()).shown
-        assert done.failed or shown["recommendation"]["action"] != "scale"
+        assert done.failed or (shown is not None and shown["recommendation"]["action"] != "scale")
