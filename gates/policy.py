@@ -392,34 +392,45 @@ def _lint_values(label: str, kind: str, rule: Mapping[str, Any]) -> Iterator[Pro
                 f"{label}: {key} is {rule[key]!r}. It must be one of {', '.join(_CHOICE[key])}.",
             )
     if kind == "uplift":
-        if "delete_below" not in rule:
-            yield Problem(
-                label,
-                "no_delete_below",
-                f'{label}: a goal without delete_below can never end in delete. Add delete_below, a number or "plan".',
-            )
-        elif _finite(rule["delete_below"]) and _finite(rule.get("scale_above", 0.0)):
-            if rule["delete_below"] < rule.get("scale_above", 0.0):
-                yield _below(label, rule["delete_below"], rule.get("scale_above", 0.0))
+        yield from _lint_goal(label, rule)
     if kind == "guard" and _finite(rule.get("max_harm")) and rule["max_harm"] <= 0:
         yield _harm(label, rule["max_harm"])
-    at_least, at_most = rule.get("at_least"), rule.get("at_most")
     if kind == "threshold":
-        if at_least is None and at_most is None:
-            yield Problem(
-                label, "no_limit", f"{label}: a threshold without limit never fails. Add at_most or at_least."
-            )
-        elif _over(at_least, at_most):
-            yield _order(label, at_least, at_most)
+        yield from _lint_threshold(label, rule)
     if kind == "density":
-        if at_least is None:
-            yield Problem(label, "no_limit", f"{label}: a density gate needs at_least, such as 0.95.")
-        elif "metric" not in rule and _finite(at_least) and not 0 <= at_least <= 1:
-            yield Problem(
-                label,
-                "over_one",
-                f"{label}: at_least is {at_least:g}, but buckets are counted as a fraction. Use 0 to 1, such as 0.95.",
-            )
+        yield from _lint_density(label, rule)
+
+
+def _lint_goal(label: str, rule: Mapping[str, Any]) -> Iterator[Problem]:
+    below, above = rule.get("delete_below"), rule.get("scale_above", 0.0)
+    if "delete_below" not in rule:
+        yield Problem(
+            label,
+            "no_delete_below",
+            f'{label}: a goal without delete_below can never end in delete. Add delete_below, a number or "plan".',
+        )
+    elif _finite(below) and _finite(above) and rule["delete_below"] < above:
+        yield _below(label, rule["delete_below"], above)
+
+
+def _lint_threshold(label: str, rule: Mapping[str, Any]) -> Iterator[Problem]:
+    at_least, at_most = rule.get("at_least"), rule.get("at_most")
+    if at_least is None and at_most is None:
+        yield Problem(label, "no_limit", f"{label}: a threshold without limit never fails. Add at_most or at_least.")
+    elif _over(at_least, at_most):
+        yield _order(label, at_least, at_most)
+
+
+def _lint_density(label: str, rule: Mapping[str, Any]) -> Iterator[Problem]:
+    at_least = rule.get("at_least")
+    if at_least is None:
+        yield Problem(label, "no_limit", f"{label}: a density gate needs at_least, such as 0.95.")
+    elif "metric" not in rule and _finite(at_least) and not 0 <= at_least <= 1:
+        yield Problem(
+            label,
+            "over_one",
+            f"{label}: at_least is {at_least:g}, but buckets are counted as a fraction. Use 0 to 1, such as 0.95.",
+        )
 
 
 def _lint_binding(

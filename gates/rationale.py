@@ -34,7 +34,6 @@ from gates.rules import (
     concerns,
     freshness,
     gate_verdicts,
-    is_dense,
     is_inside,
     shown_of,
     split_log_e,
@@ -367,8 +366,8 @@ class _Sentences:
         said = []
         for comparison, bounds in self._comparisons(index):
             if bounds.verdict == "no_data":
-                for why in bounds.reasons or [self._unread(comparison, bounds, variant)]:
-                    said.append(f"{comparison.gate.name}: {why}.")
+                reasons = bounds.reasons or [self._unread(comparison, bounds, variant)]
+                said += [f"{comparison.gate.name}: {why}." for why in reasons]
         for t, gate in enumerate(self.court.targets):
             if self.memory.targets[t].verdict == "no_data":
                 said.append(self._target_reason(gate, self.memory.targets[t]))

@@ -41,7 +41,7 @@ def units_for_half(half: float, se: float, n: int, rho2: float, alpha: float) ->
         return None
 
     def decided(units: int) -> bool:
-        return half_width(se * math.sqrt(n / units), units, rho2, alpha) <= half
+        return bool(half_width(se * math.sqrt(n / units), units, rho2, alpha) <= half)
 
     low, high = n, n
     if decided(n):

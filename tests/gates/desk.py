@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-import msgspec
-
 from gates.fold import Folded, State, fold
 from gates.plan import Plan
 from gates.policy import Policy
@@ -87,12 +85,13 @@ class Desk:
             if state is not None and key not in needs:
                 continue
             chosen = [table[ts] for ts in sorted(table) if ts > needs.get(key, 0)]
-            rows[key] = Series(
-                **{name: [row.get(name) for row in chosen] if chosen and name in chosen[0] else [] for name in NAMES}
-            )
+            columns: dict[str, Any] = {
+                name: [row.get(name) for row in chosen] if chosen and name in chosen[0] else [] for name in NAMES
+            }
+            rows[key] = Series(**columns)
         return rows
 
 
 def body_of(state: State) -> Any:
     """Everything later slots depend on, for comparison; what is kept to go back to depends on when one ticked."""
-    return msgspec.msgpack.decode(state.body), state.slot, state.facts, state.needs
+    return state.body, state.slot, state.facts, state.needs

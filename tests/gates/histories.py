@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
-from gates.plan import DAY, SECOND, Answer, Kpi, Plan, Target, Variant
+from gates.plan import DAY, SECOND, Kpi, Plan, Variant
 from gates.policy import Policy, parse
-from gates.series import Rows, Series, SeriesKey
+from gates.series import Series, SeriesKey
 
 HOUR = 3600 * SECOND
 START = 20_000 * DAY
@@ -110,7 +109,3 @@ def without(series: Series, keep: Any) -> Series:
 
 def columns_of(series: Series) -> dict[str, list[Any]]:
     return {name: list(getattr(series, name)) for name in Series.__slots__}
-
-
-def changed(series: Series, **columns: Any) -> Series:
-    return replace(series, **columns)

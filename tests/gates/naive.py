@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from gates.facts import Days, Detail, MetricLook, Observations, Step
 from gates.plan import DAY, SECOND, Kpi, Plan
 from gates.policy import Policy
@@ -103,7 +105,7 @@ class Naive:
             kpi = self.kpi(name)
             if kpi.temporality == "cumulative":
                 counts = [(r[0], r[2]) for r in read if r[2] is not None]
-                if any(b < a and ts > before for (_, a), (ts, b) in zip(counts, counts[1:], strict=False)):
+                if any(b < a and ts > before for (_, a), (ts, b) in itertools.pairwise(counts)):
                     restated.append(variant)
                 read = read[-1:]
             state: Moments | PairMoments | None = None
@@ -178,7 +180,7 @@ class Naive:
         if newest is None:
             return None
         closed = clock.running(horizon) // DAY
-        values = []
+        values: list[tuple[int, float | None]] = []
         for day in range(max(0, closed - wanted), closed):
             rows = [r for r in self.news[name] if (max(clock.running(r[0]), 1) - 1) // DAY == day]
             rows = rows[-1:] if kpi.temporality == "cumulative" else rows

@@ -10,7 +10,6 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import gates.fold
-
 from gates.evidence import canonical_bytes, evidence, replay
 from gates.fold import State, StateOutdated, fold
 from gates.rules import Evaluation

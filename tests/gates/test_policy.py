@@ -108,7 +108,8 @@ def test_parse_raises_every_reason_at_once() -> None:
 
 
 def test_lint_survives_any_shape_of_body() -> None:
-    for gates in (None, 3, "x", [None], [{"kind": []}], [{"name": [], "kind": "uplift", "for": {}}], {"a": 1}):
+    shapes: list[Any] = [None, 3, "x", [None], [{"kind": []}], [{"name": [], "kind": "uplift", "for": {}}], {"a": 1}]
+    for gates in shapes:
         assert lint({"gates": gates, "alpha": [], "require": []}, METRICS)
 
 

@@ -372,12 +372,8 @@ def test_a_frozen_cumulative_feed_never_scales() -> None:
     hour = 25.0
     for variant, series in frozen.items():
         last = max(i for i, ts in enumerate(series.ts) if ts <= START + hour * HOUR)
-        w.spoil(
-            "orders", variant, hour,
-            value=lambda _, s=series, j=last: s.value[j],
-            n=lambda _, s=series, j=last: s.n[j],
-            variance=lambda _, s=series, j=last: s.variance[j],
-        )  # fmt: skip
+        value, n, variance = series.value[last], series.n[last], series.variance[last]
+        w.spoil("orders", variant, hour, value=always(value), n=always(n), variance=always(variance))
 
     assert all(e.recommendation.action != "scale" for e in w.folded().evaluations)
     assert w.said()[:2] == ("hold", "stale")
@@ -634,7 +630,7 @@ def test_the_days_a_rationale_promises_do_flip_the_verdict() -> None:
     w = walk(VALUE, gates=(GOAL, DENSITY), hours=400, effect=0.0, units=300, max_days=28)
     mean = {"control": 10.0, "t1": 10.18}
     for variant in mean:
-        w.spoil("value", variant, 0, value=lambda _, v=variant: mean[v], n=lambda _: 300)
+        w.spoil("value", variant, 0, value=always(mean[variant]), n=always(300))
     evaluation = w.at(30)
     sentence = next(s for s in evaluation.recommendation.rationale if s.startswith("Scale needs"))
     days = float(re.search(r"about ([\d.]+) more days", sentence).group(1))  # type: ignore[union-attr]
@@ -642,6 +638,10 @@ def test_the_days_a_rationale_promises_do_flip_the_verdict() -> None:
     assert gate(evaluation, "value_uplift").verdict == "inconclusive"
     assert gate(w.at(30 + 24 * days), "value_uplift").verdict == "pass"
     assert gate(w.at(30 + 24 * max(days - 1.5, 0.05)), "value_uplift").verdict == "inconclusive"
+
+
+def always(cell: Any) -> Callable[[int], Any]:
+    return lambda _: cell
 
 
 def cumulative(series: Series) -> Series:
