@@ -176,7 +176,7 @@ def decide(request: HttpRequest, ref: str) -> HttpResponse:
     messages.success(request, _done(e, decision.override_to or decision.recommendation.action, override=override))
     response = redirect("experiment", ref=e.key)
     if request.headers.get("HX-Request"):
-        return HttpResponse(headers={"HX-Redirect": f"{response.url}#decide"})
+        return HttpResponse(headers={"HX-Redirect": response.url})  # with a fragment the browser would not reload
     return response
 
 
@@ -188,7 +188,7 @@ def _told(refusal: DecisionRefused) -> dict[str, Any]:
         title = {
             "already_decided": "Somebody has answered already.",
             "recommendation_replaced": "A newer recommendation replaced the one you saw.",
-            "recommendation_suspended": "Its inputs are late.",
+            "recommendation_suspended": "Its inputs are not good just now.",
         }.get(refusal.code, "There is nothing to answer.")
         return {
             "replaced": {"title": title, "text": f"Nothing was recorded. {refusal.message}"},

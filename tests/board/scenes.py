@@ -160,6 +160,8 @@ class Scene:
 
             while rebuild_changed()[0]:
                 pass
+            with connection.cursor() as cursor:
+                cursor.execute("DELETE FROM metrics.kpi_changes WHERE job = 'fold'")  # as if a tick had judged them
 
     def _judged(
         self, e: Experiment, action: str, code: str, uplift: float, treatments: Sequence[str], *, started: dt.datetime

@@ -187,11 +187,12 @@ def verdicts(d: Dossier, *, answer: Mapping[str, Any] | None = None) -> list[dic
     """One banner for each proposal that waits, else the one that says why there is nothing to answer."""
     waiting = sorted(d.proposals, key=lambda r: (r.code != "unsafe", r.variant_id is not None, r.pk))
     if waiting and d.e.status in listing.OPEN:
-        return [_proposal(d, r, answer=answer, i=i) for i, r in enumerate(waiting)]
-    last = Decision.objects.filter(experiment=d.e).select_related("recommendation__variant").order_by("-pk").first()
-    if last is not None and d.e.status in listing.CLOSED:
-        return [_decided(d, last)]
-    return [_nothing(d)]
+        shown = [_proposal(d, r, answer=answer, i=i) for i, r in enumerate(waiting)]
+    else:
+        last = Decision.objects.filter(experiment=d.e).select_related("recommendation__variant").order_by("-pk").first()
+        shown = [_decided(d, last) if last is not None and d.e.status in listing.CLOSED else _nothing(d)]
+    shown[0]["replaced"] = answer.get("replaced") if answer else None
+    return shown
 
 
 def _heading(action: str, variant: str | None, *, several: bool) -> str:
@@ -260,7 +261,6 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
         "clock": listing.clock(d.now - r.proposed_at, within, uid=f"k{r.pk}", width=300),
         "stable": f"Proposed {words.instant(r.proposed_at, d.now)}",
         "promised": f"Promised by {words.instant(r.proposed_at + within, d.now)}",
-        "replaced": answer.get("replaced") if answer else None,
         "answer": None,
         "aside": None,
     }

@@ -1,132 +1,95 @@
 """The portal's own figures: the PRD's promises, what is waiting and why, the watchdog, and what people answered."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from time import monotonic
 from typing import Any
 
-from django.db import connection
-from django.db.models import Count, Q
 from django.urls import reverse
+from django.utils.safestring import SafeString
 
+from decisioning import slo
 from decisioning.access.principal import Principal
 from decisioning.board import charts, words
-from decisioning.board.presenters import listing
 from decisioning.board.presenters.frame import watchdog
 from decisioning.board.presenters.gates import svg
 from experiments.models import Experiment
-from gates.models import Cursor, Decision, Recommendation
-from telemetry.models import RefreshRun
+from gates.models import Decision
 
-WINDOW = timedelta(days=28)
 _KEPT_FOR_S = 60.0
-_kept: dict[tuple[object, ...], tuple[float, "Figures"]] = {}
-
-_LATENCY = """
-SELECT count(*), percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM k.first_received_at - k.ts)),
-       count(*) FILTER (WHERE k.first_received_at - k.ts > interval '15 minutes')
-FROM experiment_kpis k JOIN experiments e ON e.id = k.experiment_id
-WHERE k.ts > greatest(%s, e.created_at) AND k.revision IS NULL
-"""
-_PROPOSALS = """
-SELECT count(*), percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM proposed_at - knowable_at)),
-       count(*) FILTER (WHERE proposed_at - knowable_at <= interval '24 hours')
-FROM recommendations WHERE proposed_at > %s AND knowable_at IS NOT NULL
-"""
+_kept: dict[tuple[object, ...], tuple[float, slo.Figures]] = {}
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What was counted; seconds and counts, None where there was nothing to count."""
-
-    rows: int
-    telemetry_p95_s: float | None
-    rows_late: int
-    proposals: int
-    decision_p95_s: float | None
-    within_24h: int
-    runs: int
-    failed: int
-
-
-def figures(principal: Principal, *, now: datetime) -> Figures:
+def figures(principal: Principal, *, now: datetime) -> slo.Figures:
     """Of the teams the person sees; counted anew once a minute, because the board shows them on every visit."""
     whose = (principal.is_admin, frozenset(principal.teams))
     held = _kept.get(whose)
     if held and monotonic() - held[0] < _KEPT_FOR_S:
         return held[1]
-    with connection.cursor() as cursor:
-        cursor.execute(_LATENCY, [now - timedelta(days=1)])
-        rows, telemetry, late = cursor.fetchone() or (0, None, 0)
-        cursor.execute(_PROPOSALS, [now - WINDOW])
-        proposals, decision, within = cursor.fetchone() or (0, None, 0)
-    ended = RefreshRun.objects.filter(finished_at__gte=now - WINDOW)
-    runs = ended.aggregate(n=Count("id"), bad=Count("id", filter=Q(status__in=("failed", "aborted"))))
-    found = Figures(
-        rows, _above_zero(telemetry), late, proposals, _above_zero(decision), within, runs["n"], runs["bad"]
-    )
-    if found.rows or found.runs:  # before the first row every second counts
+    found = slo.figures(now=now)
+    if found.telemetry.counted or found.failures.whole:  # before the first row every second counts
         _kept[whose] = (monotonic(), found)
     return found
 
 
-def _above_zero(seconds: float | None) -> float | None:
-    return None if seconds is None else max(float(seconds), 0.0)
-
-
 @dataclass(frozen=True)
 class _Level:
+    """One promise in words. `full` is the end of its meter, in the unit of `value`."""
+
     name: str
     short: str
     value: float | None
     limit: float
-    at_most: bool
+    full: float
+    holds: bool | None
+    budget_left: float | None
     say: Callable[[float], str]
     target: str
     facts: Sequence[tuple[str, str]]
 
     @property
-    def holds(self) -> bool | None:
-        if self.value is None:
-            return None
-        return self.value <= self.limit if self.at_most else self.value >= self.limit
-
-    @property
     def figure(self) -> str:
         return "none yet" if self.value is None else self.say(self.value)
 
-    def meter(self, uid: str, width: int) -> Any:
+    def meter(self, uid: str, width: int) -> SafeString:
         if self.value is None:
             return svg("")
-        full = self.limit * 1.2 if self.at_most else 1.0
-        return svg(
-            charts.meter(
-                self.value,
-                limit=self.limit,
-                full=full,
-                uid=uid,
-                title=f"{self.name}: {self.figure}",
-                desc=self.target,
-                width=width,
-            )
+        title = f"{self.name}: {self.figure}"
+        drawn = charts.meter(
+            self.value, limit=self.limit, full=self.full, uid=uid, title=title, desc=self.target, width=width
         )
+        return svg(drawn)
 
 
-def levels(f: Figures) -> list[_Level]:
+def levels(f: slo.Figures) -> list[_Level]:
+    t, d, r, x = f.telemetry, f.decision, f.recommended, f.failures
     return [
-        _Level("Telemetry latency, p95", "Telemetry p95", f.telemetry_p95_s, 900, True, words.duration, "at most 15 min",  # noqa: FBT003
-               [("Counted", f"{f.rows:,} rows of the last 24 h, from their own time to their arrival"),
-                ("Over 15 min", f"{f.rows_late:,}"), ("Excluded", "corrections sent with a revision, and history from before the experiment was created")]),
-        _Level("Decision latency, p95", "Decision p95", f.decision_p95_s, 86_400, True, words.duration, "at most 24 h",  # noqa: FBT003
-               [("Counted", f"{words.plural(f.proposals, 'proposal')} of 28 days, from when the stable read could be known"),
-                ("Excluded", "paused time")]),
-        _Level("Proposed within 24 h", "Within 24 h", f.within_24h / f.proposals if f.proposals else None, 0.8, False, words.share, "at least 80%",  # noqa: FBT003
-               [("Counted", f"{f.within_24h} of {words.plural(f.proposals, 'proposal')}"),
-                ("Excluded", "nothing; experiments that never got stable are listed below")]),
-        _Level("Telemetry failures", "Telemetry failures", f.failed / f.runs if f.runs else None, 0.01, True,  # noqa: FBT003
-               lambda x: words.share(x, 2), "under 1%", [("Counted", f"{f.failed:,} of {words.plural(f.runs, 'run')} in 28 days")]),
+        _Level(
+            "Telemetry latency, p95", "Telemetry p95", t.p95_s, t.target_s, t.target_s * 1.2, t.holds, t.budget_left,
+            words.duration, f"at most {words.duration(t.target_s)}",
+            [("Counted", f"{words.plural(t.counted, 'bucket')} of the last 24 h, arrived or missing"),
+             ("Over the target", f"{t.late:,}"), ("Excluded", "history from before the experiment was created; what is paused")],
+        ),
+        _Level(
+            "Decision latency, p95", "Decision p95", d.p95_s, d.target_s, d.target_s * 1.2, d.holds, d.budget_left,
+            words.duration, f"at most {words.duration(d.target_s)}",
+            [("Counted", f"{words.plural(d.counted, 'proposal')} of 28 days, from when the stable read could be known"),
+             ("Over the target", f"{d.late:,}")],
+        ),
+        _Level(
+            "Recommended within 24 h", "Within 24 h", r.share, r.target, 1.0, r.holds, r.budget_left,
+            words.share, f"at least {words.share(r.target)}",
+            [("Counted", f"{r.part} of {words.plural(r.whole, 'experiment')} that ran for a day or more"),
+             ("Of them", f"{f.decisive} decisive, {f.calm} held calmly for units or days"),
+             ("Excluded", "nothing; what never got stable is listed below")],
+        ),
+        _Level(
+            "Telemetry failures", "Telemetry failures", x.share, x.target, x.target * 1.2, x.holds, x.budget_left,
+            lambda share: words.share(share, 2), f"at most {words.share(x.target)}",
+            [("Counted", f"{x.part:,} of {words.plural(x.whole, 'run')} in 28 days")],
+        ),
     ]  # fmt: skip
 
 
@@ -146,7 +109,8 @@ def pulse(principal: Principal, *, now: datetime) -> list[dict[str, Any]]:
 
 
 def page(principal: Principal, *, now: datetime) -> dict[str, Any]:
-    shown = levels(figures(principal, now=now))
+    found = figures(principal, now=now)
+    shown = levels(found)
     broken = [level for level in shown if level.holds is False]
     counted = [level for level in shown if level.holds is not None]
     if not counted:
@@ -171,71 +135,61 @@ def page(principal: Principal, *, now: datetime) -> dict[str, Any]:
                 "target": level.target,
                 "tone": "late" if level.holds is False else "scale",
                 "svg": level.meter(f"level{i}", 360),
-                "facts": [{"label": label, "text": text} for label, text in level.facts],
+                "facts": [{"label": label, "text": text} for label, text in _facts(level)],
             }
             for i, level in enumerate(shown)
         ],
-        "blockers": _blockers(),
+        "blockers": _blockers(found),
         "watchdog": {
             "pill": words.pill("late" if seen["late"] else "pass", "Late" if seen["late"] else "On time"),
-            "facts": _watchdog_facts(seen),
+            "facts": _watchdog_facts(seen, found),
         },
-        "people": {"window": "28 days", "facts": _people(now)},
+        "people": {"window": "28 days", "facts": _people(found, now)},
     }
 
 
-def _blockers() -> list[dict[str, Any]]:
-    """Running experiments by the code that holds them."""
-    waiting: dict[str, list[Experiment]] = defaultdict(list)
-    cursors = Cursor.objects.filter(experiment__status="running").select_related("experiment").defer("state")
-    for cursor in cursors.order_by("experiment_id"):
-        said = (cursor.shown or {}).get("recommendation") or {"action": "hold", "code": "no_data"}
-        if said.get("action") == "hold":
-            waiting[said.get("code") or "no_data"].append(cursor.experiment)
-    order = sorted(waiting.items(), key=lambda item: len(item[1]), reverse=True)
+def _facts(level: _Level) -> Sequence[tuple[str, str]]:
+    if level.budget_left is None:
+        return level.facts
+    left = words.share(max(level.budget_left, 0))
+    return [("Budget left", left if level.budget_left >= 0 else f"{left}, overdrawn"), *level.facts]
+
+
+def _blockers(f: slo.Figures) -> list[dict[str, Any]]:
+    """What is not stable, by what blocks it."""
+    keys = [key for blocked in f.blocked for key in blocked.experiments[:12]]
+    names = dict(Experiment.objects.filter(key__in=keys).values_list("key", "name"))
+    tones = {"stale": "stale", "no_data": "no_data", "invalid": "invalid", "proposed_late": "late"}
     return [
         {
-            "pill": words.pill({"stale": "stale", "no_data": "no_data"}.get(code, "hold"), words.CODES.get(code, code)),
-            "count": len(found),
-            "experiments": [{"name": e.name, "url": reverse("experiment", args=[e.key])} for e in found[:12]],
+            "pill": words.pill(tones.get(b.code, "hold"), words.CODES.get(b.code, "Proposed after 24 h")),
+            "count": len(b.experiments),
+            "experiments": [
+                {"name": names[key], "url": reverse("experiment", args=[key])}
+                for key in b.experiments[:12]
+                if key in names
+            ],
         }
-        for code, found in order
+        for b in f.blocked
     ]
 
 
-def _watchdog_facts(seen: dict[str, Any]) -> list[dict[str, str]]:
-    late = Cursor.objects.filter(missed_slots__gt=0).values_list("missed_slots", flat=True)
+def _watchdog_facts(seen: dict[str, Any], f: slo.Figures) -> list[dict[str, str]]:
     return [
         {"label": "Newest slot", "text": seen["detail"]},
-        {"label": "Judged late", "text": f"{words.plural(sum(late), 'slot')}, each as of its own time"},
+        {"label": "Judged late", "text": f"{words.plural(f.missed_slots, 'slot')}, each as of its own time"},
     ]
 
 
-def _people(now: datetime) -> list[dict[str, str]]:
-    answered = list(
-        Decision.objects.filter(at__gte=now - WINDOW).values_list(
-            "action", "at", "recommendation__proposed_at", "recommendation__action"
-        )
-    )
-    proposed = Recommendation.objects.filter(proposed_at__gte=now - WINDOW, action__in=listing.PROPOSALS)
-    waiting = listing.open_proposals().count()
-    kinds = Counter(action for action, *_ in answered)
-    took = sorted((at - since).total_seconds() for _, at, since, _ in answered)
-    decisive = proposed.filter(action__in=("scale", "delete")).count()
-    total = proposed.count()
+def _people(f: slo.Figures, now: datetime) -> list[dict[str, str]]:
+    answered = Decision.objects.filter(at__gte=now - slo.WINDOW).values_list("action", flat=True)
+    kinds, a = Counter(answered), f.answers
     facts = [
-        {
-            "label": "Answered",
-            "text": f"{len(answered)} of {words.plural(total, 'proposal')}; {words.plural(waiting, 'is', 'are')} open",
-        },
-        {"label": "Accepted", "text": str(kinds["accept"])},
-        {"label": "Overridden", "text": f"{kinds['override']}, each with a reason"},
+        ("Answered", f"{a.answered} of {words.plural(a.answered + a.open, 'proposal')}"),
+        ("Open", f"{a.open}, of which {a.overdue} are overdue"),
+        ("Accepted", str(kinds["accept"])),
+        ("Overridden", f"{kinds['override']}, each with a reason"),
     ]
-    if took:
-        p95 = took[min(int(len(took) * 0.95), len(took) - 1)]
-        facts.insert(1, {"label": "p95 to an answer", "text": f"{words.duration(p95)} after the proposal"})
-    if total:
-        facts.append(
-            {"label": "Decisive", "text": f"{words.share(decisive / total)} of proposals were scale or delete"}
-        )
-    return facts
+    if a.p95_s is not None:
+        facts.insert(1, ("p95 to an answer", f"{words.duration(a.p95_s)} after the proposal"))
+    return [{"label": label, "text": text} for label, text in facts]
