@@ -156,11 +156,12 @@ def decide(
         estimate, se = relative_uplift(t, c, xp=np)
         half = half_width(se, c.n + t.n, rho2, alpha, xp=np)
         noise = np.maximum(relative_se(*c, xp=np), relative_se(*t, xp=np))
+        lowers, uppers = estimate - half, estimate + half
     looks = np.arange(estimate.shape[1])
     ready = (np.minimum(c.n, t.n) >= MIN_UNITS) & (np.minimum(c.v, t.v) > 0) & (noise <= MAX_RELATIVE_SE)
     ready &= looks + 1 >= min_days * 24
-    lower = np.maximum.accumulate(np.where(ready, estimate - half, -np.inf), axis=1)
-    upper = np.minimum.accumulate(np.where(ready, estimate + half, np.inf), axis=1)
+    lower = np.maximum.accumulate(np.where(ready, lowers, -np.inf), axis=1)
+    upper = np.minimum.accumulate(np.where(ready, uppers, np.inf), axis=1)
     passes, small = ready & (lower > scale_above), upper < delete_below
     action = np.where(passes & small, TOO_SMALL, np.where(passes, SCALE, np.where(ready & small, DELETE, OPEN)))
     return _first_held(action)

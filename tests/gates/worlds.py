@@ -71,7 +71,7 @@ def _policy(draw: random.Random) -> Policy:
 def _kpis(draw: random.Random, treatments: int) -> list[Kpi]:
     every = draw.choice([1200, 3600, 3600, 7200])
     target = draw.choice([600, 3600, 7200])
-    kind: Kind = draw.choice(["mean", "mean", "proportion", "ratio"])  # type: ignore[assignment]
+    kind: Kind = draw.choice(["mean", "mean", "proportion", "ratio"])
     common: dict[str, Any] = {"expected_every_s": every, "freshness_target_s": target}
     if not treatments:
         return [
@@ -83,7 +83,7 @@ def _kpis(draw: random.Random, treatments: int) -> list[Kpi]:
             ),
             Kpi("error_rate", "shown", kind="gauge", **common),
         ]
-    temporality: Temporality = draw.choice(["delta", "delta", "cumulative"])  # type: ignore[assignment]
+    temporality: Temporality = draw.choice(["delta", "delta", "cumulative"])
     kpis = [Kpi("value", "goal", kind, draw.choice(["increase", "decrease"]), temporality, **common)]
     if draw.random() < 0.3:
         kpis.append(Kpi("orders", "goal", "proportion", "increase", **common))
