@@ -18,6 +18,7 @@ from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.api.idempotency import once
 from decisioning.api.problems import Problem, bad_parameter, invalid
+from decisioning.api.schema import Contract
 from experiments.models import Experiment
 
 MAX_ID = 2**63 - 1
@@ -29,6 +30,7 @@ class Door(APIView):
     scopes: ClassVar[Mapping[str, Scope]] = {}
     parameters: ClassVar[Mapping[str, frozenset[str]]] = {}
     metadata_class = None
+    schema = Contract()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -123,6 +125,7 @@ class Nowhere(APIView):
     authentication_classes = ()
     permission_classes = ()
     metadata_class = None
+    schema = None
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         raise Http404

@@ -183,17 +183,23 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
     if experiment.started_at is None or past <= experiment.started_at:
         raise bad_parameter("as_of", f"{experiment.key} had not started by {rfc3339(past)}")
     version = policies.version_for(experiment)
-    slot = evaluation.newest_slot(past, version.body.get("slot_s", 300))
-    found = evaluation.as_of(experiment, slot) if slot > experiment.started_at else None
     policy = {"name": version.policy.name, "version": version.number}
+    slot = evaluation.newest_slot(past, version.body.get("slot_s", 300))
+    recommendation, variants = recommendation_before_the_first_look(policy), []
+    if slot > experiment.started_at:
+        found = evaluation.as_of(experiment, slot)
+        recorded = Evaluation.objects.filter(experiment=experiment, slot=slot).order_by("-fold").first()
+        beside = {"evidence_digest": recorded.evidence_digest if recorded else None, "policy": policy}
+        recommendation, *variants = (
+            {**told, "proposed_at": told["proposed_slot"], **beside}
+            for told in (found["recommendation"], *found["variants"])
+        )
     return {
         "experiment": experiment.key,
         "as_of": rfc3339(slot),
         "stale": False,
-        "recommendation": {**found["recommendation"], "policy": policy}
-        if found
-        else recommendation_before_the_first_look(policy),
-        "variants": found["variants"] if found else [],
+        "recommendation": recommendation,
+        "variants": variants,
         "decision": _standing(experiment, until=past),
     }
 

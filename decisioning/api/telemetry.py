@@ -21,6 +21,7 @@ class TakesRows(Door):
     parameters: ClassVar = {"POST": frozenset({"atomic"})}
 
     def post(self, request: Request, ref: str) -> HttpResponse:
+        """Store rows: all or nothing, with ?atomic=false the good ones."""
         experiment = self.experiment(ref, Scope.TELEMETRY)
         atomic = atomic_asked(request)
         body = parsers.read(request._request)

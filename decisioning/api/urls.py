@@ -8,6 +8,7 @@ from decisioning.api import (
     experiments,
     judgement,
     lineage,
+    openapi,
     policies,
     promises,
     records,
@@ -53,5 +54,6 @@ urlpatterns = [
     path("schemas/<str:type_>", events.Schema.as_view()),
     path("quarantine", events.Quarantine.as_view()),
     path("quarantine/<int:pk>/replay", events.Replay.as_view()),
+    path("openapi.json", openapi.OpenApi.as_view()),
     re_path(r"", Nowhere.as_view()),
 ]

@@ -13,6 +13,7 @@ from django.test import Client
 from decisioning.access.keys import create_key
 from decisioning.access.models import Team
 from decisioning.access.scopes import Scope
+from tests.api import contract
 from tests.conftest import as_role
 
 PLAN = {"name": "One-page checkout", "hypothesis": "Fewer steps raise value per session", "target_kpis": ["vrps"]}
@@ -36,6 +37,7 @@ class Caller:
         )
         if response.status_code >= 400 and method != "HEAD":
             check_problem(response)
+        contract.check(method, path, response)
         return response
 
     def get(self, path: str, **headers: str) -> Any:

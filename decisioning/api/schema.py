@@ -1,0 +1,206 @@
+"""What every operation takes and answers, for the OpenAPI document. `OPERATIONS` is the whole table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
+
+from decisioning.api import serializers as bodies
+from decisioning.api import shapes
+from decisioning.api.shapes import page_of
+
+_JSON, _PROBLEM = "application/json", "application/problem+json"
+_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
+_ROWS: dict[str, Any] = {
+    "type": "object",
+    "required": ["rows"],
+    "properties": {
+        "rows": {
+            "type": "array",
+            "maxItems": 10_000,
+            "items": {
+                "type": "object",
+                "required": ["metric", "ts", "value"],
+                "properties": {
+                    "metric": {"type": "string"},
+                    "variant": {"type": "string", "default": "all"},
+                    "ts": {"type": "string", "format": "date-time", "description": "END of the bucket the row covers."},
+                    "value": {"type": "number"},
+                    "n": {
+                        "type": ["integer", "null"],
+                        "minimum": 0,
+                        "description": "Independent units, never the same unit twice.",
+                    },
+                    "variance": {"type": ["number", "null"], "minimum": 0},
+                    "revision": {"type": ["integer", "null"]},
+                    "window_s": {"type": ["integer", "null"], "minimum": 1},
+                    "denominator": {"type": ["object", "null"]},
+                },
+            },
+        }
+    },
+}
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["specversion", "id", "source", "type"],
+    "properties": {name: {"type": "string"} for name in ("specversion", "id", "source", "type", "time")} | {"data": {}},
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """answers: what each status of success carries, None for nothing. takes: the body. conflict: whether 409 is possible."""
+
+    answers: Mapping[int | tuple[int, str], Any]
+    takes: Any = None
+    conflict: bool = False
+    more: tuple[int, ...] = field(default=())
+
+
+_PAGE = page_of
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("Experiments", "GET"): Operation({200: _PAGE(shapes.RowOut)}),
+    ("Experiments", "POST"): Operation({201: shapes.DocumentOut}, takes=bodies.ExperimentIn, conflict=True),
+    ("OneExperiment", "GET"): Operation({200: shapes.DocumentOut, 304: None}),
+    ("OneExperiment", "PATCH"): Operation(
+        {200: shapes.DocumentOut}, takes=bodies.ExperimentPatch, conflict=True, more=(412,)
+    ),
+    ("Transitions", "POST"): Operation({200: shapes.DocumentOut}, takes=bodies.TransitionIn, conflict=True),
+    ("Kpis", "GET"): Operation({(200, _JSON): shapes.SeriesOut, (200, "text/csv"): OpenApiTypes.STR}),
+    ("Kpis", "POST"): Operation({200: shapes.IngestedOut, 207: shapes.PartlyIngestedOut}, takes=_ROWS, conflict=True),
+    ("OneDecision", "GET"): Operation({200: shapes.DecisionOut, 304: None}),
+    ("OneDecision", "POST"): Operation({201: shapes.DecidedOut}, takes=bodies.DecisionIn, conflict=True),
+    ("Decisions", "GET"): Operation({200: _PAGE(shapes.PastDecisionOut)}),
+    ("Gates", "GET"): Operation({200: shapes.GatesOut}),
+    ("Evaluations", "GET"): Operation({200: _PAGE(shapes.EvaluationOut)}),
+    ("Evaluate", "POST"): Operation({202: shapes.SlotOut}, conflict=True),
+    ("OneEvidence", "GET"): Operation({200: _OBJECT}),
+    ("Verification", "POST"): Operation({200: shapes.SameOut}, conflict=True),
+    ("Audit", "GET"): Operation({200: _PAGE(shapes.EntryOut)}),
+    ("Assets", "GET"): Operation({200: _PAGE(shapes.AssetOut)}),
+    ("Metrics", "GET"): Operation({200: _PAGE(shapes.MetricOut)}),
+    ("Metrics", "POST"): Operation({201: shapes.MetricOut}, takes=bodies.MetricCreate, conflict=True),
+    ("OneMetric", "GET"): Operation({200: shapes.MetricOut}),
+    ("OneMetric", "PATCH"): Operation({200: shapes.MetricOut}, takes=bodies.MetricFields),
+    ("RefreshLog", "GET"): Operation({200: _PAGE(shapes.RunOut)}),
+    ("Freshness", "GET"): Operation({200: _PAGE(shapes.TrackedOut)}),
+    ("Promises", "GET"): Operation({200: shapes.PromisesOut}),
+    ("Policies", "GET"): Operation({200: _PAGE(shapes.PolicyOut)}),
+    ("Policies", "POST"): Operation({201: shapes.PolicyOut}, takes=bodies.PolicyIn, conflict=True),
+    ("OnePolicy", "GET"): Operation({200: shapes.PolicyOut}),
+    ("Versions", "GET"): Operation({200: _PAGE(shapes.PolicyVersionOut)}),
+    ("Versions", "POST"): Operation({201: shapes.PolicyVersionOut}, takes=bodies.PolicyVersionIn, conflict=True),
+    ("OneVersion", "GET"): Operation({200: shapes.PolicyVersionOut}),
+    ("Activation", "POST"): Operation({200: shapes.PolicyVersionOut}, conflict=True),
+    ("Keys", "GET"): Operation({200: _PAGE(shapes.KeyOut)}),
+    ("Keys", "POST"): Operation({201: shapes.NewKeyOut}, takes=bodies.KeyIn, conflict=True),
+    ("OneKey", "GET"): Operation({200: shapes.KeyOut}),
+    ("OneKey", "DELETE"): Operation({204: None}),
+    ("TakesEvents", "POST"): Operation(
+        {200: shapes.EventsOut, 202: shapes.EventsOut, 207: shapes.PartlyTakenOut},
+        takes={
+            "application/cloudevents+json": _EVENT,
+            "application/cloudevents-batch+json": {"type": "array", "items": _EVENT, "maxItems": 1000},
+            _JSON: {"description": "Binary mode: the event's data, its attributes in ce- headers."},
+        },
+        conflict=True,
+    ),
+    ("Schemas", "GET"): Operation({200: _OBJECT}),
+    ("Schema", "GET"): Operation({(200, "application/schema+json"): _OBJECT}),
+    ("Quarantine", "GET"): Operation({200: _PAGE(shapes.QuarantinedOut)}),
+    ("Replay", "POST"): Operation(
+        {200: shapes.EventsOut, 202: shapes.EventsOut, 207: shapes.PartlyTakenOut}, conflict=True
+    ),
+    ("Lineage", "POST"): Operation({200: _OBJECT}, takes=_OBJECT),
+    ("LineageBatch", "POST"): Operation({200: _OBJECT}, takes={"type": "array", "items": _OBJECT, "maxItems": 1000}),
+    ("Sources", "GET"): Operation({200: _OBJECT}),
+    ("Sources", "POST"): Operation({200: _OBJECT, 201: _OBJECT}, takes=_OBJECT, conflict=True),
+    ("OneSource", "GET"): Operation({200: _OBJECT}),
+    ("Refresh", "POST"): Operation({200: _OBJECT, 202: _OBJECT}, conflict=True),
+    ("OpenApi", "GET"): Operation({200: _OBJECT}),
+}
+
+_WORDS = {
+    400: "A parameter or the JSON itself is not what it should be.",
+    401: "No key, or one that is unknown, expired or revoked. See WWW-Authenticate.",
+    403: "The scope is missing.",
+    404: "Nothing here that you may see.",
+    406: "No media type of Accept is served.",
+    409: "It does not fit the state of things; code says why.",
+    412: "The document has changed since you read it.",
+    413: "Too many bytes, rows or events.",
+    415: "Another media type or encoding than is taken.",
+    422: "Bad values, each in errors.",
+    429: "The key's or the address's rate is used up. See Retry-After.",
+    500: "A fault of the portal.",
+    503: "The database does not answer. See Retry-After.",
+}
+_PARAMETERS = {
+    "limit": ("How many, at most 200 (10,000 for rows).", OpenApiTypes.INT),
+    "cursor": ("From `next` or `previous`.", OpenApiTypes.STR),
+    "ordering": ("A field, with - for descending.", OpenApiTypes.STR),
+    "from": ("RFC 3339, included.", OpenApiTypes.DATETIME),
+    "to": ("RFC 3339, included.", OpenApiTypes.DATETIME),
+    "as_of": ("A past instant: the recommendation is recomputed for its slot.", OpenApiTypes.DATETIME),
+    "atomic": ("false: take the good rows, answer 207.", OpenApiTypes.BOOL),
+    "dry_run": ("true: show what would happen and keep nothing.", OpenApiTypes.BOOL),
+}
+
+
+class Contract(AutoSchema):
+    """A door's operations as the table has them."""
+
+    def get_tags(self) -> list[str]:
+        return [self.path.removeprefix("/api/").partition("/")[0]]
+
+    def get_operation_id(self) -> str:
+        return f"{self.method.lower()}{type(self.view).__name__}"
+
+    def get_summary(self) -> str:
+        return str(getattr(self.view, self.method.lower()).__doc__ or "").strip().partition("\n")[0]
+
+    def get_description(self) -> str:  # type: ignore[override]
+        return str(type(self.view).__doc__ or "").strip()
+
+    def get_auth(self) -> list[dict[str, list[str]]]:
+        return [{"key": []}, {"session": []}] if getattr(self.view, "scopes", None) else []
+
+    def get_override_parameters(self) -> list[Any]:
+        known = getattr(self.view, "parameters", {}).get(self.method, frozenset())
+        found = []
+        for name in sorted(known):
+            words, kind = _PARAMETERS.get(name, ("Only those that match.", OpenApiTypes.STR))
+            found.append(OpenApiParameter(name, kind, OpenApiParameter.QUERY, description=words))
+        headers = {"POST": ("Idempotency-Key",), "PATCH": ("If-Match",)}.get(self.method, ())
+        if self.method == "GET" and 304 in self._operation().answers:
+            headers = ("If-None-Match",)
+        return [*found, *(OpenApiParameter(name, OpenApiTypes.STR, OpenApiParameter.HEADER) for name in headers)]
+
+    def get_request_serializer(self) -> Any:
+        takes = self._operation().takes
+        if isinstance(takes, dict) and all("/" in name for name in takes):
+            return takes
+        return {_JSON: takes} if takes is not None else None
+
+    def get_response_serializers(self) -> Any:
+        operation = self._operation()
+        answers: dict[Any, Any] = {
+            status: shape if shape is not None else OpenApiResponse(description="No body.")
+            for status, shape in operation.answers.items()
+        }
+        refusals = {400, 401, 403, 406, 429, 500, 503, *operation.more}
+        refusals |= {404} if "{" in self.path else set()
+        refusals |= {413, 415, 422} if self.method in ("POST", "PATCH") else set()
+        refusals |= {409} if operation.conflict or self.method == "POST" else set()
+        for status in sorted(refusals):
+            answers[status, _PROBLEM] = OpenApiResponse(shapes.ProblemOut, description=_WORDS[status])
+        return answers
+
+    def _operation(self) -> Operation:
+        return OPERATIONS[type(self.view).__name__, self.method]
+
+    def _is_list_view(self, serializer: Any = None) -> bool:
+        return False

@@ -1,0 +1,463 @@
+"""The shapes of answers, for the OpenAPI document. Nothing is serialized by them; tests hold every answer against them."""
+
+from typing import Any
+
+from rest_framework import serializers as s
+
+Shape = s.Serializer[Any]
+
+
+def text(**options: Any) -> s.CharField:
+    return s.CharField(**options)
+
+
+def maybe_text() -> s.CharField:
+    return s.CharField(allow_null=True)
+
+
+def at() -> s.DateTimeField:
+    return s.DateTimeField()
+
+
+def maybe_at() -> s.DateTimeField:
+    return s.DateTimeField(allow_null=True)
+
+
+def number() -> s.FloatField:
+    return s.FloatField()
+
+
+def maybe_number() -> s.FloatField:
+    return s.FloatField(allow_null=True)
+
+
+def whole() -> s.IntegerField:
+    return s.IntegerField()
+
+
+def maybe_whole() -> s.IntegerField:
+    return s.IntegerField(allow_null=True)
+
+
+def texts() -> s.ListField:
+    return s.ListField(child=s.CharField())
+
+
+def anything() -> s.JSONField:
+    return s.JSONField()
+
+
+class ErrorOut(Shape):
+    pointer = text(help_text="JSON pointer into the body, or ?name of a query parameter.")
+    code = text()
+    detail = text()
+
+
+class ProblemOut(Shape):
+    """RFC 9457. `code` is stable; `detail` says what happened with the value and what to do."""
+
+    type = text()
+    title = text()
+    status = whole()
+    code = text()
+    detail = text()
+    errors = ErrorOut(many=True)  # type: ignore[assignment]
+
+
+class PolicyNameOut(Shape):
+    name = text()
+    version = whole()
+
+
+class RecommendationOut(Shape):
+    action = s.ChoiceField(["scale", "delete", "review", "hold"])
+    code = text()
+    variant = maybe_text()
+    state = s.ChoiceField(["open", "proposed", "answered", "suspended", "superseded", "withdrawn"])
+    proposed_at = maybe_at()
+    first_stable_at = maybe_at()
+    rationale = texts()
+    blockers = texts()
+    evidence_digest = maybe_text()
+    policy = PolicyNameOut(allow_null=True)
+
+
+class VariantRecommendationOut(RecommendationOut):
+    dropped_at = s.DateTimeField(required=False, allow_null=True)
+
+
+class VariantOut(Shape):
+    key = text()
+    name = text()
+    weight = number()
+    control = s.BooleanField()
+    dropped_at = maybe_at()
+
+
+State = ["fresh", "due", "late", "unknown", "stale"]
+
+
+class FreshnessOut(Shape):
+    state = s.ChoiceField(State)
+    last_refresh_at = maybe_at()
+    data_watermark = maybe_at()
+    telemetry_p95_s = s.FloatField(allow_null=True, required=False)
+
+
+class KpiFreshnessOut(Shape):
+    state = s.ChoiceField(State)
+    data_watermark = maybe_at()
+    due_at = maybe_at()
+    last_refresh_at = maybe_at()
+
+
+class ValueOut(Shape):
+    variant = text()
+    value = number()
+    n = maybe_whole()
+    ts = at()
+
+
+class KpiOut(Shape):
+    metric = text()
+    role = s.ChoiceField(["goal", "guardrail", "shown", "exposure"])
+    unit = text()
+    freshness = KpiFreshnessOut()
+    values = ValueOut(many=True)
+
+
+class GateOut(Shape):
+    gate = text()
+    kind = text()
+    variant = maybe_text()
+    verdict = s.ChoiceField(["pass", "fail", "inconclusive", "no_data", "stale", "invalid"])
+    since = s.DateTimeField(required=False)
+    reading = s.DictField(allow_null=True)
+    reason = s.CharField(required=False)
+
+
+class LinksOut(Shape):
+    board = text()
+    evidence = maybe_text()
+    audit = text()
+
+
+class RowOut(Shape):
+    """What the list and the board show of an experiment."""
+
+    id = whole()
+    key = text()
+    name = text()
+    hypothesis = text()
+    owner = text()
+    team = text()
+    status = s.ChoiceField(["draft", "running", "paused", "scaled", "deleted", "stopped"])
+    created_at = at()
+    started_at = maybe_at()
+    ended_at = maybe_at()
+    as_of = at()
+    stale = s.BooleanField(help_text="Whether this is a copy from before the database stopped to answer.")
+    freshness = FreshnessOut()
+    kpis = KpiOut(many=True)
+    gates = GateOut(many=True)
+    recommendation = RecommendationOut()
+
+
+class DocumentOut(RowOut):
+    """The whole experiment."""
+
+    expected_units_per_day = maybe_number()
+    variants = VariantOut(many=True)
+    links = LinksOut()
+
+
+class AnswerOut(Shape):
+    action = s.ChoiceField(["accept", "override"])
+    override_to = maybe_text()
+    reason = s.CharField(allow_blank=True)
+    by = text()
+    at = at()
+    evidence_digest = text()
+
+
+class DecisionOut(Shape):
+    experiment = text()
+    as_of = at()
+    stale = s.BooleanField()
+    recommendation = RecommendationOut()
+    variants = VariantRecommendationOut(many=True)
+    decision = AnswerOut(allow_null=True)
+
+
+class DecidedOut(AnswerOut):
+    experiment = text()
+    status = text()
+
+
+class AnsweredOut(Shape):
+    action = text()
+    code = text()
+    variant = maybe_text()
+    proposed_at = at()
+    rationale = texts()
+
+
+class PastDecisionOut(AnswerOut):
+    recommended = AnsweredOut()
+
+
+class GatesOut(Shape):
+    results = GateOut(many=True)
+    as_of = at()
+    next = maybe_text()
+    previous = maybe_text()
+
+
+class EvaluationOut(Shape):
+    slot = at()
+    computed_at = at()
+    action = text()
+    code = text()
+    evidence_digest = text()
+
+
+class SlotOut(Shape):
+    slot = at()
+
+
+class SameOut(Shape):
+    same = s.BooleanField()
+    digest = text()
+    recomputed = text()
+
+
+class SeriesRowOut(Shape):
+    metric = text()
+    variant = text()
+    ts = at()
+    value = number()
+    n = maybe_whole()
+    variance = maybe_number()
+    revision = maybe_whole()
+    received_at = maybe_at()
+
+
+class SeriesOut(Shape):
+    results = SeriesRowOut(many=True)
+    next = maybe_text()
+
+
+class BadRowOut(Shape):
+    index = whole()
+    pointer = text()
+    code = text()
+    detail = text()
+
+
+class IngestedOut(Shape):
+    accepted = whole()
+    changed = whole()
+    duplicates = whole()
+    last_ts = maybe_at()
+
+
+class PartlyIngestedOut(IngestedOut):
+    errors = BadRowOut(many=True)  # type: ignore[assignment]
+
+
+class EventsOut(Shape):
+    accepted = whole()
+    duplicates = whole()
+    quarantined = whole()
+    rows = IngestedOut()
+
+
+class PartlyTakenOut(EventsOut):
+    errors = BadRowOut(many=True)  # type: ignore[assignment]
+
+
+class ActorOut(Shape):
+    kind = text()
+    name = text()
+
+
+class ObjectOut(Shape):
+    type = text()
+    id = text()
+    name = text()
+
+
+class EntryOut(Shape):
+    id = whole()
+    at = at()
+    actor = ActorOut()
+    action = s.ChoiceField(["create", "update", "delete", "refuse"])
+    object = ObjectOut()
+    before = s.DictField(allow_null=True)
+    after = s.DictField(allow_null=True)
+    hash = text()
+
+
+class AssetOut(Shape):
+    id = whole()
+    variant = text()
+    title = text()
+    alt = text()
+    media_type = text()
+    created_at = at()
+    url = text()
+
+
+class MetricOut(Shape):
+    key = text()
+    name = text()
+    kind = text()
+    unit = text()
+    direction = maybe_text()
+    temporality = text()
+    expected_every_s = whole()
+    freshness_target_s = whole()
+    counts_assignment = s.BooleanField()
+    definition = text()
+    team = maybe_text()
+    created_at = at()
+
+
+class RunOut(Shape):
+    id = text()
+    job_name = text()
+    source = maybe_text()  # type: ignore[assignment]
+    status = text()
+    started_at = maybe_at()
+    finished_at = maybe_at()
+    rows = maybe_whole()
+    error = maybe_text()
+    data_watermark = maybe_at()
+
+
+class LastRunOut(Shape):
+    id = text()
+    status = text()
+    finished_at = maybe_at()
+    error = maybe_text()
+
+
+class TrackedOut(Shape):
+    experiment = text()
+    metric = text()
+    source = maybe_text()  # type: ignore[assignment]
+    state = s.ChoiceField(State)
+    data_watermark = maybe_at()
+    due_at = maybe_at()
+    stale_at = maybe_at()
+    telemetry_p95_s = maybe_number()
+    last_refresh_at = maybe_at()
+    last_run = LastRunOut(allow_null=True)
+
+
+class PolicyVersionOut(Shape):
+    version = whole()
+    body = s.DictField()
+    author = text()
+    created_at = at()
+    activated_at = maybe_at()
+    activated_by = maybe_text()
+
+
+class PolicyOut(Shape):
+    name = text()
+    team = maybe_text()
+    active_version = maybe_whole()
+    created_at = at()
+    versions = PolicyVersionOut(many=True)
+
+
+class KeyOut(Shape):
+    id = whole()
+    public_id = text()
+    team = text()
+    owner = maybe_text()
+    scopes = texts()
+    agent = s.BooleanField()
+    rate = maybe_text()
+    created_at = at()
+    expires_at = maybe_at()
+    revoked_at = maybe_at()
+    last_used_at = maybe_at()
+
+
+class NewKeyOut(KeyOut):
+    key = text(help_text="The secret: shown this once.")
+
+
+class LatencyOut(Shape):
+    p95_s = maybe_number()
+    target_s = whole()
+    counted = whole()
+    late = whole()
+    holds = s.BooleanField(allow_null=True)
+    budget_left = maybe_number()
+    counts = text()
+    excludes = text()
+
+
+class ShareOut(Shape):
+    share = maybe_number()
+    target = number()
+    part = whole()
+    whole = whole()
+    holds = s.BooleanField(allow_null=True)
+    budget_left = maybe_number()
+    counts = text()
+    excludes = text()
+
+
+class BlockedOut(Shape):
+    code = text()
+    count = s.IntegerField()
+    experiments = texts()
+
+
+class RecommendedOut(ShareOut):
+    decisive = s.IntegerField()
+    calm = s.IntegerField()
+    blocked = BlockedOut(many=True)
+
+
+class AnswersOut(Shape):
+    p95_s = maybe_number()
+    answered = whole()
+    open = whole()
+    overdue = whole()
+    excludes = text()
+
+
+class PromisesOut(Shape):
+    as_of = at()
+    window_days = whole()
+    telemetry_latency = LatencyOut()
+    decision_latency = LatencyOut()
+    recommended_within_24h = RecommendedOut()
+    telemetry_failures = ShareOut()
+    answers = AnswersOut()
+    missed_slots = whole()
+
+
+class QuarantinedOut(Shape):
+    id = whole()
+    source = text()  # type: ignore[assignment]
+    event_id = text()
+    type = text()
+    reason = text()
+    received_at = at()
+    replayed_at = maybe_at()
+    event = anything()
+
+
+def page_of(shape: type[Shape]) -> type[Shape]:
+    """`{results, next, previous}` of a shape."""
+    return type(
+        f"PageOf{shape.__name__.removesuffix('Out')}Out",
+        (s.Serializer,),
+        {"results": shape(many=True), "next": maybe_text(), "previous": maybe_text(), "__doc__": "One page of a list."},
+    )

@@ -1,0 +1,58 @@
+"""The OpenAPI document is complete: every address, every method, every status."""
+
+from typing import Any
+
+from django.urls import URLPattern
+
+from decisioning.api.door import Nowhere
+from decisioning.api.urls import urlpatterns
+from tests.api.conftest import Caller
+from tests.api.contract import document, template_of
+
+METHODS = ("get", "post", "patch", "put", "delete")
+
+
+def doors() -> list[tuple[URLPattern, Any]]:
+    return [(p, p.callback.view_class) for p in urlpatterns if p.callback.view_class is not Nowhere]  # type: ignore[attr-defined]
+
+
+def test_every_address_and_method_is_in_the_document() -> None:
+    for pattern, view in doors():
+        template = "/api/" + str(pattern.pattern).replace("<str:", "{").replace("<int:", "{").replace(">", "}").replace(
+            "{pk}", "{id}"
+        )
+        assert template in document()["paths"]
+        has = {method for method in METHODS if hasattr(view, method)}
+        assert set(document()["paths"][template]) & set(METHODS) == has, template
+    assert len(document()["paths"]) == len(doors())
+
+
+def test_every_operation_declares_how_it_is_refused() -> None:
+    for template, operations in document()["paths"].items():
+        for method, operation in operations.items():
+            statuses = set(operation["responses"])
+            assert {"400", "401", "403", "406", "429", "500", "503"} <= statuses, (method, template)
+            assert any(status < "400" for status in statuses)
+            if "{" in template:
+                assert "404" in statuses
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    assert list(answer["content"]) == ["application/problem+json"]
+
+
+def test_operation_ids_are_unique_and_every_operation_says_what_it_does() -> None:
+    operations = [operation for path in document()["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    assert [operation["operationId"] for operation in operations if not operation.get("summary")] == []
+
+
+def test_it_is_openapi_3_1_and_open_to_everybody(nobody: Caller) -> None:
+    answer = nobody.get("/api/openapi.json")
+    assert answer.status_code == 200
+    assert answer.json()["openapi"].startswith("3.1")
+    assert nobody.get("/api/v1/openapi.json").json() == answer.json()
+
+
+def test_what_creation_requires_is_what_the_contract_says() -> None:
+    assert document()["components"]["schemas"]["ExperimentIn"]["required"] == ["hypothesis", "name", "target_kpis"]
+    assert template_of("/api/v1/experiments/7/kpis?limit=3") == "/api/experiments/{ref}/kpis"
