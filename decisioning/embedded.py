@@ -90,6 +90,7 @@ class Home:
         except BlockingIOError:
             os.close(lock)
             return False
+        (self.path / "environment.json").unlink(missing_ok=True)  # an earlier run's
         return True
 
     def mark(self) -> dict[str, str]:
@@ -109,14 +110,14 @@ class Home:
         self.write("environment.json", json.dumps(environment, indent=1))
 
     def running(self) -> dict[str, str] | None:
-        """The environment of the installation that runs here; None when nothing runs."""
+        """The environment of the installation that runs here; None when nothing runs, or not yet."""
         try:
             with (self.path / "lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return None
         except BlockingIOError:
-            environment: dict[str, str] = json.loads(self.read("environment.json") or "{}")
+            environment: dict[str, str] | None = json.loads(self.read("environment.json") or "null")
             return environment
         return None
 

@@ -125,12 +125,16 @@ def test_a_home_has_one_supervisor_and_is_free_again_when_that_is_killed(home: H
 def test_a_command_joins_the_running_installation(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.delenv("DECISIONING_ROLE", raising=False)
-    home.publish({"DATABASE_URL": "postgresql://here"})
     with pytest.raises(NotStarted, match=r"Nothing runs in .*home\. Start it with: uv run manage\.py up"):
         join(home, "replay")
     assert "DATABASE_URL" not in join(home, "check")
 
+    home.publish({"DATABASE_URL": "postgresql://of an earlier run"})
     assert home.claim()
+    with pytest.raises(NotStarted):  # it is still starting
+        join(home, "replay")
+
+    home.publish({"DATABASE_URL": "postgresql://here"})
 
     assert join(Home(home.path), "replay")["DATABASE_URL"] == "postgresql://here"
     assert join(home, "replay")["DECISIONING_ROLE"] == "worker"
@@ -139,8 +143,8 @@ def test_a_command_joins_the_running_installation(home: Home, monkeypatch: pytes
 
 def test_a_database_named_in_the_environment_comes_first(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere")
-    home.publish({"DATABASE_URL": "postgresql://here"})
     assert home.claim()
+    home.publish({"DATABASE_URL": "postgresql://here"})
 
     assert join(home, "replay")["DATABASE_URL"] == "postgresql://elsewhere"
 
