@@ -91,7 +91,8 @@ _KPIS = f"""
                              ORDER BY a.position) FILTER (WHERE r.ts IS NOT NULL), '[]') AS newest,
            CASE WHEN bool_and(r.ts IS NOT NULL) FILTER (WHERE a.dropped_at IS NULL)
                 THEN min(r.ts) FILTER (WHERE a.dropped_at IS NULL) END AS watermark,
-           max(r.received_at) AS last_refresh_at
+           greatest(max(r.received_at), (SELECT max(o.last_refresh_at) FROM metadata.sources o
+                                         WHERE o.team_id = e.team_id AND m.key = ANY (o.metrics))) AS last_refresh_at
     FROM metadata.variants a
     LEFT JOIN LATERAL (
       SELECT r.ts, r.value, r.n, r.received_at FROM metrics.experiment_kpis r

@@ -169,8 +169,9 @@ class Evaluate(Door):
     def post(self, request: Request, ref: str) -> Response:
         """The tick evaluates the newest slot; done when /evaluations lists it or a newer one."""
         experiment, now = self.experiment(ref), self.now
-        if experiment.status == Experiment.Status.DRAFT:
-            raise Problem(409, "not_started", f"{experiment.key} is a draft: there is nothing to evaluate. Start it.")
+        if experiment.status != Experiment.Status.RUNNING:
+            detail = f"{experiment.key} is {experiment.status}: experiments are judged while they run."
+            raise Problem(409, "not_running", detail)
         slot = evaluation.newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
         Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=now)
         transaction.on_commit(wake.tick)

@@ -154,7 +154,7 @@ def test_evaluations_list_one_a_slot_and_an_asked_one_too(ops: Caller, winner: d
     newest = ops.get(f"{path}/evaluations").json()["results"][0]["slot"]
     assert newest >= asked.json()["slot"]
     draft = ops.experiment(start=False)
-    assert ops.post(f"/api/experiments/{draft['id']}/evaluate").json()["code"] == "not_started"
+    assert ops.post(f"/api/experiments/{draft['id']}/evaluate").json()["code"] == "not_running"
 
 
 def test_a_past_slot_is_recomputed(ops: Caller, winner: dict[str, Any], started: datetime) -> None:
