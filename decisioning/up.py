@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted:
         pass
     except NotStarted as problem:
-        say(f"\nNot started. {problem}\nThe logs are in {home.logs}")
+        say(f"Not started. {problem}\nThe logs are in {home.logs}")
         return 1
     finally:
         with step("Stopping"):
@@ -79,7 +79,11 @@ def step(what: str) -> Iterator[None]:
     """Say what is being done, and then how long it took."""
     began = time.monotonic()
     say(f"{what} ...", end=" ")
-    yield
+    try:
+        yield
+    except BaseException:
+        say("")
+        raise
     say(f"{time.monotonic() - began:.1f} s")
 
 
@@ -434,5 +438,10 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _process_name(pid: int) -> str:
-    found = subprocess.run(["ps", "-o", "comm=", "-p", str(pid)], check=False, capture_output=True, text=True)  # noqa: S603, S607
-    return Path(found.stdout.strip()).name
+    """The name of a program that runs; empty where neither /proc nor ps can tell."""
+    with contextlib.suppress(OSError):
+        if (comm := Path(f"/proc/{pid}/comm")).exists():
+            return comm.read_text().strip()
+        command = ["ps", "-o", "comm=", "-p", str(pid)]
+        return Path(subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()).name  # noqa: S603
+    return ""
