@@ -15,7 +15,7 @@ from gates.series import Series, SeriesKey
 from tests.gates.histories import DENSITY, GOAL, GUARD, HOUR, START, plan, policy, rows_of, without
 from tests.gates.test_rules import cumulative
 
-PROPOSED_BY, BEFORE, AFTER, END = 31, 20, 36, 52
+PROPOSED_BY, BEFORE, AFTER, END = 31, 20, 35, 43
 """Hours: the healthy scale is proposed by the first; series are spoilt before or after that; judged to the last."""
 
 EVERY: dict[str, Any] = {"expected_every_s": 3600, "freshness_target_s": 3600}

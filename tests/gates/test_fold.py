@@ -33,7 +33,7 @@ def arrays_from(rows: int) -> Iterator[None]:
         gates.fold.MANY, gates.fold.FEW_LOOKS = before
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, phases=FIND)
+@settings(max_examples=7, deadline=None, derandomize=True, phases=FIND)
 @given(SEEDS, st.booleans())
 def test_skipping_quiet_slots_gives_what_judging_every_slot_gives(seed: int, arrays: bool) -> None:
     w = world(seed)
@@ -45,7 +45,7 @@ def test_skipping_quiet_slots_gives_what_judging_every_slot_gives(seed: int, arr
     assert [_told(e) for e in fast] == [_told(e) for e in slow]
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, phases=FIND)
+@settings(max_examples=7, deadline=None, derandomize=True, phases=FIND)
 @given(SEEDS)
 def test_every_evaluation_replays_from_its_evidence_to_the_same_bytes(seed: int) -> None:
     w = world(seed)
@@ -56,7 +56,7 @@ def test_every_evaluation_replays_from_its_evidence_to_the_same_bytes(seed: int)
         assert replay(document) == document
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, phases=FIND)
+@settings(max_examples=4, deadline=None, derandomize=True, phases=FIND)
 @given(SEEDS)
 def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(seed: int) -> None:
     w, draw = world(seed), random.Random(seed)
@@ -75,7 +75,7 @@ def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(see
     assert folded.evaluations[-1].gates == rebuilt.evaluations[-1].gates
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, phases=FIND)
+@settings(max_examples=4, deadline=None, derandomize=True, phases=FIND)
 @given(SEEDS)
 def test_a_state_survives_its_bytes_and_its_kept_states_lead_to_the_same_end(seed: int) -> None:
     w = world(seed)

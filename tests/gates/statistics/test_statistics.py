@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import fmean, variance
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_a_chain_of_buckets_is_merge_after_merge_to_the_last_bit(buckets: list[l
     for each in moments:
         one_by_one.append(merge(one_by_one[-1], each))
 
-    columns = chain(NOTHING, *(list(column) for column in zip(*moments, strict=True)))  # type: ignore[arg-type]
+    columns = chain(NOTHING, *(list(column) for column in zip(*moments, strict=True)))
     assert list(zip(*columns, strict=True)) == [tuple(state) for state in one_by_one]
 
 
@@ -131,8 +132,9 @@ def test_arrays_and_numbers_give_the_same(t: Arm, c: Arm) -> None:
 def test_arms_from_columns_are_the_arms_of_states() -> None:
     state = of_ratio(50, 2.0, 1.5, 3.0, 0.4, 0.2)
     columns = tuple(np.array([float(cell)]) for cell in state)
+    cells: list[Any] = list(_arms("ratio", columns))
 
-    assert [float(cell[0]) for cell in _arms("ratio", columns)] == pytest.approx(list(ratio_arm(state)))
+    assert [float(cell[0]) for cell in cells] == pytest.approx(list(ratio_arm(state)))
 
 
 def test_the_interval_is_tightest_relative_to_a_fixed_one_near_its_t_opt() -> None:
