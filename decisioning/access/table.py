@@ -58,6 +58,7 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "sources": {"GET": READ, "POST": WRITE},
     "sources/<str:key>": {"GET": READ},
     "sources/<str:key>/refresh": {"POST": Scope.TELEMETRY},
+    "openapi.json": {"GET": Need.NOTHING},
     "schemas": {"GET": Need.NOTHING},
     "schemas/<str:type_>": {"GET": Need.NOTHING},
     "": {},  # any other address: 404
