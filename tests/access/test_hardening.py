@@ -60,12 +60,8 @@ def test_behind_tls_cookies_are_bound_to_the_host_and_browsers_stay_on_https() -
 
 
 def test_the_deploy_check_of_a_production_profile_has_nothing_to_say() -> None:
-    done = in_production("manage.py", "check", "--deploy")
-    assert "System check identified" in done.stdout + done.stderr
-    # What drf-spectacular says is about the API's document, which has tests of its own.
-    assert [
-        line for line in done.stderr.splitlines() if line.startswith("?:") and "(drf_spectacular." not in line
-    ] == []
+    done = in_production("manage.py", "check", "--deploy", "--fail-level", "WARNING")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.django_db
