@@ -51,6 +51,7 @@ class Installation:
             self.printed.append(line)
             if "Ctrl-C stops" in line:
                 return time.monotonic() - began
+        self.process.wait(10)
         raise AssertionError("".join(self.printed))
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> float:
