@@ -8,7 +8,7 @@ looks hold the extremes, so that the rules compute only these by the scalar path
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +24,9 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
-WHYS = ("", "young", "zero", "units", "spread", "noisy")
-VERDICTS: tuple[Literal["inconclusive", "pass", "fail", "invalid"], ...] = ("inconclusive", "pass", "fail", "invalid")
+YOUNG, ZERO, UNITS, SPREAD, NOISY = range(1, 6)
+"""Why a gate is not judged; 0: it is."""
+INCONCLUSIVE, PASS, FAIL, INVALID = range(4)
 NEAR = 1e-9
 """Relative distance within which arrays leave the verdict to the scalar path; they differ from it by about 1e-15."""
 
@@ -94,14 +95,14 @@ class Preview:
         zero = (control.m == 0) if relative else np.zeros(len(few), dtype=bool)
         broken = ~np.isfinite(half) | ~np.isfinite(estimate)
         self.readable = ~(tiny | zero | broken)
-        why = np.where(young, 1, 0)
-        why = np.where(noise > policy.max_relative_se, 5, why)
-        why = np.where((control.v <= 0) | (treatment.v <= 0), 4, why)
-        why = np.where(few < policy.min_units, 3, why)
-        why = np.where(broken, 4, why)
-        why = np.where(zero, 2, why)
-        self.why = np.where(tiny, 3, why)
-        self.floor = self.why <= 1
+        why = np.where(young, YOUNG, 0)
+        why = np.where(noise > policy.max_relative_se, NOISY, why)
+        why = np.where((control.v <= 0) | (treatment.v <= 0), SPREAD, why)
+        why = np.where(few < policy.min_units, UNITS, why)
+        why = np.where(broken, SPREAD, why)
+        why = np.where(zero, ZERO, why)
+        self.why = np.where(tiny, UNITS, why)
+        self.floor = self.why <= YOUNG
         self.counts = self.floor & ~young if comparison.goal else self.floor
         self.near = np.abs(noise - policy.max_relative_se) <= NEAR * policy.max_relative_se
 
@@ -122,9 +123,9 @@ class Preview:
         judged = self.floor & (lower > -np.inf)
         if comparison.goal:
             judged &= self.why == 0
-        verdict = np.where(judged & (upper < below), 2, 0)
-        verdict = np.where(judged & (lower > above), 1, verdict)
-        verdict = np.where(torn, 3, verdict)
+        verdict = np.where(judged & (upper < below), FAIL, INCONCLUSIVE)
+        verdict = np.where(judged & (lower > above), PASS, verdict)
+        verdict = np.where(torn, INVALID, verdict)
         small, lost = upper < below, upper < 0
         self.status = ((verdict * 8 + self.why) * 2 + small) * 2 + lost
         scale = NEAR * (np.abs(lower) + np.abs(upper) + abs(above) + abs(below))

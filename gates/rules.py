@@ -18,7 +18,7 @@ import numpy as np
 from gates.facts import Days, MetricLook, Observations, State, Step
 from gates.plan import DAY, SECOND, Action, Answer, Clock, Kpi, Plan
 from gates.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
-from gates.preview import VERDICTS, WHYS, Preview, Run
+from gates.preview import Preview, Run
 from gates.statistics.effects import difference, relative_se, relative_uplift
 from gates.statistics.moments import Arm, Moments, PairMoments, mean_arm, proportion_arm, ratio_arm
 from gates.statistics.planning import planned_units
@@ -939,23 +939,11 @@ class _Glide:
                 continue
             k = reached - 1
             self._set(part, k)
-            if preview.near[k]:
+            if preview.hot[k]:
                 self._catch_up(part)
                 rules._set_verdict(bounds, bounds_verdict(comparison, bounds))
-            else:
-                rules._set_verdict(bounds, self._say(bounds, preview, k))
             if not comparison.goal:
                 rules._count_fails(comparison, bounds, preview.variant, 1)
-
-    def _say(self, bounds: Bounds, preview: Preview, k: int) -> Verdict:
-        """A status back into what it stands for."""
-        status = int(preview.status[k])
-        bounds.lost, bounds.small = bool(status & 1), bool(status & 2)
-        verdict, why = divmod(status >> 2, 8)
-        bounds.why = WHYS[why]
-        bounds.floor = why <= 1
-        bounds.invalid = bounds.invalid or VERDICTS[verdict] == "invalid"
-        return VERDICTS[verdict]
 
     def _set(self, part: int, k: int) -> None:
         _, _, _, bounds, preview = self.parts[part]
