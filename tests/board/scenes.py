@@ -16,6 +16,7 @@ from gates.models import Cursor, Decision, Evidence, PolicyVersion, Recommendati
 from tests.conftest import as_role
 
 HOUR = dt.timedelta(hours=1)
+STEP = 6 * HOUR  # a row every six hours draws the same picture; the last hours are whole, so that it is fresh
 
 
 def person(name: str, team: Team, role: str = "approver", *, staff: bool = False, admin: bool = False) -> User:
@@ -144,7 +145,7 @@ class Scene:
                 columns.append((e.pk, ts, "vrps", arm, mean, 1000, 9.0, self.team.pk))
                 errors = min(max(0.05 + dice.gauss(0, 0.006), 0), 1)
                 columns.append((e.pk, ts, "error_rate", arm, errors, 1000, None, self.team.pk))
-            ts += HOUR
+            ts += HOUR if ts + STEP > self.now - lag else STEP
         with connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO metrics.experiment_kpis (experiment_id, ts, metric, variant, value, n, variance, team_id, first_received_at, received_at) "

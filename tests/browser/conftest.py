@@ -99,7 +99,8 @@ def watched(context: BrowserContext, complaints: list[str]) -> BrowserContext:
 
     def listen(page: Page) -> None:
         def heard(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning") and not any(text in message.text for text in EXPECTED):
+            told = message.type == "error" or "Content Security Policy" in message.text
+            if told and not any(text in message.text for text in EXPECTED):
                 complaints.append(f"{page.url}: {message.text}")
 
         page.on("console", heard)
