@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Self
 
 import httpx
@@ -153,6 +154,23 @@ class Portal:
             )
             sent(len(batch))
         return total
+
+    def report_run(
+        self, job: str, *, started_at: datetime, finished_at: datetime, rows: int | None = None, error: str = ""
+    ) -> None:
+        """Leave a finished run in the refresh log, as OpenLineage. `job` is `namespace/name`."""
+        namespace, _, name = job.rpartition("/")
+        event: Json = {
+            "eventTime": finished_at.isoformat(),
+            "eventType": "FAIL" if error else "COMPLETE",
+            "run": {"runId": str(uuid.uuid4()), "facets": {"errorMessage": {"message": error}} if error else {}},
+            "job": {"namespace": namespace, "name": name},
+        }
+        if rows is not None:
+            facets = {"outputStatistics": {"rowCount": rows}}
+            event["outputs"] = [{"namespace": namespace, "name": name, "outputFacets": facets}]
+        start = event | {"eventTime": started_at.isoformat(), "eventType": "START"}
+        self._call("POST", "/api/v1/lineage/batch", content=json.dumps([start, event]).encode())
 
     # Decisions --------------------------------------------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ import numpy as np
 from decisioning.agents.client import Json, Portal, PortalError
 
 TEAM = "demo"
+JOB = "demo/feed"
 HOUR = timedelta(hours=1)
 _SEED = 20_261_124
-_ANSWERED_WITHIN_S = 30.0
+_ANSWERED_WITHIN_S = 15.0
 _HOURLY: Json = {"expected_every_s": 3_600, "freshness_target_s": 3_600}
 
 
@@ -367,8 +368,9 @@ def install(
             document = portal.experiment(story.key)
         rows: list[Json] = []
         if story.status != "draft" and document["status"] == "running":
-            rows = history(story, datetime.fromisoformat(document["started_at"]), hour)
-            written += portal.push(story.key, rows).accepted
+            if document["freshness"]["data_watermark"] is None:  # a story's rows come all at once
+                rows = history(story, datetime.fromisoformat(document["started_at"]), hour)
+                written += portal.push(story.key, rows).accepted
             if story.status == "paused":
                 portal.transition(story.key, "paused")
         told(story.key, len(rows))
@@ -386,11 +388,10 @@ def rows_to_come(stories: Sequence[Story] = STORIES) -> int:
 
 def _accept(portal: Portal, story: Story, sleep: Callable[[float], None]) -> None:
     """Answer the proposal that the story is about, as somebody of the team would have. Without one it stays open."""
+    if portal.experiment(story.key)["status"] != "running":
+        return
     for _ in range(int(_ANSWERED_WITHIN_S / 0.5)):
-        found = portal.decision(story.key)
-        if found["decision"] is not None:
-            return
-        recommendation = found["recommendation"]
+        recommendation = portal.decision(story.key)["recommendation"]
         if recommendation["action"] == story.answer and recommendation["state"] == "proposed":
             try:
                 portal.answer(story.key, recommendation["evidence_digest"])
@@ -402,13 +403,13 @@ def _accept(portal: Portal, story: Story, sleep: Callable[[float], None]) -> Non
         sleep(0.5)
 
 
-def feed(portal: Portal, *, now: datetime, stories: Sequence[Story] = STORIES) -> tuple[int, datetime | None]:
-    """Send what the running experiments have measured since their newest row: (rows, newest ts).
+def feed(portal: Portal, *, now: datetime, stories: Sequence[Story] = STORIES) -> int:
+    """Send what the running experiments have measured since their newest row; returns how many rows.
 
     After a stop the gap is filled hour by hour, so that nothing is missing. A story whose feed fell silent stays so.
     """
     running = {row["key"] for row in portal.experiments(team=TEAM, status="running")}
-    sent, newest = 0, None
+    sent = 0
     for story in stories:
         if story.key not in running or story.silent_h:
             continue
@@ -419,8 +420,8 @@ def feed(portal: Portal, *, now: datetime, stories: Sequence[Story] = STORIES) -
         rows = [row for begin, length in gaps(since, now) for row in bucket(story, started_at, begin, length)]
         if rows:
             portal.push(story.key, rows)
-            sent, newest = sent + len(rows), now
-    return sent, newest
+            sent += len(rows)
+    return sent
 
 
 def gaps(since: datetime, until: datetime) -> Iterator[tuple[datetime, timedelta]]:

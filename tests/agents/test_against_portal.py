@@ -119,21 +119,28 @@ def test_the_demo_comes_up_lives_and_goes_without_a_trace(installation: Installa
     with Portal(portal.url, key) as demo:
         assert {row["status"] for row in demo.experiments()} == {"running", "paused", "draft", "scaled", "deleted"}
         before = demo.experiment("gift-wrap")["freshness"]["data_watermark"]
-        feed = subprocess.Popen(
-            [sys.executable, "manage.py", "demo", "--feed", "--every", "1"],
-            cwd=PROJECT,
-            env=clean_environment() | {"DECISIONING_HOME": str(installation.home)},
-        )
-        try:
-            assert soon(lambda: demo.experiment("gift-wrap")["freshness"]["data_watermark"] > before, 60)
-        finally:
-            feed.send_signal(signal.SIGTERM)
+        feed = start_feed(installation)
+        assert soon(lambda: demo.experiment("gift-wrap")["freshness"]["data_watermark"] > before, 90)
+        feed.send_signal(signal.SIGTERM)
         assert feed.wait(5) == 0
+        runs = list(demo.pages("/api/refresh-log", job="demo/feed"))
+        assert {run["status"] for run in runs} == {"succeeded"}
+        assert all(run["rows"] > 0 for run in runs)
 
+    orphan = start_feed(installation)
     removed = last_line(installation.manage("demo", "--remove", "--yes"))
     assert re.fullmatch(r"Removed the demo team, its 13 experiments and \d+ KPI rows, policies and keys\..*", removed)
+    assert orphan.wait(60) == 0  # nothing to feed any more; above all it does not make the team again
     assert last_line(installation.manage("demo", "--remove", "--yes")) == "There is no demo team."
     assert httpx.get(f"{portal.url}/api/experiments", headers={"Authorization": f"Bearer {key}"}).status_code == 401
+
+
+def start_feed(installation: Installation) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "manage.py", "demo", "--feed", "--every", "1"],
+        cwd=PROJECT,
+        env=clean_environment() | {"DECISIONING_HOME": str(installation.home)},
+    )
 
 
 def test_the_terminal_client_finds_the_installation_by_its_home(installation: Installation) -> None:

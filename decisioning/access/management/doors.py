@@ -22,6 +22,10 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request would
 _WORKING = (Scope.READ, Scope.WRITE, Scope.TELEMETRY, Scope.POLICIES)
 
 
+class NoSuchTeam(Exception):
+    """There is no team with this key."""
+
+
 @contextmanager
 def portal(*, patience_s: float = 30.0) -> Iterator[Portal]:
     """The portal that DECISIONING_URL and DECISIONING_API_KEY name, else the running installation's own."""
@@ -45,12 +49,18 @@ def portal_as(
     rate: str = "",
     hours: float = 24.0,
     patience_s: float = 30.0,
+    make: bool = True,
 ) -> Iterator[Portal]:
-    """The portal, asked with a key of this team that lives as long as the block; the team is made when absent."""
+    """The portal, asked with a key of this team that lives as long as the block.
+
+    make: make the team when absent; else raise NoSuchTeam.
+    """
     valid_key(team)
     with transaction.atomic():
         bind_job("borrow_key")
         now = datetime.now(UTC)
+        if not make and not Team.objects.filter(key=team).exists():
+            raise NoSuchTeam(team)
         owner, _ = Team.objects.get_or_create(
             key=team, defaults={"name": name or team.replace("-", " ").title(), "created_at": now}
         )

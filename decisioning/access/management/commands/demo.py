@@ -3,8 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,13 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from decisioning.access.management import doors
-from decisioning.access.principal import bind_job
 from decisioning.access.scopes import Scope
 from decisioning.agents import demo
 from decisioning.agents.client import Portal, PortalError, Unreachable
-from telemetry.refresh import Run, logged
 
-_SCOPES = (Scope.READ, Scope.WRITE, Scope.TELEMETRY, Scope.REVIEW)
+_INSTALLS = (Scope.READ, Scope.WRITE, Scope.TELEMETRY, Scope.REVIEW)
+_FEEDS = (Scope.READ, Scope.TELEMETRY, Scope.LINEAGE)
 _EVERY_S = 60.0
 _AGAIN_S = 5.0
 
@@ -58,7 +56,7 @@ class Command(BaseCommand):
     def _install(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with (
-            doors.portal_as(demo.TEAM, name="Demo shop", scopes=_SCOPES, rate="6000/m") as portal,
+            doors.portal_as(demo.TEAM, name="Demo shop", scopes=_INSTALLS, rate="6000/m") as portal,
             Progress(*columns, console=Console(file=sys.stdout)) as progress,
         ):
             rows = progress.add_task("demo rows", total=demo.rows_to_come())
@@ -88,16 +86,16 @@ class Command(BaseCommand):
 
 
 def _feed(every_s: float) -> None:
-    """Rounds until SIGTERM or Ctrl-C. One that fails is tried again soon: nothing is lost, the next fills the gap."""
+    """Rounds until SIGTERM, Ctrl-C, or the team is gone. One that fails is tried again: the next fills the gap."""
 
     def stop(*_signal: object) -> None:
         raise KeyboardInterrupt  # ends a request that waits, too
 
     signal.signal(signal.SIGTERM, stop)
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, doors.NoSuchTeam):
         while True:
             try:
-                with doors.portal_as(demo.TEAM, scopes=_SCOPES[:3], patience_s=0) as portal:
+                with doors.portal_as(demo.TEAM, scopes=_FEEDS, patience_s=0, make=False) as portal:
                     _rounds(portal, every_s, until=datetime.now(UTC) + timedelta(hours=12))
             except (PortalError, Unreachable, DatabaseError) as problem:
                 sys.stderr.write(f"{datetime.now(UTC):%H:%M:%SZ} feed waits: {problem}\n")
@@ -106,20 +104,13 @@ def _feed(every_s: float) -> None:
 
 
 def _rounds(portal: Portal, every_s: float, *, until: datetime) -> None:
-    """Rounds with one key, for less than the key lives."""
+    """Rounds with one key, for less than the key lives; each leaves its run in the refresh log."""
+    connection.close()  # the key is made: what follows is HTTP
     while (now := datetime.now(UTC)) < until:
-        with _in_the_refresh_log() as run:
-            run.rows, run.data_watermark = demo.feed(portal, now=now)
-            run.worked = run.rows > 0
-        connection.close()  # an idle minute needs none, and the server may be another by then
+        rows = demo.feed(portal, now=now)
+        if rows:
+            portal.report_run(demo.JOB, started_at=now, finished_at=datetime.now(UTC), rows=rows)
         time.sleep(every_s)
-
-
-@contextmanager
-def _in_the_refresh_log() -> Iterator[Run]:
-    with logged("demo/feed", clock=lambda: datetime.now(UTC)) as run:
-        bind_job("demo.feed")
-        yield run
 
 
 def _owner_url() -> str:
@@ -137,6 +128,9 @@ def _delete_team(database: psycopg.Connection, team: int) -> None:
     """
     database.execute("SELECT access.bind('job', NULL, 'demo --remove', '{}', false, '')")
     database.execute("SET CONSTRAINTS ALL DEFERRED")
+    # No tick may write about them meanwhile: it claims cursors, and skips those that are locked.
+    database.execute("SELECT FROM metadata.experiments WHERE team_id = %s ORDER BY id FOR UPDATE", [team])
+    database.execute("DELETE FROM metadata.cursors WHERE team_id = %s", [team])
     found = database.execute(
         "SELECT c.table_schema, c.table_name FROM information_schema.columns c JOIN pg_class r "
         "ON r.oid = format('%I.%I', c.table_schema, c.table_name)::regclass AND NOT r.relispartition "
