@@ -1,10 +1,18 @@
 """The refresh log, sources and quarantine in the Django admin."""
 
-from django.contrib import admin
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import URLPattern, path
+from django.utils import timezone
 
 from decisioning.access.admin import Dated, ReadOnly
+from telemetry.admin_import import import_rows
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
+from telemetry.sources import SourceFailed, SourceRefused, check, preview
 
 
 @admin.register(RefreshRun)
@@ -16,13 +24,51 @@ class RefreshRunAdmin(ReadOnly):
     date_hierarchy = "finished_at"
 
 
+class SourceForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A source is checked here as it is at the API."""
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if not self.errors:
+            try:
+                check(self.instance)
+            except SourceRefused as refusal:
+                for pointer, _, detail in refusal.errors:
+                    name = pointer.split("/")[1]
+                    self.add_error(name if name in self.fields else None, detail)
+
+
 @admin.register(Source)
 class SourceAdmin(Dated):
+    form = SourceForm
     list_display = ("key", "team", "kind", "enabled", "schedule_s", "last_refresh_at", "due_at", "failures")
     list_filter = ("kind", "enabled", "team")
     list_select_related = ("team",)
     search_fields = ("key", "lineage_job", "query")
     readonly_fields = ("failures", "read_to", "last_refresh_at")
+    actions = ("try_out",)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(lambda request: import_rows(request, self.admin_site))
+        return [path("import/", view, name="telemetry_import"), *super().get_urls()]
+
+    def save_model(self, request: HttpRequest, obj: Source, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
+        obj.due_at = obj.due_at or timezone.now()
+        super().save_model(request, obj, form, change)
+
+    @admin.action(description="Try out: what a run would do")
+    def try_out(self, request: HttpRequest, chosen: QuerySet[Source]) -> None:
+        for source in chosen.select_related("team"):
+            try:
+                shown = preview(source, now=timezone.now())
+            except (SourceRefused, SourceFailed) as refusal:
+                messages.error(request, f"{source.key}: {refusal}")
+                continue
+            told = shown.stored
+            rows = f"{told.accepted} new, {told.changed} changed, {told.duplicates} duplicate and {told.refused} refused rows"
+            first = "; ".join(", ".join(f"{k}={v}" for k, v in row.items()) for row in shown.rows[:3])
+            text = f"{source.key} since {shown.since:%Y-%m-%d %H:%MZ}: {rows}. {' '.join(told.problems[:3])} First: {first}"
+            messages.info(request, text[:2_000])
 
     def get_readonly_fields(self, request: HttpRequest, obj: Source | None = None) -> list[str]:
         return [*super().get_readonly_fields(request, obj), *(["key", "team"] if obj else [])]

@@ -1,0 +1,169 @@
+"""KPI rows out of a CSV file that a person holds in hand: what they would change, then the change, then what was refused."""
+
+import csv
+import datetime as dt
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from django.db import connection, transaction
+
+from decisioning.access.models import Team
+from telemetry import ingest
+from telemetry.ingest import MAX_ROWS, Row
+
+NEEDED = ("experiment", "metric", "ts", "value")
+COLUMNS = (
+    *NEEDED, "variant", "n", "variance", "revision", "window_s", "denominator_value", "denominator_variance", "covariance",
+)  # fmt: skip
+_MOMENTS = {"denominator_value": "value", "denominator_variance": "variance", "covariance": "covariance"}
+SHOWN = 50
+
+
+class FileRefused(Exception):
+    """The file as a whole is no CSV of KPI rows. The message is for the person."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One line that was not taken. `line` is its number in the file; `raw` what it held."""
+
+    line: int
+    problem: str
+    raw: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One stored value that another replaces."""
+
+    experiment: str
+    row: Row
+    before: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Counts of rows; the first of the values that change; every line that was refused."""
+
+    accepted: int
+    changed: int
+    duplicates: int
+    changes: tuple[Change, ...]
+    refused: tuple[Refused, ...]
+
+
+def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
+    """Ingest the good rows of a CSV text and tell of the others; keep=False undoes it all and tells what it would have done.
+
+    Raises FileRefused.
+    """
+    lines = list(_lines(text))
+    if len(lines) > MAX_ROWS:
+        raise FileRefused(
+            f"{len(lines):,} rows; at most {MAX_ROWS:,} go in at once. Split the file, or make it a source."
+        )
+    refused: list[Refused] = []
+    good: dict[str | int, list[tuple[int, Row]]] = {}
+    raws = dict(lines)
+    for number, raw in lines:
+        ref, row, problem = _understood(raw)
+        if row is None:
+            refused.append(Refused(number, problem, raw))
+        else:
+            good.setdefault(ref, []).append((number, row))
+    targets = ingest.targets(good, team_id=team.pk)
+    done: list[ingest.Ingested] = []
+    changes: list[Change] = []
+    with transaction.atomic():
+        for ref, rows in sorted(good.items(), key=lambda item: str(item[0])):
+            if ref not in targets:
+                refused += [Refused(n, f"{team.key} has no experiment {ref!r}.", raws[n]) for n, _ in rows]
+                continue
+            pk = targets[ref].experiment_id
+            changes += [Change(str(ref), row, before) for row, before in _differing(pk, [row for _, row in rows])]
+            result = ingest.ingest(targets[ref], rows, now=now, atomic=False)
+            refused += [Refused(fault.index, fault.detail, raws[fault.index]) for fault in result.refused]
+            done.append(result)
+        if not keep:
+            transaction.set_rollback(True)
+    return Outcome(
+        accepted=sum(d.accepted for d in done),
+        changed=sum(d.changed for d in done),
+        duplicates=sum(d.duplicates for d in done),
+        changes=tuple(changes[:SHOWN]),
+        refused=tuple(sorted(refused, key=lambda r: r.line)),
+    )
+
+
+def refused_file(outcome: Outcome) -> str:
+    """The refused lines as CSV, with their line and what is wrong before them; mended, it can be imported again."""
+    out = io.StringIO()
+    names = list(dict.fromkeys(name for refused in outcome.refused for name in refused.raw))
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["line", "problem", *names])
+    for refused in outcome.refused:
+        writer.writerow([refused.line, refused.problem, *(_harmless(refused.raw.get(name, "")) for name in names)])
+    return out.getvalue()
+
+
+def _harmless(text: str) -> str:
+    """A spreadsheet runs what begins like a formula; a number may keep its sign."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and _number(text) == text else text
+
+
+def _lines(text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, column -> text) of each row."""
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")), strict=True)
+    try:
+        names = [name.strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        missing = [name for name in NEEDED if name not in names]
+        if missing:
+            raise FileRefused(f"The first line must name the columns; there is no {', '.join(missing)}.")
+        for raw in reader:
+            yield reader.line_num, {name: value or "" for name, value in raw.items() if isinstance(name, str)}
+    except csv.Error as error:
+        raise FileRefused(f"Line {reader.line_num} is no CSV: {error}.") from error
+
+
+def _understood(raw: Mapping[str, str]) -> tuple[str | int, Row | None, str]:
+    said: dict[str, Any] = {name: raw[name].strip() for name in COLUMNS if raw.get(name, "").strip()}
+    ref: str | int = said.pop("experiment", "")
+    if not ref:
+        return "", None, "experiment is missing."
+    for name in set(said) - {"metric", "variant", "ts"}:
+        said[name] = _number(said[name])
+    moments = {inner: said.pop(name) for name, inner in _MOMENTS.items() if name in said}
+    if moments:
+        said["denominator"] = moments
+    faults = list(ingest.row_faults(said))
+    number = isinstance(ref, str) and ref.isascii() and ref.isdigit() and len(ref) < 19
+    ref = int(ref) if number else ref
+    return (ref, None, " ".join(detail for _, _, detail in faults)) if faults else (ref, ingest.row_of(said), "")
+
+
+def _number(text: str) -> object:
+    """The number that a text is, else the text, which is then told to be none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+_DIFFERING = """
+SELECT t.place - 1, k.value
+FROM (SELECT row_number() OVER () AS place, s.* FROM json_to_recordset(%s) AS s(metric text, variant text, ts timestamptz, value float8)) AS t
+JOIN metrics.experiment_kpis k ON k.experiment_id = %s AND k.metric = t.metric AND k.variant = t.variant AND k.ts = t.ts
+WHERE k.value IS DISTINCT FROM t.value ORDER BY t.place LIMIT %s
+"""
+
+
+def _differing(experiment_id: int, rows: Sequence[Row]) -> list[tuple[Row, float]]:
+    with connection.cursor() as cursor:
+        cursor.execute(_DIFFERING, [msgspec.json.encode(rows).decode(), experiment_id, SHOWN])
+        return [(rows[place], before) for place, before in cursor.fetchall()]

@@ -1,0 +1,119 @@
+"""CSV in the admin: a preview of what would change, the import, a file of what was refused."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+
+from decisioning.access.models import Team
+from experiments.models import Experiment, Metric, Variant
+from telemetry.models import ExperimentKpi, Source
+from tests.conftest import as_role
+
+URL = "/admin/telemetry/source/import/"
+TOP = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+def person(team: Team, settings: Any) -> Client:
+    settings.STATIC_ROOT.mkdir(exist_ok=True)
+    now = datetime.now(UTC)
+    with as_role("owner"):
+        Metric.objects.create(key="vrps", name="Value per session", created_at=now)
+        made = Experiment.objects.create(
+            key="checkout", name="Checkout", hypothesis="h", owner="o", team=team, status="running", created_at=now, started_at=TOP
+        )  # fmt: skip
+        Variant.objects.create(experiment=made, team=team, key="control", control=True, position=0)
+        admin = User.objects.create_superuser("ada", "ada@example.org", "x")
+    client = Client()
+    client.force_login(admin)
+    return client
+
+
+def line(hours_ago: int, value: str, experiment: str = "checkout") -> str:
+    return f"{experiment},vrps,control,{(TOP - timedelta(hours=hours_ago)).isoformat()},{value},10,2.0"
+
+
+def upload(
+    person: Client, team: Team, *lines: str, header: str = "experiment,metric,variant,ts,value,n,variance"
+) -> Any:
+    text = "\n".join([header, *lines]).encode()
+    return person.post(URL, {"team": team.pk, "file": SimpleUploadedFile("rows.csv", text)})
+
+
+def stored() -> list[float]:
+    with as_role("worker"):
+        return list(ExperimentKpi.objects.order_by("-ts").values_list("value", flat=True))
+
+
+def test_a_file_is_shown_before_it_is_stored_and_refused_lines_come_back(person: Client, team: Team) -> None:
+    first = upload(person, team, line(1, "3.5"), line(2, "4.5"))
+    assert (first.context["outcome"].accepted, stored()) == (2, [])
+    done = person.post(URL, {"held": first.context["held"], "import": "1"})
+    assert (done.status_code, stored()) == (302, [3.5, 4.5])
+
+    second = upload(person, team, line(1, "3.75"), line(2, "4.5"), line(3, "x"), line(4, "1", "nowhere"), "=1+1,,,,,,")
+    outcome = second.context["outcome"]
+    assert (outcome.accepted, outcome.changed, outcome.duplicates) == (0, 1, 1)
+    assert [(c.before, c.row.value) for c in outcome.changes] == [(3.5, 3.75)]
+    assert [r.line for r in outcome.refused] == [4, 5, 6]
+    assert stored() == [3.5, 4.5], "a preview stores nothing"
+    file = person.post(URL, {"held": second.context["held"], "refused": "1"})
+    lines = file.content.decode().splitlines()
+    assert lines[0] == "line,problem,experiment,metric,variant,ts,value,n,variance"
+    assert [text.split(",")[0] for text in lines[1:]] == ["4", "5", "6"]
+    assert "'=1+1" in lines[3]
+    person.post(URL, {"held": second.context["held"], "import": "1"})
+    assert stored() == [3.75, 4.5]
+
+
+@pytest.mark.parametrize("header", ["experiment,metric,ts", 'experiment,"metric', ""])
+def test_what_is_no_csv_of_rows_says_what_is_missing(person: Client, team: Team, header: str) -> None:
+    response = upload(person, team, header=header)
+    assert response.status_code == 200
+    assert response.context["form"].errors
+
+
+def test_a_held_file_cannot_be_made_up(person: Client, team: Team) -> None:
+    assert person.post(URL, {"held": "anything", "import": "1"}).status_code == 302
+    assert stored() == []
+
+
+def test_nobody_imports_for_a_team_that_is_not_theirs(person: Client, team: Team) -> None:
+    page = upload(person, team, line(1, "3.5"))
+    with as_role("owner"):
+        other = User.objects.create_user("eve", "eve@example.org", "x", is_staff=True)
+    stranger = Client()
+    stranger.force_login(other)
+    assert stranger.post(URL, {"held": page.context["held"], "import": "1"}).status_code == 403
+    assert stored() == []
+
+
+def test_the_list_of_sources_leads_to_the_import(person: Client) -> None:
+    assert URL in person.get("/admin/telemetry/source/").content.decode()
+    assert person.get(URL).status_code == 200
+
+
+def test_a_source_made_here_is_checked_and_tried_out(person: Client, team: Team, tmp_path: Path, settings: Any) -> None:
+    settings.SOURCES_DIR = tmp_path
+    header = "experiment,metric,variant,ts,value,n,variance"
+    (tmp_path / "rows.csv").write_text("\n".join([header, line(1, "3.5")]))
+    said = {
+        "key": "exports", "team": team.pk, "kind": "file", "path": "rows.csv", "schedule_s": 900, "overlap_s": 0, "time_limit_s": 5,
+        "query": "SELECT * FROM rows WHERE ts > :since AND ts <= :until", "metrics": "vrps", "enabled": "on",
+        "due_at_0": "2026-11-24", "due_at_1": "06:00:00",
+    }  # fmt: skip
+    refused = person.post("/admin/telemetry/source/add/", {**said, "path": "../secret.csv"})
+    assert "not below the folder" in refused.content.decode()
+    assert person.post("/admin/telemetry/source/add/", said).status_code == 302
+    with as_role("owner"):
+        made = Source.objects.get()
+    tried = person.post(
+        "/admin/telemetry/source/", {"action": "try_out", "_selected_action": [made.pk]}, follow=True
+    ).content.decode()
+    assert "1 new, 0 changed, 0 duplicate and 0 refused rows" in tried
+    assert stored() == []
