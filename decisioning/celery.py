@@ -23,6 +23,7 @@ app.conf.update(
     timezone="UTC",
     beat_schedule={
         "evaluate": {"task": "gates.tick", "schedule": 30},
+        "backtests": {"task": "gates.backtests", "schedule": 10},
         "hours": {"task": "telemetry.hours", "schedule": 30},
         "sources": {"task": "telemetry.sources", "schedule": 30},
         "partitions": {"task": "telemetry.partitions", "schedule": 3600},

@@ -50,6 +50,38 @@ class PolicyVersion(models.Model):
         return f"{self.policy.name} v{self.number}"
 
 
+class Backtest(models.Model):
+    """One version held against what is live, over the team's recorded experiments; asked for by a person, run by a job."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        FINISHED = "finished"
+        FAILED = "failed"
+
+    version = models.ForeignKey(PolicyVersion, on_delete=models.CASCADE, related_name="backtests")
+    team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE, related_name="+", editable=False)
+    state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
+    asked_by = models.CharField(max_length=200)
+    asked_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    result = models.JSONField(null=True, help_text="Figures and experiments as the API shows them.")
+    error = models.TextField(blank=True)
+
+    class Meta:
+        db_table = "backtests"
+        ordering = ("-id",)
+        constraints = [
+            models.UniqueConstraint(fields=["version"], condition=Q(state="queued"), name="one_queued_backtest"),
+            models.CheckConstraint(
+                name="backtest_has_result_iff_finished",
+                condition=Q(state="finished", result__isnull=False) | (~Q(state="finished") & Q(result__isnull=True)),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version}: {self.state}"
+
+
 class PolicyBinding(models.Model):
     """Which policy judges: one experiment, or (experiment null) every experiment of the team that names none."""
 

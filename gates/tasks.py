@@ -6,7 +6,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from decisioning.access.principal import bind_job
-from gates import evaluation
+from gates import evaluation, trials
 from telemetry.refresh import logged
 
 _log = logging.getLogger(__name__)
@@ -26,3 +26,14 @@ def tick(**_later: object) -> None:
                 _log.error("Experiment %s could not be judged: %s", key, error)
                 run.failures.append(f"{key}: {error}")
     evaluation.beat(now=timezone.now())
+
+
+@shared_task(name="gates.backtests", soft_time_limit=570, time_limit=600)
+def backtests(**_later: object) -> None:
+    """Run the backtests that people have asked for, one after the other."""
+    trial = True
+    while trial:
+        with logged("portal/backtest", clock=timezone.now) as run:
+            bind_job("gates.backtests")
+            trial = trials.run_one(now=timezone.now()) is not None
+            run.rows, run.worked = int(trial), trial

@@ -46,6 +46,7 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "policies/<str:name>": {"GET": READ},
     "policies/<str:name>/versions": {"GET": READ, "POST": Scope.POLICIES},
     "policies/<str:name>/versions/<int:number>": {"GET": READ},
+    "policies/<str:name>/versions/<int:number>/backtest": {"GET": READ, "POST": Scope.POLICIES},
     "policies/<str:name>/versions/<int:number>/activate": {"POST": Scope.POLICIES},
     "keys": {"GET": KEYS, "POST": KEYS},
     "keys/<str:ref>": {"GET": KEYS, "DELETE": KEYS},

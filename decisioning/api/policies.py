@@ -13,8 +13,8 @@ from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, page
 from decisioning.api.problems import Error, Problem, bad_parameter, invalid
 from decisioning.api.serializers import PolicyIn, PolicyVersionIn
-from gates import policies
-from gates.models import Policy, PolicyVersion
+from gates import policies, trials
+from gates.models import Backtest, Policy, PolicyVersion
 
 
 class Policies(Door):
@@ -85,6 +85,28 @@ class OneVersion(Door):
         return Response(_version(_numbered(self, name, number)))
 
 
+class Backtests(Door):
+    """A version held against what is live, over the team's recorded experiments."""
+
+    scopes = {"GET": Scope.READ, "POST": Scope.POLICIES}
+    parameters = {"GET": frozenset({"team"}), "POST": frozenset({"team"})}
+
+    def get(self, request: Request, name: str, number: int) -> Response:
+        """The newest backtest: flips, decisions gained and lost, days saved, agreement with people."""
+        trial = trials.newest(_numbered(self, name, number))
+        if trial is None:
+            raise Http404
+        return Response(_trial(trial))
+
+    def post(self, request: Request, name: str, number: int) -> Response:
+        """Ask for one; poll its Location until state is finished or failed."""
+        version = _numbered(self, name, number)
+        require(self.principal, Scope.POLICIES, version.team_id)
+        trial = trials.ask(version, by=self.principal, now=self.now)
+        location = f"/api/policies/{name}/versions/{number}/backtest"
+        return Response(_trial(trial), status=202, headers={"Location": location})
+
+
 class Activation(Door):
     """Let a version judge."""
 
@@ -96,7 +118,7 @@ class Activation(Door):
         version = _numbered(self, name, number)
         require(self.principal, Scope.POLICIES, version.team_id)
         try:
-            policies.activate(version, by=self.principal, now=self.now, backtested=False)
+            policies.activate(version, by=self.principal, now=self.now, backtested=trials.passed(version))
         except policies.PolicyRefused as refusal:
             raise _refused(refusal) from refusal
         return Response(_version(version))
@@ -158,4 +180,17 @@ def _version(version: PolicyVersion) -> dict[str, Any]:
         "created_at": rfc3339(version.created_at),
         "activated_at": rfc3339(version.activated_at),
         "activated_by": version.activated_by or None,
+    }
+
+
+def _trial(trial: Backtest) -> dict[str, Any]:
+    nothing = dict.fromkeys(("flips", "gained", "lost", "days_saved", "agreement", "live_agreement"))
+    return {
+        "state": trial.state,
+        "asked_by": trial.asked_by,
+        "asked_at": rfc3339(trial.asked_at),
+        "finished_at": rfc3339(trial.finished_at),
+        "error": trial.error or None,
+        "experiments": [],
+        **(trial.result or nothing),
     }

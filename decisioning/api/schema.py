@@ -94,6 +94,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Versions", "GET"): Operation({200: _PAGE(shapes.PolicyVersionOut)}),
     ("Versions", "POST"): Operation({201: shapes.PolicyVersionOut}, takes=bodies.PolicyVersionIn, conflict=True),
     ("OneVersion", "GET"): Operation({200: shapes.PolicyVersionOut}),
+    ("Backtests", "GET"): Operation({200: shapes.BacktestOut}),
+    ("Backtests", "POST"): Operation({202: shapes.BacktestOut}, conflict=True),
     ("Activation", "POST"): Operation({200: shapes.PolicyVersionOut}, conflict=True),
     ("Keys", "GET"): Operation({200: _PAGE(shapes.KeyOut)}),
     ("Keys", "POST"): Operation({201: shapes.NewKeyOut}, takes=bodies.KeyIn, conflict=True),

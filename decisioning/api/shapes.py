@@ -355,6 +355,23 @@ class TrackedOut(Shape):
     last_run = LastRunOut(allow_null=True)
 
 
+class BacktestOut(Shape):
+    """flips, gained, lost count variants; agreement is the share of people's answers the candidate agrees with."""
+
+    state = s.ChoiceField(["queued", "finished", "failed"])
+    flips = maybe_whole()
+    gained = maybe_whole()
+    lost = maybe_whole()
+    days_saved = maybe_number()
+    agreement = maybe_number()
+    live_agreement = maybe_number()
+    experiments = s.ListField(child=s.DictField())
+    asked_by = text()
+    asked_at = at()
+    finished_at = maybe_at()
+    error = maybe_text()
+
+
 class PolicyVersionOut(Shape):
     version = whole()
     body = s.DictField()

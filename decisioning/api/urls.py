@@ -42,6 +42,7 @@ urlpatterns = [
     path("policies/<str:name>/versions", policies.Versions.as_view()),
     path("policies/<str:name>/versions/<int:number>", policies.OneVersion.as_view()),
     path("policies/<str:name>/versions/<int:number>/activate", policies.Activation.as_view()),
+    path("policies/<str:name>/versions/<int:number>/backtest", policies.Backtests.as_view()),
     path("keys", access.Keys.as_view()),
     path("keys/<str:ref>", access.OneKey.as_view()),
     path("events", events.TakesEvents.as_view()),

@@ -7,6 +7,7 @@ import pytest
 
 from decisioning.access.scopes import Scope
 from gates.evaluation import evaluate_some
+from gates.trials import run_one
 from tests.api.conftest import Caller, Makes, errors_of
 from tests.conftest import as_role
 
@@ -184,3 +185,48 @@ def test_another_team_reaches_none_of_it(ops: Caller, stranger: Caller, winner: 
         ("POST", f"evidence/{digest}/verify"),
     ):
         assert stranger(method, f"{path}/{below}", {} if method == "POST" else None).status_code == 404, below
+
+
+def test_a_candidate_is_held_against_the_live_policy_and_then_activated_by_another(
+    ops: Caller, caller: Makes, winner: dict[str, Any]
+) -> None:
+    gates = [{"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "delete_below": "plan"}]
+    ops.post("/api/policies", {"name": "bold", "body": {"gates": gates, "min_days": 1}})
+    ops.post("/api/policies/bold/versions", {"body": {"gates": gates, "min_days": 3, "look_s": 900}})
+    path = "/api/policies/bold/versions/2"
+    assert ops.get(f"{path}/backtest").status_code == 404
+
+    asked = ops.post(f"{path}/backtest")
+    assert (asked.status_code, asked["Location"], asked.json()["state"]) == (202, f"{path}/backtest", "queued")
+    assert ops.post(f"{path}/activate").json()["code"] == "backtest_required"
+    with as_role("worker"):
+        run_one(now=datetime.now(UTC))
+
+    found = ops.get(asked["Location"]).json()
+    assert (found["state"], found["flips"], found["lost"]) == ("finished", 0, 0)
+    assert found["days_saved"] < 0
+    (one,) = found["experiments"]
+    assert one["experiment"] == winner["key"]
+    assert [(v["variant"], v["live"]["action"], v["candidate"]["action"]) for v in one["variants"]] == [
+        ("treatment", "scale", "scale")
+    ]
+    assert ops.post(f"{path}/activate").json()["code"] == "second_person_required"
+    assert (
+        caller("growth", owner="bob@example.org").post(f"{path}/activate").json()["activated_by"] == "bob@example.org"
+    )
+
+
+def test_a_backtest_that_fails_says_why_and_allows_nothing(ops: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    gates = [{"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "delete_below": "plan"}]
+    ops.experiment()
+    ops.post("/api/policies", {"name": "bold", "body": {"gates": gates}})
+    ops.post("/api/policies/bold/versions", {"body": {"gates": gates}})
+    ops.post("/api/policies/bold/versions/2/backtest")
+    monkeypatch.setattr("gates.trials.pure.backtest", lambda *_a, **_o: 1 / 0)
+    with as_role("worker"):
+        run_one(now=datetime.now(UTC))
+        assert run_one(now=datetime.now(UTC)) is None
+
+    found = ops.get("/api/policies/bold/versions/2/backtest").json()
+    assert (found["state"], found["flips"], "ZeroDivisionError" in found["error"]) == ("failed", None, True)
+    assert ops.post("/api/policies/bold/versions/2/activate").json()["code"] == "backtest_required"
