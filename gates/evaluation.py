@@ -215,12 +215,11 @@ def _state(judging: Judging) -> tuple[State | None, bool]:
         return None, True
     state: State | None = stored
     for metric, from_ts, received in judging.changed:
-        judged_to = state.judged_to(metric) if state else None
-        if state is None or judged_to is None:
+        if state is None or state.judged_to(metric) is None:
             continue
-        if from_ts <= judged_to:
-            state = state.before(metric, from_ts)
-        if state is not None and received <= state.slot:  # it moves the freshness of slots that are judged
+        unseen = received <= state.slot  # changed, gone, or on its way while its slot was judged
+        state = state.before(metric, from_ts, late=not unseen)
+        if state is not None and unseen:
             state = state.at_most(received - 1)
     return state, state is not stored
 

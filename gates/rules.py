@@ -842,6 +842,7 @@ class Rules:
             return
         lower = -math.inf
         if standing.action == "scale" and self.treatments:
+            self.catch_up()  # the bounds are numbers, which a glide has not measured yet
             goals, _ = self._gates_of(index)
             lower = max((b.running_lower for b in goals if b.running_lower is not None), default=lower)
         standing.latch = Latch(
