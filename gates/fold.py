@@ -250,6 +250,7 @@ class StateOutdated(ValueError):
     """The state was folded under another policy, or the plan has changed behind its slot."""
 
 
+@np.errstate(all="ignore")  # numbers beyond reason end as no reading, not as a warning
 def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, state: State | None = None) -> Folded:
     """Judge every slot after `state` (or the start) up to and including the last one at or before `to`.
 
