@@ -29,6 +29,11 @@ def person(name: str, team: Team, role: str = "approver", *, staff: bool = False
     return user
 
 
+def _saying(cursor: Cursor, said: dict[str, Any]) -> dict[str, Any]:
+    shown: dict[str, Any] = cursor.shown or {}
+    return shown | {"recommendation": shown["recommendation"] | said}
+
+
 @dataclass
 class Scene:
     """Makes experiments of one team as of `now`."""
@@ -107,7 +112,7 @@ class Scene:
                 "state": "proposed",
                 "evidence_digest": digest,
             }
-            cursor.shown["recommendation"] |= said
+            cursor.shown = _saying(cursor, said)
             cursor.save()
         return r
 
@@ -126,10 +131,8 @@ class Scene:
         """What the tick shows when the inputs of a proposal have died."""
         with as_role("owner"):
             cursor = Cursor.objects.get(experiment=e)
-            cursor.shown["recommendation"] |= {
-                "state": "suspended",
-                "blockers": ["vrps of control is 5 h old, its limit is 2 h."],
-            }
+            blockers = ["vrps of control is 5 h old, its limit is 2 h."]
+            cursor.shown = _saying(cursor, {"state": "suspended", "blockers": blockers})
             cursor.save()
 
     def _rows(

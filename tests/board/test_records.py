@@ -87,7 +87,7 @@ def test_a_picture_is_kept_with_its_words_and_served_as_nothing_but_a_picture(bo
     assert 'alt="All fields on one page"' in board.get(f"/experiments/{e.key}").text
     served = board.get(f"/assets/{asset.pk}")
     assert (served["Content-Type"], served["X-Content-Type-Options"]) == ("image/png", "nosniff")
-    assert served.content == png()
+    assert served.content.startswith(b"\x89PNG")  # drawn anew: nothing but the picture is kept
 
 
 @pytest.mark.parametrize(("body", "alt"), [(b"<script>alert(1)</script>", "A page"), (png(), "")])

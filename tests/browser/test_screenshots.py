@@ -74,7 +74,7 @@ def test_every_page_is_written_to_a_file(
         if only and name not in only.split(","):
             continue
         for theme in ("light", "dark"):
-            page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            page.emulate_media(color_scheme=theme)
             for width in (1440, 390):
                 _take(page, f"{served}{path}", width, shots / f"{name}-{theme}-{width}.png")
 

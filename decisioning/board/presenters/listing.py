@@ -22,7 +22,7 @@ from decisioning.board.presenters.frame import options, query, watchdog
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates.models import Cursor, Decision, PolicyVersion, Recommendation
 
-PAGE = 50
+PAGE = 25  # a lane: what is on the page is what costs
 OPEN = ("draft", "running", "paused")
 CLOSED = ("scaled", "deleted", "stopped")
 PROPOSALS = ("scale", "delete", "review")

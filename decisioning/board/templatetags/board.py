@@ -10,7 +10,7 @@ register = template.Library()
 
 _FIGURE_AND_UNIT = re.compile(r"(?<=\d) (?=(?:%|s|min|h|d|ms|days?|units?|looks?|slots?|rows?|Jan|Feb|Mar|Apr|May|Jun|"
                               r"Jul|Aug|Sep|Oct|Nov|Dec)\b)")  # fmt: skip
-_INSTANT = re.compile(r"20\d\d-(0[1-9]|1[0-2])-([0-3]\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?Z")
+_INSTANT = re.compile(r"20\d\d-(0[1-9]|1[0-2])-([0-3]\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
