@@ -76,7 +76,14 @@ class Scene:
         return {**made, "metric": metric["key"]}
 
 
-_SCOPES = ("experiments:read", "experiments:write", "telemetry:write", "lineage:write", "decisions:review")
+_SCOPES = (
+    "experiments:read",
+    "experiments:write",
+    "telemetry:write",
+    "lineage:write",
+    "decisions:review",
+    "policies:write",
+)
 
 
 @contextmanager
