@@ -10,8 +10,11 @@ from django.db.models import Count, Prefetch
 from django.urls import reverse
 
 from decisioning.access.principal import Principal
+from decisioning.access.scopes import Scope
 from decisioning.board import words
-from gates.models import Cursor, Policy, PolicyVersion
+from experiments.models import Experiment
+from gates import trials
+from gates.models import Backtest, Cursor, Policy, PolicyVersion
 from gates.policy import canonical, parse
 
 
@@ -100,6 +103,8 @@ def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         "stored": _stored(body, then),
         "steps_title": "Make it live" if candidate else "How it came to be",
         "steps": _steps(version, principal, candidate=candidate, now=now),
+        "trial": _trial(version, principal, now=now) if compared else None,
+        "activate": _activate(version, principal) if candidate else None,
         "versions_note": "What a version says never changes; another one replaces it.",
         "versions": [
             {
@@ -143,6 +148,7 @@ def _stored(body: Mapping[str, Any], then: Mapping[str, Any] | None) -> list[dic
 
 
 def _steps(version: PolicyVersion, principal: Principal, *, candidate: bool, now: datetime) -> list[dict[str, str]]:
+    by, at = version.author or "the portal", words.instant(version.created_at, now)
     steps = [
         {
             "icon": "pass",
@@ -150,21 +156,96 @@ def _steps(version: PolicyVersion, principal: Principal, *, candidate: bool, now
             "title": "Checked.",
             "text": "Every gate can be reached and every metric is known.",
         },
-        {
-            "icon": "edit",
-            "tone": "",
-            "title": "Written",
-            "text": f"by {version.author or 'the portal'}, {words.instant(version.created_at, now)}.",
-        },
+        {"icon": "edit", "tone": "", "title": "Written", "text": f"by {by}, {at}."},
     ]
     if version.activated_at:
         text = f"by {version.activated_by or 'the portal'}, {words.instant(version.activated_at, now)}."
         return [*steps, {"icon": "pass", "tone": "", "title": "Activated", "text": text}]
-    if candidate and _is_author(version, principal):
+    if candidate and not trials.passed(version):
+        text = "Held against what is live over the recorded experiments, it shows what it would have changed."
+        steps.append({"icon": "clock", "tone": "hold", "title": "A backtest is missing.", "text": text})
+    elif candidate:
+        steps.append({"icon": "pass", "tone": "", "title": "Backtested.", "text": "Its report is below."})
+    if candidate and _waits_for_another(version, principal):
         text = "You wrote this version, so somebody else with the right to change policies must activate it."
-        return [*steps, {"icon": "user", "tone": "late", "title": "A second person is missing.", "text": text}]
-    return [*steps, {"icon": "clock", "tone": "hold", "title": "Not activated.", "text": "It judges nothing yet."}]
+        steps.append({"icon": "user", "tone": "late", "title": "A second person is missing.", "text": text})
+    return steps
+
+
+def _waits_for_another(version: PolicyVersion, principal: Principal) -> bool:
+    team = version.policy.team
+    return (team is None or team.second_person) and _is_author(version, principal)
 
 
 def _is_author(version: PolicyVersion, principal: Principal) -> bool:
     return version.author_user_id is not None and version.author_user_id == principal.id
+
+
+def _may(version: PolicyVersion, principal: Principal) -> bool:
+    team = version.policy.team_id
+    return principal.is_admin or (team is not None and principal.may(Scope.POLICIES, team))
+
+
+def _activate(version: PolicyVersion, principal: Principal) -> dict[str, Any] | None:
+    if not _may(version, principal):
+        return None
+    waits = not trials.passed(version) or _waits_for_another(version, principal)
+    return {
+        "url": reverse("policy_activate", args=[version.policy_id, version.number]),
+        "waits": waits,
+        "hint": "From its activation on it judges; proposals that are open keep the version they were made under.",
+    }
+
+
+def _trial(version: PolicyVersion, principal: Principal, *, now: datetime) -> dict[str, Any]:
+    """The newest backtest in words; asking for one is offered where the person may change policies."""
+    newest = trials.newest(version)
+    ask = reverse("policy_backtest", args=[version.policy_id, version.number]) if _may(version, principal) else ""
+    if newest is None:
+        return {"note": "Not held against the live version yet.", "ask": ask, "tally": [], "rows": []}
+    asked = f"asked for by {newest.asked_by}, {words.instant(newest.asked_at, now)}"
+    if newest.state == Backtest.State.QUEUED:
+        return {"note": f"Running: {asked}. Reload in a moment.", "ask": "", "tally": [], "rows": []}
+    if newest.state == Backtest.State.FAILED:
+        return {"note": f"Failed: {newest.error} ({asked})", "ask": ask, "tally": [], "rows": []}
+    found: dict[str, Any] = newest.result or {}
+    saved, agrees, before = found["days_saved"], found["agreement"], found["live_agreement"]
+    experiments = found["experiments"]
+    tally = [
+        ("Turned round", str(found["flips"]), "scale to delete, or back"),
+        ("Gained, lost", f"+{found['gained']}, {words.MINUS}{found['lost']}", "decisions"),
+        ("Days saved", "none" if saved is None else f"{saved:+.1f}".replace("-", words.MINUS), "on average, where both decide"),
+        ("Agrees with people", "none yet" if agrees is None else words.share(agrees),
+         "" if before is None else f"live version: {words.share(before)}"),
+    ]  # fmt: skip
+    rows = [
+        (e["experiment"], v)
+        for e in experiments
+        for v in e["variants"]
+        if v["flip"] or v["gained"] or v["lost"] or v["days_saved"]
+    ]
+    names = dict(Experiment.objects.filter(key__in=[key for key, _ in rows]).values_list("key", "name"))
+    return {
+        "note": f"Over {words.plural(len(experiments), 'recorded experiment')}, {asked}.",
+        "ask": ask,
+        "tally": [{"label": label, "figure": figure, "hint": hint} for label, figure, hint in tally],
+        "rows": [
+            {
+                "name": names.get(key, key),
+                "url": reverse("experiment", args=[key]),
+                "variant": v["variant"],
+                "live": _said(v["live"], line=True),
+                "candidate": _said(v["candidate"]),
+                "saved": "" if v["days_saved"] is None else f"{v['days_saved']:+.1f}".replace("-", words.MINUS),
+            }
+            for key, v in rows
+        ],
+        "same": words.plural(len(experiments) - len({key for key, _ in rows}), "experiment"),
+    }
+
+
+def _said(decided: Mapping[str, Any] | None, *, line: bool = False) -> dict[str, Any]:
+    if decided is None:
+        return words.pill("hold", "Hold", line=line)
+    why = words.CODES.get(decided["code"], decided["code"]).lower()
+    return words.pill(decided["action"], f"{decided['action'].capitalize()}, {why}", line=line)
