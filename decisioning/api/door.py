@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from rest_framework.exceptions import NotAuthenticated
 from rest_framework.request import Request
@@ -17,6 +17,7 @@ from decisioning.access.permissions import require
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.api.idempotency import once
+from decisioning.api.parsers import take_chunks
 from decisioning.api.problems import Problem, bad_parameter, invalid
 from decisioning.api.schema import Contract
 from experiments.models import Experiment
@@ -36,6 +37,10 @@ class Door(APIView):
         super().__init_subclass__(**options)
         if "post" in cls.__dict__:
             cls.post = once(cls.__dict__["post"])  # type: ignore[attr-defined]
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        take_chunks(request)
+        return super().initialize_request(request, *args, **kwargs)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         if "\x00" in request.path:

@@ -1,5 +1,6 @@
 """Bodies: read within their limits, inflated, and decoded as strict JSON."""
 
+import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,15 @@ def read(request: HttpRequest, stream: IO[Any] | None = None) -> bytes:
     if encoding != "gzip":
         raise Problem(415, "unsupported_encoding", f"Content-Encoding {encoding!r} is not taken. Use gzip, or none.")
     return _inflated(body)
+
+
+def take_chunks(request: HttpRequest) -> None:
+    """Let a body without Content-Length (`Transfer-Encoding: chunked`) be read: Django takes it for empty."""
+    if request.META.get("CONTENT_LENGTH") or "chunked" not in request.headers.get("Transfer-Encoding", "").lower():
+        return
+    body = request.META["wsgi.input"].read(MAX_BODY + 1)  # what is too long is refused by `read`
+    request.META["CONTENT_LENGTH"] = str(len(body))
+    request._stream = io.BytesIO(body)
 
 
 def _inflated(body: bytes) -> bytes:

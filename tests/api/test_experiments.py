@@ -275,3 +275,16 @@ def test_reading_and_writing_need_their_scopes(caller: Makes, ops: Caller) -> No
     assert reader.post("/api/experiments", PLAN).status_code == 403
     assert reader.patch(f"/api/experiments/{made['id']}", {"name": "x"}).status_code == 403
     assert pusher.get(f"/api/experiments/{made['id']}").status_code == 403
+
+
+def test_the_document_is_planned_once_a_connection_also_after_a_refused_request(ops: Caller) -> None:
+    path = f"/api/experiments/{ops.experiment()['id']}"
+    ops.get(path)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name, prepare_time FROM pg_prepared_statements ORDER BY 1")
+        planned = cursor.fetchall()
+        assert planned
+        assert ops.get("/api/experiments/none").status_code == 404
+        assert ops.get(path).status_code == 200
+        cursor.execute("SELECT name, prepare_time FROM pg_prepared_statements ORDER BY 1")
+        assert cursor.fetchall() == planned

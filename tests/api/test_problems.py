@@ -1,6 +1,7 @@
 """Whatever comes in under /api/, a problem document goes out: never a page, never a 5xx for bad input."""
 
 import gzip
+import io
 import json
 from typing import Any
 
@@ -88,6 +89,19 @@ def test_bodies_have_a_size_also_inflated(ops: Caller) -> None:
     bomb = gzip.compress(b" " * (33 * 1024 * 1024))
     assert code(ops("POST", "/api/experiments", bomb, Content_Encoding="gzip")) == (413, "body_too_large")
     assert code(ops("POST", "/api/experiments", b" " * (8 * 1024 * 1024 + 1))) == (413, "body_too_large")
+
+
+def test_a_body_in_chunks_is_read_too(ops: Caller) -> None:
+    def post(body: bytes) -> Any:
+        return ops.client.post(
+            "/api/experiments",
+            headers={"Authorization": f"Bearer {ops.secret}", "Transfer-Encoding": "chunked"},
+            content_type="application/json",
+            **{"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": ""},  # type: ignore[arg-type]
+        )
+
+    assert post(json.dumps(PLAN).encode()).status_code == 201
+    assert code(post(b" " * (8 * 1024 * 1024 + 1))) == (413, "body_too_large")
 
 
 def test_a_host_that_is_not_ours_is_a_problem(db: None) -> None:
