@@ -79,6 +79,22 @@ def p95(values: Sequence[float]) -> float | None:
     return sorted(values)[math.ceil(0.95 * len(values)) - 1]
 
 
+FAILURES_OVER = timedelta(days=7)
+
+
+def failure_share(*, due: int, succeeded: int, failed: int) -> float | None:
+    """Failed and missed runs, as a share of those that should have been; None when none should.
+
+    due: runs the schedule asked for. A run that was due and left no trace is missed, so that a schedule that has stopped counts as failing.
+
+    >>> failure_share(due=100, succeeded=97, failed=1), failure_share(due=4, succeeded=4, failed=4), failure_share(due=0, succeeded=0, failed=0)
+    (0.03, 0.5, None)
+    """
+    missed = max(0, due - succeeded - failed)
+    counted = succeeded + failed + missed
+    return (failed + missed) / counted if counted else None
+
+
 def _bucket(ts: datetime, every_s: int) -> int:
     return math.ceil((ts - _EPOCH).total_seconds() / every_s)
 

@@ -2,13 +2,15 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from django.db import transaction
+from django.db.models import Count, Q
 
-from telemetry.models import RefreshRun
+from telemetry.freshness import FAILURES_OVER, failure_share
+from telemetry.models import RefreshRun, Source
 
 
 @dataclass
@@ -37,6 +39,27 @@ def logged(job_name: str, *, clock: Callable[[], dt.datetime]) -> Iterator[Run]:
     except Exception as failure:
         _record(job_name, run, started_at, clock(), RefreshRun.Status.FAILED, f"{type(failure).__name__}: {failure}")
         raise
+
+
+def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[str, float | None]:
+    """Of each source, by key: failed and missed runs of the last 7 days (or since it was made) as a share of those due."""
+    since = now - FAILURES_OVER
+    ended = (
+        RefreshRun.objects.filter(source__in=[s.key for s in sources], finished_at__gt=since)
+        .values("team_id", "source")
+        .annotate(
+            succeeded=Count("id", filter=Q(status=RefreshRun.Status.SUCCEEDED)),
+            failed=Count("id", filter=~Q(status=RefreshRun.Status.SUCCEEDED)),
+        )
+    )
+    counted = {(row["team_id"], row["source"]): (row["succeeded"], row["failed"]) for row in ended}
+    found: dict[str, float | None] = {}
+    for source in sources:
+        succeeded, failed = counted.get((source.team_id, source.key), (0, 0))
+        length = now - max(since, source.created_at)
+        due = length // dt.timedelta(seconds=source.schedule_s) if source.enabled else 0
+        found[source.key] = failure_share(due=due, succeeded=succeeded, failed=failed)
+    return found
 
 
 def _record(

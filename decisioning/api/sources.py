@@ -1,6 +1,8 @@
 """Sources that the portal pulls rows from: what there is, a new one, a dry run, a run now."""
 
 import math
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 import django_filters  # type: ignore[import-untyped]
@@ -20,6 +22,7 @@ from decisioning.api.problems import Problem, bad_parameter, invalid
 from decisioning.api.serializers import Choice, Text, Truth, Whole
 from telemetry import pulls, sources
 from telemetry.models import Source
+from telemetry.refresh import failure_shares
 
 
 class SourceIn(serializers.Serializer[Any]):
@@ -59,7 +62,7 @@ class Sources(Door):
         return page(
             request,
             filtered(request, Source.objects.select_related("team"), SourceFilter),
-            shown=lambda found: [_told(source) for source in found],
+            shown=lambda found: _all_told(found, self.now),
             ordering="key",
             orderings=("key", "id", "due_at", "created_at"),
         )
@@ -85,7 +88,7 @@ class Sources(Door):
         except IntegrityError as error:
             detail = f"There is a source {source.key!r} already. Choose another key."
             raise Problem(409, "key_taken", detail, errors=[("/key", "key_taken", detail)]) from error
-        return Response(_told(source), status=201, headers={"Location": f"/api/sources/{source.key}"})
+        return Response(_all_told([source], now)[0], status=201, headers={"Location": f"/api/sources/{source.key}"})
 
 
 class OneSource(Door):
@@ -95,7 +98,7 @@ class OneSource(Door):
 
     def get(self, request: Request, key: str) -> Response:
         """How it is set up, and how it fares."""
-        return Response(_told(_found(key)))
+        return Response(_all_told([_found(key)], self.now)[0])
 
 
 class Refresh(Door):
@@ -137,6 +140,11 @@ def _dry_run(request: Request) -> bool:
     if asked not in ("true", "false"):
         raise bad_parameter("dry_run", f"is {asked[:60]!r}; it must be true or false")
     return asked == "true"
+
+
+def _all_told(found: Sequence[Source], now: datetime) -> list[dict[str, Any]]:
+    shares = failure_shares(found, now=now)
+    return [{**_told(source), "failure_share": shares[source.key]} for source in found]
 
 
 def _told(source: Source) -> dict[str, Any]:

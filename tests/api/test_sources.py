@@ -165,6 +165,16 @@ def test_bad_rows_are_told_and_good_ones_stored_and_the_same_stretch_is_read_aga
     assert one().read_to is None
 
 
+def test_runs_that_failed_and_runs_that_never_were_count_as_failures(ops: Caller) -> None:
+    ops.experiment()
+    assert create(ops, schedule_s=86_400)["failure_share"] is None
+    work()
+    assert ops.get("/api/sources/warehouse").json()["failure_share"] == 0.0
+    with as_role("worker"):
+        Source.objects.update(created_at=datetime.now(UTC) - timedelta(days=4))
+    assert ops.get("/api/sources/warehouse").json()["failure_share"] == 0.75, "three of four days left no run"
+
+
 def test_a_run_that_lost_its_worker_is_failed_and_its_source_runs_again(ops: Caller) -> None:
     ops.experiment()
     create(ops)
