@@ -462,9 +462,25 @@ def _reconcile(
         setattr(row, ended, now)
         row.save(update_fields=[ended])
     for proposal in wanted.values():
+        answered = _answered(outcome.judging.experiment, proposal)
+        if answered is not None:  # judged again as of a slot that could not know the answer yet
+            kept.append(answered)
+            continue
         at = evaluations.get(proposal.proposed_slot or newest.slot) or evaluations[max(evaluations)]
         kept.append(_propose(outcome.judging, proposal, at, now))
     return kept
+
+
+def _answered(experiment: Experiment, proposal: JudgedRecommendation) -> Recommendation | None:
+    """The very proposal, when somebody has answered it."""
+    if proposal.proposed_slot is None:
+        return None
+    return (
+        Recommendation.objects.select_related("variant", "policy_version__policy")
+        .filter(experiment=experiment, variant__key=proposal.variant, answered_at__isnull=False)
+        .filter(action=proposal.action, code=proposal.code, slot=from_us(proposal.proposed_slot))
+        .first()
+    )
 
 
 def _asked(plan: Plan, newest: Judged, folded: Folded) -> list[JudgedRecommendation]:
@@ -556,7 +572,7 @@ def _shown(
         "action": now["action"],
         "code": now["code"],
         "variant": now["variant"],
-        "state": now["state"],
+        "state": "answered" if row and row.answered_at else now["state"],
         "proposed_at": _rfc3339(row.proposed_at) if row else None,
         "first_stable_at": _rfc3339(row.first_stable_at) if row else recorded["first_stable_at"],
         "rationale": row.rationale if row else recorded["rationale"],

@@ -62,6 +62,21 @@ def test_a_treatment_that_wins_is_proposed_and_scaled_on_a_persons_word(walk: Wa
     )
 
 
+def test_an_answered_proposal_is_not_asked_again_by_the_slot_that_made_it(walk: Walk) -> None:
+    walk.create()
+    walk.send(walk.rows(uplift=0.08))
+    walk.tick()
+    digest = walk.recommendation()["evidence_digest"]
+    walk.answer(evidence_digest=digest, action="override", override_to="hold", reason="Wait for the sale to end.")
+    walk.post(f"/api/experiments/{walk.key}/evaluate", {}, expect=202)
+    walk.tick()
+
+    assert walk.recommendation()["state"] == "answered"
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("SELECT count(*), count(answered_at) FROM metadata.recommendations")
+        assert cursor.fetchone() == (1, 1)
+
+
 def test_a_harmful_treatment_is_proposed_for_deletion(walk: Walk) -> None:
     walk.create()
     walk.send(walk.rows(uplift=-0.1))
