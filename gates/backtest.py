@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -142,7 +143,7 @@ def _compare(variant: str, live: Decided | None, candidate: Decided | None) -> V
 def _stretches(lived: Sequence[Evaluation], tried: Sequence[Evaluation], to: int) -> list[Stretch]:
     slots = sorted({evaluation.slot for evaluation in (*lived, *tried)})
     found: list[Stretch] = []
-    for begin, end in zip(slots, [*slots[1:], to], strict=True):
+    for begin, end in pairwise([*slots, to]):
         a, b = _said(lived, begin), _said(tried, begin)
         if a == b:
             continue

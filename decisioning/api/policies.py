@@ -102,6 +102,8 @@ class Backtests(Door):
         """Ask for one; poll its Location until state is finished or failed."""
         version = _numbered(self, name, number)
         require(self.principal, Scope.POLICIES, version.team_id)
+        if version.team_id is None and not self.principal.is_admin:
+            raise Problem(403, "permission_denied", f"{name} ships with the portal: only an admin may try it.")
         trial = trials.ask(version, by=self.principal, now=self.now)
         location = f"/api/policies/{name}/versions/{number}/backtest"
         return Response(_trial(trial), status=202, headers={"Location": location})

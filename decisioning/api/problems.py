@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DataError, IntegrityError, InterfaceError, OperationalError
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.template import loader
 from django.views import defaults
@@ -92,7 +92,7 @@ def problem_of(exception: BaseException | None, context: Mapping[str, Any] | Non
             return problem
     view = type((context or {}).get("view")).__name__
     _log.error("Unexpected in %s", view, exc_info=exception)
-    return Problem(500, "internal_error", "This is a fault of the portal. It is in its log; try again later.")
+    return _internal()
 
 
 def _told_by_drf(exception: exceptions.APIException) -> Problem:
@@ -112,6 +112,18 @@ def _told_by_drf(exception: exceptions.APIException) -> Problem:
 
 def _told_by_validation(exception: exceptions.ValidationError) -> Problem:
     return invalid(list(flattened(exception.detail)) or [("", "invalid", "The body is not valid.")])
+
+
+def _told_by_row_security(error: ProgrammingError) -> Problem:
+    """The database's own refusal, should a view ever let through what the team may not do."""
+    if getattr(error.__cause__, "sqlstate", None) == "42501":
+        return Problem(403, "permission_denied", "This team may not do that.")
+    _log.error("Unexpected in the database", exc_info=error)
+    return _internal()
+
+
+def _internal() -> Problem:
+    return Problem(500, "internal_error", "This is a fault of the portal. It is in its log; try again later.")
 
 
 def flattened(detail: object, pointer: str = "") -> Iterator[Error]:

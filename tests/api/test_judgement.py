@@ -216,6 +216,22 @@ def test_a_candidate_is_held_against_the_live_policy_and_then_activated_by_anoth
     )
 
 
+def test_a_backtest_passes_over_what_has_just_begun(ops: Caller) -> None:
+    gates = [{"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "delete_below": "plan"}]
+    made = ops.experiment()
+    ops.post("/api/policies", {"name": "bold", "body": {"gates": gates}})
+    ops.post("/api/policies/bold/versions", {"body": {"gates": gates, "persist": 2}})
+    ops.post("/api/policies/bold/versions/2/backtest")
+    with as_role("worker"):
+        run_one(now=datetime.now(UTC))
+    found = ops.get("/api/policies/bold/versions/2/backtest").json()
+    assert (found["state"], found["flips"], [e["experiment"] for e in found["experiments"]]) == (
+        "finished",
+        0,
+        [made["key"]],
+    )
+
+
 def test_a_backtest_that_fails_says_why_and_allows_nothing(ops: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     gates = [{"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "delete_below": "plan"}]
     ops.experiment()
@@ -230,3 +246,17 @@ def test_a_backtest_that_fails_says_why_and_allows_nothing(ops: Caller, monkeypa
     found = ops.get("/api/policies/bold/versions/2/backtest").json()
     assert (found["state"], found["flips"], "ZeroDivisionError" in found["error"]) == ("failed", None, True)
     assert ops.post("/api/policies/bold/versions/2/activate").json()["code"] == "backtest_required"
+
+
+def test_a_backtest_right_after_the_answer_that_ended_an_experiment_works(ops: Caller, winner: dict[str, Any]) -> None:
+    gates = [{"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "delete_below": "plan"}]
+    decision = f"/api/experiments/{winner['id']}/decision"
+    digest = ops.get(decision).json()["recommendation"]["evidence_digest"]
+    assert ops.post(decision, {"evidence_digest": digest, "action": "accept"}).status_code == 201
+    ops.post("/api/policies", {"name": "bold", "body": {"gates": gates}})
+    ops.post("/api/policies/bold/versions", {"body": {"gates": gates, "persist": 2}})
+    ops.post("/api/policies/bold/versions/2/backtest")
+    with as_role("worker"):
+        run_one(now=datetime.now(UTC))
+    found = ops.get("/api/policies/bold/versions/2/backtest").json()
+    assert (found["state"], found["error"]) == ("finished", None)

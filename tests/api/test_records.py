@@ -154,4 +154,5 @@ def test_a_policy_that_lint_refuses_names_gate_and_mend(ops: Caller) -> None:
     assert ops.post("/api/policies", {"name": "X", "body": {"gates": GATES}}).status_code == 422
     ops.post("/api/policies", {"name": "twice", "body": {"gates": GATES}})
     assert ops.post("/api/policies", {"name": "twice", "body": {"gates": GATES}}).json()["code"] == "key_taken"
-    assert ops.post("/api/policies/default/versions", {"body": {"gates": GATES}}).status_code in (403, 409)
+    assert ops.post("/api/policies/default/versions", {"body": {"gates": GATES}}).json()["code"] == "shipped"
+    assert ops.post("/api/policies/default/versions/1/backtest").status_code == 403
