@@ -98,7 +98,7 @@ def test_the_tour_by_keyboard_alone(signed_in: Page, served: str, scene: Scene, 
     tab_to(page, "Hypothesis")
     page.keyboard.type("A form that needs no mouse is finished more often")
     tab_to(page, "Goal KPI")
-    page.keyboard.type("vrps")
+    page.keyboard.type("sign_ups")
     tab_to(page, "Create the experiment")
     page.keyboard.press("Enter")
     page.wait_for_url("**/experiments/keyboard-checkout")
@@ -254,7 +254,7 @@ def test_the_tour_without_javascript(plain: Callable[[], Page], served: str, sce
     page.get_by_role("link", name="New experiment").click()
     page.get_by_label("Name", exact=True).fill("Plain checkout")
     page.get_by_label("Hypothesis").fill("It works in any browser")
-    page.get_by_label("Goal KPI").fill("vrps")
+    page.get_by_label("Goal KPI").fill("sign_ups")
     page.get_by_role("button", name="Create the experiment").click()
     expect(page.get_by_role("heading", name="Hold, no data")).to_be_visible()
 
