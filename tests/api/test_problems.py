@@ -97,7 +97,7 @@ def test_a_body_in_chunks_is_read_too(ops: Caller) -> None:
             "/api/experiments",
             headers={"Authorization": f"Bearer {ops.secret}", "Transfer-Encoding": "chunked"},
             content_type="application/json",
-            **{"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": ""},  # type: ignore[arg-type]
+            **{"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": ""},
         )
 
     assert post(json.dumps(PLAN).encode()).status_code == 201
