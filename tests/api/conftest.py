@@ -1,7 +1,7 @@
 """Two teams and their programs, who come in through the whole middleware with keys, as they would over HTTP."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,7 +32,7 @@ class Caller:
         if self.secret is not None:
             headers.setdefault("Authorization", f"Bearer {self.secret}")
         kind = headers.pop("Content_Type", "application/json")
-        response: HttpResponse = self.client.generic(
+        response: Any = self.client.generic(
             method, path, data, content_type=kind, headers={k.replace("_", "-"): v for k, v in headers.items()}
         )
         if response.status_code >= 400 and method != "HEAD":
@@ -82,7 +82,7 @@ Makes = Callable[..., Caller]
 
 
 @pytest.fixture
-def caller(db: None) -> Iterator[Makes]:
+def caller(db: None) -> Makes:
     """Makes programs: `caller("growth")` holds every scope in team growth, `caller("growth", Scope.READ)` only one."""
 
     def make(team: str, *scopes: Scope, owner: str = "", **options: Any) -> Caller:

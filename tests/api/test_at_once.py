@@ -1,5 +1,6 @@
 """Several programs at once, each in its own connection."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,7 +14,7 @@ def ops(transactional_db: None, caller: Makes) -> Caller:
     return caller("growth", owner="ops@example.org")
 
 
-def at_once(ops: Caller, count: int, body: dict[str, object]) -> list[tuple[int, str]]:
+def at_once(ops: Caller, count: int, body: Mapping[str, object]) -> list[tuple[int, str]]:
     def one(_: int) -> tuple[int, str]:
         try:
             answer = Caller(ops.secret, ops.team).post("/api/experiments", body)

@@ -1,6 +1,7 @@
 """Create, list, read, change and move experiments over HTTP."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.db import connection
 
@@ -13,7 +14,7 @@ def ago(**delta: float) -> str:
     return (datetime.now(UTC) - timedelta(**delta)).isoformat()
 
 
-def arrive(experiment: dict[str, object], metric: str, variant: str, ts: datetime, value: float = 3.0) -> None:
+def arrive(experiment: dict[str, Any], metric: str, variant: str, ts: datetime, value: float = 3.0) -> None:
     """A row as ingest would store it."""
     with as_role("owner"), connection.cursor() as cursor:
         cursor.execute(
@@ -233,7 +234,9 @@ def test_a_refused_transition_says_what_is_allowed(ops: Caller) -> None:
 def test_the_list_filters_orders_searches_and_pages(ops: Caller) -> None:
     for number in range(5):
         ops.experiment(name=f"Idea {number}", target_kpis=["vrps" if number % 2 else "signup"], start=number != 4)
-    keys = lambda query: [row["key"] for row in ops.get(f"/api/experiments?{query}").json()["results"]]  # noqa: E731
+
+    def keys(query: str) -> list[str]:
+        return [row["key"] for row in ops.get(f"/api/experiments?{query}").json()["results"]]
 
     assert keys("") == ["idea-4", "idea-3", "idea-2", "idea-1", "idea-0"]
     assert keys("status=draft") == ["idea-4"]

@@ -93,11 +93,12 @@ def test_bodies_have_a_size_also_inflated(ops: Caller) -> None:
 
 def test_a_body_in_chunks_is_read_too(ops: Caller) -> None:
     def post(body: bytes) -> Any:
+        environment: Any = {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": ""}
         return ops.client.post(
             "/api/experiments",
             headers={"Authorization": f"Bearer {ops.secret}", "Transfer-Encoding": "chunked"},
             content_type="application/json",
-            **{"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": ""},
+            **environment,
         )
 
     assert post(json.dumps(PLAN).encode()).status_code == 201
@@ -105,7 +106,7 @@ def test_a_body_in_chunks_is_read_too(ops: Caller) -> None:
 
 
 def test_a_host_that_is_not_ours_is_a_problem(db: None) -> None:
-    response = Client(raise_request_exception=False).get("/api/experiments", headers={"Host": "evil.example"})
+    response: Any = Client(raise_request_exception=False).get("/api/experiments", headers={"Host": "evil.example"})
     assert response.status_code == 400
     check_problem(response)
 

@@ -56,7 +56,10 @@ def test_the_refresh_log_shows_runs_of_ones_team_and_the_portal(ops: Caller, str
                 status="succeeded",
                 rows=3,
             )
-    jobs = lambda query: [r["job_name"] for r in ops.get(f"/api/refresh-log{query}").json()["results"]]  # noqa: E731
+
+    def jobs(query: str) -> list[str]:
+        return [r["job_name"] for r in ops.get(f"/api/refresh-log{query}").json()["results"]]
+
     assert jobs("") == ["telemetry.hours", "feed/growth"]
     assert jobs("?job=feed/growth&status=succeeded") == ["feed/growth"]
     assert jobs("?status=failed") == []

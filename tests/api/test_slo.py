@@ -41,7 +41,7 @@ def proposed(experiment: dict[str, Any], team: int, *, after: timedelta) -> None
         Recommendation.objects.create(
             experiment_id=experiment["id"], team_id=team, action="scale", code="wins", slot=NOW, proposed_at=NOW - HOUR,
             knowable_at=NOW - HOUR - after, rationale=[], blockers=[], evidence_digest="sha256:0",
-            policy_version=PolicyVersion.objects.first(), fold=1,
+            policy_version=PolicyVersion.objects.earliest("id"), fold=1,
         )  # fmt: skip
 
 
