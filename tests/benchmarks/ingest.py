@@ -144,7 +144,7 @@ def main() -> None:
                     "COPY": by_copy(connection, copied, batches[:size]),
                     "1 client": over_http(on, sent, bodies[:size], 1),
                     "4 clients": over_http(on, sent, bodies[size:], 4),
-                    "naive": simply(bodies[: max(1, size // 4)]),
+                    "naive": simply(bodies[: max(1, size // 2)]),
                 }
                 for name, points in measured.items() if not warm else ():
                     found[name].append(points)
