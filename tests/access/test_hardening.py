@@ -28,7 +28,9 @@ print(json.dumps({"headers": dict(page.headers), "plain": dict(plain.headers), "
 def in_production(*command: str) -> subprocess.CompletedProcess[str]:
     """A process of its own with the environment of a production profile and no database."""
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("DECISIONING_", "DATABASE_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("DECISIONING_", "DATABASE_", "DJANGO_"))
     }
     environment |= {
         "DECISIONING_URL": "https://decisions.example.org",
