@@ -69,6 +69,14 @@ class Door(APIView):
     def now(self) -> datetime:
         return timezone.now()  # noqa: TID251 - a door reads the clock
 
+    @property
+    def dry_run(self) -> bool:
+        """Whether `?dry_run=true` asks to show what would happen and to keep nothing."""
+        asked = self.request.query_params.get("dry_run", "false").lower()
+        if asked not in ("true", "false"):
+            raise bad_parameter("dry_run", f"is {asked[:60]!r}; it must be true or false")
+        return asked == "true"
+
     def experiment(self, ref: str, scope: Scope | None = None) -> Experiment:
         """The experiment with this number or key, 404 when there is none or it is another team's.
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db import transaction
 from django.http import Http404
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -21,7 +22,7 @@ class Policies(Door):
     """The shipped policies and those of the caller's teams."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.POLICIES}
-    parameters = {"GET": PAGING}
+    parameters = {"GET": PAGING, "POST": frozenset({"dry_run"})}
 
     def get(self, request: Request) -> Response:
         """Each with its versions."""
@@ -31,14 +32,22 @@ class Policies(Door):
         )
 
     def post(self, request: Request) -> Response:
-        """A new policy; its first version is active at once."""
-        values = self.body(PolicyIn)
+        """A new policy; its first version is active at once. `?dry_run=true` only says what is wrong with it."""
+        values, trying = self.body(PolicyIn), self.dry_run
         team = self.team(values.get("team"), Scope.POLICIES)
         try:
-            version = policies.create_policy(values["name"], values["body"], team=team, by=self.principal, now=self.now)
+            with transaction.atomic():
+                version = policies.create_policy(
+                    values["name"], values["body"], team=team, by=self.principal, now=self.now
+                )
+                told = _told(version.policy)
+                if trying:
+                    transaction.set_rollback(True)
         except policies.PolicyRefused as refusal:
             raise _refused(refusal) from refusal
-        return Response(_told(version.policy), status=201, headers={"Location": f"/api/policies/{version.policy.name}"})
+        if trying:
+            return Response(told)
+        return Response(told, status=201, headers={"Location": f"/api/policies/{version.policy.name}"})
 
 
 class OnePolicy(Door):
@@ -56,20 +65,25 @@ class Versions(Door):
     """The versions of a policy."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.POLICIES}
-    parameters = {"GET": frozenset({"team"}), "POST": frozenset({"team"})}
+    parameters = {"GET": frozenset({"team"}), "POST": frozenset({"team", "dry_run"})}
 
     def get(self, request: Request, name: str) -> Response:
         """Newest first."""
         return Response({"results": _told(_found(self, name))["versions"], "next": None, "previous": None})
 
     def post(self, request: Request, name: str) -> Response:
-        """The next version; it judges once it is activated."""
-        policy, values = _found(self, name), self.body(PolicyVersionIn)
+        """The next version; it judges once it is activated. `?dry_run=true` only says what is wrong with it."""
+        policy, values, trying = _found(self, name), self.body(PolicyVersionIn), self.dry_run
         require(self.principal, Scope.POLICIES, policy.team_id)
         try:
-            version = policies.add_version(policy, values["body"], by=self.principal, now=self.now)
+            with transaction.atomic():
+                version = policies.add_version(policy, values["body"], by=self.principal, now=self.now)
+                if trying:
+                    transaction.set_rollback(True)
         except policies.PolicyRefused as refusal:
             raise _refused(refusal) from refusal
+        if trying:
+            return Response(_version(version))
         location = f"/api/policies/{policy.name}/versions/{version.number}"
         return Response(_version(version), status=201, headers={"Location": location})
 

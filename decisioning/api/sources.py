@@ -18,7 +18,7 @@ from decisioning.access.scopes import Scope
 from decisioning.api.door import Door
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
-from decisioning.api.problems import Problem, bad_parameter, invalid
+from decisioning.api.problems import Problem, invalid
 from decisioning.api.serializers import Choice, Text, Truth, Whole
 from telemetry import pulls, sources
 from telemetry.models import Source
@@ -75,7 +75,7 @@ class Sources(Door):
         try:
             sources.check(source)
             source.clean_fields(exclude=["metrics"])
-            if _dry_run(request):
+            if self.dry_run:
                 return Response(_previewed(sources.preview(source, now=now)))
             with transaction.atomic():
                 source.save(force_insert=True)
@@ -112,7 +112,7 @@ class Refresh(Door):
         source = _found(key)
         require(self.principal, Scope.TELEMETRY, source.team_id)
         try:
-            if _dry_run(request):
+            if self.dry_run:
                 return Response(_previewed(sources.preview(source, now=self.now)))
             run = pulls.queue(source, now=self.now)
         except (sources.SourceRefused, sources.SourceFailed) as refusal:
@@ -133,13 +133,6 @@ def _found(key: str) -> Source:
     if source is None:
         raise Http404
     return source
-
-
-def _dry_run(request: Request) -> bool:
-    asked = request.query_params.get("dry_run", "false").lower()
-    if asked not in ("true", "false"):
-        raise bad_parameter("dry_run", f"is {asked[:60]!r}; it must be true or false")
-    return asked == "true"
 
 
 def _all_told(found: Sequence[Source], now: datetime) -> list[dict[str, Any]]:

@@ -159,3 +159,20 @@ def test_a_policy_that_lint_refuses_names_gate_and_mend(ops: Caller) -> None:
     assert ops.post("/api/policies", {"name": "twice", "body": {"gates": GATES}}).json()["code"] == "key_taken"
     assert ops.post("/api/policies/default/versions", {"body": {"gates": GATES}}).json()["code"] == "shipped"
     assert ops.post("/api/policies/default/versions/1/backtest").status_code == 403
+
+
+def test_a_dry_run_says_what_a_policy_would_be_or_what_is_wrong_with_it_and_keeps_nothing(ops: Caller) -> None:
+    body = {"gates": GATES, "persist": 8}
+    tried = ops.post("/api/policies?dry_run=true", {"name": "careful", "body": body})
+    assert (tried.status_code, tried.json()["name"], tried.json()["versions"][0]["body"]) == (200, "careful", body)
+    assert ops.get("/api/policies/careful").status_code == 404
+    wrong = ops.post("/api/policies?dry_run=true", {"name": "careful", "body": {"alpha": 0.7, "gates": []}})
+    assert (wrong.status_code, {code for _, code in errors_of(wrong)}) == (422, {"alpha_range", "no_gates"})
+
+    assert ops.post("/api/policies", {"name": "careful", "body": body}).status_code == 201
+    next_one = ops.post("/api/policies/careful/versions?dry_run=true", {"body": body})
+    assert (next_one.status_code, next_one.json()["version"]) == (200, 2)
+    assert len(ops.get("/api/policies/careful").json()["versions"]) == 1
+    assert errors_of(ops.post("/api/policies?dry_run=perhaps", {"name": "x1", "body": body})) == [
+        ("?dry_run", "invalid_parameter")
+    ]
