@@ -5,10 +5,12 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import batched
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -17,6 +19,15 @@ type Json = dict[str, Any]
 
 ROWS_A_BATCH = 10_000
 _LATER = frozenset({429, 502, 503, 504})
+
+
+def place(*parts: str | int) -> str:
+    """An address under /api/ out of its parts, whatever characters a key was given with.
+
+    >>> place("experiments", "a/b?", "kpis")
+    '/api/experiments/a%2Fb%3F/kpis'
+    """
+    return "/".join(["/api", *(quote(str(part), safe=":") for part in parts)])
 
 
 class PortalError(Exception):
@@ -116,16 +127,17 @@ class Portal:
 
     def experiment(self, key: str) -> Json:
         """The experiment document; `key` is the key or the number."""
-        found: Json = self.get(f"/api/experiments/{key}")
+        found: Json = self.get(place("experiments", key))
         return found
 
     def experiments(self, **filters: Any) -> Iterator[Json]:
         """Board rows: filter by status, team, owner, recommendation, freshness, metric, search."""
         return self.pages("/api/experiments", limit=200, **filters)
 
-    def transition(self, key: str, to: str) -> Json:
-        """Pause, resume or stop."""
-        moved: Json = self.post(f"/api/experiments/{key}/transitions", {"to": to})
+    def transition(self, key: str, to: str, *, reason: str = "") -> Json:
+        """Start, pause, resume or stop."""
+        why = {"reason": reason} if reason else {}
+        moved: Json = self.post(place("experiments", key, "transitions"), {"to": to, **why})
         return moved
 
     # Telemetry --------------------------------------------------------------------------------------------------------
@@ -133,7 +145,7 @@ class Portal:
     def push(
         self,
         key: str,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Iterable[Mapping[str, Any]],
         *,
         atomic: bool = True,
         sent: Callable[[int], None] = lambda _count: None,
@@ -143,15 +155,15 @@ class Portal:
         Not atomic: good rows go in, bad ones are in `Receipt.refused`. Atomic: each call is all or nothing, and bad
         rows raise PortalError.
         """
-        total = Receipt()
-        for start in range(0, len(rows), ROWS_A_BATCH):
-            batch = rows[start : start + ROWS_A_BATCH]
+        total, start = Receipt(), 0
+        for batch in batched(rows, ROWS_A_BATCH, strict=False):
             answer = self.post(
-                f"/api/experiments/{key}/kpis", {"rows": batch}, **({} if atomic else {"atomic": "false"})
+                place("experiments", key, "kpis"), {"rows": batch}, **({} if atomic else {"atomic": "false"})
             )
             total += Receipt(
                 answer["accepted"], answer["changed"], answer["duplicates"], _refused(answer.get("errors", ()), start)
             )
+            start += len(batch)
             sent(len(batch))
         return total
 
@@ -176,19 +188,19 @@ class Portal:
 
     def decision(self, key: str) -> Json:
         """What is recommended now, for the experiment and each treatment, and what was answered."""
-        found: Json = self.get(f"/api/experiments/{key}/decision")
+        found: Json = self.get(place("experiments", key, "decision"))
         return found
 
     def answer(self, key: str, digest: str, action: str = "accept", **more: str) -> Json:
         """Accept or override the recommendation that rests on this evidence."""
         given: Json = self.post(
-            f"/api/experiments/{key}/decision", {"evidence_digest": digest, "action": action, **more}
+            place("experiments", key, "decision"), {"evidence_digest": digest, "action": action, **more}
         )
         return given
 
     def evaluate(self, key: str) -> str:
         """Ask for an evaluation as of the newest slot; returns that slot."""
-        return str(self.post(f"/api/experiments/{key}/evaluate")["slot"])
+        return str(self.post(place("experiments", key, "evaluate"))["slot"])
 
     def ensure_policy(self, name: str, body: Mapping[str, Any], *, team: str | None = None) -> str:
         """A team policy with this body, made when absent; returns its name, which tells bodies apart."""

@@ -1,15 +1,19 @@
 """The terminal client: what it prints, and the exit codes that scripts branch on."""
 
+import doctest
 import json
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import typer
 
-from decisioning.agents import cli
-from decisioning.agents.client import Portal
+from decisioning.agents import cli, client, credentials, news, rows, terminal
+from decisioning.agents.client import Portal, Unreachable
 
 Asked = list[httpx.Request]
 Run = Callable[..., int]
@@ -42,9 +46,15 @@ def run(monkeypatch: pytest.MonkeyPatch, answers: dict[str, httpx.Response], ask
         asked.append(request)
         return answers[request.url.path]
 
-    monkeypatch.setattr(
-        cli, "_portal", lambda: Portal("http://portal.test", "k", transport=httpx.MockTransport(answer))
-    )
+    def portal(*_known: str, **_patience: float) -> Portal:
+        return Portal(
+            "http://portal.test", "k", transport=httpx.MockTransport(answer), patience_s=0, sleep=lambda _: None
+        )
+
+    monkeypatch.setattr(cli, "Portal", portal)
+    monkeypatch.setenv("DECISIONING_URL", "http://portal.test")
+    monkeypatch.setenv("DECISIONING_API_KEY", "k")
+    monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["decisioning", *arguments])
@@ -133,3 +143,260 @@ def test_creating_prints_the_key(
     assert run("experiments", "create", str(tmp_path / "plan.json")) == 0
     assert json.loads(asked[0].content) == {"name": "Pay later"}
     assert capsys.readouterr().out == "pay-later\n"
+
+
+# Waiting and answering ------------------------------------------------------------------------------------------------
+
+
+def test_waiting_ends_with_the_hold_outlives_an_outage_and_stops_when_the_time_is_over() -> None:
+    time_ = [0.0]
+
+    def sleep(seconds: float) -> None:
+        time_[0] += seconds
+
+    looks: Iterator[str] = iter(["hold", "", "hold", "scale"])
+
+    def look() -> str:
+        found = next(looks, "hold")
+        if not found:
+            raise Unreachable("away")
+        return found
+
+    def wait(seconds: float) -> str:
+        return terminal.wait_for(look, lambda found: found != "hold", seconds, clock=lambda: time_[0], sleep=sleep)
+
+    assert wait(60) == "scale"
+    assert time_[0] < 10
+    time_[0] = 0.0
+    assert wait(60) == "hold"
+    assert time_[0] == 60
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"action": "accept", "override_to": None}, 0),
+        ({"action": "override", "override_to": "delete"}, 12),
+        ({"action": "override", "override_to": "hold"}, 10),
+        ({"action": "override", "override_to": "stop"}, 11),
+    ],
+)
+def test_what_people_answered_wins_over_what_was_proposed(
+    run: Run, answers: dict[str, httpx.Response], given: dict[str, Any], code: int
+) -> None:
+    told = {
+        "recommendation": PROPOSAL | {"state": "answered"},
+        "decision": given | {"by": "ann", "at": "2026-11-24T06:00:00Z"},
+    }
+    answers["/api/experiments/x/decision"] = httpx.Response(200, json=told)
+
+    assert run("decision", "show", "x") == code
+    assert run("decision", "show", "x", "--answered") == code
+
+
+def test_a_pipeline_that_waits_for_people_holds_at_what_is_only_proposed(
+    run: Run, answers: dict[str, httpx.Response]
+) -> None:
+    answers["/api/experiments/x/decision"] = httpx.Response(200, json={"recommendation": PROPOSAL, "decision": None})
+
+    assert run("decision", "show", "x", "--answered") == 10
+
+
+def test_an_answer_names_its_evidence_or_says_yes_to_what_is_proposed_now(
+    run: Run, answers: dict[str, httpx.Response], asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {"experiment": "x", "variants": [], "recommendation": PROPOSAL, "status": "scaled", "by": "ann"}
+    answers["/api/experiments/x/decision"] = httpx.Response(200, json=told)
+
+    assert run("decision", "accept", "x") == 2
+    assert "--digest" in capsys.readouterr().err
+    assert run("decision", "accept", "x", "--yes") == 0
+    assert run("decision", "override", "x", "hold", "--reason", "Sale", "--digest", "sha256:2") == 0
+    sent = [json.loads(request.content) for request in asked if request.method == "POST"]
+    assert sent == [
+        {"evidence_digest": "sha256:1", "action": "accept"},
+        {"evidence_digest": "sha256:2", "action": "override", "override_to": "hold", "reason": "Sale"},
+    ]
+    assert run("decision", "override", "x", "hold") == 2
+
+
+# Pushing --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_push_that_breaks_says_where_and_goes_on_from_there(
+    run: Run, asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(client, "ROWS_A_BATCH", 2)
+    taken = httpx.Response(200, json={"accepted": 2, "changed": 0, "duplicates": 0})
+    gone = httpx.Response(503, json={"code": "database_unavailable", "detail": "Try again."})
+    file = tmp_path / "a b.csv"
+    file.write_text("metric,ts,value\n" + "".join(f"m,2026-11-24T06:00:0{n}Z,{n}\n" for n in range(5)))
+
+    turns = iter([taken, gone, taken, taken])
+
+    def portal(*_known: str) -> Portal:
+        def answer(request: httpx.Request) -> httpx.Response:
+            asked.append(request)
+            return next(turns)
+
+        return Portal("http://portal.test", "k", patience_s=0, transport=httpx.MockTransport(answer))
+
+    monkeypatch.setattr(cli, "Portal", portal)
+
+    assert run("kpis", "push", str(file), "-e", "x") == 1
+    said = capsys.readouterr().err
+    assert f"2 rows are in. To go on from there: decisioning kpis push '{file}' -e x --skip 2\n" in said
+    assert "Try again. (database_unavailable, 503)" in said
+    assert run("kpis", "push", str(file), "-e", "x", "--skip", "2") == 0
+    values = [[row["value"] for row in json.loads(request.content)["rows"]] for request in asked]
+    assert values == [[0, 1], [2, 3], [2, 3], [4]]
+
+
+def test_a_bad_line_far_down_is_named_and_what_came_before_it_is_in(
+    run: Run,
+    answers: dict[str, httpx.Response],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(client, "ROWS_A_BATCH", 1)
+    answers["/api/experiments/x/kpis"] = httpx.Response(200, json={"accepted": 1, "changed": 0, "duplicates": 0})
+    (tmp_path / "a.jsonl").write_text('{"metric": "m"}\n\n[1]\n')
+
+    assert run("kpis", "push", str(tmp_path / "a.jsonl"), "-e", "x") == 2
+    said = capsys.readouterr().err
+    assert "line 3 is no JSON object" in said
+    assert "1 rows are in." in said
+
+
+# Errors, help, credentials --------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_lists_every_pointer_and_is_json_for_programs(
+    run: Run, answers: dict[str, httpx.Response], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = [
+        {"pointer": "/body/gates/up", "code": "unknown_metric", "detail": "No vrps."},
+        {"pointer": "/body", "code": "alpha_range", "detail": "alpha is 0.7."},
+    ]
+    answers["/api/policies"] = httpx.Response(422, json={"code": "invalid", "detail": "Two.", "errors": errors})
+    (tmp_path / "p.json").write_text('{"gates": []}')
+
+    assert run("policy", "lint", str(tmp_path / "p.json")) == 1
+    assert capsys.readouterr().err == "Two. (invalid, 422)\n  /body/gates/up: No vrps.\n  /body: alpha is 0.7.\n"
+    assert run("policy", "lint", str(tmp_path / "p.json"), "--json") == 1
+    assert json.loads(capsys.readouterr().err) == {
+        "status": 422,
+        "code": "invalid",
+        "detail": "Two.",
+        "errors": errors,
+    }
+
+
+def test_colours_are_for_screens_and_not_for_those_who_want_none(
+    run: Run, answers: dict[str, httpx.Response], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers["/api/experiments/x/decision"] = httpx.Response(200, json={"recommendation": PROPOSAL, "decision": None})
+
+    run("decision", "show", "x")
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    run("decision", "show", "x")
+    assert "\x1b[1;32mscale" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    run("decision", "show", "x")
+    assert "32m" not in capsys.readouterr().out
+
+
+def commands(of: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in of.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands(typer.main.get_command(cli.app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_teaches_with_an_example_that_is_right_and_has_json(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("plan.json", "rows.csv", "careful.json"):
+        (tmp_path / name).touch()
+    command = COMMANDS[path]
+    prefix, _, example = command.epilog.partition(" ")
+    words = shlex.split(example.partition(" && ")[0].partition(" | ")[0])
+
+    assert (prefix, tuple(words[1 : 1 + len(path)])) == ("Example:", path)
+    context = command.make_context(path[-1], words[1 + len(path) :])  # raises for what it does not take
+    context.close()
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert "--json" in options or path in {("login",), ("mcp",)}
+    assert command.help
+
+
+def test_a_login_is_tried_kept_for_the_user_alone_and_the_environment_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run, answers: dict[str, httpx.Response]
+) -> None:
+    for name in ("DECISIONING_URL", "DECISIONING_API_KEY", "DECISIONING_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(credentials.Unknown, match="decisioning login URL"):
+        credentials.find()
+
+    answers["/api/experiments"] = httpx.Response(401, json={"code": "not_authenticated", "detail": "No."})
+    assert run("login", "http://portal.test", "--key", "dk_bad") == 1
+    assert not credentials.kept_at().exists()
+    answers["/api/experiments"] = httpx.Response(200, json={"results": [], "next": None})
+    assert run("login", "http://portal.test/", "--key", "dk_good") == 0
+    assert credentials.kept_at().stat().st_mode & 0o777 == 0o600
+    assert credentials.find() == ("http://portal.test", "dk_good")
+
+    monkeypatch.setenv("DECISIONING_URL", "http://elsewhere.test")
+    with pytest.raises(credentials.Unknown, match=r"no key for http://elsewhere\.test"):
+        credentials.find()  # a kept key goes to no other address
+    monkeypatch.setenv("DECISIONING_API_KEY", "dk_other")
+    assert credentials.find() == ("http://elsewhere.test", "dk_other")
+
+
+def test_the_news_of_two_looks_are_the_events_that_webhooks_tell() -> None:
+    def row(**said: Any) -> dict[str, Any]:
+        told = {"action": "hold", "code": "open", "variant": None, "state": "open", "proposed_at": None}
+        return {
+            "name": "X",
+            "hypothesis": "Y",
+            "owner": "ann",
+            "status": "running",
+            "as_of": "2026-11-24T06:00:00Z",
+            "freshness": {"state": "fresh", "data_watermark": None},
+            "gates": [{"gate": "errors_guard", "kind": "guard", "variant": "treatment", "verdict": "pass"}],
+            "recommendation": told | {"evidence_digest": None} | said.pop("recommendation", {}),
+        } | said
+
+    def kinds(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
+        return [e["type"] for e in news.news({"x": before} if before else {}, {"x": after})]
+
+    proposed = {"action": "scale", "state": "proposed", "proposed_at": "2026-11-24T06:00:00Z"}
+    failing = [{"gate": "errors_guard", "kind": "guard", "variant": "treatment", "verdict": "fail"}]
+    assert kinds(row(), row(as_of="2026-11-24T06:05:00Z")) == []
+    assert kinds(None, row()) == ["experiment.changed"]
+    assert kinds(row(), row(recommendation=proposed)) == ["decision.proposed"]
+    assert kinds(
+        row(recommendation=proposed), row(recommendation=proposed | {"state": "answered"}, status="scaled")
+    ) == [
+        "experiment.changed",
+        "decision.answered",
+    ]
+    assert kinds(row(), row(freshness={"state": "stale", "data_watermark": None})) == ["freshness.breached"]
+    assert kinds(row(freshness={"state": "stale", "data_watermark": None}), row()) == ["freshness.recovered"]
+    assert kinds(row(), row(gates=failing)) == ["guard.failed"]
+
+
+@pytest.mark.parametrize("module", [client, rows, terminal])
+def test_the_examples_in_the_code_are_right(module: Any) -> None:
+    tried = doctest.testmod(module)
+    assert (tried.failed, tried.attempted > 0) == (0, True)
