@@ -40,25 +40,47 @@ def last_line(done: "subprocess.CompletedProcess[str]") -> str:
     return done.stdout.strip().rpartition("\n")[2]
 
 
-def test_the_tour_of_the_readme_works_word_for_word(installation: Installation, tmp_path: Path) -> None:
-    tour = (PROJECT / "README.md").read_text().partition("## Five minutes")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```sh\n(.*?)```", tour, flags=re.DOTALL)
-    assert len(blocks) == 6
+def walked(installation: Installation, heading: str, tmp_path: Path) -> list[str]:
+    """What each shell block of a chapter of the README prints, run one after the other in one shell."""
+    chapter = (PROJECT / "README.md").read_text().partition(f"## {heading}")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", chapter, flags=re.DOTALL)
     script = "set -euo pipefail\n" + "".join(f"{block}\necho '=== {place}'\n" for place, block in enumerate(blocks))
-    script = script.replace('".data/', f'"{installation.home}/').replace("rows.json", f"{tmp_path}/rows.json")
+    script = script.replace('".data/', f'"{installation.home}/')
+    script = re.sub(r"\brows\.(json|csv)\b", rf"{tmp_path}/rows.\1", script)
+    environment = clean_environment() | {"DECISIONING_HOME": str(installation.home)}
 
     done = subprocess.run(
-        ["bash", "-c", script], cwd=PROJECT, env=clean_environment(), text=True, capture_output=True, check=False
+        ["bash", "-c", script], cwd=PROJECT, env=environment, text=True, capture_output=True, check=False
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    said = re.split(r"=== \d\n", done.stdout)
+    return re.split(r"=== \d\n", done.stdout)[:-1]
+
+
+def test_the_tour_of_the_readme_works_word_for_word(installation: Installation, tmp_path: Path) -> None:
+    said = walked(installation, "Five minutes", tmp_path)
+
     created, sent, seen, answered, verified = (json.loads(part.strip()) for part in said[1:6])
     assert created["status"] == "running"
     assert sent["accepted"] == sum(1 for _ in json.loads((tmp_path / "rows.json").read_text())["rows"])
     assert (seen["recommendation"]["action"], seen["recommendation"]["state"]) == ("scale", "proposed")
     assert answered["status"] == "scaled"
     assert verified["same"] is True
+
+
+def test_the_tour_of_the_terminal_works_word_for_word(installation: Installation, tmp_path: Path) -> None:
+    created, pushed, decided, lineage = walked(installation, "The same from a terminal", tmp_path)
+
+    assert created == "faster-search\n"
+    assert pushed == "432 new, 0 changed, 0 there already\n"
+    assert decided.startswith("scale of treatment wins (proposed)")
+    assert "the gates say: scale it" in decided
+    assert "found_something_uplift  treatment  pass" in decided
+    assert "faster-search is scaled, by" in decided
+    assert decided.endswith("a person said: scale it\n")
+    table, _, listed = lineage.partition("[\n")
+    assert "pushed  found_something  goal" in table
+    assert "faster-search" in [row["key"] for row in json.loads("[\n" + listed)]
 
 
 def test_a_recorded_history_is_brought_in_judged_and_told_and_again_changes_nothing(
