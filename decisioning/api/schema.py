@@ -89,7 +89,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Freshness", "GET"): Operation({200: _PAGE(shapes.TrackedOut)}),
     ("Promises", "GET"): Operation({200: shapes.PromisesOut}),
     ("Policies", "GET"): Operation({200: _PAGE(shapes.PolicyOut)}),
-    ("Policies", "POST"): Operation({200: shapes.PolicyOut, 201: shapes.PolicyOut}, takes=bodies.PolicyIn, conflict=True),
+    ("Policies", "POST"): Operation(
+        {200: shapes.PolicyOut, 201: shapes.PolicyOut}, takes=bodies.PolicyIn, conflict=True
+    ),
     ("OnePolicy", "GET"): Operation({200: shapes.PolicyOut}),
     ("Versions", "GET"): Operation({200: _PAGE(shapes.PolicyVersionOut)}),
     ("Versions", "POST"): Operation(
