@@ -5,24 +5,15 @@ deadline; a file is opened by an engine that may touch that file alone.
 """
 
 import datetime as dt
-import os
 import re
-import sqlite3
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import sqlalchemy
 from django.conf import settings
 from django.db import transaction
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from experiments.models import Metric
 from telemetry import ingest
@@ -33,7 +24,7 @@ CHUNK = 5_000
 SHOWN = 20
 PREVIEW_S = 10
 LONGEST_S = 240
-_COLUMNS = (
+COLUMNS = (
     "experiment", "metric", "variant", "ts", "value", "n", "variance", "denominator_value", "denominator_variance",
     "covariance", "revision", "window_s",
 )  # fmt: skip
@@ -77,7 +68,7 @@ def _faults(source: Source) -> Iterator[Fault]:
         if source.url_env:
             yield "/url_env", "invalid", "A file has no url_env."
         try:
-            _file(source.path)
+            file_of(source.path)
         except SourceFailed as failure:
             yield "/path", "invalid", str(failure)
     else:
@@ -101,43 +92,8 @@ def _faults(source: Source) -> Iterator[Fault]:
         yield "/lineage_job", "invalid", "lineage_job must be namespace/name."
 
 
-_QUIET = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$", re.DOTALL)
-_PARAMETER = re.compile(r"(?<![:\w]):(since|until)\b")
-
-
-def _query_faults(query: str) -> Iterator[Fault]:
-    said = _QUIET.sub(" ", query).strip().removesuffix(";").rstrip()
-    if not re.match(r"(select|with)\b", said, re.IGNORECASE):
-        yield "/query", "invalid", "The query must be one SELECT."
-    elif ";" in said:
-        yield "/query", "invalid", "The query must be one statement."
-    missing = {"since", "until"} - set(_PARAMETER.findall(said))
-    if missing:
-        yield "/query", "missing_field", f"The query must be bounded by :since and :until; it has no :{min(missing)}."
-
-
-def _one(query: str) -> str:
-    """The query without the semicolon that may end it."""
-    return query.strip().removesuffix(";")
-
-
-# Reading ------------------------------------------------------------------------------------------------------------------
-
-
-def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: float) -> Iterator[list[dict[str, Any]]]:
-    """Chunks of what the query yields between since and until, as column -> value. Raises SourceFailed."""
-    deadline = time.monotonic() + limit_s
-    chunks = _from_file if source.kind == Source.Kind.FILE else _from_database
-    try:
-        for chunk in chunks(source, {"since": since, "until": until}, limit_s):
-            if time.monotonic() > deadline:
-                raise SourceFailed(f"It took longer than {limit_s:g} s.")
-            yield chunk
-    except (SQLAlchemyError, duckdb.Error, sqlite3.Error, OSError) as failure:
-        raise SourceFailed(_without_secrets(failure, source)) from None
-
-
-def _file(path: str) -> Path:
+def file_of(path: str) -> Path:
+    """A source's file, which must lie below the folder of files. Raises SourceFailed."""
     root = Path(settings.SOURCES_DIR).resolve()
     found = (root / path).resolve()
     if not path or not found.is_relative_to(root) or "\x00" in path:
@@ -147,122 +103,29 @@ def _file(path: str) -> Path:
     return found
 
 
-def _from_file(source: Source, bounds: Mapping[str, dt.datetime], limit_s: float) -> Iterator[list[dict[str, Any]]]:
-    path = _file(source.path)
-    quoted = str(path).replace("'", "''")
-    read_it = "read_csv" if path.suffix.lower() == ".csv" else "read_parquet"
-    options: dict[str, Any] = {"threads": "1", "memory_limit": "256MB", "autoinstall_known_extensions": "false"}
-    with closing(duckdb.connect(":memory:", config=options)) as engine, _interrupted_after(engine, limit_s):
-        engine.execute("SET TimeZone = 'UTC'")  # a time without offset in a file is UTC
-        engine.execute(f"SET allowed_paths = ['{quoted}']")
-        engine.execute("SET enable_external_access = false")
-        engine.execute("SET lock_configuration = true")
-        engine.execute(f"CREATE VIEW rows AS SELECT * FROM {read_it}('{quoted}')")  # noqa: S608 - quoted above
-        query = f"SELECT * FROM ({_PARAMETER.sub(r'$\1', _one(source.query))}\n) AS q"  # noqa: S608 - one SELECT, read-only
-        named = [row[0] for row in engine.execute(f"SELECT * FROM (DESCRIBE {query})", bounds).fetchall()]  # noqa: S608
-        wanted = [f"epoch_us({n}::TIMESTAMPTZ) AS {n}" if n == "ts" else f'"{n}"' for n in named if n in _COLUMNS]
-        if not wanted:
-            raise SourceFailed(_nothing_known(named))
-        found = engine.execute(query.replace("*", ", ".join(wanted), 1), bounds)
-        names = [column[0] for column in found.description or ()]
-        while chunk := found.fetchmany(CHUNK):
-            yield [_with_instant(dict(zip(names, row, strict=True))) for row in chunk]
+_QUIET = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$", re.DOTALL)
+PARAMETER = re.compile(r"(?<![:\w]):(since|until)\b")
 
 
-def _nothing_known(names: Sequence[str]) -> str:
-    return f"The query yields {', '.join(names)[:200]}; it must yield experiment, metric, ts and value."
+def _query_faults(query: str) -> Iterator[Fault]:
+    said = _QUIET.sub(" ", query).strip().removesuffix(";").rstrip()
+    if not re.match(r"(select|with)\b", said, re.IGNORECASE):
+        yield "/query", "invalid", "The query must be one SELECT."
+    elif ";" in said:
+        yield "/query", "invalid", "The query must be one statement."
+    missing = {"since", "until"} - set(PARAMETER.findall(said))
+    if missing:
+        yield "/query", "missing_field", f"The query must be bounded by :since and :until; it has no :{min(missing)}."
 
 
-def _with_instant(row: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(row.get("ts"), int):
-        row["ts"] = dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(microseconds=row["ts"])
-    return row
+# Reading ------------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _interrupted_after(engine: duckdb.DuckDBPyConnection, limit_s: float) -> Iterator[None]:
-    timer = threading.Timer(limit_s, engine.interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
+def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: float) -> Iterator[list[dict[str, Any]]]:
+    """Chunks of what the query yields between since and until, as column -> value. Raises SourceFailed."""
+    from telemetry import engines  # the web and most workers never read a source
 
-
-def _from_database(source: Source, bounds: Mapping[str, dt.datetime], limit_s: float) -> Iterator[list[dict[str, Any]]]:
-    url = _url(source)
-    engine = sqlalchemy.create_engine(url, poolclass=NullPool, **_connecting(url, limit_s))
-    options: dict[str, Any] = {"stream_results": True, "yield_per": CHUNK}
-    if url.get_backend_name() == "postgresql":
-        options["postgresql_readonly"] = True
-    with engine.connect().execution_options(**options) as connection:
-        try:
-            _guard(connection, url, limit_s)
-            query = sqlalchemy.text(f"SELECT * FROM ({_one(source.query)}\n) AS q")  # noqa: S608 - one SELECT, read-only
-            with closing(connection.execute(query, dict(bounds)).mappings()) as found:
-                for chunk in found.partitions(CHUNK):
-                    yield [dict(row) for row in chunk]
-        finally:
-            connection.rollback()
-
-
-def _url(source: Source) -> sqlalchemy.URL:
-    text = os.environ.get(source.url_env, "")
-    if not text:
-        raise SourceFailed(f"The environment variable {source.url_env} is not set where this runs.")
-    try:
-        url = sqlalchemy.make_url(text)
-    except (SQLAlchemyError, ValueError):
-        raise SourceFailed(f"The environment variable {source.url_env} holds no database URL.") from None
-    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgres", "postgresql") else url
-
-
-def _connecting(url: sqlalchemy.URL, limit_s: float) -> dict[str, Any]:
-    milliseconds = max(1, int(limit_s * 1000))
-    match url.get_backend_name():
-        case "postgresql":
-            asked = f"-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c lock_timeout=5s"
-            return {"connect_args": {"connect_timeout": 5, "options": f"{asked} -c timezone=UTC"}}
-        case "sqlite":
-            return {"connect_args": {"timeout": 5}}
-        case _:
-            return {}
-
-
-def _guard(connection: sqlalchemy.Connection, url: sqlalchemy.URL, limit_s: float) -> None:
-    """Read-only by every means the database has. A database with none is still asked one SELECT only, and rolled back."""
-    match url.get_backend_name():
-        case "postgresql":
-            strong = connection.exec_driver_sql(
-                "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
-            ).scalar_one()
-            if strong:
-                raise SourceFailed("Its login is a superuser. Use one that may only read.")
-        case "sqlite":
-            connection.exec_driver_sql("PRAGMA query_only = ON")
-            deadline = time.monotonic() + limit_s
-            raw: Any = connection.connection.dbapi_connection
-            raw.set_progress_handler(lambda: int(time.monotonic() > deadline), 10_000)
-        case "mysql" | "mariadb":
-            connection.exec_driver_sql(f"SET SESSION max_execution_time = {int(limit_s * 1000)}")
-            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-
-
-def _without_secrets(failure: BaseException, source: Source) -> str:
-    cause = getattr(failure, "orig", None) or failure
-    text = f"{type(cause).__name__}: {cause}".strip().replace("\x00", "")
-    secret = os.environ.get(source.url_env, "") if source.url_env else ""
-    parts = [secret]
-    if secret:
-        try:
-            parts.append(str(sqlalchemy.make_url(secret).password or ""))
-        except (SQLAlchemyError, ValueError):
-            parts += re.findall(r":([^:/@]+)@", secret)
-    for part in filter(None, parts):
-        text = text.replace(part, "***")
-    return text[:2_000]
+    return engines.read(source, since=since, until=until, limit_s=limit_s)
 
 
 # Rows ---------------------------------------------------------------------------------------------------------------------
@@ -314,7 +177,7 @@ def store(source: Source, chunk: Sequence[Mapping[str, Any]], *, now: dt.datetim
 
 def _understood(source: Source, raw: Mapping[str, Any]) -> tuple[str | int, Row | None, str]:
     """(experiment, row, what is wrong)."""
-    said = {name: _plain(value) for name, value in raw.items() if name in _COLUMNS and value is not None}
+    said = {name: _plain(value) for name, value in raw.items() if name in COLUMNS and value is not None}
     ref = said.pop("experiment", None)
     if isinstance(ref, str) and ref.isascii() and ref.isdigit() and len(ref) < 19:
         ref = int(ref)

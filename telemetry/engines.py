@@ -1,0 +1,158 @@
+"""Where sources are read: databases through SQLAlchemy, files through DuckDB. Nothing here can write to where it reads.
+
+Both cost half a second and tens of megabytes to load, so only a process that reads a source imports this.
+"""
+
+import datetime as dt
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import duckdb
+import sqlalchemy
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from telemetry.models import Source
+from telemetry.sources import CHUNK, COLUMNS, PARAMETER, SourceFailed, file_of
+
+
+def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: float) -> Iterator[list[dict[str, Any]]]:
+    """Chunks of what the query yields between since and until, as column -> value. Raises SourceFailed."""
+    deadline = time.monotonic() + limit_s
+    chunks = _from_file if source.kind == Source.Kind.FILE else _from_database
+    try:
+        for chunk in chunks(source, {"since": since, "until": until}, limit_s):
+            if time.monotonic() > deadline:
+                raise SourceFailed(f"It took longer than {limit_s:g} s.")
+            yield chunk
+    except (SQLAlchemyError, duckdb.Error, sqlite3.Error, OSError) as failure:
+        raise SourceFailed(_without_secrets(failure, source)) from None
+
+
+def _one(query: str) -> str:
+    """The query without the semicolon that may end it."""
+    return query.strip().removesuffix(";")
+
+
+def _from_file(source: Source, bounds: Mapping[str, dt.datetime], limit_s: float) -> Iterator[list[dict[str, Any]]]:
+    path = file_of(source.path)
+    quoted = str(path).replace("'", "''")
+    read_it = "read_csv" if path.suffix.lower() == ".csv" else "read_parquet"
+    options: dict[str, Any] = {"threads": "1", "memory_limit": "256MB", "autoinstall_known_extensions": "false"}
+    with closing(duckdb.connect(":memory:", config=options)) as engine, _interrupted_after(engine, limit_s):
+        engine.execute("SET TimeZone = 'UTC'")  # a time without offset in a file is UTC
+        engine.execute(f"SET allowed_paths = ['{quoted}']")
+        engine.execute("SET enable_external_access = false")
+        engine.execute("SET lock_configuration = true")
+        engine.execute(f"CREATE VIEW rows AS SELECT * FROM {read_it}('{quoted}')")  # noqa: S608 - quoted above
+        query = f"SELECT * FROM ({PARAMETER.sub(r'$\1', _one(source.query))}\n) AS q"  # noqa: S608 - one SELECT, read-only
+        named = [row[0] for row in engine.execute(f"SELECT * FROM (DESCRIBE {query})", bounds).fetchall()]  # noqa: S608
+        wanted = [f"epoch_us({n}::TIMESTAMPTZ) AS {n}" if n == "ts" else f'"{n}"' for n in named if n in COLUMNS]
+        if not wanted:
+            raise SourceFailed(_nothing_known(named))
+        found = engine.execute(query.replace("*", ", ".join(wanted), 1), bounds)
+        names = [column[0] for column in found.description or ()]
+        while chunk := found.fetchmany(CHUNK):
+            yield [_with_instant(dict(zip(names, row, strict=True))) for row in chunk]
+
+
+def _nothing_known(names: Sequence[str]) -> str:
+    return f"The query yields {', '.join(names)[:200]}; it must yield experiment, metric, ts and value."
+
+
+def _with_instant(row: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(row.get("ts"), int):
+        row["ts"] = dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(microseconds=row["ts"])
+    return row
+
+
+@contextmanager
+def _interrupted_after(engine: duckdb.DuckDBPyConnection, limit_s: float) -> Iterator[None]:
+    timer = threading.Timer(limit_s, engine.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _from_database(source: Source, bounds: Mapping[str, dt.datetime], limit_s: float) -> Iterator[list[dict[str, Any]]]:
+    url = _url(source)
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool, **_connecting(url, limit_s))
+    options: dict[str, Any] = {"stream_results": True, "yield_per": CHUNK}
+    if url.get_backend_name() == "postgresql":
+        options["postgresql_readonly"] = True
+    with engine.connect().execution_options(**options) as connection:
+        try:
+            _guard(connection, url, limit_s)
+            query = sqlalchemy.text(f"SELECT * FROM ({_one(source.query)}\n) AS q")  # noqa: S608 - one SELECT, read-only
+            with closing(connection.execute(query, dict(bounds)).mappings()) as found:
+                for chunk in found.partitions(CHUNK):
+                    yield [dict(row) for row in chunk]
+        finally:
+            connection.rollback()
+
+
+def _url(source: Source) -> sqlalchemy.URL:
+    text = os.environ.get(source.url_env, "")
+    if not text:
+        raise SourceFailed(f"The environment variable {source.url_env} is not set where this runs.")
+    try:
+        url = sqlalchemy.make_url(text)
+    except (SQLAlchemyError, ValueError):
+        raise SourceFailed(f"The environment variable {source.url_env} holds no database URL.") from None
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgres", "postgresql") else url
+
+
+def _connecting(url: sqlalchemy.URL, limit_s: float) -> dict[str, Any]:
+    milliseconds = max(1, int(limit_s * 1000))
+    match url.get_backend_name():
+        case "postgresql":
+            asked = f"-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c lock_timeout=5s"
+            return {"connect_args": {"connect_timeout": 5, "options": f"{asked} -c timezone=UTC"}}
+        case "sqlite":
+            return {"connect_args": {"timeout": 5}}
+        case _:
+            return {}
+
+
+def _guard(connection: sqlalchemy.Connection, url: sqlalchemy.URL, limit_s: float) -> None:
+    """Read-only by every means the database has. A database with none is still asked one SELECT only, and rolled back."""
+    match url.get_backend_name():
+        case "postgresql":
+            strong = connection.exec_driver_sql(
+                "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+            ).scalar_one()
+            if strong:
+                raise SourceFailed("Its login is a superuser. Use one that may only read.")
+        case "sqlite":
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+            deadline = time.monotonic() + limit_s
+            raw: Any = connection.connection.dbapi_connection
+            raw.set_progress_handler(lambda: int(time.monotonic() > deadline), 10_000)
+        case "mysql" | "mariadb":
+            connection.exec_driver_sql(f"SET SESSION max_execution_time = {int(limit_s * 1000)}")
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+
+def _without_secrets(failure: BaseException, source: Source) -> str:
+    cause = getattr(failure, "orig", None) or failure
+    text = f"{type(cause).__name__}: {cause}".strip().replace("\x00", "")
+    secret = os.environ.get(source.url_env, "") if source.url_env else ""
+    parts = [secret]
+    if secret:
+        try:
+            parts.append(str(sqlalchemy.make_url(secret).password or ""))
+        except (SQLAlchemyError, ValueError):
+            parts += re.findall(r":([^:/@]+)@", secret)
+    for part in filter(None, parts):
+        text = text.replace(part, "***")
+    return text[:2_000]
