@@ -70,6 +70,27 @@ class Migration(migrations.Migration):
             options={
                 "db_table": "experiments",
                 "ordering": ("-id",),
+                "constraints": [
+                    models.UniqueConstraint(fields=("id", "team"), name="experiment_and_team"),
+                    models.CheckConstraint(
+                        condition=models.Q(("status", "draft"), ("started_at__isnull", False), _connector="OR"),
+                        name="experiment_started_unless_draft",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("ended_at__isnull", False), ("status__in", ["scaled", "deleted", "stopped"])),
+                            models.Q(("ended_at__isnull", True), ("status__in", ["draft", "running", "paused"])),
+                            _connector="OR",
+                        ),
+                        name="experiment_ended_iff_closed",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("ended_at__isnull", True), ("ended_at__gte", models.F("started_at")), _connector="OR"
+                        ),
+                        name="experiment_ends_after_it_starts",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -191,6 +212,17 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "pauses",
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("resumed_at__isnull", True)), fields=("experiment",), name="one_open_pause"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("resumed_at__isnull", True), ("resumed_at__gte", models.F("paused_at")), _connector="OR"
+                        ),
+                        name="pause_ends_after_it_starts",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -249,6 +281,17 @@ class Migration(migrations.Migration):
             options={
                 "db_table": "target_kpis",
                 "ordering": ("experiment_id", "position"),
+                "constraints": [
+                    models.UniqueConstraint(fields=("experiment", "metric"), name="metric_once_per_experiment"),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("baseline_mean__isnull", True), ("baseline_stddev__isnull", True)),
+                            models.Q(("baseline_mean__isnull", False), ("baseline_stddev__gt", 0)),
+                            _connector="OR",
+                        ),
+                        name="baseline_whole_or_absent",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -293,6 +336,13 @@ class Migration(migrations.Migration):
             options={
                 "db_table": "variants",
                 "ordering": ("experiment_id", "position"),
+                "constraints": [
+                    models.UniqueConstraint(fields=("experiment", "key"), name="variant_key_once"),
+                    models.UniqueConstraint(
+                        condition=models.Q(("control", True)), fields=("experiment",), name="one_control"
+                    ),
+                    models.CheckConstraint(condition=models.Q(("weight__gt", 0)), name="variant_weight_positive"),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -328,80 +378,5 @@ class Migration(migrations.Migration):
             options={
                 "db_table": "assets",
             },
-        ),
-        migrations.AddConstraint(
-            model_name="experiment",
-            constraint=models.UniqueConstraint(fields=("id", "team"), name="experiment_and_team"),
-        ),
-        migrations.AddConstraint(
-            model_name="experiment",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("status", "draft"), ("started_at__isnull", False), _connector="OR"),
-                name="experiment_started_unless_draft",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="experiment",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("ended_at__isnull", False), ("status__in", ["scaled", "deleted", "stopped"])),
-                    models.Q(("ended_at__isnull", True), ("status__in", ["draft", "running", "paused"])),
-                    _connector="OR",
-                ),
-                name="experiment_ended_iff_closed",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="experiment",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("ended_at__isnull", True), ("ended_at__gte", models.F("started_at")), _connector="OR"
-                ),
-                name="experiment_ends_after_it_starts",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="pause",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(("resumed_at__isnull", True)), fields=("experiment",), name="one_open_pause"
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="pause",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("resumed_at__isnull", True), ("resumed_at__gte", models.F("paused_at")), _connector="OR"
-                ),
-                name="pause_ends_after_it_starts",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="targetkpi",
-            constraint=models.UniqueConstraint(fields=("experiment", "metric"), name="metric_once_per_experiment"),
-        ),
-        migrations.AddConstraint(
-            model_name="targetkpi",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("baseline_mean__isnull", True), ("baseline_stddev__isnull", True)),
-                    models.Q(("baseline_mean__isnull", False), ("baseline_stddev__gt", 0)),
-                    _connector="OR",
-                ),
-                name="baseline_whole_or_absent",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="variant",
-            constraint=models.UniqueConstraint(fields=("experiment", "key"), name="variant_key_once"),
-        ),
-        migrations.AddConstraint(
-            model_name="variant",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(("control", True)), fields=("experiment",), name="one_control"
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="variant",
-            constraint=models.CheckConstraint(condition=models.Q(("weight__gt", 0)), name="variant_weight_positive"),
         ),
     ]

@@ -47,6 +47,11 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name_plural": "policies",
                 "db_table": "policies",
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("team", "name"), name="policy_name_once_per_team", nulls_distinct=False
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
@@ -78,6 +83,13 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "policy_bindings",
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("experiment__isnull", True)),
+                        fields=("team",),
+                        name="one_default_policy_per_team",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
@@ -121,6 +133,7 @@ class Migration(migrations.Migration):
             options={
                 "db_table": "policy_versions",
                 "ordering": ("policy_id", "-number"),
+                "constraints": [models.UniqueConstraint(fields=("policy", "number"), name="policy_version_once")],
             },
         ),
         migrations.CreateModel(
@@ -157,6 +170,10 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "evaluations",
+                "constraints": [
+                    models.UniqueConstraint(fields=("experiment", "slot", "fold"), name="judged_once_per_slot_and_fold")
+                ],
+                "indexes": [models.Index(fields=["experiment", "-slot", "-fold"], name="evaluation_newest")],
             },
         ),
         migrations.CreateModel(
@@ -210,9 +227,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
             ],
-            options={
-                "db_table": "cursors",
-            },
+            options={"db_table": "cursors", "indexes": [models.Index(fields=["due_at"], name="cursor_due")]},
         ),
         migrations.CreateModel(
             name="Recommendation",
@@ -267,6 +282,18 @@ class Migration(migrations.Migration):
             options={
                 "db_table": "recommendations",
                 "ordering": ("-id",),
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(
+                            ("answered_at__isnull", True),
+                            ("superseded_at__isnull", True),
+                            ("withdrawn_at__isnull", True),
+                        ),
+                        fields=("experiment", "variant"),
+                        name="one_open_recommendation_per_variant",
+                        nulls_distinct=False,
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
@@ -312,6 +339,20 @@ class Migration(migrations.Migration):
             options={
                 "db_table": "decisions",
                 "ordering": ("-id",),
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("action", "accept"), ("override_to", "")),
+                            models.Q(
+                                ("action", "override"),
+                                models.Q(("override_to", ""), _negated=True),
+                                models.Q(("reason", ""), _negated=True),
+                            ),
+                            _connector="OR",
+                        ),
+                        name="override_says_what_and_why",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
@@ -337,6 +378,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "steps",
+                "constraints": [models.UniqueConstraint(fields=("experiment", "slot"), name="step_once_per_slot")],
             },
         ),
         migrations.CreateModel(
@@ -366,65 +408,5 @@ class Migration(migrations.Migration):
                 "db_table": "evidence",
                 "constraints": [models.UniqueConstraint(fields=("experiment", "digest"), name="evidence_once")],
             },
-        ),
-        migrations.AddConstraint(
-            model_name="policy",
-            constraint=models.UniqueConstraint(
-                fields=("team", "name"), name="policy_name_once_per_team", nulls_distinct=False
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="policybinding",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(("experiment__isnull", True)), fields=("team",), name="one_default_policy_per_team"
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="policyversion",
-            constraint=models.UniqueConstraint(fields=("policy", "number"), name="policy_version_once"),
-        ),
-        migrations.AddIndex(
-            model_name="evaluation",
-            index=models.Index(fields=["experiment", "-slot", "-fold"], name="evaluation_newest"),
-        ),
-        migrations.AddConstraint(
-            model_name="evaluation",
-            constraint=models.UniqueConstraint(
-                fields=("experiment", "slot", "fold"), name="judged_once_per_slot_and_fold"
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="cursor",
-            index=models.Index(fields=["due_at"], name="cursor_due"),
-        ),
-        migrations.AddConstraint(
-            model_name="recommendation",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(
-                    ("answered_at__isnull", True), ("superseded_at__isnull", True), ("withdrawn_at__isnull", True)
-                ),
-                fields=("experiment", "variant"),
-                name="one_open_recommendation_per_variant",
-                nulls_distinct=False,
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="decision",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("action", "accept"), ("override_to", "")),
-                    models.Q(
-                        ("action", "override"),
-                        models.Q(("override_to", ""), _negated=True),
-                        models.Q(("reason", ""), _negated=True),
-                    ),
-                    _connector="OR",
-                ),
-                name="override_says_what_and_why",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="step",
-            constraint=models.UniqueConstraint(fields=("experiment", "slot"), name="step_once_per_slot"),
         ),
     ]

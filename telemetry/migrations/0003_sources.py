@@ -73,9 +73,14 @@ class Migration(migrations.Migration):
                 ("event_id", models.CharField(max_length=200)),
                 ("type", models.CharField(max_length=200)),
                 ("received_at", models.DateTimeField()),
+                (
+                    "team",
+                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name="+", to="access.team"),
+                ),
             ],
             options={
                 "db_table": "events",
+                "constraints": [models.UniqueConstraint(fields=("team", "source", "event_id"), name="event_once")],
             },
         ),
         migrations.CreateModel(
@@ -89,10 +94,17 @@ class Migration(migrations.Migration):
                 ("body", models.JSONField(help_text="The whole event as it came.")),
                 ("received_at", models.DateTimeField()),
                 ("replayed_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "team",
+                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name="+", to="access.team"),
+                ),
             ],
             options={
                 "db_table": "quarantined_events",
                 "ordering": ("-id",),
+                "constraints": [
+                    models.UniqueConstraint(fields=("team", "source", "event_id"), name="quarantined_once")
+                ],
             },
         ),
         migrations.CreateModel(
@@ -181,10 +193,29 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("last_refresh_at", models.DateTimeField(blank=True, editable=False, null=True)),
+                (
+                    "team",
+                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name="+", to="access.team"),
+                ),
             ],
             options={
                 "db_table": "sources",
                 "ordering": ("key",),
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("kind", "sql"), ("path", ""), models.Q(("url_env", ""), _negated=True)),
+                            models.Q(("kind", "file"), ("url_env", ""), models.Q(("path", ""), _negated=True)),
+                            _connector="OR",
+                        ),
+                        name="source_has_its_place",
+                    ),
+                    models.CheckConstraint(condition=models.Q(("schedule_s__gte", 1)), name="source_schedule_positive"),
+                ],
+                "indexes": [
+                    models.Index(condition=models.Q(("enabled", True)), fields=["due_at"], name="sources_due"),
+                    models.Index(fields=["lineage_job"], name="sources_by_job"),
+                ],
             },
         ),
         migrations.AddField(
@@ -213,54 +244,6 @@ class Migration(migrations.Migration):
                 condition=models.Q(("heartbeat_at__isnull", False), ("status", "running")),
                 fields=("team", "source"),
                 name="one_run_of_a_source_at_a_time",
-            ),
-        ),
-        migrations.AddField(
-            model_name="event",
-            name="team",
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name="+", to="access.team"),
-        ),
-        migrations.AddField(
-            model_name="quarantinedevent",
-            name="team",
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name="+", to="access.team"),
-        ),
-        migrations.AddField(
-            model_name="source",
-            name="team",
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name="+", to="access.team"),
-        ),
-        migrations.AddConstraint(
-            model_name="event",
-            constraint=models.UniqueConstraint(fields=("team", "source", "event_id"), name="event_once"),
-        ),
-        migrations.AddConstraint(
-            model_name="quarantinedevent",
-            constraint=models.UniqueConstraint(fields=("team", "source", "event_id"), name="quarantined_once"),
-        ),
-        migrations.AddIndex(
-            model_name="source",
-            index=models.Index(condition=models.Q(("enabled", True)), fields=["due_at"], name="sources_due"),
-        ),
-        migrations.AddIndex(
-            model_name="source",
-            index=models.Index(fields=["lineage_job"], name="sources_by_job"),
-        ),
-        migrations.AddConstraint(
-            model_name="source",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("kind", "sql"), ("path", ""), models.Q(("url_env", ""), _negated=True)),
-                    models.Q(("kind", "file"), ("url_env", ""), models.Q(("path", ""), _negated=True)),
-                    _connector="OR",
-                ),
-                name="source_has_its_place",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="source",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("schedule_s__gte", 1)), name="source_schedule_positive"
             ),
         ),
         migrations.RunSQL(FORWARD, REVERSE),
