@@ -273,12 +273,11 @@ class Installation:
         if unknown:
             self._keep_worker()
         with step("Bringing the database schema up to date"):
-            self.supervisor.run("migrate", "--skip-checks", env=self._env("owner"), log=self.home.logs / "migrate.log")
+            credentials, fresh = self._prepare()
         with step("Starting web and worker"):
             if not unknown:
                 self._keep_web()
                 self._keep_worker()
-            credentials, fresh = self._credentials()
             self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=180)
         if not self._accepts(credentials["api_key"]):
             credentials, fresh = self._renew(), True
@@ -347,19 +346,20 @@ class Installation:
         settings = {"DJANGO_SETTINGS_MODULE": "decisioning.settings", "DECISIONING_ROLE": role, "PYTHONUNBUFFERED": "1"}
         return shared | settings | {DATABASE_URLS[role]: login, "DATABASE_URL": login}
 
-    def _credentials(self) -> tuple[dict[str, str], bool]:
-        """The kept ones, or new ones: on the first start, when they got lost, when another password is asked for."""
+    def _prepare(self) -> tuple[dict[str, str], bool]:
+        """Migrate. The credentials: the kept ones, or new ones on the first start, when they got lost, for another password."""
         kept: dict[str, str] = json.loads(self.home.read("credentials.json") or "{}")
         if not kept or os.environ.get("DECISIONING_ADMIN_PASSWORD", kept["admin_password"]) != kept["admin_password"]:
-            return self._renew(), True
+            return self._renew("--migrate"), True
+        self.supervisor.run("migrate", "--skip-checks", env=self._env("owner"), log=self.home.logs / "migrate.log")
         if kept["url"] != self.url:
             self._write_credentials(kept := kept | {"url": self.url})
         return kept, False
 
-    def _renew(self) -> dict[str, str]:
+    def _renew(self, *options: str) -> dict[str, str]:
         password = os.environ.get("DECISIONING_ADMIN_PASSWORD") or secrets.token_urlsafe(12)
         environment = self._env("owner") | {"DECISIONING_ADMIN_PASSWORD": password}
-        said = self.supervisor.run("bootstrap_access", "--skip-checks", "--new-key", env=environment)
+        said = self.supervisor.run("bootstrap_access", "--skip-checks", "--new-key", *options, env=environment)
         key = said.strip().rpartition("\n")[2]
         credentials = {"url": self.url, "admin_user": "admin", "admin_password": password, "api_key": key}
         self._write_credentials(credentials)

@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from gates.statistics.effects import difference, relative_uplift
+from gates.statistics.effects import difference, relative_se, relative_uplift
 from gates.statistics.moments import Arm, PairMoments, ratio_arm
 from gates.statistics.planning import Z_TWO_SIDED, planned_units
-from gates.statistics.sequences import always_valid_p, half_width, tuning
+from gates.statistics.sequences import always_valid_p, half_width, intersect, tuning
 from gates.statistics.srm import srm_log_e
 
 Inputs = Mapping[str, Any]
@@ -48,7 +48,7 @@ def check(case: Mapping[str, Any]) -> list[Difference]:
 
 
 def arm(given: Inputs) -> Arm:
-    """An arm given as successes, as sum and sum of squares, as mean and var, or as numerator, denominator and cov.
+    """An arm given as successes, as sum and sum of squares, as mean and var (or stddev), or as numerator, denominator and cov.
 
     >>> arm({"n": 4, "successes": 1}), arm({"n": 2, "sum": 3.0, "sumsq": 5.0})
     (Arm(m=0.25, v=0.1875, n=4), Arm(m=1.5, v=0.5, n=2))
@@ -63,7 +63,7 @@ def arm(given: Inputs) -> Arm:
     if "sum" in given:
         mean = given["sum"] / n
         return Arm(mean, (given["sumsq"] - given["sum"] * mean) / (n - 1), n)
-    return Arm(given["mean"], given["var"], n)
+    return Arm(given["mean"], given["stddev"] ** 2 if "stddev" in given else given["var"], n)
 
 
 def _relative(inputs: Inputs) -> dict[str, float]:
@@ -110,6 +110,18 @@ def _srm(inputs: Inputs) -> dict[str, float]:
     return {"log_e": srm_log_e(inputs["counts"], inputs["weights"], prior=prior, concentration=concentration)}
 
 
+def _noise(inputs: Inputs) -> dict[str, float]:
+    mean, v, n = arm(inputs)
+    return {"relative_se": relative_se(mean, v, n)}
+
+
+def _intersection(inputs: Inputs) -> dict[str, float]:
+    running: tuple[float | None, float | None] = (None, None)
+    for lower, upper in inputs["intervals"]:
+        running = intersect(running, lower, upper)
+    return {"lower": running[0], "upper": running[1]}  # type: ignore[dict-item] # None for no interval at all
+
+
 def _planned(inputs: Inputs) -> dict[str, float]:
     return {"units_per_arm": planned_units(inputs["stddev"], inputs["effect"])}
 
@@ -124,4 +136,6 @@ ANSWERS: dict[str, Callable[[Inputs], dict[str, float]]] = {
     "ratio_of_means": _ratio,
     "srm_sequential": _srm,
     "planned_units": _planned,
+    "relative_se": _noise,
+    "running_intersection": _intersection,
 }

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
@@ -24,11 +25,16 @@ class Command(BaseCommand):
         parser.add_argument("--admin-user", default="admin")
         parser.add_argument("--team", default="main", help="Key of the first team (default: main).")
         parser.add_argument("--new-key", action="store_true", help="Revoke the key made here before and make another.")
+        parser.add_argument(
+            "--migrate", action="store_true", help="Bring the schema up to date first, in this process."
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         password = os.environ.get("DECISIONING_ADMIN_PASSWORD")
         if not password:
             raise CommandError("Set DECISIONING_ADMIN_PASSWORD to the admin's password.")
+        if options["migrate"]:
+            call_command("migrate", skip_checks=True, stdout=self.stderr)
         now = datetime.now(UTC)
         with transaction.atomic():
             bind_job("bootstrap_access")
