@@ -51,6 +51,7 @@ MIDDLEWARE = [
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "decisioning.access.headers.PermissionsPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "decisioning.access.availability.StaysUp",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -92,7 +93,7 @@ def database(url: str) -> dict[str, object]:
     """Django's settings for a postgres:// URL; no URL gives a name that cannot connect, so commands without a database still run."""
     parts = urlsplit(url)
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "decisioning.access.deadlines",
         "NAME": parts.path.lstrip("/") or "decisioning",
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
@@ -101,13 +102,15 @@ def database(url: str) -> dict[str, object]:
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
-            # A hung server ignores statement_timeout, so the deadlines are the client's as well.
+            # A hung server ignores statement_timeout, so there are deadlines on this side as well; see access.pulse.
             "connect_timeout": 3,
             "tcp_user_timeout": 10_000,
             "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
             "application_name": f"decisioning-{ROLE}",
-            "options": "-c search_path=public,metadata,metrics,audit -c lock_timeout=10s "
-            f"-c statement_timeout={'30s' if ROLE == 'web' else '600s'} -c idle_in_transaction_session_timeout=300s",
+            "options": "-c search_path=public,metadata,metrics,audit "
+            f"-c lock_timeout={'2s' if ROLE == 'web' else '10s'} -c statement_timeout={'30s' if ROLE == 'web' else '600s'} -c idle_in_transaction_session_timeout=300s",
         },
     }
 

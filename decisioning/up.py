@@ -327,7 +327,7 @@ class Installation:
     def _keep_web(self) -> None:
         (self.home.path / "static").mkdir(exist_ok=True)  # WhiteNoise looks there, too
         options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port), "--workers", "1"]
-        options += ["--blocking-threads", "8", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
+        options += ["--blocking-threads", "16", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
         command = [sys.executable, "-m", "granian", *options]
         self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready))
 

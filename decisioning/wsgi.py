@@ -4,5 +4,8 @@ import os
 
 from django.core.wsgi import get_wsgi_application
 
+from decisioning.access import pulse
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "decisioning.settings")
 application = get_wsgi_application()
+pulse.watch()

@@ -22,6 +22,7 @@ from decisioning.access.principal import ANONYMOUS, Principal
 from decisioning.access.proxies import origin
 
 _PAUSE_S = 5.0
+_ONE_TRIES_S = 0.5
 _GROUP = "api"
 
 
@@ -57,19 +58,26 @@ class RateLimited:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if not request.path_info.startswith("/api/"):
             return self.get_response(request)
-        usage = used(request, getattr(request, "principal", ANONYMOUS))
-        if usage.refused:
-            refusal = Throttled(
-                detail=f"{usage.limit} requests per {usage.window_s} s are taken from this {usage.policy}. "
-                f"Go on in {usage.resets_s} s.",
-            )
-            response: HttpResponse = api_settings.EXCEPTION_HANDLER(refusal, {})  # type: ignore[operator]
-            response["Retry-After"] = str(max(1, usage.resets_s))
-        else:
-            response = self.get_response(request)
-        for name, value in usage.headers.items():
-            response[name] = value
-        return response
+        return limited(request, getattr(request, "principal", ANONYMOUS), lambda: self.get_response(request))
+
+
+def limited(request: HttpRequest, principal: Principal, answer: Callable[[], HttpResponse]) -> HttpResponse:
+    """The answer, or 429. A request that has to be answered twice is counted once."""
+    if not hasattr(request, "usage"):
+        request.usage = used(request, principal)  # type: ignore[attr-defined]
+    usage: Usage = request.usage  # type: ignore[attr-defined]
+    if usage.refused:
+        refusal = Throttled(
+            detail=f"{usage.limit} requests per {usage.window_s} s are taken from this {usage.policy}. "
+            f"Go on in {usage.resets_s} s.",
+        )
+        response: HttpResponse = api_settings.EXCEPTION_HANDLER(refusal, {})  # type: ignore[operator]
+        response["Retry-After"] = str(max(1, usage.resets_s))
+    else:
+        response = answer()
+    for name, value in usage.headers.items():
+        response[name] = value
+    return response
 
 
 def used(request: HttpRequest, principal: Principal) -> Usage:
@@ -92,6 +100,7 @@ def _counted(request: HttpRequest, who: str, rate: str) -> tuple[int, int]:
         except (redis.RedisError, OSError):
             _breaker.open()
         else:
+            _breaker.answered()
             if usage and usage["time_left"] >= 0:
                 return usage["count"], usage["time_left"]
     return _here.count(who, *rate_of(rate))
@@ -102,12 +111,22 @@ class _Breaker:
 
     def __init__(self) -> None:
         self._until = 0.0
+        self._lock = threading.Lock()
 
     def open(self) -> None:
         self._until = time.monotonic() + _PAUSE_S
 
     def closed(self) -> bool:
-        return time.monotonic() >= self._until
+        """After a pause only one request finds out for all."""
+        now = time.monotonic()
+        with self._lock:
+            if self._until and self._until <= now:
+                self._until = now + _ONE_TRIES_S
+                return True
+            return not self._until
+
+    def answered(self) -> None:
+        self._until = 0.0
 
 
 class _Here:

@@ -21,8 +21,7 @@ class BoundTransaction:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        request.id = request.headers.get("X-Request-ID", "")[:64] or uuid.uuid4().hex  # type: ignore[attr-defined]
-        if _own_transaction(request):
+        if owns_transaction(request):
             return self.get_response(request)
         with transaction.atomic(durable=True):
             request.principal = bind(request)  # type: ignore[attr-defined]
@@ -38,13 +37,12 @@ class BoundTransaction:
                     cursor.execute(
                         "SELECT audit.refusal(%s, %s, %s)", [request.method, request.path, response.status_code]
                     )
-        response["X-Request-ID"] = request.id  # type: ignore[attr-defined]
         return response
 
 
 def bind(request: HttpRequest) -> Principal:
     """A key beats a session: a program that sends one is that program, whatever cookies travel along."""
-    request_id: str = request.id  # type: ignore[attr-defined]
+    request_id = id_of(request)
     kind, _, secret = request.headers.get("Authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return bind_key(secret.strip(), request_id)
@@ -59,7 +57,16 @@ def own_transaction[View: Callable[..., HttpResponse]](view: View) -> View:
     return view
 
 
-def _own_transaction(request: HttpRequest) -> bool:
+def id_of(request: HttpRequest) -> str:
+    """The name of this request in logs, audit and answers: the client's own, else a new one."""
+    if not hasattr(request, "id"):
+        sent = request.headers.get("X-Request-ID", "")[:64]
+        request.id = sent if sent.isascii() and sent.isprintable() and sent else uuid.uuid4().hex  # type: ignore[attr-defined]
+    return str(request.id)  # type: ignore[attr-defined]
+
+
+def owns_transaction(request: HttpRequest) -> bool:
+    """Whether the view is one that needs no database, or opens its own transactions."""
     try:
         return bool(getattr(resolve(request.path_info).func, "own_transaction", False))
     except Resolver404:

@@ -143,7 +143,10 @@ class OneEvidence(Door):
 
     def get(self, request: Request, ref: str, digest: str) -> HttpResponse:
         """Everything the recommendation rests on."""
-        return json_response(_evidence(self.experiment(ref), digest), headers={"ETag": f'"{digest}"'})
+        return json_response(
+            _evidence(self.experiment(ref), digest),
+            headers={"ETag": f'"{digest}"', "Cache-Control": "private, immutable, max-age=31536000"},
+        )
 
 
 class Verification(Door):

@@ -1,0 +1,141 @@
+"""Reads stay up: the outermost middleware of everything that needs the database.
+
+It keeps the last good answer to every GET and gives that when the database is away; writes are then refused at once. It lets only
+so many requests wait for the database at a time, so that what needs no database is always answered.
+"""
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from django.db import OperationalError
+from django.http import HttpRequest, HttpResponse
+from django.urls import get_resolver
+
+from decisioning.access.copies import Checks, Copies, Copy, key_of, utc_now
+from decisioning.access.limits import limited
+from decisioning.access.middleware import id_of, owns_transaction
+from decisioning.access.pulse import PRIMARY
+
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_REST_S = 1.0  # after a read that got no answer its copy is given for so long, and after the next one longer
+_LONGEST_REST_S = 4.0
+_TRY_AGAIN_S = 0.3  # a read that failed sooner has lost its connection, and gets another one
+
+
+class StaysUp:
+    """Above sessions and the bound transaction; below what only touches headers."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+        self.copies, self.checks = Copies(), Checks()
+        self._resting_until = 0.0
+        self.rooms = {True: Room(places=6, patient=2), False: Room(places=5, patient=2)}
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        id_of(request)
+        response = self.get_response(request) if owns_transaction(request) else self._answer(request)
+        response["X-Request-ID"] = id_of(request)
+        return response
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        reads = request.method in READS
+        copy = self._resting(request) if reads else None
+        if copy is not None:
+            return self._copied(request, copy)
+        room = self.rooms[reads]
+        if PRIMARY.away or not room.enter():
+            return self._without_database(request)
+        try:
+            if PRIMARY.away:  # since we began to wait
+                return self._without_database(request)
+            response = self._asked(request)
+        finally:
+            room.leave()
+        return response
+
+    def _asked(self, request: HttpRequest) -> HttpResponse:
+        """The database's answer; of a read that gets none, the copy."""
+        began = monotonic()
+        response = self.get_response(request)
+        reads = request.method in READS
+        if response.status_code == 503 and reads and monotonic() - began < _TRY_AGAIN_S and not PRIMARY.away:
+            response = self.get_response(request)
+        if response.status_code == 503 and reads:
+            return self._without_database(request, instead_of=response)
+        principal = getattr(request, "principal", None)
+        if principal is not None and response.status_code < 500:
+            self.checks.note(request, principal)
+            if request.method == "GET" and not principal.key_error:
+                self.copies.keep(key_of(request, principal), response, utc_now())
+        return response
+
+    def _resting(self, request: HttpRequest) -> Copy | None:
+        """A copy that need not be fetched anew just now."""
+        now = monotonic()
+        if self._resting_until <= now or (copy := self._find(request)) is None or not copy.failures:
+            return None
+        if copy.again_at > now:
+            return copy
+        copy.again_at = now + _LONGEST_REST_S  # this reader tries for all
+        return None
+
+    def _find(self, request: HttpRequest) -> Copy | None:
+        principal = self.checks.find(request)
+        return None if principal is None else self.copies.find(key_of(request, principal))
+
+    def _without_database(self, request: HttpRequest, *, instead_of: HttpResponse | None = None) -> HttpResponse:
+        if request.method in READS and (copy := self._find(request)) is not None:
+            if instead_of is not None and not PRIMARY.away:  # it answers, just not this
+                copy.failures += 1
+                copy.again_at = monotonic() + min(_REST_S * 2 ** (copy.failures - 1), _LONGEST_REST_S)
+                self._resting_until = copy.again_at + _LONGEST_REST_S
+            return self._copied(request, copy)
+        return instead_of or refused(request)
+
+    def _copied(self, request: HttpRequest, copy: Copy) -> HttpResponse:
+        principal = self.checks.find(request)
+        if not request.path_info.startswith("/api/") or principal is None:
+            return copy.response()
+        return limited(request, principal, copy.response)
+
+
+def refused(request: HttpRequest) -> HttpResponse:
+    """503 in the words of the door that was asked."""
+    try:
+        raise OperationalError("the database does not answer")  # noqa: TRY301 - the handler tells what is being handled
+    except OperationalError:
+        response: HttpResponse = get_resolver().resolve_error_handler(500)(request)
+        return response
+
+
+class Room:
+    """At most `places` requests are inside. Others wait while it moves; `patient` of them also while it does not."""
+
+    STUCK_S, PATIENCE_S = 0.15, 0.5
+
+    def __init__(self, *, places: int, patient: int) -> None:
+        self.places, self.patient = places, patient
+        self._moved = threading.Condition()
+        self._inside = self._waiting = self._left = 0
+
+    def enter(self) -> bool:
+        """Whether there is a place; False when nobody has left for too long."""
+        with self._moved:
+            self._waiting += 1
+            try:
+                while self._inside >= self.places:
+                    left, patience = self._left, self.PATIENCE_S if self._waiting <= self.patient else self.STUCK_S
+                    if not self._moved.wait(patience) and self._left == left:
+                        return False
+                self._inside += 1
+                return True
+            finally:
+                self._waiting -= 1
+
+    def leave(self) -> None:
+        """Make a place free."""
+        with self._moved:
+            self._inside -= 1
+            self._left += 1
+            self._moved.notify()

@@ -1,0 +1,167 @@
+"""Whether a PostgreSQL server answers at all.
+
+A hung server ignores statement_timeout, and its kernel goes on acknowledging packets, so neither it nor TCP ends the wait. A
+statement that hears nothing for a moment therefore asks for a probe on another connection: a server that answers the probe is
+only slow, and the statement goes on; one that does not is away, and every statement on it is given up at once.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Generator
+from time import monotonic, sleep
+from typing import Any
+
+import psycopg
+
+SILENCE_S = 0.2  # heard nothing for so long: ask
+PROBE_S = 0.4  # a probe that takes longer has failed
+EVERY_S = 0.25  # how often a server that is away is tried again
+CONNECT_S = 0.8  # nobody waits longer for a new connection, whatever the others hear
+_LISTEN_S = 0.05
+_LET_GO_S = 2.0
+
+_log = logging.getLogger(__name__)
+_watching = False
+
+
+def watch() -> None:
+    """From now on this process gives up on a server that is away. For web servers: a tick would rather wait."""
+    global _watching
+    _watching = True
+
+
+class Silent(Exception):
+    """Nothing was heard in time."""
+
+
+class Pulse:
+    """What this process knows about one server. `away` is safe to read from any thread, and cheap."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.away = False
+        self.heard_at = 0.0
+        self.parameters: dict[str, Any] = {}
+        self._asked = threading.Event()
+        self._lock = threading.Lock()
+        self._prober: threading.Thread | None = None
+
+    def ask(self) -> None:
+        """Have the server probed. Returns at once."""
+        if not _watching:
+            return
+        if self._prober is None or not self._prober.is_alive():
+            with self._lock:
+                if self._prober is None or not self._prober.is_alive():
+                    self._prober = threading.Thread(target=self._probe, name=f"pulse of {self.name}", daemon=True)
+                    self._prober.start()
+        self._asked.set()
+
+    def check(self) -> None:
+        """Raise Silent when the server is away."""
+        if self.away and _watching:
+            raise Silent
+
+    def _probe(self) -> None:
+        probe: Probe | None = None
+        while True:
+            if not self._asked.wait(_LET_GO_S):
+                probe = _close(probe)
+                continue
+            self._asked.clear()
+            began = monotonic()
+            try:
+                probe = probe or Probe.connect(**self.parameters, autocommit=True)
+                probe.execute("SELECT 1")
+            except (psycopg.Error, Silent) as failure:
+                probe = _close(probe)
+                if self.heard_at < began and not self.away:
+                    _log.warning("The %s does not answer: %s", self.name, failure or type(failure).__name__)
+                    self.away = True
+            else:
+                if self.away:
+                    _log.warning("The %s answers again", self.name)
+                self.away = False
+            if self.away:
+                sleep(EVERY_S)
+                self._asked.set()
+
+
+def _close(probe: "Probe | None") -> "Probe | None":
+    if probe is not None:
+        probe.pgconn.finish()
+    return None
+
+
+def _guarded[Y, S, R](
+    steps: Generator[Y, S, R], *, quiet: Callable[[float], None], heard: Callable[[], None]
+) -> Generator[Y, S, R]:
+    """The same steps; `quiet` is called with the seconds of silence whenever nothing has come, and may raise."""
+    began = monotonic()
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if ready:
+                began = monotonic()
+                heard()
+            else:
+                quiet(monotonic() - began)
+            wanted = steps.send(ready)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+class Watched(psycopg.Connection[Any]):
+    """A connection that gives up when its server is away. Giving up closes it: what became of the statement is not known."""
+
+    pulse: Pulse
+
+    @classmethod
+    def of(cls, pulse: Pulse) -> type["Watched"]:
+        """The same class for the connections to one server."""
+        return type(cls.__name__, (cls,), {"pulse": pulse})
+
+    @classmethod
+    def _quiet(cls, silence_s: float) -> None:
+        if silence_s > SILENCE_S:
+            cls.pulse.check()
+            cls.pulse.ask()
+
+    @classmethod
+    def _heard(cls) -> None:
+        cls.pulse.heard_at = monotonic()
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> Any:
+        return _guarded(super()._connect_gen(conninfo), quiet=cls._quiet_connecting, heard=lambda: None)
+
+    @classmethod
+    def _quiet_connecting(cls, silence_s: float) -> None:
+        cls._quiet(silence_s)
+        if silence_s > CONNECT_S and _watching:
+            raise Silent
+
+    def wait(self, gen: Any, interval: float = _LISTEN_S, timeout: float | None = None) -> Any:
+        try:
+            steps = _guarded(gen, quiet=self._quiet, heard=self._heard)
+            return super().wait(steps, min(interval, _LISTEN_S), timeout)
+        except Silent:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the server does not answer") from None
+
+
+class Probe(Watched):
+    """A connection that waits for its own time and for nothing else."""
+
+    @classmethod
+    def _quiet(cls, silence_s: float) -> None:
+        if silence_s > PROBE_S:
+            raise Silent
+
+    @classmethod
+    def _heard(cls) -> None:
+        """Says nothing about other connections."""
+
+
+PRIMARY, REPLICA = Pulse("database"), Pulse("replica")

@@ -1,0 +1,239 @@
+"""Reads stay up while the database is silent; nobody sees what is another's; a revoked key is refused while the database answers."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from django.conf import settings
+from django.db import connection
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
+
+from decisioning.access import pulse
+from decisioning.access.availability import Room
+from decisioning.access.copies import Checks, Copies, key_of
+from decisioning.access.keys import create_key
+from decisioning.access.models import ApiKey, Team
+from decisioning.access.principal import ANONYMOUS, Principal
+from decisioning.access.pulse import Pulse, Watched
+from decisioning.access.scopes import Scope
+from tests.conftest import as_role
+from tests.installation import soon
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+FACTORY = RequestFactory()
+
+
+class Wire:
+    """A way to the test's PostgreSQL that can go silent, as a frozen server does: it still takes what is sent."""
+
+    def __init__(self) -> None:
+        self.silent = threading.Event()
+        login = settings.DATABASES["default"]
+        self._server = (str(login["HOST"]), str(login["PORT"]))
+        self._ends: list[socket.socket] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.close()
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._server)
+            self._ends += [client, server]
+            for here, there in ((client, server), (server, client)):
+                threading.Thread(target=self._carry, args=[here, there], daemon=True).start()
+
+    def _carry(self, here: socket.socket, there: socket.socket) -> None:
+        try:
+            while data := here.recv(65536):
+                while self.silent.is_set():
+                    time.sleep(0.02)
+                there.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for end in (here, there):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    made = Wire()
+    yield made
+    made.silent.clear()
+    made.close()
+
+
+@pytest.fixture
+def watching(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "_watching", True)
+
+
+def test_a_statement_on_a_silent_server_is_given_up_within_a_second_and_the_server_is_known_to_be_back(
+    wire: Wire, watching: None
+) -> None:
+    login = settings.DATABASES["default"]
+    beat = Pulse("test database")
+    beat.parameters = {
+        "host": "127.0.0.1", "port": wire.port, "user": login["USER"], "password": login["PASSWORD"], "dbname": "postgres",
+    }  # fmt: skip
+    held = Watched.of(beat).connect(**beat.parameters, autocommit=True)
+    held.execute("SELECT pg_sleep(1)")  # slow is not silent
+    assert not beat.away
+
+    wire.silent.set()
+    began = time.monotonic()
+    with pytest.raises(psycopg.OperationalError):
+        held.execute("SELECT 1")
+    took = time.monotonic() - began
+
+    assert took < 1.5  # 0.65 s, and what a busy machine adds
+    assert beat.away
+    assert held.closed
+    wire.silent.clear()
+    assert soon(lambda: not beat.away, 5)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_gets_answer_from_the_last_good_copy_and_writes_are_refused_while_the_database_is_silent(
+    wire: Wire, watching: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with as_role("owner"):
+        team = Team.objects.create(key="growth", name="Growth", created_at=NOW)
+        _, secret = create_key(team, scopes=[Scope.READ, Scope.WRITE], now=datetime.now(UTC))
+        gone, revoked = create_key(team, scopes=[Scope.READ, Scope.WRITE], now=datetime.now(UTC))
+        _, narrow = create_key(team, scopes=[Scope.LINEAGE], now=datetime.now(UTC))
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "HOST", "127.0.0.1")
+    monkeypatch.setitem(connection.settings_dict, "PORT", str(wire.port))
+    client = Client(raise_request_exception=False)
+
+    def get(path: str, key: str) -> Any:
+        return client.get(path, headers={"Authorization": f"Bearer {key}"})
+
+    body = {"key": "kept", "name": "Kept", "hypothesis": "It is there.", "target_kpis": ["value"]}
+    made = client.post(
+        "/api/experiments", body, content_type="application/json", headers={"Authorization": f"Bearer {secret}"}
+    )
+    assert made.status_code == 201
+    good = get("/api/experiments/kept", secret)
+    assert get("/api/experiments/kept", revoked).status_code == 200
+    assert get("/api/experiments/kept", narrow).status_code == 403
+    with as_role("owner"):
+        ApiKey.objects.filter(pk=gone.pk).update(revoked_at=datetime.now(UTC))
+    assert get("/api/experiments/kept", revoked).status_code == 401
+
+    try:
+        wire.silent.set()
+        copy = get("/api/experiments/kept", secret)
+        again_began = time.monotonic()
+        again = get("/api/experiments/kept", secret)
+        again_took = time.monotonic() - again_began
+        refused = [get("/api/experiments/kept", key).status_code for key in (revoked, narrow, "dk_nobody")]
+        unseen = get("/api/experiments/kept?unseen=1", secret).status_code
+        write = client.post(
+            "/api/experiments", {**body, "key": "lost"}, content_type="application/json",
+            headers={"Authorization": f"Bearer {secret}"},
+        )  # fmt: skip
+        page = client.get("/")
+    finally:
+        wire.silent.clear()
+        pulse.PRIMARY.ask()
+        assert soon(lambda: not pulse.PRIMARY.away, 5)
+        connection.close()
+
+    assert copy.status_code == again.status_code == 200
+    assert copy.json() == good.json() | {"stale": True}
+    assert copy["Warning"].startswith("110 ")
+    assert "ETag" not in copy
+    assert again_took < 0.3, "a server that is away is not waited for again"
+    assert refused == [503, 503, 503]
+    assert unseen == 503
+    assert (write.status_code, write.json()["code"]) == (503, "database_unavailable")
+    assert int(write["Retry-After"]) > 0
+    assert (page.status_code, "database is not answering" in page.content.decode()) == (503, True)
+    fresh = get("/api/experiments/kept", secret)
+    assert (fresh.status_code, fresh.json()["stale"]) == (200, False)
+
+
+def reader(**change: object) -> Principal:
+    values: dict[str, object] = {"kind": "key", "id": 1, "name": "dk_1", "teams": {1: frozenset({Scope.READ})}}
+    return Principal(**(values | change))  # type: ignore[arg-type]
+
+
+def test_a_copy_is_for_readers_who_may_see_the_same() -> None:
+    request = FACTORY.get("/api/experiments?limit=1")
+    same = key_of(request, reader())
+
+    assert key_of(request, reader(id=2, name="dk_2")) == same
+    assert key_of(request, reader(teams={2: frozenset({Scope.READ})})) != same
+    assert key_of(request, reader(teams={1: frozenset({Scope.READ, Scope.KEYS})})) != same
+    assert key_of(request, reader(kind="user")) != key_of(request, reader(kind="user", id=2))
+    assert key_of(request, reader(is_admin=True)) != same
+    assert key_of(request, ANONYMOUS) != same
+    assert key_of(FACTORY.get("/api/experiments?limit=2"), reader()) != same
+    assert key_of(FACTORY.get("/api/experiments?limit=1", headers={"Accept": "text/csv"}), reader()) != same
+
+
+def test_copies_stay_within_their_memory_and_forget_what_was_used_longest_ago() -> None:
+    copies = Copies(most_bytes=10_000)
+    for number in range(5):
+        copies.keep(number, HttpResponse(b"x" * 1_500), NOW)
+        copies.find(0)
+
+    assert copies.held_bytes <= 10_000
+    assert copies.find(0) is not None
+    assert copies.find(1) is None
+    copies.keep(
+        "secret", HttpResponse(b"{}", content_type="application/json", headers={"Cache-Control": "no-store"}), NOW
+    )
+    copies.keep("refusal", HttpResponse(b"{}", status=404), NOW)
+    assert copies.find("secret") is None
+    assert copies.find("refusal") is None
+
+
+def test_what_can_never_change_is_given_byte_for_byte() -> None:
+    copies = Copies()
+    headers = {"Cache-Control": "private, immutable, max-age=9", "Content-Type": "application/json"}
+    copies.keep("evidence", HttpResponse(b'{"a":1}', headers=headers), NOW)
+    copies.keep("list", HttpResponse(b'{"results":[{"stale":false}]}', content_type="application/json"), NOW)
+
+    evidence, listed = copies.find("evidence"), copies.find("list")
+    assert evidence is not None and listed is not None  # noqa: PT018
+    assert evidence.response().content == b'{"a":1}'
+    assert listed.response().content == b'{"results":[{"stale":true}],"stale":true,"as_of":"2026-11-24T12:00:00Z"}'
+
+
+def test_a_check_of_a_key_holds_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks, request = Checks(), FACTORY.get("/", headers={"Authorization": "Bearer dk_1"})
+    checks.note(request, reader())
+    assert checks.find(request) == reader()
+    later = time.monotonic() + timedelta(seconds=61).total_seconds()
+    monkeypatch.setattr("decisioning.access.copies.monotonic", lambda: later)
+    assert checks.find(request) is None
+    assert checks.find(FACTORY.get("/")) is ANONYMOUS
+
+
+def test_a_full_room_lets_nobody_in_unless_it_moves() -> None:
+    room = Room(places=1, patient=0)
+    assert room.enter()
+    assert not room.enter()
+    threading.Timer(0.05, room.leave).start()
+    assert room.enter()
