@@ -74,8 +74,12 @@ def main() -> None:
 
 
 def _portal() -> Portal:
+    return Portal(*_known())
+
+
+def _known() -> credentials.Known:
     try:
-        return Portal(*credentials.find())
+        return credentials.find()
     except credentials.Unknown as problem:
         end(str(problem), USAGE)
 
@@ -653,6 +657,35 @@ def _sentence(event: Json) -> str:
     rest = {name: value for name, value in event.items() if name not in ("type", "experiment", "as_of")}
     words = " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in rest.items())
     return f"{event['as_of']} {event['type']} {event['experiment']} {words}"
+
+
+# For agents -----------------------------------------------------------------------------------------------------------
+
+
+@app.command("mcp", epilog="Example: decisioning mcp --http --port 8100")
+def serve_agents(
+    *,
+    http: Annotated[bool, typer.Option("--http", help="Over HTTP at /mcp instead of stdin and stdout.")] = False,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8100,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A name by which it may be called; needed beyond this machine. Repeatable.")
+    ] = None,
+) -> None:
+    """Serve agents over the Model Context Protocol: they look, create, measure and backtest; they never decide.
+
+    Give it an agent's key: `manage.py create_key --team T --scopes experiments:read,experiments:write,telemetry:write --agent`.
+    Over HTTP callers may send a key of their own as Authorization: Bearer; the kept one is lent on this machine only.
+    """
+    from decisioning.agents import mcp_server
+
+    url, key = _known()
+    if not http:
+        mcp_server.serve(url, key)
+        return
+    if host not in mcp_server.LOOPBACK and not name:
+        end(f"{host} is not this machine alone: say with --name by which names it may be called.", USAGE)
+    mcp_server.serve_http(url, key, host=host, port=port, names=name or ())
 
 
 # Shown and read in several places -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from itertools import batched
 from typing import Any, Self
 from urllib.parse import quote
@@ -85,6 +86,8 @@ class Portal:
     ) -> None:
         self.url = url.rstrip("/")
         self._patience_s, self._sleep = patience_s, sleep
+        self.answered_at: str | None = None
+        """When the portal gave its last answer, by its own clock, as RFC 3339."""
         self.http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}", "Accept": "application/json, application/problem+json"},
@@ -231,12 +234,21 @@ class Portal:
                     raise final from problem
             else:
                 if response.is_success:
+                    self.answered_at = _instant(response.headers.get("Date"))
                     return response.json() if response.content else None
                 wait = _retry_after(response)
                 if response.status_code not in _LATER or waited + wait > self._patience_s:
                     raise _refusal(response)
             self._sleep(wait)
             waited += wait
+
+
+def _instant(date: str | None) -> str | None:
+    """
+    >>> _instant("Tue, 24 Nov 2026 06:17:00 GMT")
+    '2026-11-24T06:17:00Z'
+    """
+    return parsedate_to_datetime(date).isoformat().replace("+00:00", "Z") if date else None
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -4,14 +4,21 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import anyio
 import httpx
+import httpx2
 import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import TextResourceContents
 
 from decisioning.agents.client import Portal
 from decisioning.embedded import PROJECT
@@ -181,3 +188,127 @@ def test_the_selfcheck_finds_the_truth_about_this_installation(installation: Ins
     done = installation.manage("selfcheck")
 
     assert re.fullmatch(r"Passed: 3 of 3 as they must be, in \d+ s\.", last_line(done))
+
+
+# Agents ---------------------------------------------------------------------------------------------------------------
+
+TOOLS = {
+    "list_experiments", "get_experiment", "get_decision", "explain_gate", "get_freshness", "create_experiment", "push_kpis",
+    "backtest_policy",
+}  # fmt: skip
+SERVE = [sys.executable, "-c", "from decisioning.agents.cli import main; main()", "mcp"]
+
+
+@pytest.fixture(scope="module")
+def agent(installation: Installation) -> dict[str, str]:
+    """What an agent's process gets to know: the address and a key that was made for an agent."""
+    scopes = "experiments:read,experiments:write,telemetry:write"
+    key = last_line(installation.manage("create_key", "--team", "main", "--scopes", scopes, "--agent"))
+    return clean_environment() | {"DECISIONING_URL": installation.credentials()["url"], "DECISIONING_API_KEY": key}
+
+
+async def told(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
+    result = await client.call_tool(tool, arguments)
+    text = str(getattr(result.content[0], "text", ""))
+    assert not result.is_error, text
+    assert len(text.encode()) <= 2048
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def hourly(metric: str, days: int) -> list[dict[str, object]]:
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    return [
+        {"metric": metric, "variant": v, "ts": (now - timedelta(hours=h)).isoformat(), "value": share, "n": 2000}
+        for h in range(days * 24)
+        for v, share in (("control", 0.30), ("treatment", 0.34))
+    ]
+
+
+async def from_an_idea_to_a_proposal(client: Client, key: str, wait_s: int = 30) -> dict[str, Any]:
+    """Create, push, get the decision: each call is the one that the answer before it names."""
+    goal = {"key": "replied", "kind": "proportion", "expected_every_s": 3600, "freshness_target_s": 3600}
+    started_at = (datetime.now(UTC) - timedelta(days=9)).isoformat()
+    made = await told(
+        client,
+        "create_experiment",
+        name="Warmer greeting",
+        hypothesis="More people reply",
+        key=key,
+        started_at=started_at,
+        target_kpis=[{"metric": goal, "minimum_effect": 0.02}],
+    )
+    assert made["next"] == f"push_kpis('{key}', rows)"
+    sent = await told(client, "push_kpis", experiment=key, rows=hourly("replied", 9))
+    assert (sent["new"], sent["next"]) == (432, f"get_decision('{key}', wait_s=30)")
+    return await told(client, "get_decision", experiment=key, wait_s=wait_s)
+
+
+def test_an_agent_goes_from_an_idea_to_a_proposal_over_stdio_and_a_person_decides(
+    installation: Installation, portal: Portal, agent: dict[str, str]
+) -> None:
+    async def walk() -> None:
+        server = StdioServerParameters(command=SERVE[0], args=SERVE[1:], env=agent, cwd=PROJECT)
+        async with Client(server) as client:
+            assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS
+            found = await from_an_idea_to_a_proposal(client, "warmer-greeting")
+            assert (found["recommendation"]["action"], found["recommendation"]["state"]) == ("scale", "proposed")
+            assert found["next"].startswith(f"a person answers at {portal.url}/experiments/warmer-greeting")
+            listed = await told(client, "list_experiments", recommendation="scale")
+            assert "warmer-greeting" in [e["experiment"] for e in listed["experiments"]]
+            shown = await told(client, "get_experiment", experiment="warmer-greeting")
+            assert shown["as_of"] == found["as_of"]
+            why = await told(client, "explain_gate", experiment="warmer-greeting", gate="replied_uplift")
+            assert why["rule"]["name"] == "{metric}_uplift"
+            assert (await told(client, "get_freshness", experiment="warmer-greeting"))["tracked"] == 1
+            for uri in ("experiments/warmer-greeting", "decisions/warmer-greeting", "policies/default"):
+                (content,) = (await client.read_resource(f"decisioning://{uri}")).contents
+                assert isinstance(content, TextResourceContents)
+                assert json.loads(content.text)
+
+    anyio.run(walk)
+    proposed = portal.decision("warmer-greeting")["recommendation"]
+    key = agent["DECISIONING_API_KEY"]
+    for path, body in (
+        ("experiments/warmer-greeting/decision", {"evidence_digest": proposed["evidence_digest"], "action": "accept"}),
+        ("policies/default/versions/1/activate", {}),
+        ("policies/default/versions/1/backtest", {}),
+    ):
+        answer = httpx.post(f"{portal.url}/api/{path}", json=body, headers={"Authorization": f"Bearer {key}"})
+        assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied"), path
+    assert portal.answer("warmer-greeting", proposed["evidence_digest"])["status"] == "scaled"
+
+
+def test_agents_over_http_come_by_loopback_names_and_with_their_own_key(
+    installation: Installation, agent: dict[str, str]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/mcp"
+
+    async def walk() -> None:
+        async with Client(url) as client:
+            assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS
+            found = await from_an_idea_to_a_proposal(client, "warmer-farewell", wait_s=0)
+            assert found["recommendation"]["action"] in ("hold", "scale")  # judged by now or not
+        stranger = httpx2.AsyncClient(headers={"Authorization": "Bearer dk_00000000_nobody"})
+        async with stranger, Client(streamable_http_client(url, http_client=stranger)) as client:
+            result = await client.call_tool("list_experiments", {})
+            assert result.is_error
+            assert "(not_authenticated, 401)" in str(getattr(result.content[0], "text", ""))
+
+    serving = subprocess.Popen([*SERVE, "--http", "--port", str(port)], cwd=PROJECT, env=agent)
+    try:
+        assert soon(lambda: listens(port), 30)
+        anyio.run(walk)
+        rebound = httpx.post(url, json={}, headers={"Host": "evil.example", "Accept": "application/json"})
+        assert rebound.status_code == 421
+    finally:
+        serving.terminate()
+        serving.wait(10)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

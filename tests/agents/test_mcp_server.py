@@ -1,0 +1,179 @@
+"""What agents are told: short answers that say as of when, and what to call next; refusals in the portal's words."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from mcp import Client
+
+from decisioning.agents import mcp_server
+
+Told = dict[str, Any]
+Ask = Callable[..., Told]
+
+LONG = "ü" * 400
+
+
+def gate(n: int, verdict: str = "fail") -> Told:
+    return {
+        "gate": f"metric_{n}_{'x' * 40}",
+        "kind": "guard",
+        "variant": f"arm-{n}",
+        "verdict": verdict,
+        "since": "2026-11-24T06:00:00Z",
+        "reading": {"estimate": 0.1, "lower": 0.0, "upper": 0.2, "n": 100},
+        "reason": LONG,
+    }
+
+
+DOCUMENT: Told = {
+    "key": "checkout",
+    "name": LONG,
+    "hypothesis": LONG * 10,
+    "status": "running",
+    "team": "growth",
+    "as_of": "2026-11-24T06:00:00Z",
+    "stale": False,
+    "freshness": {"state": "fresh", "data_watermark": "2026-11-24T06:00:00Z"},
+    "variants": [{"key": f"arm-{n}"} for n in range(30)],
+    "kpis": [{"metric": f"metric_{n}", "role": "goal", "freshness": {"state": "fresh"}} for n in range(50)],
+    "gates": [gate(n) for n in range(60)],
+    "recommendation": {
+        "action": "hold",
+        "code": "open",
+        "variant": None,
+        "state": "open",
+        "rationale": [LONG] * 20,
+        "blockers": [LONG] * 20,
+        "policy": {"name": "default", "version": 1},
+        "evidence_digest": f"sha256:{'0' * 64}",
+    },
+    "links": {"board": "/experiments/checkout"},
+}
+
+
+@pytest.fixture
+def answers() -> dict[str, httpx.Response]:
+    return {}
+
+
+@pytest.fixture
+def asked() -> list[httpx.Request]:
+    return []
+
+
+@pytest.fixture
+def ask(answers: dict[str, httpx.Response], asked: list[httpx.Request]) -> Ask:
+    """What a tool says, of a server whose portal gives `answers` by method and path."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return answers[f"{request.method} {request.url.path}"]
+
+    def call(tool: str, *, key: str = "dk_own", **arguments: object) -> Told:
+        async def within() -> Told:
+            mcp = mcp_server.server("http://portal.test", key, transport=httpx.MockTransport(answer))
+            async with Client(mcp) as client:
+                result = await client.call_tool(tool, arguments)
+                (content,) = result.content
+                text = str(getattr(content, "text", ""))
+                return {"refused": text} if result.is_error else {"bytes": len(text.encode()), **json.loads(text)}
+
+        return anyio.run(within)
+
+    return call
+
+
+def test_a_summary_of_the_largest_experiment_is_short_and_the_whole_is_there_on_request(
+    ask: Ask, answers: dict[str, httpx.Response]
+) -> None:
+    answers["GET /api/experiments/checkout"] = httpx.Response(200, json=DOCUMENT)
+
+    told = ask("get_experiment", experiment="checkout")
+    assert told["bytes"] <= 2048
+    assert (told["experiment"], told["as_of"]) == ("checkout", "2026-11-24T06:00:00Z")
+    assert told["recommendation"]["evidence_digest"] == DOCUMENT["recommendation"]["evidence_digest"]
+    assert told["gates_not_passing"][-1].startswith("and ")
+    assert told["next"].startswith("explain_gate('checkout', ")
+    whole = ask("get_experiment", experiment="checkout", detail=True)
+    assert {name: whole[name] for name in DOCUMENT} == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("state", "next_"),
+    [("proposed", "a person answers at "), ("suspended", "get_freshness("), ("open", "get_decision(")],
+)
+def test_a_decision_says_what_to_do_with_it(
+    ask: Ask, answers: dict[str, httpx.Response], state: str, next_: str
+) -> None:
+    told = DOCUMENT["recommendation"] | {"state": state}
+    body = {"experiment": "checkout", "as_of": DOCUMENT["as_of"], "stale": False, "recommendation": told}
+    answers["GET /api/experiments/checkout/decision"] = httpx.Response(
+        200, json={**body, "variants": [told] * 20, "decision": None}
+    )
+
+    said = ask("get_decision", experiment="checkout")
+    assert said["bytes"] <= 2048
+    assert said["next"].startswith(next_)
+
+
+def test_a_gate_is_explained_with_the_rule_it_was_made_of(ask: Ask, answers: dict[str, httpx.Response]) -> None:
+    uplift = gate(0) | {"gate": "vrps_uplift", "reason": "Not certain yet."}
+    rule = {"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "scale_above": 0.0}
+    version = {"version": 1, "body": {"gates": [{"name": "density", "kind": "density"}, rule]}}
+    policies = [{"name": "default", "team": None, "versions": [version]}]
+    answers["GET /api/experiments/checkout"] = httpx.Response(200, json=DOCUMENT | {"gates": [uplift]})
+    answers["GET /api/policies"] = httpx.Response(200, json={"results": policies, "next": None})
+
+    told = ask("explain_gate", experiment="checkout", gate="vrps_uplift")
+    assert (told["rule"], told["verdicts"][0]["reason"]) == (rule, "Not certain yet.")
+    assert ask("explain_gate", experiment="checkout", gate="nothing")["refused"].endswith("There: vrps_uplift.")
+
+
+def test_the_worst_data_comes_first(ask: Ask, answers: dict[str, httpx.Response]) -> None:
+    def tracked(metric: str, state: str, error: str | None = None) -> Told:
+        run = {"status": "failed", "error": error} if error else None
+        head = {"experiment": "checkout", "metric": metric, "state": state, "source": None, "last_run": run}
+        return head | {"data_watermark": None, "stale_at": None}
+
+    found = [tracked("a", "fresh"), tracked("b", "late"), tracked("c", "stale", "No such table.")]
+    answers["GET /api/freshness"] = httpx.Response(
+        200, json={"results": found, "next": None}, headers={"Date": "Tue, 24 Nov 2026 06:17:00 GMT"}
+    )
+
+    told = ask("get_freshness")
+    assert [kpi["metric"] for kpi in told["kpis"]] == ["c", "b", "a"]
+    assert (told["kpis"][0]["error"], told["as_of"]) == ("No such table.", "2026-11-24T06:17:00Z")
+    assert told["next"] == "push_kpis('checkout', rows) with c"
+
+
+def test_a_refusal_reaches_the_agent_with_every_pointer(ask: Ask, answers: dict[str, httpx.Response]) -> None:
+    errors = [
+        {"pointer": "/rows/0/ts", "code": "naive_timestamp", "detail": "No offset."},
+        {"pointer": "/rows/3/value", "code": "invalid_number", "detail": "true."},
+    ]
+    answers["POST /api/experiments/x/kpis"] = httpx.Response(
+        422, json={"code": "invalid_rows", "detail": "2 rows are bad.", "errors": errors}
+    )
+
+    told = ask("push_kpis", experiment="x", rows=[{"metric": "m"}])["refused"]
+    assert told.endswith("2 rows are bad. (invalid_rows, 422): /rows/0/ts: No offset.; /rows/3/value: true.")
+
+
+def test_a_backtest_that_nobody_asked_for_is_asked_for_by_a_person_where_the_key_may_not(
+    ask: Ask, answers: dict[str, httpx.Response]
+) -> None:
+    answers["GET /api/policies/bold"] = httpx.Response(200, json={"versions": [{"version": 2}]})
+    where = "/api/policies/bold/versions/2/backtest"
+    answers[f"GET {where}"] = httpx.Response(404, json={"code": "not_found", "detail": "Nothing."})
+    answers[f"POST {where}"] = httpx.Response(403, json={"code": "permission_denied", "detail": "No."})
+
+    assert "a person runs `decisioning policy backtest bold 2`" in ask("backtest_policy", policy="bold")["refused"]
+
+
+def test_without_a_key_nothing_is_asked(ask: Ask, asked: list[httpx.Request]) -> None:
+    assert "Send your own key" in ask("list_experiments", key="")["refused"]
+    assert asked == []
