@@ -24,7 +24,7 @@ from gates import plan as facts
 from gates.fold import Folded, State, fold
 from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation, Step
 from gates.plan import Plan, from_us, rfc3339, to_us
-from gates.policy import Policy
+from gates.policy import Policy, parse
 from gates.readings import Judging, load, rows_of, series_of
 from gates.rules import Evaluation as Judged
 from gates.rules import Recommendation as JudgedRecommendation
@@ -82,6 +82,9 @@ def evaluate_some(*, now: dt.datetime, chunk: int = CHUNK) -> Done:
     done = Done(experiments=len(ids), more=True)
     outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
     _write_all(outcomes, now, done)
+    for outcome in outcomes:
+        if outcome.retold and outcome.judging.plan.answers:
+            _revise(outcome.judging)
     _move_cursors(judgings)
     return done
 
@@ -535,6 +538,36 @@ def _propose(judging: Judging, proposal: JudgedRecommendation, at: Evaluation, n
     return row
 
 
+# Answers on older data ------------------------------------------------------------------------------------------------------
+
+
+def _revise(judging: Judging) -> None:
+    """Set beside each answer what would be advised on the rows stored now, when that is another action than was answered.
+
+    The answer stays: people are told, nothing is undone.
+    """
+    since = min((ts for _, ts, _ in judging.changed), default=0)
+    for decision in Decision.objects.filter(experiment=judging.experiment).select_related(
+        "recommendation__variant", "recommendation__policy_version__policy"
+    ):
+        of, name = decision.recommendation, str(decision.pk)
+        slot = newest_slot(decision.at - dt.timedelta(microseconds=1), judging.policy.slot_s)
+        if to_us(slot) < since:
+            continue
+        version = of.policy_version
+        policy = parse(version.body, name=version.policy.name, version=version.number)
+        rows = rows_of({judging.experiment.pk: dict.fromkeys(series_of(judging.plan), judging.plan.started_at)})
+        would = fold(policy, judging.plan, rows[judging.experiment.pk], to=to_us(slot)).evaluations[-1]
+        told = next(
+            (r for r in (would.recommendation, *would.variants) if of.variant is None or r.variant == of.variant.key),
+            would.recommendation,
+        )
+        action = "hold" if told.state == "suspended" else told.action
+        judging.cursor.revisions.pop(name, None)
+        if action != of.action:
+            judging.cursor.revisions[name] = {"action": action, "code": told.code}
+
+
 # What the document says ---------------------------------------------------------------------------------------------------
 
 
@@ -601,7 +634,7 @@ def _move_cursors(judgings: Sequence[Judging]) -> None:
         cursor.executemany(
             """
             UPDATE metadata.cursors SET judged_to = %s, due_at = %s, asked_slot = %s, fold = %s, policy_version_id = %s, state = %s,
-              shown = %s, missed_slots = %s WHERE experiment_id = %s
+              shown = %s, revisions = %s, missed_slots = %s WHERE experiment_id = %s
             """,
             [_written(judging.cursor) for judging in judgings],
         )
@@ -610,4 +643,4 @@ def _move_cursors(judgings: Sequence[Judging]) -> None:
 def _written(cursor: Cursor) -> tuple[Any, ...]:
     shown = None if cursor.shown is None else msgspec.json.encode(cursor.shown).decode()
     moved = (cursor.judged_to, cursor.due_at, cursor.asked_slot, cursor.fold, cursor.policy_version_id, cursor.state)
-    return (*moved, shown, cursor.missed_slots, cursor.pk)
+    return (*moved, shown, msgspec.json.encode(cursor.revisions).decode(), cursor.missed_slots, cursor.pk)

@@ -119,6 +119,11 @@ class Cursor(models.Model):
     policy_version = models.ForeignKey(PolicyVersion, null=True, on_delete=models.PROTECT, related_name="+")
     state = models.BinaryField(null=True)
     shown = models.JSONField(null=True)
+    revisions = models.JSONField(
+        default=dict,
+        db_default={},
+        help_text="By decision: {action, code} the gates would advise on the rows stored now, where that is another action.",
+    )
     missed_slots = models.PositiveBigIntegerField(
         default=0, help_text="Slots that were judged later than one slot after their time."
     )

@@ -132,8 +132,12 @@ class Decisions(Door):
 
     def get(self, request: Request, ref: str) -> Response:
         """Newest first, each with what had been recommended."""
-        decisions = Decision.objects.filter(experiment=self.experiment(ref)).select_related("recommendation__variant")
-        return page(request, decisions, shown=lambda found: [{**_told(d), "recommended": _answered(d)} for d in found])
+        experiment = self.experiment(ref)
+        decisions = Decision.objects.filter(experiment=experiment).select_related("recommendation__variant")
+        revised = _revisions(experiment)
+        return page(
+            request, decisions, shown=lambda found: [{**_told(d, revised), "recommended": _answered(d)} for d in found]
+        )
 
 
 class OneEvidence(Door):
@@ -236,10 +240,10 @@ def _standing(experiment: Experiment, until: datetime | None = None) -> dict[str
         else newer.filter(superseded_at__isnull=True, withdrawn_at__isnull=True)
     ).exists():
         return None
-    return _told(decision)
+    return _told(decision, _revisions(experiment))
 
 
-def _told(decision: Decision) -> dict[str, Any]:
+def _told(decision: Decision, revisions: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {
         "action": decision.action,
         "override_to": decision.override_to or None,
@@ -247,7 +251,13 @@ def _told(decision: Decision) -> dict[str, Any]:
         "by": decision.by,
         "at": rfc3339(decision.at),
         "evidence_digest": decision.evidence_digest,
+        "would_now": (revisions or {}).get(str(decision.pk)),
     }
+
+
+def _revisions(experiment: Experiment) -> dict[str, dict[str, str]]:
+    """By decision, what the gates would advise on the rows stored now where that is another action."""
+    return Cursor.objects.filter(pk=experiment.pk).values_list("revisions", flat=True).first() or {}
 
 
 def _answered(decision: Decision) -> dict[str, Any]:

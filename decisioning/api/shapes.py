@@ -171,6 +171,13 @@ class DocumentOut(RowOut):
     links = LinksOut()
 
 
+class RevisedOut(Shape):
+    """What the gates would advise on the rows stored now."""
+
+    action = s.ChoiceField(["scale", "delete", "review", "hold"])
+    code = text()
+
+
 class AnswerOut(Shape):
     action = s.ChoiceField(["accept", "override"])
     override_to = maybe_text()
@@ -178,6 +185,9 @@ class AnswerOut(Shape):
     by = text()
     at = at()
     evidence_digest = text()
+    would_now = RevisedOut(
+        allow_null=True, help_text="Set when rows were corrected since and another action would be advised."
+    )
 
 
 class DecisionOut(Shape):

@@ -326,3 +326,13 @@ def _limit(gate: Mapping[str, Any], field: str) -> str:
     if gate.get("effect") == "relative" or (gate["kind"] == "density" and not gate.get("metric")):
         return "0%" if not limit else share(limit, 1).replace(".0%", "%")
     return f"{limit:g}"
+
+
+def on_older_data(revised: Mapping[str, str]) -> str:
+    """Said beside an answer when rows were corrected after it.
+
+    >>> on_older_data({"action": "hold", "code": "stale"})
+    'Decided on older data: would now be hold (data is late).'
+    """
+    code = CODES.get(revised["code"], revised["code"])
+    return f"Decided on older data: would now be {revised['action']} ({code[:1].lower()}{code[1:]})."

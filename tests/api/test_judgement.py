@@ -107,11 +107,18 @@ def test_an_accepted_scale_scales_and_a_second_answer_is_409(ops: Caller, winner
     again = ops.post(f"{path}/decision", {"evidence_digest": digest, "action": "accept"})
     assert (again.status_code, again.json()["code"]) == (409, "already_decided")
     told = ops.get(f"{path}/decision").json()
-    assert told["decision"]["action"] == "accept"
+    assert (told["decision"]["action"], told["decision"]["would_now"]) == ("accept", None)
     assert told["recommendation"]["state"] == "answered"
     assert ops.get(path).json()["status"] == "scaled"
     (kept,) = ops.get(f"{path}/decisions").json()["results"]
     assert kept["recommended"]["action"] == "scale"
+
+    worse = rows({"treatment": 2.0}, datetime.fromisoformat(winner["started_at"]), datetime.now(UTC) - HOUR)
+    assert ops.post(f"{path}/kpis", {"rows": worse}).status_code == 200
+    tick()
+    told = ops.get(f"{path}/decision").json()
+    assert told["decision"]["action"] == "accept", "an answer is never undone"
+    assert told["decision"]["would_now"] == {"action": "delete", "code": "harmful"}
 
 
 def test_an_override_needs_a_reason_and_the_newest_digest(ops: Caller, winner: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from decisioning.access.models import Team
+from gates.models import Cursor
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 
@@ -50,6 +51,19 @@ def test_what_was_answered_does_not_need_anybody(board: Client, scene: Scene) ->
     assert "Nothing needs you" in text
     assert "Scaled, accepted" in text
     assert "Accepted by Mei Tanaka" in text
+
+
+def test_an_answer_on_rows_that_were_corrected_since_says_so_on_list_and_page(board: Client, scene: Scene) -> None:
+    e = scene.experiment("Won", status="scaled", action="scale", rows=False)
+    decision = scene.answered(scene.proposal(e))
+    with as_role("owner"):
+        Cursor.objects.filter(experiment=e).update(
+            revisions={str(decision.pk): {"action": "hold", "code": "collecting"}}
+        )
+
+    said = "Decided on older data: would now be hold (collecting)."
+    assert said in board.get("/").text
+    assert said in board.get(f"/experiments/{e.key}").text
 
 
 def test_search_and_filters_keep_what_fits_and_say_what_they_hide(board: Client, scene: Scene) -> None:

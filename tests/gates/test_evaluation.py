@@ -4,14 +4,17 @@ import datetime as dt
 import random
 import zlib
 
+import msgspec
 import pytest
 from django.db import connection
 
 from decisioning.access.models import Team
+from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates import evidence
+from gates.decisions import record_decision
 from gates.evaluation import differences, evaluate_some
-from gates.models import Cursor, Evaluation, Evidence, PolicyBinding, Recommendation
+from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyBinding, Recommendation
 from gates.policies import named
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
@@ -168,3 +171,42 @@ def test_numbers_beyond_reason_hold_up_no_other_experiment(running: Target) -> N
         assert done.experiments == 1
         shown = Cursor.objects.get(experiment=experiment()).shown
         assert done.failed or (shown is not None and shown["recommendation"]["action"] != "scale")
+
+
+def test_an_answer_given_on_rows_that_were_corrected_since_says_what_would_be_advised_now(running: Target) -> None:
+    rows = {h: bucket(START + h * HOUR, random.Random(h), gain=0.2) for h in range(1, 40)}
+    for hour, sent in rows.items():
+        send(running, sent, now=START + hour * HOUR + dt.timedelta(minutes=2))
+    end = START + 40 * HOUR
+    tick(end)
+    with as_role("worker"):
+        proposal = Recommendation.objects.get(superseded_at=None)
+        assert proposal.action == "scale"
+        record_decision(
+            experiment(),
+            digest=proposal.evidence_digest,
+            action="accept",
+            by=Principal(kind="user", name="ann", owner="ann"),
+            now=end,
+        )
+    tick(end + HOUR)
+    with as_role("worker"):
+        assert Cursor.objects.get().revisions == {}
+    worse = [
+        msgspec.structs.replace(row, value=row.value * 0.7)
+        for r in rows.values()
+        for row in r
+        if row.variant == "treatment" and row.metric == "vrps"
+    ]
+    send(running, worse, now=end + 2 * HOUR)
+    tick(end + 2 * HOUR)
+    with as_role("worker"):
+        decision = proposal.decision
+        assert Cursor.objects.get().revisions == {str(decision.pk): {"action": "delete", "code": "harmful"}}
+        assert experiment().status == "scaled", "an answer is never undone"
+        assert Decision.objects.get().action == "accept"
+    better = [row for r in rows.values() for row in r]
+    send(running, better, now=end + 3 * HOUR)
+    tick(end + 3 * HOUR)
+    with as_role("worker"):
+        assert Cursor.objects.get().revisions == {}, "corrected back"

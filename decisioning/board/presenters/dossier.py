@@ -327,6 +327,8 @@ def _decided(d: Dossier, answer: Decision) -> dict[str, Any]:
     lines = [{"icon": "pass", "tone": "", "text": f"Answered {took} after it was proposed, by {answer.by}."}]
     if answer.reason:
         lines.append({"icon": "user", "tone": "", "text": f"“{answer.reason}”"})
+    if revised := (d.cursor.revisions if d.cursor else {}).get(str(answer.pk)):
+        lines.insert(0, {"icon": "review", "tone": "review", "text": words.on_older_data(revised)})
     lines += [{"icon": "info", "tone": "", "text": line} for line in r.rationale]
     variant = r.variant.key if r.variant else d.said.get("variant")
     return {

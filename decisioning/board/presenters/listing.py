@@ -361,12 +361,16 @@ def _said_closed(e: Experiment, facts: Facts) -> tuple[dict[str, Any], str]:
     verb = {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold")
     if d is None:
         return words.pill(verb, words.STATUSES[e.status], line=True), "Ended without a proposal that was answered."
-    if d.action == "accept":
-        return words.pill(
-            verb, f"{words.STATUSES[e.status]}, accepted"
-        ), f"Accepted by {d.by}, on the evidence as proposed."
-    said = f"{d.recommendation.action.capitalize()} was proposed. {d.by}: “{d.reason}”"
-    return words.pill(verb, f"{words.STATUSES[e.status]}, overridden"), said
+    accepted = d.action == "accept"
+    said = (
+        f"Accepted by {d.by}, on the evidence as proposed."
+        if accepted
+        else f"{d.recommendation.action.capitalize()} was proposed. {d.by}: “{d.reason}”"
+    )
+    cursor = facts.cursors.get(e.pk)
+    if cursor and (revised := cursor.revisions.get(str(d.pk))):
+        said = words.on_older_data(revised)
+    return words.pill(verb, f"{words.STATUSES[e.status]}, {'accepted' if accepted else 'overridden'}"), said
 
 
 def _last(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[str, str]:
