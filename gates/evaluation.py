@@ -289,8 +289,9 @@ def _write(outcome: Outcome, last: Evaluation | None, waiting: Sequence[Recommen
     written = _new_evaluations(outcome, recorded, now)
     _save(outcome.judging.experiment, written, now)
     by_slot = {to_us(e.slot): e for e in (*recorded, *written)}
-    open_ = _reconcile(outcome, waiting, by_slot, now)
-    _show(outcome, by_slot[max(by_slot)], open_)
+    over = _ended_by_answer(outcome.judging.experiment)
+    open_ = [] if over else _reconcile(outcome, waiting, by_slot, now)  # who has decided is not asked again
+    _show(outcome, by_slot[max(by_slot)], open_, over=over)
     return len(written)
 
 
@@ -571,19 +572,20 @@ def _revise(judging: Judging) -> None:
 # What the document says ---------------------------------------------------------------------------------------------------
 
 
-def _show(outcome: Outcome, on_record: Evaluation, open_: Sequence[Recommendation]) -> None:
+def _ended_by_answer(experiment: Experiment) -> bool:
+    ended = experiment.ended_at
+    return ended is not None and Decision.objects.filter(experiment=experiment, at=ended).exists()
+
+
+def _show(outcome: Outcome, on_record: Evaluation, open_: Sequence[Recommendation], *, over: bool) -> None:
     """Gates as of the newest slot, recommendations as they are on record.
 
     The words of a recommendation never run ahead of its evidence, so that each of its figures can be proved.
     """
     judging, found = outcome.judging, found_in(outcome.folded.evaluations[-1])
-    experiment, cursor = judging.experiment, judging.cursor
+    cursor = judging.cursor
     before = cursor.shown or {}
-    if (
-        experiment.ended_at
-        and before
-        and Decision.objects.filter(experiment=experiment, at=experiment.ended_at).exists()
-    ):
+    if over and before:
         recommendation, variants = before["recommendation"], before["variants"]  # the answer that ended it stays
     else:
         recorded = {r["variant"]: r for r in on_record.found["variants"]}

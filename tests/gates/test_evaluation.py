@@ -13,7 +13,7 @@ from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates import evidence
 from gates.decisions import record_decision
-from gates.evaluation import differences, evaluate_some
+from gates.evaluation import differences, evaluate_some, open_recommendations
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyBinding, Recommendation
 from gates.policies import named
 from telemetry.ingest import Row, Target, ingest
@@ -204,6 +204,7 @@ def test_an_answer_given_on_rows_that_were_corrected_since_says_what_would_be_ad
         decision = proposal.decision
         assert Cursor.objects.get().revisions == {str(decision.pk): {"action": "delete", "code": "harmful"}}
         assert experiment().status == "scaled", "an answer is never undone"
+        assert not open_recommendations([experiment()]).exists(), "who has decided is not asked again"
         assert Decision.objects.get().action == "accept"
     better = [row for r in rows.values() for row in r]
     send(running, better, now=end + 3 * HOUR)
