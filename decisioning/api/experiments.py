@@ -25,9 +25,9 @@ from decisioning.api.problems import Error, Problem, bad_parameter, invalid
 from decisioning.api.serializers import ExperimentIn, ExperimentPatch, TransitionIn
 from experiments import lifecycle, plan
 from experiments.models import Experiment
-from gates import policies
+from gates import policies, readings
+from gates.outlook import outlook
 from gates.policy import lint_plan, parse
-from gates.readings import plans_of
 from telemetry.freshness import WORST_LAST
 
 ACTIONS = ("scale", "delete", "review", "hold")
@@ -99,7 +99,12 @@ class Experiments(Door):
         values, now = self.body(ExperimentIn), self.now
         team = self.team(values.get("team"), Scope.WRITE)
         experiment = created(values, team=team, by=self.principal, now=now)
-        return _answer(experiment, status=201, headers={"Location": f"/api/experiments/{experiment.pk}"})
+        shown = shown_document(experiment)
+        return Response(
+            {**shown.value, "planning": _planning(experiment)},
+            status=201,
+            headers={"ETag": shown.etag, "Location": f"/api/experiments/{experiment.pk}"},
+        )
 
 
 class OneExperiment(Door):
@@ -172,6 +177,12 @@ def created(values: dict[str, Any], *, team: Team, by: Principal, now: datetime)
     return experiment
 
 
+def _planning(experiment: Experiment) -> list[dict[str, Any]]:
+    """What each goal needs before it is decided whatever the effect is, with a warning when the plan cannot end."""
+    (judging,) = readings.load([experiment.pk])
+    return [{**found._asdict(), "warning": found.warning or None} for found in outlook(judging.policy, judging.plan)]
+
+
 def shown_document(experiment: Experiment) -> Document:
     found = document(experiment.pk, now=timezone.now())  # noqa: TID251 - a door reads the clock
     if found is None:
@@ -217,7 +228,7 @@ def _rebind(experiment: Experiment, name: str | None) -> None:
 def _check(experiment: Experiment) -> None:
     """What only policy and plan together can get wrong, such as a goal on a gauge."""
     version = policies.version_for(experiment)
-    found = lint_plan(parse(version.body), plans_of([experiment])[experiment.pk])
+    found = lint_plan(parse(version.body), readings.plans_of([experiment])[experiment.pk])
     errors: list[Error] = [("/target_kpis", problem.code, problem.message) for problem in found]
     if errors:
         raise invalid(errors)

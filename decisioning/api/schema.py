@@ -63,7 +63,7 @@ class Operation:
 _PAGE = page_of
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Experiments", "GET"): Operation({200: _PAGE(shapes.RowOut)}),
-    ("Experiments", "POST"): Operation({201: shapes.DocumentOut}, takes=bodies.ExperimentIn, conflict=True),
+    ("Experiments", "POST"): Operation({201: shapes.CreatedOut}, takes=bodies.ExperimentIn, conflict=True),
     ("OneExperiment", "GET"): Operation({200: shapes.DocumentOut, 304: None}),
     ("OneExperiment", "PATCH"): Operation(
         {200: shapes.DocumentOut}, takes=bodies.ExperimentPatch, conflict=True, more=(412,)

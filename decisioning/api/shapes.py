@@ -171,6 +171,24 @@ class DocumentOut(RowOut):
     links = LinksOut()
 
 
+class OutlookOut(Shape):
+    """What one goal needs, known when its baseline and the expected units a day are."""
+
+    metric = text()
+    units = s.IntegerField(
+        allow_null=True, help_text="Of both arms, by which it is decided whatever the effect is; null: out of reach."
+    )
+    days = maybe_number()
+    max_days = whole()
+    smallest_effect = number()
+    relative = s.BooleanField()
+    warning = maybe_text()
+
+
+class CreatedOut(DocumentOut):
+    planning = OutlookOut(many=True)
+
+
 class RevisedOut(Shape):
     """What the gates would advise on the rows stored now."""
 

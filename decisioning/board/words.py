@@ -5,10 +5,11 @@ Colour has six meanings and each has a word and a glyph beside it. Times are UTC
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any, NamedTuple
 
 from decisioning.board.charts import percent
+from gates.outlook import Outlook
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -336,3 +337,10 @@ def on_older_data(revised: Mapping[str, str]) -> str:
     """
     code = CODES.get(revised["code"], revised["code"])
     return f"Decided on older data: would now be {revised['action']} ({code[:1].lower()}{code[1:]})."
+
+
+def outlook(found: Outlook) -> str:
+    """What a goal needs before it is decided, in a line."""
+    if found.units is None or found.days is None:
+        return f"out of reach at these units a day; {found.max_days} days at most"
+    return f"decided at {count(found.units)} units, day {ceil(found.days)} at the latest; {found.max_days} days at most"

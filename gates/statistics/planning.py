@@ -56,12 +56,12 @@ def units_for_half(half: float, se: float, n: int, rho2: float, alpha: float) ->
     return high
 
 
-def smallest_effect(units: float, stddev: float, rho2: float, alpha: float) -> float:
-    """The smallest gap between scale and delete that `units` of both arms (split evenly) surely decide: two half widths.
+def smallest_effect(units: float, stddev: float, rho2: float, alpha: float, *, share: float = 0.5) -> float:
+    """The smallest gap between scale and delete that `units` of both arms surely decide: two half widths. share: of one arm.
 
     Result in the unit of `stddev` (relative: give stddev/|mean|).
 
     >>> round(smallest_effect(100_000, 1.0, 1e-4, 0.05), 4)
     0.0384
     """
-    return 2.0 * float(half_width(2.0 * stddev / math.sqrt(units), units, rho2, alpha))
+    return 2.0 * float(half_width(stddev * math.sqrt((1 / share + 1 / (1 - share)) / units), units, rho2, alpha))

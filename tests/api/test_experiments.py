@@ -291,3 +291,14 @@ def test_the_document_is_planned_once_a_connection_also_after_a_refused_request(
         assert ops.get(path).status_code == 200
         cursor.execute("SELECT name, prepare_time FROM pg_prepared_statements ORDER BY 1")
         assert cursor.fetchall() == planned
+
+
+def test_a_plan_that_cannot_end_is_made_and_warned_with_the_smallest_effect_that_can(ops: Caller) -> None:
+    goal = {"metric": "vrps", "minimum_effect": 0.001, "baseline": {"mean": 3.1, "stddev": 22.0}}
+    made = ops.experiment(target_kpis=[goal], expected_units_per_day=20_000)
+    (planning,) = made["planning"]
+
+    assert planning["metric"] == "vrps"
+    assert planning["days"] > planning["max_days"] == 28
+    assert "the smallest effect that is surely decided by then is" in planning["warning"]
+    assert ops.experiment()["planning"] == []

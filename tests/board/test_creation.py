@@ -72,3 +72,10 @@ def test_the_planned_duration_is_worked_out_from_baseline_effect_and_units(board
 def test_an_answer_with_htmx_is_a_part_and_without_it_the_whole_page(board: Client, scene: Scene) -> None:
     assert "<html" not in board.get("/new/duration").text
     assert "<html" in send(board, scene, name="").text
+
+
+def test_a_running_plan_that_cannot_end_says_so_on_its_page(board: Client, scene: Scene) -> None:
+    send(board, scene, minimum_effect="0.1", baseline_mean="3.1", baseline_stddev="22", units="20000")
+
+    text = board.get("/experiments/one-page-checkout").text
+    assert "the smallest effect that is surely decided by then is" in text

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from math import ceil, sqrt
+from math import ceil
 from typing import Any
 
 from django.db import transaction
@@ -15,8 +15,9 @@ from decisioning.board import charts, words
 from decisioning.board.forms import ExperimentForm
 from experiments import plan
 from experiments.models import Experiment, Metric
-from gates.policy import DEFAULT_BODY
-from gates.statistics import planning, sequences
+from gates.outlook import outlook
+from gates.plan import Baseline, Kpi, Plan, Variant
+from gates.policy import DEFAULT_BODY, parse
 
 # Where the domain's pointers are in the form.
 _FIELDS = (("/name", "name"), ("/hypothesis", "hypothesis"), ("/target_kpis/0/minimum_effect", "minimum_effect"),
@@ -79,36 +80,31 @@ def _number(sent: Mapping[str, Any], name: str) -> float | None:
 
 
 def duration(sent: Mapping[str, Any]) -> dict[str, str]:
-    """How long a decision takes at these numbers, in words; what is missing when it cannot be said.
-
-    B of GATES.md section 6: the days by which the goal is decided whatever the effect is, for two equal arms of k + 1.
-    """
+    """How long a decision takes at these numbers, in words; what is missing when it cannot be said."""
     mean, spread, units = (_number(sent, n) for n in ("baseline_mean", "baseline_stddev", "units"))
     worthwhile = (_number(sent, "minimum_effect") or 0) / 100
-    least, most = DEFAULT_BODY["min_days"], DEFAULT_BODY["max_days"]
+    policy = parse(DEFAULT_BODY)
     if not (mean and spread and units and worthwhile > 0 and spread > 0 and units >= 1):
-        text = f"Give the goal's mean and deviation today and the units a day, and it is said here. Never less than {least} days."
+        text = f"Give the goal's mean and deviation today and the units a day, and it is said here. Never less than {policy.min_days} days."
         return {"tone": "hold", "icon": "clock", "title": "Planned duration", "text": text}
-    arms = int(_number(sent, "treatments") or 1)
-    alpha = DEFAULT_BODY["alpha"] / max(arms, 1)
-    relative = spread / abs(mean)
-    rho2 = sequences.tuning(2 * planning.planned_units(relative, worthwhile), alpha)
-    daily = units * 2 / (arms + 1)
-    needed = planning.units_for_half(worthwhile / 2, 2 * relative / sqrt(2), 2, rho2, alpha)
-    days = max(ceil(needed / daily), least) if needed else None
-    if days is not None and days <= most:
+    treatments = min(max(int(_number(sent, "treatments") or 1), 1), 20)
+    goal = Kpi("goal", direction="increase", minimum_effect=worthwhile, baseline=Baseline(mean, spread))
+    arms = (Variant("control", control=True), *(Variant(f"t{i}", position=i + 1) for i in range(treatments)))
+    (found,) = outlook(
+        policy, Plan(started_at=0, created_at=0, variants=arms, kpis=(goal,), expected_units_per_day=units)
+    )
+    if found.ends and found.units and found.days:
         return {
             "tone": "scale",
             "icon": "clock",
-            "title": f"Decided in {words.plural(days, 'day')} at the latest",
-            "text": f"{words.count(needed)} units of both arms settle it whatever the effect is; a large effect shows sooner.",
+            "title": f"Decided in {words.plural(ceil(found.days), 'day')} at the latest",
+            "text": f"{words.count(found.units)} units of both arms settle it whatever the effect is; a large effect shows sooner.",
         }
-    smallest = planning.smallest_effect(daily * most, relative, rho2, alpha)
-    took = words.plural(days, "day") if days else "longer than can be counted"
+    took = words.plural(ceil(found.days), "day") if found.days else "longer than can be counted"
     return {
         "tone": "late",
         "icon": "late",
         "title": f"Too long: {took}",
-        "text": f"After {most} days it asks for a person, decided or not. With these units the smallest effect that is surely "
-        f"decided by then is {charts.percent(smallest).lstrip('+')}.",
+        "text": f"After {found.max_days} days it asks for a person, decided or not. With these units the smallest effect that is surely "
+        f"decided by then is {charts.percent(found.smallest_effect).lstrip('+')}.",
     }

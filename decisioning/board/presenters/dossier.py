@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from django.urls import reverse
@@ -19,8 +20,9 @@ from decisioning.board.presenters.records import present_runs
 from decisioning.ledger.models import Entry
 from experiments.lifecycle import BY_HAND, allowed
 from experiments.models import Asset, Experiment, Metric, Pause, TargetKpi, Variant
-from gates import evidence
+from gates import evidence, readings
 from gates.models import Cursor, Decision, Evidence, Recommendation
+from gates.outlook import Outlook, outlook
 from telemetry.models import ExperimentKpi, RefreshRun
 
 _MOVES = {"running": "Start", "paused": "Pause", "stopped": "Stop"}
@@ -58,6 +60,13 @@ class Dossier:
         self.metrics: Mapping[str, Metric] = self.facts.metrics
         self.series = history.series([(experiment.pk, k.metric.key) for k in self.kpis], self.metrics)
         self.proposals: Sequence[Recommendation] = self.facts.proposals.get(experiment.pk, [])
+
+    @cached_property
+    def outlook(self) -> list[Outlook]:
+        """What each goal needs, said by plan and policy alone."""
+        if self.e.status not in ("draft", "running", "paused"):
+            return []
+        return [found for judging in readings.load([self.e.pk]) for found in outlook(judging.policy, judging.plan)]
 
     @property
     def body(self) -> Mapping[str, Any]:
@@ -375,6 +384,7 @@ def _nothing(d: Dossier) -> dict[str, Any]:
     else:
         heading = f"{action.capitalize()}, {words.CODES.get(code, code).lower()}"
     aside = _wait(d)
+    warnings = [{"icon": "late", "tone": "late", "text": o.warning} for o in d.outlook if o.warning]
     return {
         "id": "decide",
         "tone": words.TONES.get(action, "hold") if e.status == "running" else "hold",
@@ -383,7 +393,7 @@ def _nothing(d: Dossier) -> dict[str, Any]:
         "tag": {"icon": "clock", "text": "Nothing to answer"},
         "said": f"read{_as_of(d)}" if d.said else "",
         **_proof(d, code, d.said.get("variant"), uid="p0"),
-        "because": _because(d, rationale, blockers, action),
+        "because": [*_because(d, rationale, blockers, action), *warnings],
         **_digest(d, d.said.get("evidence_digest") or "", d.cursor.judged_to if d.cursor else None),
         "aside": aside,
     }
@@ -790,6 +800,7 @@ def _evidence(d: Dossier) -> dict[str, Any] | None:
     if d.e.expected_units_per_day:
         plan.append(f"{words.count(d.e.expected_units_per_day)} units a day expected")
     facts.append({"label": "Plan", "text": ", ".join(plan)})
+    facts += [{"label": f"Planned for {o.metric}", "text": words.outlook(o)} for o in d.outlook]
     if d.cursor and d.cursor.judged_to:
         facts.append({"label": "Judged to", "text": words.instant(d.cursor.judged_to, d.now)})
         facts.append({"label": "Judged late", "text": words.plural(d.cursor.missed_slots, "slot")})

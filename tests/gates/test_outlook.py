@@ -1,0 +1,52 @@
+"""Whether a plan can end, said before the first row."""
+
+import pytest
+
+from gates.outlook import outlook
+from gates.plan import Baseline, Kpi
+from gates.rules import judge
+from gates.statistics.sequences import half_width
+from tests.gates.histories import GOAL, plan, policy
+
+DEVIATION = Baseline(mean=3.0, stddev=6.0)
+
+
+def goal(minimum_effect: float) -> Kpi:
+    return Kpi("value", direction="increase", minimum_effect=minimum_effect, baseline=DEVIATION)
+
+
+def test_at_the_units_it_names_the_interval_is_as_narrow_as_the_gap_asks() -> None:
+    by, of = policy(GOAL, max_days=28), plan(goal(0.05), expected_units_per_day=20_000)
+    (found,) = outlook(by, of)
+
+    assert found.units is not None
+    comparison = judge(by, of).comparisons[0]
+    half = [half_width(2.0 * 2 / n**0.5, n, comparison.rho2, comparison.alpha) for n in (found.units, found.units - 2)]
+    assert half[0] <= 0.05 / 2 < half[1]
+    assert found.days == pytest.approx(found.units / 20_000)
+    assert found.ends
+    assert found.warning == ""
+
+
+def test_a_plan_that_cannot_end_is_warned_with_an_effect_that_can() -> None:
+    by = policy(GOAL, max_days=28)
+    (found,) = outlook(by, plan(goal(0.005), expected_units_per_day=5_000))
+
+    assert not found.ends
+    assert f"{100 * found.smallest_effect:.3g}%" in found.warning
+    (asked,) = outlook(by, plan(goal(found.smallest_effect * 1.3), expected_units_per_day=5_000))
+    assert asked.ends, "asking for more than the smallest decidable effect can end"
+
+
+def test_more_treatments_share_the_units_and_take_longer() -> None:
+    by = policy(GOAL, max_days=28)
+    one, three = (outlook(by, plan(goal(0.05), treatments=k, expected_units_per_day=20_000))[0] for k in (1, 3))
+
+    assert one.days is not None
+    assert three.days is not None
+    assert three.days > 2 * one.days
+
+
+def test_without_baseline_or_units_a_day_nothing_is_claimed() -> None:
+    assert outlook(policy(GOAL), plan(goal(0.05))) == []
+    assert outlook(policy(GOAL), plan(Kpi("value", direction="increase"), expected_units_per_day=100)) == []
