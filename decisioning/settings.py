@@ -118,6 +118,29 @@ def database(url: str) -> dict[str, object]:
 DATABASES = {"default": database(ROLE_URLS[ROLE])}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+
+def mailer(url: str) -> dict[str, object]:
+    """Django's settings for an smtp:// or smtps:// URL. Every step of sending is over within seconds."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("smtp", "smtps"):
+        return {
+            "BACKEND": f"django.core.mail.backends.{'console' if parts.scheme == 'console' else 'dummy'}.EmailBackend"
+        }
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    return {
+        "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        "OPTIONS": {
+            "host": parts.hostname,
+            "port": parts.port,
+            "username": unquote(parts.username or ""),
+            "password": unquote(parts.password or ""),
+            "use_ssl": parts.scheme == "smtps",
+            "use_tls": parts.scheme == "smtp" and not local,
+            "timeout": 5,
+        },
+    }
+
+
 # Redis only wakes things up: every value in it may vanish at any moment (DESIGN principle 3).
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 REDIS_OPTIONS = {"socket_timeout": 0.2, "socket_connect_timeout": 0.2, "retry_on_timeout": False}
@@ -135,6 +158,14 @@ ADDRESS_RATE = os.environ.get("DECISIONING_ADDRESS_RATE", "600/m")
 TRUSTED_PROXIES = [name for name in os.environ.get("DECISIONING_TRUSTED_PROXIES", "").split(",") if name]
 # Networks that webhooks and sources may call though they are not public.
 OUTBOUND_ALLOW = [name for name in os.environ.get("DECISIONING_OUTBOUND_ALLOW", "").split(",") if name]
+
+# E-mail is off unless DECISIONING_EMAIL_URL names a server: smtp://user:password@host:587 (STARTTLS), smtps://...:465, or console:
+EMAIL_URL = os.environ.get("DECISIONING_EMAIL_URL", "")
+EMAIL_ON = bool(EMAIL_URL)
+DEFAULT_FROM_EMAIL = os.environ.get(
+    "DECISIONING_EMAIL_FROM", f"decisioning@{urlsplit(PUBLIC_URL).hostname or 'localhost'}"
+)
+MAILERS = {"default": mailer(EMAIL_URL)}
 
 AUTHENTICATION_BACKENDS = ["decisioning.access.login.GuardedBackend"]
 AUTH_PASSWORD_VALIDATORS = [

@@ -1,6 +1,7 @@
 """The PRD's figures about the portal itself: each with its target, its budget and what it leaves out.
 
-Counted from what is stored, under the row security of the caller: a team sees its own figures, an admin all of them.
+Counted from what is stored, under the row security of the caller: a team sees its own figures, an admin all of them. A tick, which
+sees every team, tells each team when a promise to it is broken (`slo.burning`).
 """
 
 # ruff: noqa: S608 - every statement is made of constants of this file
@@ -11,6 +12,8 @@ from typing import Any
 
 from django.db import connection
 
+from decisioning.ledger.alarms import Wrong, reconcile
+from experiments.models import Experiment
 from telemetry.freshness import LATENCIES_SQL
 
 WINDOW = timedelta(days=28)
@@ -107,17 +110,18 @@ class Figures:
     missed_slots: int
 
 
-def figures(*, now: datetime) -> Figures:
-    """Every promise, as of now."""
+def figures(*, now: datetime, team_id: int | None = None) -> Figures:
+    """Every promise, as of now; of one team, or of all the caller sees."""
+    asked = _parameters(now, team_id)
     with connection.cursor() as cursor:
-        telemetry = _row(cursor, _TELEMETRY, now)
-        decision = _row(cursor, _DECISION, now)
-        in_time, decisive, calm, whole = _row(cursor, _RECOMMENDED, now)
-        cursor.execute(_BLOCKED, _parameters(now))
+        telemetry = _row(cursor, _TELEMETRY, asked)
+        decision = _row(cursor, _DECISION, asked)
+        in_time, decisive, calm, whole = _row(cursor, _RECOMMENDED, asked)
+        cursor.execute(_BLOCKED, asked)
         blocked = tuple(Blocked(code, tuple(keys)) for code, keys in cursor.fetchall())
-        failed, runs = _row(cursor, _FAILURES, now)
-        answers = _row(cursor, _ANSWERS, now)
-        cursor.execute("SELECT coalesce(sum(missed_slots), 0) FROM metadata.cursors")
+        failed, runs = _row(cursor, _FAILURES, asked)
+        answers = _row(cursor, _ANSWERS, asked)
+        cursor.execute(f"SELECT coalesce(sum(missed_slots), 0) FROM metadata.cursors WHERE {_mine('team_id')}", asked)
         (missed_slots,) = cursor.fetchone() or (0,)
     return Figures(
         as_of=now,
@@ -133,15 +137,66 @@ def figures(*, now: datetime) -> Figures:
     )
 
 
-def _row(cursor: Any, sql: str, now: datetime) -> tuple[Any, ...]:
-    cursor.execute(sql, _parameters(now))
+SETTLED = timedelta(minutes=15)
+"""How long a promise must be broken before it is told, and be kept before it can be told anew."""
+_NAMES = {
+    "telemetry_latency": "telemetry latency, p95",
+    "decision_latency": "decision latency, p95",
+    "recommended_within_24h": "recommended within 24 h",
+    "telemetry_failures": "telemetry failures",
+}
+
+
+def tell_broken(*, now: datetime) -> int:
+    """`slo.burning` for every promise to a team whose budget is used up, once until it has held again. Returns the messages told."""
+    teams = Experiment.objects.exclude(status=Experiment.Status.DRAFT).values_list("team_id", flat=True).distinct()
+    wrong = [found for team in sorted(teams) for found in _broken(figures(now=now, team_id=team), team)]
+    return reconcile("slo.burning", wrong, now=now, after=SETTLED, until=SETTLED)
+
+
+def _broken(found: Figures, team: int) -> list[Wrong]:
+    promises: dict[str, Latency | Share] = {
+        "telemetry_latency": found.telemetry,
+        "decision_latency": found.decision,
+        "recommended_within_24h": found.recommended,
+        "telemetry_failures": found.failures,
+    }
+    return [
+        Wrong(
+            team,
+            None,
+            promise,
+            {"promise": promise, "name": _NAMES[promise], "budget_left": kept.budget_left, **_figure(kept)},
+        )
+        for promise, kept in promises.items()
+        if kept.holds is False
+    ]
+
+
+def _figure(kept: Latency | Share) -> dict[str, object]:
+    """The figure and its target, in seconds or as a fraction, and both in words."""
+    if isinstance(kept, Latency):
+        said = {"figure": f"{kept.p95_s:,.0f} s", "target": f"at most {kept.target_s:,} s"}
+        return {"p95_s": kept.p95_s, "target_s": kept.target_s, **said}
+    side = "at least" if kept.at_least else "at most"
+    said = {"figure": f"{kept.part:,} of {kept.whole:,}", "target": f"{side} {kept.target:.0%}"}
+    return {"share": kept.share, "target_share": kept.target, **said}
+
+
+def _row(cursor: Any, sql: str, asked: dict[str, Any]) -> tuple[Any, ...]:
+    cursor.execute(sql, asked)
     row: tuple[Any, ...] = cursor.fetchone()
     return row
 
 
-def _parameters(now: datetime) -> dict[str, Any]:
+def _mine(team: str) -> str:
+    return f"(%(team)s::bigint IS NULL OR {team} = %(team)s)"
+
+
+def _parameters(now: datetime, team_id: int | None) -> dict[str, Any]:
     return {
         "now": now,
+        "team": team_id,
         "since": now - WINDOW,
         "day": now - TELEMETRY_WINDOW,
         "telemetry_target": TELEMETRY_TARGET_S,
@@ -167,20 +222,20 @@ CROSS JOIN LATERAL ("""
         since="greatest(%(day)s::timestamptz, e.started_at, e.created_at)",
         now="%(now)s::timestamptz",
     )
-    + """) AS l
-WHERE e.status = 'running'
+    + f""") AS l
+WHERE e.status = 'running' AND {_mine("e.team_id")}
 """
 )
 
-_DECISION = """
+_DECISION = f"""
 SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY waited_s), count(*), count(*) FILTER (WHERE waited_s > %(decision_target)s)
 FROM (SELECT greatest(extract(epoch FROM r.proposed_at - r.knowable_at), 0)::float8 AS waited_s
-      FROM metadata.recommendations r WHERE r.proposed_at > %(since)s AND r.knowable_at IS NOT NULL) AS w
+      FROM metadata.recommendations r WHERE r.proposed_at > %(since)s AND r.knowable_at IS NOT NULL AND {_mine("r.team_id")}) AS w
 """
 
 # Of the experiments that were judged in the window and have run for a day: proposed in time, or calmly held.
-_JUDGED = """
-SELECT e.id, e.key, c.shown #>> '{recommendation,action}' AS action, coalesce(c.shown #>> '{recommendation,code}', 'no_data') AS code,
+_JUDGED = f"""
+SELECT e.id, e.key, c.shown #>> '{{recommendation,action}}' AS action, coalesce(c.shown #>> '{{recommendation,code}}', 'no_data') AS code,
        p.proposed, p.in_time
 FROM metadata.experiments e
 LEFT JOIN metadata.cursors c ON c.experiment_id = e.id
@@ -190,6 +245,7 @@ CROSS JOIN LATERAL (
   FROM metadata.recommendations r WHERE r.experiment_id = e.id AND r.proposed_at > %(since)s AND r.knowable_at IS NOT NULL) AS p
 WHERE e.status <> 'draft' AND coalesce(e.ended_at, %(now)s) > %(since)s
   AND greatest(e.created_at, e.started_at) < coalesce(e.ended_at, %(now)s) - make_interval(secs => %(decision_target)s)
+  AND {_mine("e.team_id")}
 """
 _CALM = "NOT proposed AND code = ANY (%(calm)s)"
 _RECOMMENDED = f"""
@@ -201,12 +257,12 @@ SELECT CASE WHEN proposed THEN 'proposed_late' ELSE code END, array_agg(key ORDE
 FROM ({_JUDGED}) AS j WHERE NOT in_time AND NOT ({_CALM}) GROUP BY 1 ORDER BY count(*) DESC, 1
 """
 
-_FAILURES = """
+_FAILURES = f"""
 SELECT count(*) FILTER (WHERE status IN ('failed', 'aborted')), count(*)
-FROM metadata.refresh_log WHERE status <> 'running' AND finished_at > %(since)s
+FROM metadata.refresh_log WHERE status <> 'running' AND finished_at > %(since)s AND {_mine("team_id")}
 """
 
-_ANSWERS = """
+_ANSWERS = f"""
 SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM d.at - r.proposed_at)::float8) FILTER (WHERE d.id IS NOT NULL),
        count(d.id), count(*) FILTER (WHERE d.id IS NULL),
        count(*) FILTER (WHERE d.id IS NULL AND r.proposed_at < %(now)s - make_interval(hours => t.answer_within_h))
@@ -214,4 +270,5 @@ FROM metadata.recommendations r
 JOIN metadata.teams t ON t.id = r.team_id
 LEFT JOIN metadata.decisions d ON d.recommendation_id = r.id
 WHERE r.proposed_at > %(since)s AND (d.id IS NOT NULL OR (r.superseded_at IS NULL AND r.withdrawn_at IS NULL))
+  AND {_mine("r.team_id")}
 """

@@ -282,7 +282,9 @@ class Installation:
         if not self._accepts(credentials["api_key"]):
             credentials, fresh = self._renew(), True
         # Beat's first tick is half a minute away: it need not compete with the others for the start.
-        self._keep_celery("beat", "--schedule", str(self.home.path / "beat-schedule"), "--pidfile=")
+        self._keep_celery("beat", "beat", "--schedule", str(self.home.path / "beat-schedule"), "--pidfile=")
+        threads = ["--pool", "threads", "--concurrency", "4", "--without-mingle", "--without-gossip"]
+        self._keep_celery("courier", "worker", "--queues", "notices", "--hostname", "courier@%h", *threads)
         self._welcome(credentials, fresh=fresh, seconds=time.monotonic() - began)
         self._lay_out_demo()
 
@@ -332,11 +334,11 @@ class Installation:
         self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready))
 
     def _keep_worker(self) -> None:
-        self._keep_celery("worker", "--concurrency", "2", "--without-mingle", "--without-gossip")
+        self._keep_celery("worker", "worker", "--concurrency", "2", "--without-mingle", "--without-gossip")
 
-    def _keep_celery(self, program: str, *options: str) -> None:
+    def _keep_celery(self, name: str, program: str, *options: str) -> None:
         command = [sys.executable, "-m", "celery", "-A", "decisioning.celery", program, "--loglevel", "INFO", *options]
-        self.supervisor.keep(Part(program, command, self._env("worker")))
+        self.supervisor.keep(Part(name, command, self._env("worker")))
 
     def _env(self, role: str) -> dict[str, str]:
         """A process gets the login of its own role, not those of the others."""

@@ -105,6 +105,13 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Keys", "POST"): Operation({201: shapes.NewKeyOut}, takes=bodies.KeyIn, conflict=True),
     ("OneKey", "GET"): Operation({200: shapes.KeyOut}),
     ("OneKey", "DELETE"): Operation({204: None}),
+    ("Webhooks", "GET"): Operation({200: _PAGE(shapes.WebhookOut)}),
+    ("Webhooks", "POST"): Operation({201: shapes.NewWebhookOut}, takes=bodies.WebhookIn, conflict=True),
+    ("OneWebhook", "GET"): Operation({200: shapes.WebhookOut}),
+    ("OneWebhook", "DELETE"): Operation({204: None}),
+    ("TriesWebhook", "POST"): Operation({202: shapes.DeliveryOut}),
+    ("Deliveries", "GET"): Operation({200: _PAGE(shapes.DeliveryOut)}),
+    ("Redelivery", "POST"): Operation({202: shapes.DeliveryOut}, conflict=True),
     ("TakesEvents", "POST"): Operation(
         {200: shapes.EventsOut, 202: shapes.EventsOut, 207: shapes.PartlyTakenOut},
         takes={

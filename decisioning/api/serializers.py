@@ -11,6 +11,8 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from decisioning.access.scopes import Scope
+from decisioning.ledger.models import Channel
+from decisioning.ledger.outbox import EVENTS
 from experiments.models import Experiment, Metric, TargetKpi
 from experiments.plan import NewExperiment, NewKpi, NewMetric, NewVariant
 
@@ -314,3 +316,12 @@ class KeyIn(serializers.Serializer[Any]):
                 f'rate is {rate!r}, must be requests per window, such as "40/m".', code="invalid_rate"
             )
         return rate
+
+
+class WebhookIn(serializers.Serializer[Any]):
+    """A new receiver of events. `url` is https://..., or mailto:... for e-mail; `kind` goes by it unless it is given."""
+
+    url = Text(max_length=2000)
+    events = serializers.ListField(child=Choice(EVENTS), allow_empty=False)
+    kind = Choice(Channel.Kind.values, required=False)
+    team = Text(required=False, max_length=200)

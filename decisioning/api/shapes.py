@@ -435,6 +435,44 @@ class NewKeyOut(KeyOut):
     key = text(help_text="The secret: shown this once.")
 
 
+class WebhookOut(Shape):
+    """A receiver of events. `url` of a Slack channel is cut off: it is a credential."""
+
+    id = whole()
+    team = text()
+    kind = s.ChoiceField(["webhook", "slack", "email"])
+    url = text()
+    events = texts()
+    enabled = s.BooleanField()
+    disabled_at = maybe_at()
+    disabled_reason = maybe_text()
+    failures = whole()
+    failing_since = maybe_at()
+    created_by = text()
+    created_at = at()
+
+
+class NewWebhookOut(WebhookOut):
+    secret = s.CharField(allow_null=True, help_text="Signs the messages: shown this once. Null for Slack and e-mail.")
+
+
+class DeliveryOut(Shape):
+    """One message on its way to one receiver. `message` is what it carries as webhook-id."""
+
+    id = whole()
+    message = text()
+    type = text()
+    experiment = maybe_text()
+    state = s.ChoiceField(["waiting", "delivered", "dead"])
+    attempts = whole()
+    created_at = at()
+    next_at = maybe_at()
+    last_at = maybe_at()
+    last_status = maybe_whole()
+    last_error = maybe_text()
+    delivered_at = maybe_at()
+
+
 class LatencyOut(Shape):
     p95_s = maybe_number()
     target_s = whole()

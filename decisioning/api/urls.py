@@ -15,6 +15,7 @@ from decisioning.api import (
     registry,
     series,
     sources,
+    webhooks,
 )
 from decisioning.api.door import Nowhere
 
@@ -45,6 +46,11 @@ urlpatterns = [
     path("policies/<str:name>/versions/<int:number>/backtest", policies.Backtests.as_view()),
     path("keys", access.Keys.as_view()),
     path("keys/<str:ref>", access.OneKey.as_view()),
+    path("webhooks", webhooks.Webhooks.as_view()),
+    path("webhooks/<int:pk>", webhooks.OneWebhook.as_view()),
+    path("webhooks/<int:pk>/test", webhooks.TriesWebhook.as_view()),
+    path("webhooks/<int:pk>/deliveries", webhooks.Deliveries.as_view()),
+    path("webhooks/<int:pk>/deliveries/<int:delivery>/redeliver", webhooks.Redelivery.as_view()),
     path("events", events.TakesEvents.as_view()),
     path("lineage", lineage.Lineage.as_view()),
     path("lineage/batch", lineage.LineageBatch.as_view()),

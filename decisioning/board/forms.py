@@ -8,6 +8,7 @@ from django.core.validators import FileExtensionValidator
 from decisioning.access.models import Team
 from decisioning.access.pictures import MAX_BYTES, PictureRefused, redrawn
 from decisioning.access.scopes import Scope
+from decisioning.ledger.outbox import EVENTS
 
 if TYPE_CHECKING:  # generic for the type checker alone
     _Choice = forms.ModelChoiceField[Team]
@@ -66,6 +67,35 @@ class ImageForm(forms.Form):
         except PictureRefused as refusal:
             raise forms.ValidationError(f"{image.name}: {refusal}") from refusal
         return image
+
+
+class WebhookForm(forms.Form):
+    """A new receiver of one team's events."""
+
+    team = TeamField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
+    url = forms.CharField(
+        label="Address",
+        max_length=2000,
+        widget=forms.TextInput(**_input(placeholder="https://...", autocomplete="off", spellcheck="false")),
+        help_text="Where messages are posted; an incoming webhook of Slack; or mailto:somebody@example.org.",
+    )
+    kind = forms.ChoiceField(
+        label="As",
+        required=False,
+        choices=[
+            ("", "what the address says"),
+            ("webhook", "signed webhook"),
+            ("slack", "Slack message"),
+            ("email", "e-mail"),
+        ],
+        widget=forms.Select(**_input()),
+    )
+    events = forms.MultipleChoiceField(
+        choices=[(event, f"{when} ({event})") for event, when in EVENTS.items()],
+        widget=forms.CheckboxSelectMultiple,
+        initial=["decision.proposed", "decision.overdue", "freshness.breached", "guard.failed"],
+        error_messages={"required": "Choose at least one thing to be told."},
+    )
 
 
 class ExperimentForm(forms.Form):

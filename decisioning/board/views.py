@@ -23,8 +23,20 @@ from decisioning.access import keys as access_keys
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
-from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm
-from decisioning.board.presenters import creation, dossier, frame, freshness, listing, policies, promises, records
+from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, WebhookForm
+from decisioning.board.presenters import (
+    creation,
+    dossier,
+    frame,
+    freshness,
+    listing,
+    policies,
+    promises,
+    records,
+    webhooks,
+)
+from decisioning.ledger import channels
+from decisioning.ledger.models import Channel, Delivery
 from experiments import lifecycle
 from experiments.models import Asset, Experiment, Variant
 from gates.decisions import DecisionRefused, record_decision
@@ -64,6 +76,7 @@ def page(
 ) -> HttpResponse:
     """A whole page: `content` is what the presenter made, the frame goes around it."""
     around = frame.frame(who(request), here=here, exact=exact, now=timezone.now())
+    around["notices"] = webhooks.notices(who(request))
     return render(request, template, {"page": content, "frame": around, "title": title}, status=status)
 
 
@@ -521,6 +534,94 @@ def key_revoke(request: HttpRequest, pk: int) -> HttpResponse:
             "This cannot be undone; make a new key instead.",
         ],
         "button": "Revoke",
+        "tone": "delete",
+    }
+    return page(request, "board/confirm.html", asked, here="profile", title=str(asked["title"]), exact=False)
+
+
+# Who is told ------------------------------------------------------------------------------------------------------------
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def webhooks_page(request: HttpRequest) -> HttpResponse:
+    """List and add receivers; a new one's secret is in this one answer and nowhere else."""
+    principal = who(request)
+    if not principal.may(Scope.KEYS):
+        raise PermissionDenied("This needs the right keys:manage in a team.")
+    now, made, status = timezone.now(), None, 200
+    form = WebhookForm(request.POST or None)
+    form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    if request.method == "POST":
+        status = 422
+        if form.is_valid():
+            try:
+                channel, secret = channels.open_channel(**form.cleaned_data, by=principal.owner, now=now)
+            except channels.ChannelRefused as refusal:
+                form.add_error(refusal.pointer.removeprefix("/") or None, str(refusal))
+            else:
+                status, made = 201, {"secret": secret, "url": reverse("webhook", args=[channel.pk])}
+                form = WebhookForm()
+                form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    shown = webhooks.webhooks(principal, now=now) | {"form": form, "made": made}
+    return page(request, "board/webhooks.html", shown, here="profile", title="Webhooks", status=status, exact=False)
+
+
+def _channel(request: HttpRequest, pk: int) -> Channel:
+    channel = Channel.objects.select_related("team").filter(pk=pk).first() if pk < 2**63 else None
+    if channel is None:
+        raise Http404(str(pk))
+    allowed(request, Scope.KEYS, channel.team_id)
+    return channel
+
+
+@require_GET
+@person
+def webhook(request: HttpRequest, pk: int) -> HttpResponse:
+    """One receiver with what became of its messages."""
+    channel = _channel(request, pk)
+    shown = webhooks.webhook(channel, request.GET, now=timezone.now())
+    return page(request, "board/webhook.html", shown, here="profile", title=channel.name, exact=False)
+
+
+@require_POST
+@person
+def webhook_test(request: HttpRequest, pk: int) -> HttpResponse:
+    channels.try_out(_channel(request, pk), by=who(request).owner, now=timezone.now())
+    messages.success(request, "A test is on its way. Load this page again in a few seconds to see whether it arrived.")
+    return redirect("webhook", pk=pk)
+
+
+@require_POST
+@person
+def webhook_again(request: HttpRequest, pk: int, delivery: int) -> HttpResponse:
+    found = Delivery.objects.select_related("message", "channel").filter(channel=_channel(request, pk))
+    wanted = found.filter(pk=delivery).first() if delivery < 2**63 else None
+    if wanted is None:
+        raise Http404(str(delivery))
+    try:
+        channels.send_again(wanted, now=timezone.now())
+    except channels.ChannelRefused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, f"msg_{wanted.message_id} is on its way again.")
+    return redirect("webhook", pk=pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def webhook_delete(request: HttpRequest, pk: int) -> HttpResponse:
+    channel = _channel(request, pk)
+    if request.method == "POST":
+        channel.delete()
+        messages.success(request, f"{channel} is deleted; nothing is sent to it any more.")
+        return redirect("webhooks")
+    asked = {
+        "crumb": channel.name,
+        "back": reverse("webhook", args=[pk]),
+        "title": f"Delete {channel}?",
+        "lines": ["What waits in its queue is dropped.", "Its secret is gone; a new webhook gets a new one."],
+        "button": "Delete",
         "tone": "delete",
     }
     return page(request, "board/confirm.html", asked, here="profile", title=str(asked["title"]), exact=False)

@@ -9,7 +9,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from decisioning.access.admin import ReadOnly
-from decisioning.ledger.models import Entry, Heartbeat, OutboxMessage
+from decisioning.ledger.models import Alarm, Channel, Delivery, Entry, Heartbeat, OutboxMessage
 
 admin.site.unregister(Entry)  # auditlog registers it with columns that show "system" for keys and jobs
 
@@ -73,9 +73,44 @@ def _text(value: object) -> str:
 
 @admin.register(OutboxMessage)
 class OutboxAdmin(ReadOnly):
-    list_display = ("id", "type", "team_id", "experiment_id", "created_at", "delivered_at")
+    list_display = ("id", "type", "team_id", "experiment_id", "created_at", "fanned_out_at", "delivered_at")
     list_filter = ("type", ("delivered_at", admin.EmptyFieldListFilter))
     date_hierarchy = "created_at"
+
+
+@admin.register(Channel)
+class ChannelAdmin(ReadOnly):
+    """Channels are made and deleted on the board; here they are found. Address and salt are not shown: they may be credentials."""
+
+    list_display = ("name", "team", "enabled", "failures", "failing_since", "next_at", "leased_until", "created_by")
+    list_filter = ("enabled", "kind", "team")
+    list_select_related = ("team",)
+    search_fields = ("name", "team__key")
+    exclude = ("url", "salt")
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnly):
+    list_display = (
+        "id",
+        "message",
+        "channel",
+        "state",
+        "attempts",
+        "next_at",
+        "last_status",
+        "last_error",
+        "delivered_at",
+    )
+    list_filter = ("state",)
+    list_select_related = ("message", "channel")
+    date_hierarchy = "created_at"
+
+
+@admin.register(Alarm)
+class AlarmAdmin(ReadOnly):
+    list_display = ("type", "subject", "team_id", "began_at", "told_at", "ended_at")
+    list_filter = ("type",)
 
 
 @admin.register(Heartbeat)

@@ -13,8 +13,12 @@ OWN, FOREIGN = 901, 902
 
 # What a CHECK wants to see; everything else is made from the column's type.
 _VALUES: dict[str, object] = {
+    "channels.disabled_reason": "",
+    "channels.enabled": True,
+    "channels.kind": "webhook",
     "decisions.action": "accept",
     "decisions.override_to": "",
+    "deliveries.state": "waiting",
     "experiments.status": "draft",
     "kpi_changes.job": "fold",
     "refresh_log.status": "running",

@@ -19,7 +19,15 @@ from tests.access.scene import FOREIGN, OWN, lay_out
 from tests.conftest import as_role
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-ARGUMENTS = {"digest": "sha256:x{}", "number": "{}", "pk": "{}", "status": "paused", "type_": "x", "url": "x"}
+ARGUMENTS = {
+    "digest": "sha256:x{}",
+    "number": "{}",
+    "pk": "{}",
+    "delivery": "{}",
+    "status": "paused",
+    "type_": "x",
+    "url": "x",
+}
 
 
 def routes(resolver: URLResolver, prefix: str = "") -> Iterator[tuple[str, URLPattern]]:

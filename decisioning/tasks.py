@@ -1,0 +1,46 @@
+"""The house's ticks: what is told to the outside. They have a queue and a process of their own, so that no receiver slows the gates."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from celery import shared_task
+from django.db import transaction
+from django.utils import timezone
+
+from decisioning import notices, slo
+from decisioning.access.principal import bind_job
+from decisioning.ledger import delivery
+from gates import alarms
+from telemetry import breaches
+
+
+@shared_task(name="notices.deliver", ignore_result=True)
+def deliver(**_later: object) -> None:
+    """Bring new messages of the outbox to the channels; beat calls it every few seconds, and two at once share the channels."""
+    delivery.deliver(notices.send, clock=timezone.now)
+
+
+@shared_task(name="notices.watch", ignore_result=True)
+def watch(**_later: object) -> None:
+    """Tell what only time brings about: overdue answers, data that is late or back, guards that fail; beat calls it every 30 seconds."""
+    for look in (alarms.tell_overdue, alarms.tell_failed_guards, breaches.tell_changes):
+        _told(look)
+
+
+@shared_task(name="notices.promises", ignore_result=True)
+def promises(**_later: object) -> None:
+    """Tell each team which of the portal's promises to it are broken; beat calls it every five minutes."""
+    _told(slo.tell_broken)
+
+
+@shared_task(name="notices.sweep", ignore_result=True)
+def sweep(**_later: object) -> None:
+    """Forget old messages; beat calls it every hour."""
+    delivery.sweep(now=timezone.now())
+
+
+def _told(look: Callable[..., int]) -> None:
+    now: datetime = timezone.now()
+    with transaction.atomic():
+        bind_job("notices.watch")
+        look(now=now)

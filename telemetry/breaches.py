@@ -1,0 +1,81 @@
+"""Which running experiments wait for data: told when it begins and when it is over (`freshness.breached`, `freshness.recovered`)."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from django.db import connection
+
+from decisioning.ledger.alarms import GRACE, Wrong, reconcile
+from decisioning.ledger.models import Alarm
+from experiments.models import Experiment
+
+# An experiment is as fresh as its worst KPI, a KPI as its worst variant. Before the first row age counts from the start.
+_STALE = """
+SELECT e.team_id, e.id, e.key, m.key, CASE WHEN n.whole THEN n.watermark END,
+       coalesce(CASE WHEN n.whole THEN n.watermark END, greatest(e.started_at, e.created_at)) + make_interval(secs => m.expected_every_s + m.freshness_target_s)
+FROM metadata.experiments e
+JOIN metadata.target_kpis k ON k.experiment_id = e.id
+JOIN metadata.metrics m ON m.id = k.metric_id
+CROSS JOIN LATERAL (
+  SELECT min(x.ts) AS watermark, count(*) = count(x.ts) AS whole
+  FROM metadata.variants v
+  LEFT JOIN LATERAL (
+    SELECT r.ts FROM metrics.experiment_kpis r WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = v.key
+    ORDER BY r.ts DESC LIMIT 1) AS x ON true
+  WHERE v.experiment_id = e.id AND v.dropped_at IS NULL) AS n
+WHERE e.status = 'running'
+  AND coalesce(CASE WHEN n.whole THEN n.watermark END, greatest(e.started_at, e.created_at)) < %s - make_interval(secs => m.expected_every_s + m.freshness_target_s)
+ORDER BY e.id, k.position
+"""
+
+
+def tell_changes(*, now: datetime) -> int:
+    """Tell, in the caller's transaction, which experiments have begun or ceased to wait for data. Returns the messages told."""
+    return reconcile(
+        "freshness.breached",
+        breached(now=now),
+        now=now,
+        after=GRACE,
+        until=GRACE,
+        over=("freshness.recovered", _recovered),
+    )
+
+
+def breached(*, now: datetime) -> list[Wrong]:
+    """Every running experiment with a stale KPI, or with one that had no row in the time its first was due."""
+    found: dict[int, Wrong] = {}
+    kpis: dict[int, list[dict[str, object]]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(_STALE, [now])
+        for team, pk, key, metric, watermark, stale_at in cursor.fetchall():
+            kpis.setdefault(pk, []).append(
+                {
+                    "metric": metric,
+                    "data_watermark": _rfc3339(watermark) if watermark else None,
+                    "stale_at": _rfc3339(stale_at),
+                }
+            )
+            found[pk] = Wrong(team, pk, key, {"experiment": key, "kpis": kpis[pk]})
+    return list(found.values())
+
+
+def _recovered(alarms: Sequence[Alarm]) -> Mapping[int, Mapping[str, object]]:
+    """Of experiments that still run: one that was paused or has ended did not get its data back."""
+    running = set(
+        Experiment.objects.filter(
+            pk__in=[alarm.experiment_id for alarm in alarms], status=Experiment.Status.RUNNING
+        ).values_list("pk", flat=True)
+    )
+    return {
+        alarm.pk: {
+            "experiment": alarm.subject,
+            "since": _rfc3339(alarm.began_at),
+            "metrics": [kpi["metric"] for kpi in alarm.data["kpis"]],
+        }
+        for alarm in alarms
+        if alarm.experiment_id in running
+    }
+
+
+def _rfc3339(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
