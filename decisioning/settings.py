@@ -253,5 +253,6 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"httpx": {"level": "WARNING"}},  # it would write down addresses, which may hold a token
     "root": {"handlers": ["console"], "level": os.environ.get("DECISIONING_LOG_LEVEL", "INFO")},
 }

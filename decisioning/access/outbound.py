@@ -4,6 +4,7 @@ The address is looked at when the connection is made, so that a name which answe
 DECISIONING_OUTBOUND_ALLOW names the networks an installation needs all the same.
 """
 
+import functools
 import ipaddress
 import socket
 import ssl
@@ -148,11 +149,15 @@ class _Backend(httpcore.SyncBackend):
         raise Blocked(f"{path} is a socket of this machine.")
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once: reading the certificates takes longer than most calls."""
+    return ssl.create_default_context()
+
+
 class _Guarded(httpx.HTTPTransport):
     """httpx's transport on our backend; the certificate is still checked for the name that was asked for."""
 
     def __init__(self, within_s: float | None = None) -> None:
-        super().__init__(trust_env=False)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=ssl.create_default_context(), network_backend=_Backend(within_s)
-        )
+        super().__init__(verify=_tls(), trust_env=False)
+        self._pool = httpcore.ConnectionPool(ssl_context=_tls(), network_backend=_Backend(within_s))

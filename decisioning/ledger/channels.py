@@ -117,7 +117,6 @@ def try_out(channel: Channel, *, by: str, now: datetime) -> Delivery:
         channel=channel,
         team_id=channel.team_id,
         created_at=now,
-        trying_since=now,
         next_at=now,
     )
 
@@ -134,8 +133,8 @@ def send_again(delivery: Delivery, *, now: datetime) -> Delivery:
         raise ChannelRefused("webhook_off", message, status=409)
     delivery.state = Delivery.State.WAITING
     delivery.attempts, delivery.delivered_at = 0, None
-    delivery.trying_since = delivery.next_at = now
-    delivery.save(update_fields=["state", "attempts", "delivered_at", "trying_since", "next_at"])
+    delivery.trying_since, delivery.asked_at, delivery.next_at = None, now, now
+    delivery.save(update_fields=["state", "attempts", "delivered_at", "trying_since", "asked_at", "next_at"])
     Channel.objects.filter(pk=delivery.channel_id).update(next_at=now)
     return delivery
 

@@ -70,8 +70,8 @@ def fan_out(*, now: datetime, most: int = 5000) -> int:
               FOR UPDATE SKIP LOCKED),
             queued AS (
               INSERT INTO metadata.deliveries
-                (message_id, channel_id, team_id, experiment_id, state, created_at, trying_since, next_at, attempts, last_error)
-              SELECT f.id, c.id, f.team_id, f.experiment_id, 'waiting', %(now)s, %(now)s, %(now)s, 0, ''
+                (message_id, channel_id, team_id, experiment_id, state, created_at, next_at, attempts, last_error)
+              SELECT f.id, c.id, f.team_id, f.experiment_id, 'waiting', %(now)s, %(now)s, 0, ''
               FROM fresh f JOIN metadata.channels c ON c.team_id = f.team_id AND f.type = ANY (c.events) AND c.enabled
               ON CONFLICT (message_id, channel_id) DO NOTHING RETURNING message_id)
             UPDATE audit.outbox o SET fanned_out_at = %(now)s,
@@ -194,7 +194,9 @@ def _heads(channel: int, now: datetime) -> list[Delivery]:
 
 def _record(delivery: Delivery, outcome: Outcome, now: datetime) -> None:
     mine = Delivery.objects.filter(pk=delivery.pk, state=Delivery.State.WAITING)
-    facts = {
+    since = delivery.trying_since or now
+    facts: dict[str, Any] = {
+        "trying_since": since,
         "attempts": delivery.attempts + 1,
         "last_at": now,
         "last_status": outcome.status,
@@ -205,7 +207,7 @@ def _record(delivery: Delivery, outcome: Outcome, now: datetime) -> None:
         mine.update(**facts, state=Delivery.State.DELIVERED, delivered_at=now)
         _arrived(delivery, now, is_test=is_test)
         return
-    if is_test or now - delivery.trying_since >= GIVE_UP:
+    if is_test or now - since >= GIVE_UP:
         mine.update(**facts, state=Delivery.State.DEAD)
         _log.warning("Message %s is a dead letter of %s: %s", delivery.message_id, delivery.channel, outcome.error)
     else:

@@ -23,7 +23,7 @@ SELECT audit.watch('metadata.channels', 'ledger.channel', silent => '{failures,f
 -- Deliveries are a record themselves; what a person does to one is to send it again.
 CREATE TRIGGER audit_update AFTER UPDATE ON metadata.deliveries REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT
   EXECUTE FUNCTION audit.record('ledger.delivery', 'id', 'team_id', 'experiment_id',
-    '{state,next_at,attempts,last_at,last_status,last_error,delivered_at}', '{}');
+    '{state,next_at,attempts,trying_since,last_at,last_status,last_error,delivered_at}', '{}');
 """
 
 REVERSE = """
@@ -133,7 +133,11 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("created_at", models.DateTimeField()),
-                ("trying_since", models.DateTimeField(help_text="Fan-out, or when somebody asked to send it again.")),
+                ("asked_at", models.DateTimeField(help_text="When somebody asked to send it again.", null=True)),
+                (
+                    "trying_since",
+                    models.DateTimeField(help_text="Its first attempt, since it was asked for again.", null=True),
+                ),
                 ("next_at", models.DateTimeField()),
                 ("attempts", models.PositiveIntegerField(default=0)),
                 ("last_at", models.DateTimeField(null=True)),
