@@ -53,27 +53,29 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.CreateModel(
-            name="Alarm",
-            fields=[
-                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("team_id", models.BigIntegerField()),
-                ("experiment_id", models.BigIntegerField(null=True)),
-                ("type", models.CharField(help_text="The event it is told as.", max_length=40)),
-                ("subject", models.CharField(help_text="What it is about, within its type and team.", max_length=300)),
-                ("data", models.JSONField(default=dict, help_text="What was told.")),
-                ("began_at", models.DateTimeField()),
-                ("told_at", models.DateTimeField(null=True)),
-                (
-                    "ended_at",
-                    models.DateTimeField(
-                        help_text="Since when it is no longer so; begins anew when it comes back.", null=True
-                    ),
-                ),
-            ],
-            options={
-                "db_table": "alarms",
-            },
+        migrations.RemoveIndex(model_name="outboxmessage", name="outbox_waiting"),
+        migrations.AddField(
+            model_name="outboxmessage",
+            name="fanned_out_at",
+            field=models.DateTimeField(
+                help_text="When it was put into the queue of every channel it is for.", null=True
+            ),
+        ),
+        migrations.AlterField(
+            model_name="outboxmessage",
+            name="delivered_at",
+            field=models.DateTimeField(
+                help_text="When the last of them had it; at once when it is for none.", null=True
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="outboxmessage",
+            index=models.Index(
+                condition=models.Q(("fanned_out_at__isnull", True)), fields=["id"], name="outbox_to_fan_out"
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="outboxmessage", index=models.Index(fields=["created_at"], name="outbox_by_age")
         ),
         migrations.CreateModel(
             name="Channel",
@@ -95,7 +97,7 @@ class Migration(migrations.Migration):
                 (
                     "events",
                     django.contrib.postgres.fields.ArrayField(
-                        base_field=models.CharField(max_length=40), help_text="Types of messages it gets."
+                        base_field=models.CharField(max_length=40), help_text="Types of messages it gets.", size=None
                     ),
                 ),
                 ("salt", models.CharField(editable=False, max_length=64)),
@@ -109,14 +111,37 @@ class Migration(migrations.Migration):
                     models.PositiveIntegerField(default=0, help_text="Failed attempts since the last good one."),
                 ),
                 ("failing_since", models.DateTimeField(null=True)),
-                ("next_at", models.DateTimeField(help_text="It is not called before: it could not be reached.")),
+                (
+                    "next_at",
+                    models.DateTimeField(help_text="It is not called before: it could not be reached."),
+                ),
                 (
                     "leased_until",
                     models.DateTimeField(help_text="Whoever serves it has it to himself until then.", null=True),
                 ),
+                (
+                    "team",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="channels", to="access.team"
+                    ),
+                ),
             ],
             options={
                 "db_table": "channels",
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("disabled_at__isnull", True), ("disabled_reason", ""), ("enabled", True)),
+                            models.Q(
+                                ("disabled_at__isnull", False),
+                                ("enabled", False),
+                                models.Q(("disabled_reason", ""), _negated=True),
+                            ),
+                            _connector="OR",
+                        ),
+                        name="channel_disabled_with_a_reason",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
@@ -149,115 +174,78 @@ class Migration(migrations.Migration):
                 ),
                 ("last_error", models.CharField(blank=True, max_length=400)),
                 ("delivered_at", models.DateTimeField(null=True)),
+                (
+                    "channel",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="deliveries", to="ledger.channel"
+                    ),
+                ),
+                (
+                    "message",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="deliveries",
+                        to="ledger.outboxmessage",
+                    ),
+                ),
+                (
+                    "team",
+                    models.ForeignKey(
+                        editable=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to="access.team",
+                    ),
+                ),
             ],
             options={
                 "verbose_name_plural": "deliveries",
                 "db_table": "deliveries",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("state", "waiting")),
+                        fields=["channel", "experiment_id", "message"],
+                        name="deliveries_waiting",
+                    ),
+                    models.Index(fields=["channel", "-id"], name="deliveries_of_channel"),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(fields=("message", "channel"), name="one_delivery_per_message_and_channel"),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("delivered_at__isnull", False), ("state", "delivered")),
+                            models.Q(models.Q(("state", "delivered"), _negated=True), ("delivered_at__isnull", True)),
+                            _connector="OR",
+                        ),
+                        name="delivered_at_iff_delivered",
+                    ),
+                ],
             },
         ),
-        migrations.RemoveIndex(
-            model_name="outboxmessage",
-            name="outbox_waiting",
-        ),
-        migrations.AddField(
-            model_name="outboxmessage",
-            name="fanned_out_at",
-            field=models.DateTimeField(
-                help_text="When it was put into the queue of every channel it is for.", null=True
-            ),
-        ),
-        migrations.AlterField(
-            model_name="outboxmessage",
-            name="delivered_at",
-            field=models.DateTimeField(
-                help_text="When the last of them had it; at once when it is for none.", null=True
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="outboxmessage",
-            index=models.Index(
-                condition=models.Q(("fanned_out_at__isnull", True)), fields=["id"], name="outbox_to_fan_out"
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="outboxmessage",
-            index=models.Index(fields=["created_at"], name="outbox_by_age"),
-        ),
-        migrations.AddConstraint(
-            model_name="alarm",
-            constraint=models.UniqueConstraint(fields=("type", "team_id", "subject"), name="one_alarm_per_subject"),
-        ),
-        migrations.AddField(
-            model_name="channel",
-            name="team",
-            field=models.ForeignKey(
-                on_delete=django.db.models.deletion.CASCADE, related_name="channels", to="access.team"
-            ),
-        ),
-        migrations.AddField(
-            model_name="delivery",
-            name="channel",
-            field=models.ForeignKey(
-                on_delete=django.db.models.deletion.CASCADE, related_name="deliveries", to="ledger.channel"
-            ),
-        ),
-        migrations.AddField(
-            model_name="delivery",
-            name="message",
-            field=models.ForeignKey(
-                on_delete=django.db.models.deletion.CASCADE, related_name="deliveries", to="ledger.outboxmessage"
-            ),
-        ),
-        migrations.AddField(
-            model_name="delivery",
-            name="team",
-            field=models.ForeignKey(
-                editable=False, on_delete=django.db.models.deletion.CASCADE, related_name="+", to="access.team"
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="channel",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("disabled_at__isnull", True), ("disabled_reason", ""), ("enabled", True)),
-                    models.Q(
-                        ("disabled_at__isnull", False),
-                        ("enabled", False),
-                        models.Q(("disabled_reason", ""), _negated=True),
+        migrations.CreateModel(
+            name="Alarm",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("team_id", models.BigIntegerField()),
+                ("experiment_id", models.BigIntegerField(null=True)),
+                ("type", models.CharField(help_text="The event it is told as.", max_length=40)),
+                ("subject", models.CharField(help_text="What it is about, within its type and team.", max_length=300)),
+                ("data", models.JSONField(default=dict, help_text="What was told.")),
+                ("began_at", models.DateTimeField()),
+                ("told_at", models.DateTimeField(null=True)),
+                (
+                    "ended_at",
+                    models.DateTimeField(
+                        help_text="Since when it is no longer so; begins anew when it comes back.", null=True
                     ),
-                    _connector="OR",
                 ),
-                name="channel_disabled_with_a_reason",
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="delivery",
-            index=models.Index(
-                condition=models.Q(("state", "waiting")),
-                fields=["channel", "experiment_id", "message"],
-                name="deliveries_waiting",
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="delivery",
-            index=models.Index(fields=["channel", "-id"], name="deliveries_of_channel"),
-        ),
-        migrations.AddConstraint(
-            model_name="delivery",
-            constraint=models.UniqueConstraint(
-                fields=("message", "channel"), name="one_delivery_per_message_and_channel"
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="delivery",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("delivered_at__isnull", False), ("state", "delivered")),
-                    models.Q(models.Q(("state", "delivered"), _negated=True), ("delivered_at__isnull", True)),
-                    _connector="OR",
-                ),
-                name="delivered_at_iff_delivered",
-            ),
+            ],
+            options={
+                "db_table": "alarms",
+                "constraints": [
+                    models.UniqueConstraint(fields=("type", "team_id", "subject"), name="one_alarm_per_subject")
+                ],
+            },
         ),
         migrations.RunSQL(FORWARD, REVERSE),
     ]
