@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from celery import shared_task
 from django.db import transaction
@@ -9,6 +10,7 @@ from django.utils import timezone
 
 from decisioning import notices, slo
 from decisioning.access.principal import bind_job
+from decisioning.board import snapshots
 from decisioning.ledger import delivery
 from gates import alarms
 from telemetry import breaches
@@ -17,7 +19,7 @@ from telemetry import breaches
 @shared_task(name="notices.deliver", ignore_result=True)
 def deliver(**_later: object) -> None:
     """Bring new messages of the outbox to the channels; beat calls it every few seconds, and two at once share the channels."""
-    delivery.deliver(notices.send, clock=timezone.now)
+    delivery.deliver(partial(notices.send, picture=snapshots.of_message), clock=timezone.now)
 
 
 @shared_task(name="notices.watch", ignore_result=True)

@@ -64,6 +64,16 @@ def addresses(host: str, port: int) -> list[str]:
     return found
 
 
+def is_public(url: str) -> bool:
+    """Whether the whole internet could call this URL, whatever DECISIONING_OUTBOUND_ALLOW says."""
+    parts = urlsplit(url)
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(_public(ipaddress.ip_address(str(info[4][0]).partition("%")[0])) for info in found)
+
+
 def _public(address: Address) -> bool:
     """Whether the whole internet has this address; one that carries an IPv4 address is as public as that.
 

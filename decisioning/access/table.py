@@ -87,6 +87,7 @@ BOARD: MappingProxyType[str, Row] = MappingProxyType({
     "experiments/<slug:ref>/evidence/<str:digest>/replay": {"POST": READ},
     "experiments/<slug:ref>/variants/<slug:variant>/picture": {"POST": WRITE},
     "assets/<int:pk>": {"GET": READ},
+    "charts/<str:token>.png": {"GET": Need.NOTHING},  # the address is signed and holds what it shows
     "freshness": {"GET": Need.SESSION},
     "refresh-log": {"GET": Need.SESSION},
     "refresh-log.csv": {"GET": Need.SESSION},

@@ -22,6 +22,7 @@ urlpatterns = [
     path("experiments/<slug:ref>/evidence/<str:digest>/replay", views.replay, name="replay"),
     path("experiments/<slug:ref>/variants/<slug:variant>/picture", views.upload, name="upload"),
     path("assets/<int:pk>", views.asset, name="asset"),
+    path("charts/<str:token>.png", views.snapshot, name="snapshot"),
     path("freshness", views.freshness_page, name="freshness"),
     path("refresh-log", views.refresh_log, name="refresh_log"),
     path("refresh-log.csv", views.refresh_log_csv, name="refresh_log_csv"),

@@ -12,6 +12,7 @@ from django.contrib import messages
 from django.contrib.auth.models import User
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, PermissionDenied
+from django.core.signing import BadSignature
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -20,9 +21,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from decisioning.access import keys as access_keys
+from decisioning.access.middleware import own_transaction
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
+from decisioning.board import snapshots
 from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, WebhookForm
 from decisioning.board.presenters import (
     creation,
@@ -376,6 +379,18 @@ def asset(request: HttpRequest, pk: int) -> HttpResponse:
         raise Http404(str(pk))
     headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "inline"}
     return HttpResponse(bytes(picture.body), content_type=picture.media_type, headers=headers)
+
+
+@require_GET
+@own_transaction
+def snapshot(request: HttpRequest, token: str) -> HttpResponse:
+    """A chart for Slack, which is not signed in: drawn from its own signed address."""
+    try:
+        picture = snapshots.draw(token)
+    except BadSignature as problem:
+        raise Http404(token) from problem
+    headers = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
+    return HttpResponse(picture, content_type="image/png", headers=headers)
 
 
 # The portal itself -----------------------------------------------------------------------------------------------------

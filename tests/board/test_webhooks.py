@@ -1,17 +1,24 @@
 """People add, try and delete webhooks on the board, and see what became of each message."""
 
+import io
+import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from django.test import Client
+from PIL import Image
 
 from decisioning import notices
+from decisioning.access import outbound
 from decisioning.access.models import Team
+from decisioning.board import snapshots
 from decisioning.ledger import delivery
 from decisioning.ledger.models import Channel, Delivery
-from tests.board.scenes import person
+from decisioning.ledger.outbox import tell
+from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 from tests.ledger.receiver import Receiver, receiving
 
@@ -84,8 +91,6 @@ def test_who_can_mend_it_is_told_on_every_page_that_one_was_turned_off(
     add(admin, growth, receiver.url)
     receiver.status = 410
     with as_role("worker"):
-        from decisioning.ledger.outbox import tell
-
         tell(team_id=growth.pk, experiment_id=None, type="decision.proposed", data={}, now=datetime.now(UTC))
     assert "was turned off" not in admin.get("/").text
     tick()
@@ -93,3 +98,35 @@ def test_who_can_mend_it_is_told_on_every_page_that_one_was_turned_off(
     assert "A test that arrives turns it on again" in admin.get(f"/webhooks/{channel().pk}").text
     assert "was turned off" not in board.get("/").text
     assert board.get("/webhooks").status_code == 403
+
+
+def test_a_proposal_in_slack_shows_its_uplift_to_whoever_has_the_address(
+    scene: Scene, admin: Client, growth: Team, receiver: Receiver, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.PUBLIC_URL = "https://decisions.example.org"
+    monkeypatch.setattr(outbound, "is_public", lambda _url: True)
+    proposed = scene.experiment(action="scale", code="wins", days=5)
+    add(admin, growth, receiver.url, kind="slack")
+    told = {
+        "experiment": proposed.key,
+        "variant": "treatment",
+        "action": "scale",
+        "code": "wins",
+        "rationale": ["It wins."],
+    }
+    with as_role("worker"):
+        tell(team_id=growth.pk, experiment_id=proposed.pk, type="decision.proposed", data=told, now=datetime.now(UTC))
+        delivery.deliver(partial(notices.send, picture=snapshots.of_message), clock=lambda: datetime.now(UTC))
+
+    (image,) = [block for block in json.loads(receiver.got[0].body)["blocks"] if block["type"] == "image"]
+    assert image["alt_text"].startswith(f"Uplift of {proposed.key}: +")
+    assert len(image["image_url"]) < 3000
+    path = image["image_url"].removeprefix("https://decisions.example.org")
+    answer = Client().get(path)
+    assert (answer.status_code, answer["Content-Type"]) == (200, "image/png")
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert picture.size == (720, 280)
+        assert len(picture.getcolors(100_000) or []) > 20  # something is drawn
+    assert Client().get(path.replace("/charts/", "/charts/x")).status_code == 404
+    monkeypatch.setattr("time.time", lambda: (datetime.now(UTC) + timedelta(days=31)).timestamp())
+    assert Client().get(path).status_code == 404

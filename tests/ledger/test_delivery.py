@@ -322,7 +322,7 @@ def test_a_receiver_that_hangs_delays_its_own_queue_and_locks_nothing(
             assert receiver.ids == [sent]
             with psql("superuser") as db:
                 held = db.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                    "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()"
                 ).fetchone()
                 assert held == (0,)
                 db.execute("SET lock_timeout = '200ms'")
@@ -391,6 +391,7 @@ def test_an_e_mail_is_sent_with_the_reasons_and_the_way_to_the_board(
     team: Team, settings: Any, mailoutbox: list[EmailMessage]
 ) -> None:
     settings.EMAIL_ON, settings.PUBLIC_URL = True, "https://decisions.example.org"
+    settings.MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
     opened(team, "mailto:ann@example.org")
     happened(team, kind="decision.answered", recommended="scale", action="override", override_to="hold",
              reason="Wait for the sale to end.", status="running", by="Ines")  # fmt: skip
