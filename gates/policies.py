@@ -130,9 +130,14 @@ def activate(version: PolicyVersion, *, by: Principal, now: datetime, backtested
     return version
 
 
-def _check(body: Mapping[str, Any]) -> None:
+def faults(body: Mapping[str, Any]) -> Sequence[Problem]:
+    """What the lint refuses in a body, each with its gate and mend; nothing when it may be saved."""
     metrics = {m.key: MetricSpec(m.kind, m.direction) for m in Metric.objects.all()}  # type: ignore[arg-type]
-    problems = lint(body, metrics)
+    return lint(body, metrics)
+
+
+def _check(body: Mapping[str, Any]) -> None:
+    problems = faults(body)
     if problems:
         raise PolicyRefused("invalid", problems[0].message, problems)
 

@@ -42,7 +42,10 @@ from decisioning.ledger import channels
 from decisioning.ledger.models import Channel, Delivery
 from experiments import lifecycle
 from experiments.models import Asset, Experiment, Variant
+from gates import policies as policy_rules
+from gates import trials
 from gates.decisions import DecisionRefused, record_decision
+from gates.models import PolicyVersion
 from telemetry import events
 from telemetry.models import QuarantinedEvent
 
@@ -477,6 +480,43 @@ def policy(request: HttpRequest, pk: int, number: int | None = None) -> HttpResp
         raise Http404(str(pk))
     shown = policies.policy(version, who(request), now=timezone.now())
     return page(request, "board/policy.html", shown, here="policies", title=f"Policy {version}", exact=False)
+
+
+def _candidate(request: HttpRequest, pk: int, number: int) -> PolicyVersion:
+    """A version the person may see and change; a shipped one belongs to admins."""
+    version = policies.find(pk, number)
+    if version is None:
+        raise Http404(str(pk))
+    if version.team_id is None and not who(request).is_admin:
+        raise PermissionDenied("This policy ships with the portal.")
+    if version.team_id is not None:
+        allowed(request, Scope.POLICIES, version.team_id)
+    return version
+
+
+@require_POST
+@person
+def policy_backtest(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Ask that a candidate is held against what is live; a job does it."""
+    trials.ask(_candidate(request, pk, number), by=who(request), now=timezone.now())
+    messages.success(request, "The backtest is asked for. Its report stands below when it is done.")
+    return redirect("policy_version", pk=pk, number=number)
+
+
+@require_POST
+@person
+def policy_activate(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """Let a version judge: after a backtest, and by somebody other than its author."""
+    version = _candidate(request, pk, number)
+    try:
+        policy_rules.activate(version, by=who(request), now=timezone.now(), backtested=trials.passed(version))
+    except policy_rules.PolicyRefused as refusal:
+        messages.error(request, refusal.message)
+        shown = policies.policy(version, who(request), now=timezone.now())
+        title = f"Policy {version}"
+        return page(request, "board/policy.html", shown, here="policies", title=title, status=409, exact=False)
+    messages.success(request, f"{version} judges from now on.")
+    return redirect("policy_version", pk=pk, number=number)
 
 
 @require_GET

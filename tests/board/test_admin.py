@@ -1,5 +1,7 @@
 """The Django admin: every list and form opens, facts cannot be edited, actions ask first."""
 
+import json
+
 import pytest
 from django.contrib import admin
 from django.test import Client
@@ -7,6 +9,8 @@ from django.urls import reverse
 
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment
+from gates.models import Policy
+from gates.trials import run_one
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 
@@ -95,3 +99,45 @@ def test_audit_entries_show_who_it_was_and_cannot_be_changed(root: Client, scene
     assert "root" in text
     assert 'name="_save"' not in text
     assert root.post(reverse("admin:ledger_entry_delete", args=[entry.pk]), {"post": "yes"}).status_code == 403
+
+
+def test_a_policy_is_looked_at_as_sentences_then_saved_and_its_next_version_tried_and_activated_by_another(
+    root: Client, scene: Scene
+) -> None:
+    add = reverse("admin:gates_policy_add")
+    body = {
+        "min_days": 3,
+        "gates": [{"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "delete_below": "plan"}],
+    }
+    form = {"name": "careful", "team": scene.team.pk, "body": json.dumps(body)}
+    looked = root.post(add, form | {"look_first": "on"}).text
+    assert "Nothing is saved yet" in looked
+    assert "Scale when every goal is proved above 0% against control" in looked
+    assert not Policy.objects.filter(name="careful").exists()
+
+    wrong = root.post(add, form | {"body": json.dumps({**body, "alpha": 0.7})}).text
+    assert "alpha" in wrong
+    assert root.post(add, form).status_code == 302
+    policy = Policy.objects.get(name="careful")
+    assert [(v.number, v.author, v.activated_at is not None) for v in policy.versions.all()] == [(1, "root", True)]
+
+    add = reverse("admin:gates_policyversion_add")
+    assert "&quot;min_days&quot;: 3" in root.get(f"{add}?policy={policy.pk}").text, "it begins with what judges now"
+    assert root.post(add, {"policy": policy.pk, "body": json.dumps(body | {"min_days": 5})}).status_code == 302
+    candidate = policy.versions.get(number=2)
+    assert candidate.activated_at is None
+    assert "Scale when every goal" in root.get(reverse("admin:gates_policyversion_change", args=[candidate.pk])).text
+
+    where, chosen = reverse("admin:gates_policyversion_changelist"), {"_selected_action": candidate.pk}
+    activate = {"action": "activate", "confirmed": "yes", **chosen}
+    assert "has no finished backtest" in root.post(where, activate, follow=True).text
+    root.post(where, {"action": "backtest", **chosen})
+    with as_role("worker"):
+        assert run_one(now=scene.now) is not None
+    assert "Somebody else has to activate it" in root.post(where, activate, follow=True).text
+    other = Client()
+    other.force_login(person("kim", scene.team, admin=True))
+    assert "from their next slot on" in other.post(where, {"action": "activate", **chosen}).text
+    assert "judges from now on" in other.post(where, activate, follow=True).text
+    candidate.refresh_from_db()
+    assert candidate.activated_by == "kim"

@@ -48,33 +48,51 @@ def finish(scene: Scene, version: PolicyVersion, key: str) -> None:
         trial.save()
 
 
-def test_what_a_candidate_changes_is_read_aloud_with_what_it_lacks_to_become_live(
+def test_what_a_candidate_changes_is_read_aloud_and_its_author_cannot_activate_it(
     board: Client, scene: Scene, ines: User
 ) -> None:
     version = candidate(scene, ines)
+    where = f"/policies/{version.policy_id}/2"
 
-    text = board.get(f"/policies/{version.policy_id}/2").text
-
+    text = board.get(where).text
     assert "<del>7</del>" in text
     assert "<ins>10</ins>" in text
     assert "A backtest is missing." in text
     assert "A second person is missing." in text
-    assert "POST /api/policies/careful/versions/2/backtest" in text
+
+    board.post(f"{where}/backtest")
+    finish(scene, version, scene.experiment(rows=False).key)
+    assert board.post(f"{where}/activate").status_code == 409
+    with as_role("owner"):
+        version.refresh_from_db()
+    assert version.activated_at is None
 
 
-def test_the_report_of_a_backtest_is_read_on_the_page(scene: Scene, ines: User, growth: Team) -> None:
+def test_a_second_person_reads_the_report_and_activates(board: Client, scene: Scene, ines: User, growth: Team) -> None:
     version = candidate(scene, ines)
+    where = f"/policies/{version.policy_id}/2"
     mei = Client()
     mei.force_login(person("mei", growth))
-    where = f"/policies/{version.policy_id}/2"
-    with as_role("owner"):
-        Backtest.objects.create(version=version, team=growth, asked_by="mei", asked_at=scene.now)
+
+    refused = mei.post(f"{where}/activate")
+    assert (refused.status_code, "no finished backtest" in refused.text) == (409, True)
+    mei.post(f"{where}/backtest")
     assert "Running: asked for by mei" in mei.get(where).text
     finish(scene, version, scene.experiment("Wide pictures", rows=False).key)
 
     report = mei.get(where).text
-
     assert "Wide pictures" in report
     assert "93%" in report
     assert "Delete, a guard is harmed" in report
-    assert "A second person is missing." not in report
+    assert mei.post(f"{where}/activate").status_code == 302
+    assert "Activated" in mei.get(where).text
+
+
+def test_a_viewer_is_offered_neither(scene: Scene, ines: User, growth: Team) -> None:
+    version = candidate(scene, ines)
+    viewer = Client()
+    viewer.force_login(person("vic", growth, "viewer"))
+
+    assert "Activate version" not in viewer.get(f"/policies/{version.policy_id}/2").text
+    assert viewer.post(f"/policies/{version.policy_id}/2/backtest").status_code == 403
+    assert viewer.post(f"/policies/{version.policy_id}/2/activate").status_code == 403

@@ -10,6 +10,7 @@ from django.db.models import Count, Prefetch
 from django.urls import reverse
 
 from decisioning.access.principal import Principal
+from decisioning.access.scopes import Scope
 from decisioning.board import words
 from experiments.models import Experiment
 from gates import trials
@@ -102,8 +103,8 @@ def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         "stored": _stored(body, then),
         "steps_title": "Make it live" if candidate else "How it came to be",
         "steps": _steps(version, principal, candidate=candidate, now=now),
-        "trial": _trial(version, now=now) if compared else None,
-        "calls": _calls(version) if candidate else [],
+        "trial": _trial(version, principal, now=now) if compared else None,
+        "activate": _activate(version, principal) if candidate else None,
         "versions_note": "What a version says never changes; another one replaces it.",
         "versions": [
             {
@@ -180,22 +181,33 @@ def _is_author(version: PolicyVersion, principal: Principal) -> bool:
     return version.author_user_id is not None and version.author_user_id == principal.id
 
 
-def _calls(version: PolicyVersion) -> list[str]:
-    """How a candidate is tried and made live: through the API, by whoever holds policies:write."""
-    at = f"POST /api/policies/{version.policy.name}/versions/{version.number}"
-    return [f"{at}/backtest", f"{at}/activate"]
+def _may(version: PolicyVersion, principal: Principal) -> bool:
+    team = version.policy.team_id
+    return principal.is_admin or (team is not None and principal.may(Scope.POLICIES, team))
 
 
-def _trial(version: PolicyVersion, *, now: datetime) -> dict[str, Any]:
-    """The newest backtest in words."""
+def _activate(version: PolicyVersion, principal: Principal) -> dict[str, Any] | None:
+    if not _may(version, principal):
+        return None
+    waits = not trials.passed(version) or _waits_for_another(version, principal)
+    return {
+        "url": reverse("policy_activate", args=[version.policy_id, version.number]),
+        "waits": waits,
+        "hint": "From its activation on it judges; proposals that are open keep the version they were made under.",
+    }
+
+
+def _trial(version: PolicyVersion, principal: Principal, *, now: datetime) -> dict[str, Any]:
+    """The newest backtest in words; asking for one is offered where the person may change policies."""
     newest = trials.newest(version)
+    ask = reverse("policy_backtest", args=[version.policy_id, version.number]) if _may(version, principal) else ""
     if newest is None:
-        return {"note": "Not held against the live version yet.", "tally": [], "rows": []}
+        return {"note": "Not held against the live version yet.", "ask": ask, "tally": [], "rows": []}
     asked = f"asked for by {newest.asked_by}, {words.instant(newest.asked_at, now)}"
     if newest.state == Backtest.State.QUEUED:
-        return {"note": f"Running: {asked}. Reload in a moment.", "tally": [], "rows": []}
+        return {"note": f"Running: {asked}. Reload in a moment.", "ask": "", "tally": [], "rows": []}
     if newest.state == Backtest.State.FAILED:
-        return {"note": f"Failed: {newest.error} ({asked})", "tally": [], "rows": []}
+        return {"note": f"Failed: {newest.error} ({asked})", "ask": ask, "tally": [], "rows": []}
     found: dict[str, Any] = newest.result or {}
     saved, agrees, before = found["days_saved"], found["agreement"], found["live_agreement"]
     experiments = found["experiments"]
@@ -215,6 +227,7 @@ def _trial(version: PolicyVersion, *, now: datetime) -> dict[str, Any]:
     names = dict(Experiment.objects.filter(key__in=[key for key, _ in rows]).values_list("key", "name"))
     return {
         "note": f"Over {words.plural(len(experiments), 'recorded experiment')}, {asked}.",
+        "ask": ask,
         "tally": [{"label": label, "figure": figure, "hint": hint} for label, figure, hint in tally],
         "rows": [
             {
