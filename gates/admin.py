@@ -100,7 +100,11 @@ class WithBody(ReadOnly):
         return bool(request.user.has_perm(f"gates.add_{self.opts.model_name}"))
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return [*self.form._meta.fields, "body", "look_first"] if obj is None else super().get_fields(request, obj)
+        return (
+            [*cast("tuple[str, ...]", self.form._meta.fields), "body", "look_first"]
+            if obj is None
+            else super().get_fields(request, obj)
+        )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return () if obj is None else super().get_readonly_fields(request, obj)
