@@ -427,13 +427,13 @@ def _proposals(court: Judge, memory: Memory) -> tuple[Proposal, ...]:
 class _Strand:
     """The unread rows of one series within a stretch, and which of them are news."""
 
-    def __init__(self, kpi: Kpi, series: Series, cursor: Cursor) -> None:
+    def __init__(self, kpi: Kpi, series: Series, cursor: Cursor, to: int) -> None:
         self.kpi, self.series, self.cursor = kpi, series, cursor
-        first = bisect_right(series.ts, cursor.base)
-        self.first = first
-        self.ts = series.ts[first:]
-        self.n = series.n[first:]
-        self.received = series.first_received_at[first:]
+        first, end = bisect_right(series.ts, cursor.base), bisect_right(series.ts, to)
+        self.first, self.end = first, end
+        self.ts = series.ts[first:end]
+        self.n = series.n[first:end]
+        self.received = series.first_received_at[first:end]
         self.cumulative = kpi.temporality == "cumulative"
         self.news = self._news()
         self.news_ts = self.ts if len(self.news) == len(self.ts) else [self.ts[i] for i in self.news]
@@ -524,17 +524,17 @@ class _Strand:
 
     def all_sums(self) -> _Sums | None:
         """The state before and after each unread row, when every row is readable and no count falls; else None."""
-        cursor, first = self.cursor, self.first
+        cursor = self.cursor
         if cursor.unreadable or not self.ts or self.n_array is None:
             return None
-        columns = self._pair_columns() if self.kpi.kind == "ratio" else self._columns(first)
+        columns = self._pair_columns() if self.kpi.kind == "ratio" else self._columns()
         if columns is None:
             return None
         received = np.concatenate(([0] * (self.position + 1), self.received[self.position :])).astype(np.int64)
         return _Sums(columns, np.maximum(np.maximum.accumulate(received), cursor.arrived))
 
-    def _columns(self, first: int) -> tuple[list[Any], ...] | None:
-        n, value = self.n_array, _numbers(self.series.value[first:])
+    def _columns(self) -> tuple[list[Any], ...] | None:
+        n, value = self.n_array, _numbers(self.series.value[self.first : self.end])
         if value is None:
             return None
         if self.kpi.kind == "proportion":
@@ -542,7 +542,7 @@ class _Strand:
                 return None
             m2 = n * value * (1.0 - value)
         else:
-            variance = _numbers(self.series.variance[first:])
+            variance = _numbers(self.series.variance[self.first : self.end])
             if variance is None or (variance < 0).any():
                 return None
             m2 = np.where(n > 1, variance * (n - 1), 0.0)
@@ -618,6 +618,17 @@ class _Strand:
             return f"its row of {rfc3339(self.ts[i])} has no denominator with value, variance and covariance"
         return of_ratio(n, value, variance or 0.0, d, v_d or 0.0, cov or 0.0)
 
+    def turns(self, gate: Gate, first: int) -> Iterable[int]:
+        """Which news from position `first` on may change a watch's verdict: all of a few, of many those where sides change."""
+        if len(self.news) - first < MANY or self.kpi.kind == "ratio":
+            return range(first, len(self.news))
+        value = np.array(self.series.value[self.first : self.end], dtype=np.float64)[self.news][first:]
+        inside = value >= (-np.inf if gate.at_least is None else gate.at_least)
+        inside &= value <= (np.inf if gate.at_most is None else gate.at_most)
+        side = np.where(np.isfinite(value), inside, 2)
+        changes = [0, *(np.flatnonzero(side[1:] != side[:-1]) + 1).tolist()]
+        return {first + at for k in changes for at in range(k, min(k + gate.times, len(side)))}
+
     def observed(self, i: int) -> float | None:
         """The value a threshold or target sees in news row i; None when unreadable."""
         at = self.first + i
@@ -654,7 +665,7 @@ class _Stretch:
         self.court, self.cursors, self.after, self.to = court, cursors, after, to
         self.arms = court.arms(max(to, after))
         self.strands = [
-            _Strand(court.kpis[key[0]], rows.get(key, EMPTY), cursor)
+            _Strand(court.kpis[key[0]], rows.get(key, EMPTY), cursor, to)
             for key, cursor in zip(court.series, cursors.series, strict=True)
         ]
         self.read = [
@@ -1005,11 +1016,11 @@ class _Stretch:
                 continue
             strand = self.strands[watch.series]
             lag = court.closed_after if watch.gate.kind == "density" and strand.kpi.kind != "gauge" else 0
-            before = self._watch_horizon(watch.gate, strand.kpi, self.after)
+            first = bisect_right(strand.news_ts, self._watch_horizon(watch.gate, strand.kpi, self.after))
             slots = {
                 slot
-                for i in strand.news
-                if strand.ts[i] > before and (slot := self._judged(court.slot_at(strand.ts[i] + lag))) is not None
+                for p in strand.turns(watch.gate, first)
+                if (slot := self._judged(court.slot_at(strand.news_ts[p] + lag))) is not None
             }
             verdict = self.cursors.watch_verdicts[w]
             for slot in sorted(slots):
