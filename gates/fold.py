@@ -198,26 +198,46 @@ class State(msgspec.Struct, frozen=True):
 
     def fits(self, policy: Policy, plan: Plan) -> bool:
         """Whether policy and plan still say what they said when this was folded; if not, `at_most` or rebuild."""
-        return self.facts == _facts(policy, plan, self.slot)
+        return self.facts == _facts(judge(policy, plan), self.slot)
+
+
+class Telling:
+    """The experiment as of one slot. Its sentences are written when they are read; memory, which moves on, is kept for them."""
+
+    def __init__(self, court: Judge, memory: Memory, detail: Detail, *, changed: bool) -> None:
+        self.slot, self.detail, self.changed = detail.slot, detail, changed
+        self._court, self._memory = court, _ENCODER.encode(memory)
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        memory = msgspec.msgpack.decode(self._memory, type=Memory)
+        return evaluation_of(self._court, memory, self.detail, changed=self.changed)
 
 
 @dataclass(frozen=True)
 class Folded:
     """What one fold found.
 
-    evaluations: oldest first, the slots at which something changed, and always the newest slot judged. details: the facts
-    each of them quotes. steps: the facts of every slot of this fold that changed any. proposals: what is latched at the
-    end. rebuilt: from the start, so steps are complete. first_readable_at: the first look that was fresh, dense and had
-    its floors and min_days.
+    tellings: oldest first, the slots at which something changed, and always the newest slot judged. steps: the facts of
+    every slot of this fold that changed any. proposals: what is latched at the end. rebuilt: from the start, so steps are
+    complete. first_readable_at: the first look that was fresh, dense and had its floors and min_days.
     """
 
     state: State
-    evaluations: tuple[Evaluation, ...]
+    tellings: tuple[Telling, ...]
     proposals: tuple[Proposal, ...]
     first_readable_at: int | None
-    details: tuple[Detail, ...]
     rebuilt: bool
     stretches: tuple[_Facts, ...]
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        return tuple(telling.evaluation for telling in self.tellings)
+
+    @property
+    def details(self) -> tuple[Detail, ...]:
+        """The facts each evaluation quotes."""
+        return tuple(telling.detail for telling in self.tellings)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -280,14 +300,14 @@ def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, state: State | None
             if end != newest:
                 kept.insert(0, _keep(court, body, end))
     elif newest is not None and state is not None:
-        _again(court, rules, body.cursors, rows, slot, found)
+        detail = _Stretch(court, body.cursors, rows, slot, slot).detail(slot)  # the newest slot once more
+        found.tellings.append(Telling(court, body.memory, detail, changed=False))
     reached = max(slot, newest or slot)
     return Folded(
         state=_state(court, body, reached, _thinned(kept, reached)),
-        evaluations=tuple(found.evaluations),
+        tellings=tuple(found.tellings),
         proposals=_proposals(court, body.memory),
         first_readable_at=min((s.readable_at for s in body.memory.standing if s.readable_at is not None), default=None),
-        details=tuple(found.details),
         rebuilt=rebuilt,
         stretches=tuple(found.stretches),
     )
@@ -297,13 +317,8 @@ class _Found:
     """What a fold collects on its way."""
 
     def __init__(self) -> None:
-        self.evaluations: list[Evaluation] = []
-        self.details: list[Detail] = []
+        self.tellings: list[Telling] = []
         self.stretches: list[_Facts] = []
-
-    def tell(self, court: Judge, memory: Memory, detail: Detail, *, changed: bool) -> None:
-        self.details.append(detail)
-        self.evaluations.append(evaluation_of(court, memory, detail, changed=changed))
 
 
 def _walk(
@@ -322,17 +337,12 @@ def _walk(
         if changed or slot == newest:
             rules.catch_up()
             judged = slot
-            found.tell(court, rules.memory, stretch.detail(slot), changed=changed)
+            found.tellings.append(Telling(court, rules.memory, stretch.detail(slot), changed=changed))
     rules.gliding = None
     rules.memory.slot = to
     if to == newest and judged != newest:
-        found.tell(court, rules.memory, stretch.detail(newest), changed=False)
+        found.tellings.append(Telling(court, rules.memory, stretch.detail(newest), changed=False))
     stretch.close()
-
-
-def _again(court: Judge, rules: Rules, cursors: Cursors, rows: Rows, slot: int, found: _Found) -> None:
-    """The newest slot once more, when there is none newer to judge."""
-    found.tell(court, rules.memory, _Stretch(court, cursors, rows, slot, slot).detail(slot), changed=False)
 
 
 def _stretches(court: Judge, after: int, to: int) -> list[int]:
@@ -341,7 +351,7 @@ def _stretches(court: Judge, after: int, to: int) -> list[int]:
     for dropped_at in court.dropped.values():
         ends.add(court.slot_at(dropped_at) - court.slot_us)
     created = court.slot_at(court.plan.created_at)
-    ages = () if to - after < DAY else (court.slot_us, court.look_us, 4 * court.look_us, DAY, 4 * DAY)
+    ages = () if to - after < DAY else (court.look_us, DAY)
     for age in ages:
         ends.add(max((to - age) // court.slot_us * court.slot_us, created))
     judged = {newest for end in ends if (newest := court.newest_judged(end)) is not None}
@@ -374,7 +384,7 @@ def _state(court: Judge, body: _Body, slot: int, kept: tuple[Kept, ...]) -> Stat
         lags[metric] = 0 if late else court.closed_after
     return State(
         slot=slot,
-        facts=_facts(court.policy, court.plan, slot),
+        facts=_facts(court, slot),
         lags=lags,
         needs={
             f"{metric}/{variant}": cursor.base if slot >= court.plan.created_at else court.plan.started_at
@@ -385,22 +395,24 @@ def _state(court: Judge, body: _Body, slot: int, kept: tuple[Kept, ...]) -> Stat
     )
 
 
-def _facts(policy: Policy, plan: Plan, slot: int) -> str:
+def _facts(court: Judge, slot: int) -> str:
     """Policy and plan without what happened after `slot`, as one comparable text."""
-    variants = tuple(
-        msgspec.structs.replace(
-            v, dropped_at=v.dropped_at if v.dropped_at is not None and v.dropped_at <= slot else None
+    policy, plan = court.policy, court.plan
+    turn = bisect_right(court.turns, slot)
+    if turn not in court.facts_at:
+        happened = msgspec.structs.replace(
+            plan,
+            variants=tuple(msgspec.structs.replace(v, dropped_at=_by(v.dropped_at, slot)) for v in plan.variants),
+            ended_at=_by(plan.ended_at, slot),
+            pauses=tuple((begin, _by(end, slot)) for begin, end in plan.pauses if begin < slot),
+            answers=tuple(answer for answer in plan.answers if answer.at <= slot),
         )
-        for v in plan.variants
-    )
-    reached = msgspec.structs.replace(
-        plan,
-        variants=variants,
-        ended_at=plan.ended_at if plan.ended_at is not None and plan.ended_at <= slot else None,
-        pauses=tuple((a, b if b is not None and b <= slot else None) for a, b in plan.pauses if a < slot),
-        answers=tuple(answer for answer in plan.answers if answer.at <= slot),
-    )
-    return hashlib.sha256(msgspec.json.encode([policy, reached])).hexdigest()[:16]
+        court.facts_at[turn] = hashlib.sha256(msgspec.json.encode([policy, happened])).hexdigest()[:16]
+    return court.facts_at[turn]
+
+
+def _by(instant: int | None, slot: int) -> int | None:
+    return instant if instant is not None and instant <= slot else None
 
 
 def _proposals(court: Judge, memory: Memory) -> tuple[Proposal, ...]:
@@ -546,7 +558,7 @@ class _Strand:
             if variance is None or (variance < 0).any():
                 return None
             m2 = np.where(n > 1, variance * (n - 1), 0.0)
-        units: list[int] = [count for count in self.n if count is not None]
+        units: list[Any] = list(self.n)
         before = Moments(*(self.cursor.sums or NOTHING))  # type: ignore[arg-type]
         read = self.position
         if self.cumulative:
@@ -648,9 +660,7 @@ class _Sums(NamedTuple):
 
 def _numbers(column: Sequence[float | None]) -> Any:
     """A column as floats; None when a cell is missing or not finite."""
-    if None in column:
-        return None
-    numbers = np.array(column, dtype=np.float64)
+    numbers = np.array(column, dtype=np.float64)  # None becomes NaN
     return numbers if np.isfinite(numbers).all() else None
 
 
@@ -1067,8 +1077,10 @@ class _Stretch:
                 seen = {(max(clock.running(ts), 1) - 1) // every for ts in strand.news_ts}
                 missing = [j for j in range(cursor.filled, closed) if j not in seen]
             else:
-                seen = (strand.news_array - clock.started_at - 1) // every
-                missing = np.setdiff1d(np.arange(cursor.filled, closed), seen).tolist()
+                seen = (strand.news_array - clock.started_at - 1) // every - cursor.filled
+                empty = np.ones(max(closed - cursor.filled, 0), dtype=bool)
+                empty[seen[(seen >= 0) & (seen < len(empty))]] = False
+                missing = (np.flatnonzero(empty) + cursor.filled).tolist()
             self.buckets[i] = ([*cursor.gaps, *missing], cursor.filled, max(closed, cursor.filled))
         return self.buckets[i]
 
@@ -1147,7 +1159,9 @@ class _Stretch:
         """Instants of news after `floor` where the split may be off: each of a few, of many those arrays point at."""
         if sum(len(s.news_ts) for _, s in arms) < MANY or any(None in s.units_so_far for _, s in arms):
             return {ts for _, strand in arms for ts in strand.news_ts if ts > floor}
-        every = np.unique(np.concatenate([strand.news_array for _, strand in arms]))
+        every = arms[0][1].news_array
+        if any(not np.array_equal(strand.news_array, every) for _, strand in arms[1:]):
+            every = np.unique(np.concatenate([strand.news_array for _, strand in arms]))
         every = every[every > floor]
         common = np.minimum.reduce([strand.newest_of(every) for _, strand in arms])
         share = math.fsum(self.court.weights[variant] for variant, _ in arms)

@@ -176,6 +176,8 @@ class Judge:
         self.dropped = self._dropped()
         self.closing_at = min((a.at for a in self.answers if _closes(a, self.subjects)), default=None)
         self.final_slot = None if plan.ended_at is None else self.slot_at(plan.ended_at + self.closed_after)
+        self.turns = self._turns()
+        self.facts_at: dict[int, str] = {}
 
     def slot_at(self, instant: int) -> int:
         """The first slot at or after an instant."""
@@ -223,7 +225,10 @@ class Judge:
     def looks(self, after: int, to: int) -> list[int]:
         """Judged looks in (after, to], the last look after the end among them."""
         first = (after // self.look_us + 1) * self.look_us
-        looks = [look for look in range(first, to + 1, self.look_us) if self.next_judged(look) == look]
+        last = min(at for at in (to, self.plan.ended_at, self.closing_at) if at is not None)
+        looks = list(range(first, last + 1, self.look_us))
+        if self.clock.pauses:
+            looks = [look for look in looks if self.next_judged(look) == look]
         if self.final_slot is not None and after < self.final_slot <= to and self.final_slot not in looks[-1:]:
             looks += [self.final_slot] if self.next_judged(self.final_slot) == self.final_slot else []
         return looks
@@ -258,6 +263,14 @@ class Judge:
             scale_above=gate.scale_above if goal else -gate.max_harm,
             fail_below=gate.delete_below if goal else -gate.max_harm,
         )
+
+    def _turns(self) -> list[int]:
+        """Slots from which on the plan reads as if more had happened, in order."""
+        plan = self.plan
+        turns: list[int | None] = [plan.ended_at, *(v.dropped_at for v in plan.variants), *(a.at for a in plan.answers)]
+        for begin, end in plan.pauses:
+            turns += [begin + 1, end]
+        return sorted(turn for turn in turns if turn is not None)
 
     def _dropped(self) -> dict[str, int]:
         dropped = {v.key: v.dropped_at for v in self.plan.variants if v.dropped_at is not None}
