@@ -61,6 +61,8 @@ FEW_LOOKS = 6
 """Below this many looks a preview costs more than it saves."""
 MANY = 64
 """From this many rows on arrays are faster than loops."""
+EXACT = 2**53
+"""Up to this integers are exact as floats."""
 EMPTY = Series(ts=(), value=(), n=(), variance=(), first_received_at=())
 
 
@@ -451,7 +453,8 @@ class _Strand:
         self.news_ts = self.ts if len(self.news) == len(self.ts) else [self.ts[i] for i in self.news]
         self.position = bisect_right(self.ts, cursor.through)
         self.pointer = 0
-        self.known: tuple[list[int], list[int | None], list[int | None]] = ([], [], [])
+        self.known: tuple[Sequence[int], Sequence[int | None], Sequence[int | None]] = ([], [], [])
+        self.known_at: Any = None
 
     def _news(self) -> Sequence[int]:
         """Positions of rows with new units: not n = 0, nor a cumulative n equal to its predecessor's."""
@@ -480,10 +483,8 @@ class _Strand:
         if self.cumulative:
             return [self.cursor.n_before, *self.n]
         total: int | None = self.cursor.units_before if self.cursor.units_before >= 0 else None
-        if total is not None and None not in self.n:
-            counts = [n for n in self.n if n is not None]
-            if min(counts, default=0) >= 0:
-                return list(accumulate(counts, initial=total))
+        if total is not None and len(self.n) >= MANY and self.counts is not None:
+            return list(accumulate(self.n, initial=total))  # type: ignore[arg-type]
         units = [total]
         for n in self.n:
             total = None if n is None or n < 0 or total is None else total + n
@@ -525,6 +526,14 @@ class _Strand:
         return np.array(self.ts, dtype=np.int64)
 
     @cached_property
+    def received_array(self) -> Any:
+        return np.array(self.received, dtype=np.int64)
+
+    @cached_property
+    def news_received(self) -> Any:
+        return self.received_array if len(self.news) == len(self.ts) else self.received_array[np.array(self.news)]
+
+    @cached_property
     def news_array(self) -> Any:
         return self.ts_array if self.news_ts is self.ts else np.array(self.news_ts, dtype=np.int64)
 
@@ -536,69 +545,58 @@ class _Strand:
 
     def all_sums(self) -> _Sums | None:
         """The state before and after each unread row, when every row is readable and no count falls; else None."""
-        cursor = self.cursor
-        if cursor.unreadable or not self.ts or self.n_array is None:
+        cursor, read = self.cursor, self.position
+        if cursor.unreadable or not self.ts or self.counts is None:
             return None
-        columns = self._pair_columns() if self.kpi.kind == "ratio" else self._columns()
-        if columns is None:
+        buckets = self._buckets(read)
+        if buckets is None:
             return None
-        received = np.concatenate(([0] * (self.position + 1), self.received[self.position :])).astype(np.int64)
-        return _Sums(columns, np.maximum(np.maximum.accumulate(received), cursor.arrived))
+        pairs = self.kpi.kind == "ratio"
+        start: Any = cursor.sums or (NO_PAIRS if pairs else NOTHING)
+        if self.cumulative:
+            if (np.diff(buckets[0], prepend=cursor.n_through or 0) < 0).any():
+                return None
+            columns = tuple(np.concatenate(([first], column)) for first, column in zip(start, buckets, strict=True))
+        else:
+            columns = chain_pairs(PairMoments(*start), *buckets) if pairs else chain(Moments(*start), *buckets)
+        if read:
+            columns = tuple(np.concatenate(([column[0]] * read, column)) for column in columns)
+        arrived = np.full(len(self.ts) + 1, cursor.arrived)
+        arrived[read + 1 :] = np.maximum(np.maximum.accumulate(self.received_array[read:]), cursor.arrived)
+        return _Sums(columns, arrived)
 
-    def _columns(self) -> tuple[list[Any], ...] | None:
-        n, value = self.n_array, _numbers(self.series.value[self.first : self.end])
+    def _buckets(self, read: int) -> tuple[Any, ...] | None:
+        """Columns of the rows from position `read` on as moments; None when one is unreadable."""
+        series, rows = self.series, slice(self.first + read, self.end)
+        n = self.counts[read:]
+        k = np.maximum(n - 1, 0)
+        mean, value = series.value[rows], _numbers(series.value[rows])
         if value is None:
             return None
         if self.kpi.kind == "proportion":
-            if ((value < 0) | (value > 1)).any():
-                return None
-            m2 = n * value * (1.0 - value)
-        else:
-            variance = _numbers(self.series.variance[self.first : self.end])
-            if variance is None or (variance < 0).any():
-                return None
-            m2 = np.where(n > 1, variance * (n - 1), 0.0)
-        units: list[Any] = list(self.n)
-        before = Moments(*(self.cursor.sums or NOTHING))  # type: ignore[arg-type]
-        read = self.position
-        if self.cumulative:
-            if self._falls(n):
-                return None
-            columns: tuple[list[Any], ...] = (units, value.tolist(), m2.tolist())
-            return tuple([start] * (read + 1) + column[read:] for start, column in zip(before, columns, strict=True))
-        unread: tuple[list[Any], ...] = chain(before, units[read:], value[read:].tolist(), m2[read:].tolist())
-        return tuple([start] * read + column for start, column in zip(before, unread, strict=True))
-
-    def _pair_columns(self) -> tuple[list[Any], ...] | None:
-        """The same for a ratio, row by row."""
-        if self.cumulative and self._falls(self.n_array):
+            return None if ((value < 0) | (value > 1)).any() else (n, mean, n * value * (1.0 - value))
+        variance = _numbers(series.variance[rows], k)
+        if variance is None or (variance < 0).any():
             return None
-        buckets = []
-        for i in range(self.position, len(self.ts)):
-            bucket = self._bucket(i)
-            if isinstance(bucket, str):
-                return None
-            buckets.append(PairMoments(*bucket))  # type: ignore[arg-type]
-        before = PairMoments(*(self.cursor.sums or NO_PAIRS))  # type: ignore[arg-type]
-        states = [before, *buckets] if self.cumulative else chain_pairs(before, buckets)
-        return tuple(list(column) for column in zip(*([before] * self.position + states), strict=True))
-
-    def _falls(self, n: Any) -> bool:
-        """Whether a cumulative count falls among the unread rows."""
-        start = [] if self.cursor.n_through is None else [self.cursor.n_through]
-        return bool((np.diff(np.concatenate((start, n[self.position :]))) < 0).any())
+        if self.kpi.kind != "ratio":
+            return n, mean, variance * k
+        mean_d = series.denominator_value[rows]
+        variance_d, covariance = _numbers(series.denominator_variance[rows], k), _numbers(series.covariance[rows], k)
+        if len(mean_d) < len(n) or _numbers(mean_d) is None or variance_d is None or covariance is None:
+            return None
+        return None if (variance_d < 0).any() else (n, mean, variance * k, mean_d, variance_d * k, covariance * k)
 
     @cached_property
-    def n_array(self) -> Any:
-        """n as floats; None when one is missing or negative."""
+    def counts(self) -> Any:
+        """n as integers; None when one is missing, negative or beyond what a float holds exactly."""
         counts = _numbers(self.n)
-        return counts if counts is not None and (counts >= 0).all() else None
+        return counts.astype(np.int64) if counts is not None and ((counts >= 0) & (counts < EXACT)).all() else None
 
     def stand_at(self, rows: _Sums, upto: int, instant: int) -> None:
         """Move the cursor to where `read_to` would leave it."""
         cursor = self.cursor
         if upto > self.position:
-            state = tuple(column[upto] for column in rows.columns)
+            state = tuple(column[upto].item() for column in rows.columns)
             if self.cumulative or state[0]:
                 cursor.sums = state
             if self.cumulative:
@@ -654,14 +652,18 @@ class _Strand:
 class _Sums(NamedTuple):
     """columns: n, mean, M2 of a strand before its first unread row and after each. arrived: latest arrival so far."""
 
-    columns: tuple[Sequence[Any], ...]
+    columns: tuple[Any, ...]
     arrived: Any
 
 
-def _numbers(column: Sequence[float | None]) -> Any:
-    """A column as floats; None when a cell is missing or not finite."""
+def _numbers(column: Sequence[float | None], where: Any = None) -> Any:
+    """A column as floats; None when a cell is missing or not finite where `where` is not 0 (there, such cells become 0)."""
     numbers = np.array(column, dtype=np.float64)  # None becomes NaN
-    return numbers if np.isfinite(numbers).all() else None
+    good = np.isfinite(numbers)
+    if where is not None and len(numbers):
+        numbers[~good & (where == 0)] = 0.0
+        good |= where == 0
+    return numbers if good.all() else None
 
 
 def _real(value: float | None) -> TypeGuard[float]:
@@ -834,7 +836,7 @@ class _Stretch:
                 if rows is None:
                     return {}
                 upto = np.searchsorted(strand.ts_array, at, side="right")
-                columns[variant] = tuple([column[k] for k in upto.tolist()] for column in rows.columns)
+                columns[variant] = tuple(column[upto] for column in rows.columns)
                 arrived = np.maximum(arrived, rows.arrived[upto])
                 ends.append((strand, rows, int(upto[-1]) if len(upto) else -1))
             found[metric] = Run([looks[k] for k in where.tolist()], at, arrived, columns), ends
@@ -933,17 +935,17 @@ class _Stretch:
         """Slots at which a watermark became known that was old already or came after a gap, with the one before it."""
         slots, marks, _ = strand.known
         before: int | None = strand.cursor.watermark
-        if len(slots) < MANY or None in marks:
-            found = []
-            for k, mark in zip(slots, marks, strict=True):
-                if before is None or mark is None or k > before + allowed or k - mark > allowed:
-                    found.append((k, before))
-                before = mark
-            return found
-        known, mark_array = np.array(slots), np.array(marks)
-        previous = np.concatenate(([NEVER - 2 * allowed if before is None else before], mark_array[:-1]))
-        late = np.flatnonzero((known > previous + allowed) | (known - mark_array > allowed)).tolist()
-        return [(slots[k], marks[k - 1] if k else before) for k in late]
+        if strand.known_at is not None:
+            mark_array = strand.news_array
+            previous = np.concatenate(([NEVER - 2 * allowed], mark_array[:-1]))
+            late = (strand.known_at > previous + allowed) | (strand.known_at - mark_array > allowed)
+            return [(slots[k], marks[k - 1] if k else before) for k in np.flatnonzero(late).tolist()]
+        found = []
+        for k, mark in zip(slots, marks, strict=True):
+            if before is None or mark is None or k > before + allowed or k - mark > allowed:
+                found.append((k, before))
+            before = mark
+        return found
 
     def _onset(self, watermark: int | None, allowed: int) -> list[int]:
         """The first slot at which a watermark is too old."""
@@ -972,37 +974,30 @@ class _Stretch:
                 slots.append(created)
                 marks.append(None)
                 receipts.append(None)
-        known, news, arrivals = self._arrivals(strand, created)
-        if sorted(news) == news:
-            first = 0 if mark is None else bisect_right(news, mark)
-            slots += known[first:]
-            marks += news[first:]
-            receipts += arrivals[first:]
-        else:
-            for slot, ts, received in zip(known, news, arrivals, strict=True):
-                if mark is None or ts > mark:
-                    mark = ts
-                    slots.append(slot)
-                    marks.append(ts)
-                    receipts.append(received)
+        if len(strand.news) >= MANY and not slots and mark is None and self._known_in_order(strand, created):
+            return
+        for slot, ts, received in self._arrivals(strand, created):
+            if mark is None or ts > mark:
+                mark = ts
+                slots.append(slot)
+                marks.append(ts)
+                receipts.append(received)
         strand.known = (slots, marks, receipts)
 
-    def _arrivals(self, strand: _Strand, created: int) -> tuple[list[int], list[int], list[int]]:
-        """News in the order it became known: slots from which on it is, ts, arrivals."""
-        court = self.court
-        if len(strand.news) < MANY:
-            rows = sorted(
-                (max(court.slot_at(max(strand.ts[i], strand.received[i])), created), strand.ts[i], strand.received[i])
-                for i in strand.news
-            )
-            return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-        ts = strand.news_array
-        received = np.array(strand.received, dtype=np.int64)
-        if len(ts) != len(received):
-            received = received[np.array(strand.news)]
-        slots = np.maximum(-(-np.maximum(ts, received) // court.slot_us) * court.slot_us, created)
-        order = np.lexsort((ts, slots))
-        return slots[order].tolist(), ts[order].tolist(), received[order].tolist()
+    def _known_in_order(self, strand: _Strand, created: int) -> bool:
+        """The same by arrays, when every row became known after the one before it."""
+        known_at = np.maximum(strand.news_array, strand.news_received)
+        known_at = np.maximum(-(-known_at // self.court.slot_us) * self.court.slot_us, created)
+        if (known_at[1:] < known_at[:-1]).any():
+            return False
+        strand.known_at = known_at
+        strand.known = (known_at.tolist(), strand.news_ts, strand.news_received.tolist())
+        return True
+
+    def _arrivals(self, strand: _Strand, created: int) -> list[tuple[int, int, int]]:
+        """News in the order it became known: slot from which on it is, ts, arrival."""
+        slot_at, ts, received = self.court.slot_at, strand.ts, strand.received
+        return sorted((max(slot_at(max(ts[i], received[i])), created), ts[i], received[i]) for i in strand.news)
 
     def _watermark(self, strand: _Strand, slot: int) -> tuple[int | None, int | None]:
         if not strand.known[0]:

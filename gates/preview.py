@@ -38,17 +38,17 @@ class Run:
     """
 
     def __init__(
-        self, looks: Sequence[int], at: Ints, arrived: Ints, columns: dict[str, tuple[list[int], ...]]
+        self, looks: Sequence[int], at: Ints, arrived: Ints, columns: dict[str, tuple[Any, ...]]
     ) -> None:
         self.looks = looks
         self.at: list[int] = at.tolist()
         self.instants = at
         self.arrived: list[int] = arrived.tolist()
         self.columns = columns
-        self.arrays = {v: tuple(np.asarray(column, dtype=np.float64) for column in c) for v, c in columns.items()}
+        self.arrays = {v: tuple(column.astype(np.float64) for column in c) for v, c in columns.items()}
 
     def state(self, variant: str, k: int) -> State:
-        return tuple(column[k] for column in self.columns[variant])
+        return tuple(column[k].item() for column in self.columns[variant])
 
     def look(self, k: int) -> MetricLook:
         return MetricLook(self.at[k], {variant: self.state(variant, k) for variant in self.columns}, self.arrived[k])

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
 
 class Moments(NamedTuple):
     """n units, their mean, and M2 = the sum of squared deviations from it (unit squared)."""
@@ -151,38 +156,74 @@ def ratio_of(mean: Any, m2: Any, mean_d: Any, m2_d: Any, co: Any, k: Any) -> tup
     return ratio, (m2 / k - 2.0 * ratio * (co / k) + ratio * ratio * (m2_d / k)) / (mean_d * mean_d)
 
 
-def chain(
-    start: Moments, n: Sequence[int], mean: Sequence[float], m2: Sequence[float]
-) -> tuple[list[int], list[float], list[float]]:
-    """`merge` of one bucket after the other, to the same last bit, without a call for each.
+def chain(start: Moments, n: Ints, mean: Sequence[float], m2: Floats) -> tuple[Ints, Floats, Floats]:
+    """`merge` of one bucket after the other, to the same last bit: only the means need a loop.
 
-    n, mean, m2: the buckets, shape (k,). Columns n, mean, M2 of the state before the first and after each: shape (k + 1,).
+    n, mean, m2: the buckets, shape (k,), n up to 2^53. Columns n, mean, M2 of the state before the first and after each: shape (k + 1,).
 
-    >>> chain(NOTHING, [2, 0, 2], [1.5, 9.0, 3.5], [0.5, 0.0, 0.5])
-    ([0, 2, 2, 4], [0.0, 1.5, 1.5, 2.5], [0.0, 0.5, 0.5, 5.0])
+    >>> [column.tolist() for column in chain(NOTHING, np.array([2, 0, 2]), [1.5, 9.0, 3.5], np.array([0.5, 0.0, 0.5]))]
+    [[0, 2, 2, 4], [0.0, 1.5, 1.5, 2.5], [0.0, 0.5, 0.5, 5.0]]
     """
-    units, average, squares = start
-    ns, means, m2s = [units], [average], [squares]
-    for count, value, square in zip(n, mean, m2, strict=True):
-        if count:
-            if units:
-                total = units + count
-                delta = value - average
-                share = count / total
-                average += delta * share
-                squares = squares + square + delta * delta * (units * share)
-                units = total
-            else:
-                units, average, squares = count, value, square
-        ns.append(units)
-        means.append(average)
-        m2s.append(squares)
-    return ns, means, m2s
+    links = _Links(start.n, n)
+    means, delta = links.means(start.mean, mean)
+    return links.totals, means, links.squares(start.m2, m2, delta * delta)
 
 
-def chain_pairs(start: PairMoments, buckets: Sequence[PairMoments]) -> list[PairMoments]:
-    """`merge_pairs` of one bucket after the other: the state before the first and after each, k + 1 of them."""
-    states = [start]
-    for bucket in buckets:
-        states.append(merge_pairs(states[-1], bucket) if bucket.n else states[-1])
-    return states
+def chain_pairs(
+    start: PairMoments, n: Ints, mean: Sequence[float], m2: Floats, mean_d: Sequence[float], m2_d: Floats, co: Floats
+) -> tuple[Any, ...]:
+    """The same for `merge_pairs`.
+
+    >>> two, three = of_ratio(1, 1.0, 0, 2.0, 0, 0), of_ratio(1, 3.0, 0, 4.0, 0, 0)
+    >>> columns = chain_pairs(NO_PAIRS, *(np.array(column) for column in zip(two, three)))
+    >>> PairMoments(*(column[-1].item() for column in columns)) == merge_pairs(two, three)
+    True
+    """
+    links = _Links(start.n, n)
+    means, dx = links.means(start.mean, mean)
+    means_d, dd = links.means(start.mean_d, mean_d)
+    return (
+        links.totals,
+        means,
+        links.squares(start.m2, m2, dx * dx),
+        means_d,
+        links.squares(start.m2_d, m2_d, dd * dd),
+        links.squares(start.co, co, dx * dd),
+    )
+
+
+class _Links:
+    """What every column of a chain shares: units before and after each bucket, and which buckets count."""
+
+    def __init__(self, start: int, n: Ints) -> None:
+        self.totals = np.concatenate(([start], start + np.cumsum(n)))
+        self.counts = np.flatnonzero(n)
+        self.place = None if len(self.counts) == len(n) else np.concatenate(([0], np.cumsum(n != 0)))
+        self.first = int(start == 0)
+        after = self.totals[1:][self.counts]
+        self.share = n[self.counts] / after
+        self.weight = (after - n[self.counts]) * self.share
+
+    def means(self, start: float, mean: Sequence[float]) -> tuple[Floats, Floats]:
+        """The mean before and after each bucket, and how far each counting bucket was from the mean before it."""
+        values = mean if self.place is None else [mean[k] for k in self.counts.tolist()]
+        average, found = start, [start]
+        if self.first and len(values):
+            average = float(values[0])
+            found.append(average)
+        for value, share in zip(values[self.first :], self.share[self.first :].tolist(), strict=True):
+            average += (value - average) * share
+            found.append(average)
+        means = np.array(found)
+        return self._placed(means), np.asarray(values, dtype=np.float64) - means[:-1]
+
+    def squares(self, start: float, squares: Floats, moved: Floats) -> Floats:
+        """The second moment before and after each bucket."""
+        terms = np.zeros(2 * len(self.counts) + 1)
+        terms[0], terms[1::2], terms[2::2] = start, squares[self.counts], moved * self.weight
+        if self.first:
+            terms[2:3] = 0.0
+        return self._placed(np.add.accumulate(terms)[::2])
+
+    def _placed(self, column: Floats) -> Floats:
+        return column if self.place is None else column[self.place]
