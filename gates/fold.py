@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -26,6 +26,7 @@ from gates.policy import Gate, Policy
 from gates.preview import NEAR, Run
 from gates.rationale import evaluation_of
 from gates.rules import (
+    FRESH,
     LOG_ALARM,
     Evaluation,
     Judge,
@@ -484,7 +485,7 @@ class _Strand:
             return [self.cursor.n_before, *self.n]
         total: int | None = self.cursor.units_before if self.cursor.units_before >= 0 else None
         if total is not None and len(self.n) >= MANY and self.counts is not None:
-            return list(accumulate(self.n, initial=total))  # type: ignore[arg-type]
+            return list(accumulate(self.n, initial=total))
         units = [total]
         for n in self.n:
             total = None if n is None or n < 0 or total is None else total + n
@@ -685,7 +686,12 @@ class _Stretch:
             for i, ((metric, variant), strand) in enumerate(zip(court.series, self.strands, strict=True))
             if variant in self.arms
         ]
+        self.by_metric: dict[str, dict[str, _Strand]] = {metric: {} for metric in court.metrics}
+        for i, _, strand in self.read:
+            metric, variant = court.series[i]
+            self.by_metric[metric][variant] = strand
         self.buckets: dict[int, tuple[list[int], int, int]] = {}
+        self.splits: dict[tuple[str, int], dict[str, int] | None] = {}
         self.pending: dict[int, dict[str, Any]] = {}
 
     def facts(self) -> _Facts:
@@ -801,14 +807,13 @@ class _Stretch:
     def _compared(self, looks: Sequence[int]) -> None:
         court = self.court
         for m, metric in enumerate(court.compared):
-            strands = [(court.series[i][1], strand) for i, _, strand in self.read if court.series[i][0] == metric]
             newest_seen = self.cursors.instants[m]
             for look in looks:
-                instant = _common_instant([strand for _, strand in strands], court.horizon(look))
+                instant = self._common(metric, court.horizon(look))
                 if instant is None or instant == newest_seen:
                     continue
                 newest_seen = instant
-                self._tell(look, "looks", metric, self._metric_look(strands, instant))
+                self._tell(look, "looks", metric, self._metric_look(self.by_metric[metric], instant))
             self.cursors.instants[m] = newest_seen
 
     def _runs(self, looks: Sequence[int]) -> dict[str, Run]:
@@ -817,7 +822,7 @@ class _Stretch:
         horizons = np.array([court.horizon(look) for look in looks], dtype=np.int64)
         found: dict[str, tuple[Run, list[tuple[_Strand, Any, int]]]] = {}
         for m, metric in enumerate(court.compared):
-            arms = [(court.series[i][1], strand) for i, _, strand in self.read if court.series[i][0] == metric]
+            arms = list(self.by_metric[metric].items())
             sums = [strand.all_sums() for _, strand in arms]
             newest = [strand.newest_of(horizons) for _, strand in arms]
             if any(s is None for s in sums) or any(at is None for at in newest):
@@ -848,21 +853,21 @@ class _Stretch:
                     strand.stand_at(rows, upto, run.at[-1])
         return {metric: run for metric, (run, _) in found.items()}
 
-    def _metric_look(self, strands: Sequence[tuple[str, _Strand]], instant: int) -> MetricLook:
-        restated = []
-        for variant, strand in strands:
-            if strand.read_to(instant):
-                restated.append(variant)
+    def _metric_look(self, strands: Mapping[str, _Strand], instant: int) -> MetricLook:
+        restated = tuple([variant for variant, strand in strands.items() if strand.read_to(instant)])
+        cursors = {variant: strand.cursor for variant, strand in strands.items()}
         return MetricLook(
             at=instant,
-            states={v: s.cursor.sums for v, s in strands if s.cursor.sums is not None and not s.cursor.unreadable},
-            arrived=max(s.cursor.arrived for _, s in strands),
-            unreadable={v: s.cursor.unreadable for v, s in strands if s.cursor.unreadable},
-            restated=tuple(restated),
+            states={v: c.sums for v, c in cursors.items() if c.sums is not None and not c.unreadable},
+            arrived=max([c.arrived for c in cursors.values()]),
+            unreadable={v: c.unreadable for v, c in cursors.items() if c.unreadable},
+            restated=restated,
         )
 
     def _common(self, metric: str, horizon: int) -> int | None:
-        return _common_instant([strand for i, _, strand in self.read if self.court.series[i][0] == metric], horizon)
+        """The least, over arms that have rows, of their newest news at or before the horizon."""
+        found = [ts for s in self.by_metric[metric].values() if (ts := s.newest(horizon)) is not None]
+        return min(found) if found else None
 
     # Targets, at looks
 
@@ -915,12 +920,15 @@ class _Stretch:
             self._know(strand)
             allowed = court.allowed[i]
             cursor = strand.cursor
+            late = self._late(strand, allowed)
+            newest = strand.known[1][-1] if strand.known[1] else cursor.watermark
+            if cursor.status == FRESH and not late and newest is not None and self.to - newest <= allowed:
+                continue
             interesting = {self.after + court.slot_us}
-            for k, before in self._late(strand, allowed):
+            for k, before in late:
                 interesting.add(k)
                 interesting.update(self._onset(before, allowed))
-            marks = strand.known[1]
-            interesting.update(self._onset(marks[-1] if marks else cursor.watermark, allowed))
+            interesting.update(self._onset(newest, allowed))
             if court.final_slot is not None:
                 interesting.add(court.final_slot)
             judged = {slot for k in interesting if (slot := self._judged(k)) is not None}
@@ -1097,6 +1105,8 @@ class _Stretch:
                 continue
             cursor = strand.cursor
             gaps, filled, closed = self._filled(i, strand)
+            if cursor.dense and not gaps:
+                continue
             every = strand.kpi.expected_every_s * SECOND
             lag = max(court.closed_after, strand.kpi.freshness_target_s * SECOND)
             counts = range(filled + 1, closed + 1) if gaps else range(filled + 1, min(closed, filled + 1) + 1)
@@ -1114,17 +1124,17 @@ class _Stretch:
 
     def _split_at(self, metric: str, slot: int) -> dict[str, int] | None:
         """Units per arm at the metric's common instant of a slot; None while an arm is missing or does not say."""
-        instant = self._common(metric, self.court.horizon(slot))
-        if instant is None:
-            return None
+        if (metric, slot) not in self.splits:
+            self.splits[metric, slot] = self._units_at(metric, self._common(metric, self.court.horizon(slot)))
+        return self.splits[metric, slot]
+
+    def _units_at(self, metric: str, instant: int | None) -> dict[str, int] | None:
         split: dict[str, int] = {}
-        for i, _, strand in self.read:
-            key = self.court.series[i]
-            if key[0] == metric:
-                units = strand.units(instant) if strand.newest(instant) is not None else None
-                if units is None:
-                    return None
-                split[key[1]] = units
+        for variant, strand in self.by_metric[metric].items():
+            units = strand.units(instant) if instant is not None and strand.newest(instant) is not None else None
+            if units is None:
+                return None
+            split[variant] = units
         return split if len(split) > 1 else None
 
     def _split(self) -> None:
@@ -1133,8 +1143,7 @@ class _Stretch:
         for metric in court.counting:
             if metric in self.cursors.alarmed:
                 continue
-            arms = [(court.series[i][1], strand) for i, _, strand in self.read if court.series[i][0] == metric]
-            instants = self._suspicious(arms, floor)
+            instants = self._suspicious(list(self.by_metric[metric].items()), floor)
             slots = {
                 slot for ts in instants if (slot := self._judged(court.slot_at(ts + court.closed_after))) is not None
             }
@@ -1171,9 +1180,3 @@ class _Stretch:
             chi_square += (n - planned) ** 2 / np.maximum(planned, 1e-9)
         suspicious: list[int] = every[(common > NEVER) & (chi_square >= LOG_ALARM * (1 - NEAR))].tolist()
         return suspicious
-
-
-def _common_instant(strands: Sequence[_Strand], horizon: int) -> int | None:
-    """The least, over arms that have rows, of their newest news at or before the horizon."""
-    newest = [ts for strand in strands if (ts := strand.newest(horizon)) is not None]
-    return min(newest) if newest else None

@@ -37,9 +37,7 @@ class Run:
     looks, at, arrived: shape (k,). columns: per variant its state's columns (n, mean, M2, ...), each of shape (k,).
     """
 
-    def __init__(
-        self, looks: Sequence[int], at: Ints, arrived: Ints, columns: dict[str, tuple[Any, ...]]
-    ) -> None:
+    def __init__(self, looks: Sequence[int], at: Ints, arrived: Ints, columns: dict[str, tuple[Any, ...]]) -> None:
         self.looks = looks
         self.at: list[int] = at.tolist()
         self.instants = at

@@ -84,7 +84,8 @@ def test_a_chain_of_ratio_buckets_is_merge_after_merge_too() -> None:
     for each in buckets[1:]:
         state = merge_pairs(state, each) if each.n else state
 
-    columns = chain_pairs(buckets[0], *(np.array(column) for column in zip(*buckets[1:], strict=True)))
+    n, mean, m2, mean_d, m2_d, co = (np.array(column) for column in zip(*buckets[1:], strict=True))
+    columns = chain_pairs(buckets[0], n, mean.tolist(), m2, mean_d.tolist(), m2_d, co)
     assert tuple(column[-1].item() for column in columns) == state
 
 
