@@ -231,6 +231,7 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "decisioning.api.problems.handle",
     "UNAUTHENTICATED_USER": None,
+    "URL_FORMAT_OVERRIDE": None,  # Accept says which format
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 SPECTACULAR_SETTINGS = {
@@ -241,6 +242,23 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     # It would read the tree twice, at /api/ and at /api/v1/, and call the second one a collision; tests hold the document.
     "ENABLE_DJANGO_DEPLOY_CHECK": False,
+    "ENUM_NAME_OVERRIDES": {
+        "Action": "decisioning.api.shapes.ACTIONS",
+        "RecommendationState": "decisioning.api.shapes.RECOMMENDATION_STATES",
+        "AnswerAction": "decisioning.api.shapes.ANSWERS",
+        "OverrideTo": "decisioning.api.shapes.OVERRIDES",
+        "FreshnessState": "decisioning.api.shapes.FRESHNESS_STATES",
+        "KpiRole": "decisioning.api.shapes.ROLES",
+        "Verdict": "decisioning.api.shapes.VERDICTS",
+        "ExperimentStatus": "decisioning.api.shapes.STATUSES",
+        "Change": "decisioning.api.shapes.CHANGES",
+        "BacktestState": "decisioning.api.shapes.BACKTEST_STATES",
+        "MetricKind": "decisioning.api.serializers.METRIC_KINDS",
+        "Direction": "decisioning.api.serializers.DIRECTIONS",
+        "Temporality": "decisioning.api.serializers.TEMPORALITIES",
+        "SourceKind": "decisioning.api.serializers.SOURCE_KINDS",
+        "Scope": "decisioning.api.serializers.SCOPES",
+    },
 }
 
 SOURCES_DIR = Path(os.environ.get("DECISIONING_FILES", HOME / "files"))  # CSV and Parquet files that sources may read

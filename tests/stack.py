@@ -51,7 +51,7 @@ def pytest_load_initial_conftests(args: list[str]) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes minutes or disturbs others, unless `-m` asks for it by name."""
     if not config.option.markexpr:
-        apart = [item for item in items if any(map(item.get_closest_marker, ("faults", "benchmarks")))]
+        apart = [item for item in items if any(map(item.get_closest_marker, ("faults", "benchmarks", "packages")))]
         items[:] = [item for item in items if item not in apart]
         config.hook.pytest_deselected(items=apart)
 

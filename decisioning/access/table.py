@@ -65,6 +65,7 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "sources/<str:key>": {"GET": READ},
     "sources/<str:key>/refresh": {"POST": Scope.TELEMETRY},
     "openapi.json": {"GET": Need.NOTHING},
+    "docs": {"GET": Need.NOTHING},
     "schemas": {"GET": Need.NOTHING},
     "schemas/<str:type_>": {"GET": Need.NOTHING},
     "": {},  # any other address: 404

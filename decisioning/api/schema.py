@@ -70,7 +70,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("Transitions", "POST"): Operation({200: shapes.DocumentOut}, takes=bodies.TransitionIn, conflict=True),
     ("Kpis", "GET"): Operation({(200, _JSON): shapes.SeriesOut, (200, "text/csv"): OpenApiTypes.STR}),
-    ("Kpis", "POST"): Operation({200: shapes.IngestedOut, 207: shapes.PartlyIngestedOut}, takes=_ROWS, conflict=True),
+    ("Kpis", "POST"): Operation(
+        {(200, _JSON): shapes.IngestedOut, (207, _JSON): shapes.PartlyIngestedOut}, takes=_ROWS, conflict=True
+    ),
     ("OneDecision", "GET"): Operation({200: shapes.DecisionOut, 304: None}),
     ("OneDecision", "POST"): Operation({201: shapes.DecidedOut}, takes=bodies.DecisionIn, conflict=True),
     ("Decisions", "GET"): Operation({200: _PAGE(shapes.PastDecisionOut)}),
@@ -129,11 +131,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("Lineage", "POST"): Operation({200: _OBJECT}, takes=_OBJECT),
     ("LineageBatch", "POST"): Operation({200: _OBJECT}, takes={"type": "array", "items": _OBJECT, "maxItems": 1000}),
-    ("Sources", "GET"): Operation({200: _OBJECT}),
-    ("Sources", "POST"): Operation({200: _OBJECT, 201: _OBJECT}, takes=_OBJECT, conflict=True),
-    ("OneSource", "GET"): Operation({200: _OBJECT}),
-    ("Refresh", "POST"): Operation({200: _OBJECT, 202: _OBJECT}, conflict=True),
+    ("Sources", "GET"): Operation({200: _PAGE(shapes.SourceOut)}),
+    ("Sources", "POST"): Operation(
+        {200: shapes.PreviewOut, 201: shapes.SourceOut}, takes=bodies.SourceIn, conflict=True
+    ),
+    ("OneSource", "GET"): Operation({200: shapes.SourceOut}),
+    ("Refresh", "POST"): Operation({200: shapes.PreviewOut, 202: shapes.AskedRunOut}, conflict=True),
     ("OpenApi", "GET"): Operation({200: _OBJECT}),
+    ("Reference", "GET"): Operation({(200, "text/html"): OpenApiTypes.STR}),
 }
 
 _WORDS = {

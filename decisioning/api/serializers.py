@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import msgspec
+from drf_spectacular.drainage import set_override
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -15,6 +16,11 @@ from decisioning.ledger.models import Channel
 from decisioning.ledger.outbox import EVENTS
 from experiments.models import Experiment, Metric, TargetKpi
 from experiments.plan import NewExperiment, NewKpi, NewMetric, NewVariant
+from telemetry.models import Source
+
+# Named in the OpenAPI document like the lists of decisioning.api.shapes.
+METRIC_KINDS, DIRECTIONS, TEMPORALITIES = Metric.Kind.values, Metric.Direction.values, Metric.Temporality.values
+SOURCE_KINDS, SCOPES = Source.Kind.values, list(Scope)
 
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -142,6 +148,8 @@ class Choice(Text):
     def __init__(self, choices: Any, **options: Any) -> None:
         self.choices = [str(choice) for choice in choices]
         super().__init__(max_length=60, **options)
+        none = [None] if options.get("allow_null") else []
+        set_override(self, "field", {"type": "string", "enum": [*self.choices, *none]})
 
     def to_internal_value(self, data: Any) -> str:
         if data not in self.choices or not isinstance(data, str):
@@ -170,10 +178,10 @@ class MetricFields(serializers.Serializer[Any]):
     """What PATCH may change of a metric."""
 
     name = Text(required=False, max_length=200)
-    kind = Choice(Metric.Kind.values, required=False)
+    kind = Choice(METRIC_KINDS, required=False)
     unit = Text(required=False, max_length=40, allow_blank=True)
-    direction = Choice(Metric.Direction.values, required=False, allow_null=True)
-    temporality = Choice(Metric.Temporality.values, required=False)
+    direction = Choice(DIRECTIONS, required=False, allow_null=True)
+    temporality = Choice(TEMPORALITIES, required=False)
     expected_every_s = Whole(required=False)
     freshness_target_s = Whole(required=False)
     counts_assignment = Truth(required=False)
@@ -305,7 +313,7 @@ class PolicyVersionIn(serializers.Serializer[Any]):
 
 class KeyIn(serializers.Serializer[Any]):
     team = Text(required=False, max_length=200)
-    scopes = serializers.ListField(child=Choice(list(Scope)), allow_empty=False)
+    scopes = serializers.ListField(child=Choice(SCOPES), allow_empty=False)
     agent = Truth(required=False)
     expires_at = Timestamp(required=False, allow_null=True)
     rate = Text(required=False, allow_blank=True, allow_null=True, max_length=20)
@@ -325,3 +333,23 @@ class WebhookIn(serializers.Serializer[Any]):
     events = serializers.ListField(child=Choice(EVENTS), allow_empty=False)
     kind = Choice(Channel.Kind.values, required=False)
     team = Text(required=False, max_length=200)
+
+
+# Sources ----------------------------------------------------------------------------------------------------------------
+
+
+class SourceIn(serializers.Serializer[Any]):
+    """A new source; `url_env` of a database, `path` of a file."""
+
+    key = Text(max_length=200)
+    team = Text(required=False, max_length=200)
+    kind = Choice(SOURCE_KINDS)
+    url_env = Text(required=False, max_length=100, allow_blank=True)
+    path = Text(required=False, max_length=500, allow_blank=True)
+    query = Text()
+    schedule_s = Whole(required=False)
+    overlap_s = Whole(required=False)
+    time_limit_s = Whole(required=False)
+    metrics = serializers.ListField(child=Text(max_length=63), allow_empty=False)
+    lineage_job = Text(required=False, max_length=500, allow_blank=True)
+    enabled = Truth(required=False)

@@ -6,6 +6,18 @@ from rest_framework import serializers as s
 
 Shape = s.Serializer[Any]
 
+# The words of the contract. The document names each list (settings: ENUM_NAME_OVERRIDES), so that generated clients have names too.
+ACTIONS = ["scale", "delete", "review", "hold"]
+RECOMMENDATION_STATES = ["open", "proposed", "answered", "suspended", "superseded", "withdrawn"]
+ANSWERS = ["accept", "override"]
+OVERRIDES = ["scale", "delete", "stop", "hold"]
+FRESHNESS_STATES = ["fresh", "due", "late", "unknown", "stale"]
+ROLES = ["goal", "guardrail", "shown", "exposure"]
+VERDICTS = ["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
+STATUSES = ["draft", "running", "paused", "scaled", "deleted", "stopped"]
+CHANGES = ["create", "update", "delete", "refuse"]
+BACKTEST_STATES = ["queued", "finished", "failed"]
+
 
 def text(**options: Any) -> s.CharField:
     return s.CharField(**options)
@@ -70,10 +82,10 @@ class PolicyNameOut(Shape):
 
 
 class RecommendationOut(Shape):
-    action = s.ChoiceField(["scale", "delete", "review", "hold"])
+    action = s.ChoiceField(ACTIONS)
     code = text()
     variant = maybe_text()
-    state = s.ChoiceField(["open", "proposed", "answered", "suspended", "superseded", "withdrawn"])
+    state = s.ChoiceField(RECOMMENDATION_STATES)
     proposed_at = maybe_at()
     first_stable_at = maybe_at()
     rationale = texts()
@@ -94,18 +106,15 @@ class VariantOut(Shape):
     dropped_at = maybe_at()
 
 
-State = ["fresh", "due", "late", "unknown", "stale"]
-
-
 class FreshnessOut(Shape):
-    state = s.ChoiceField(State)
+    state = s.ChoiceField(FRESHNESS_STATES)
     last_refresh_at = maybe_at()
     data_watermark = maybe_at()
     telemetry_p95_s = s.FloatField(allow_null=True, required=False)
 
 
 class KpiFreshnessOut(Shape):
-    state = s.ChoiceField(State)
+    state = s.ChoiceField(FRESHNESS_STATES)
     data_watermark = maybe_at()
     due_at = maybe_at()
     last_refresh_at = maybe_at()
@@ -120,7 +129,7 @@ class ValueOut(Shape):
 
 class KpiOut(Shape):
     metric = text()
-    role = s.ChoiceField(["goal", "guardrail", "shown", "exposure"])
+    role = s.ChoiceField(ROLES)
     unit = text()
     freshness = KpiFreshnessOut()
     values = ValueOut(many=True)
@@ -130,7 +139,7 @@ class GateOut(Shape):
     gate = text()
     kind = text()
     variant = maybe_text()
-    verdict = s.ChoiceField(["pass", "fail", "inconclusive", "no_data", "stale", "invalid"])
+    verdict = s.ChoiceField(VERDICTS)
     since = s.DateTimeField(required=False)
     reading = s.DictField(allow_null=True)
     reason = s.CharField(required=False)
@@ -151,7 +160,7 @@ class RowOut(Shape):
     hypothesis = text()
     owner = text()
     team = text()
-    status = s.ChoiceField(["draft", "running", "paused", "scaled", "deleted", "stopped"])
+    status = s.ChoiceField(STATUSES)
     created_at = at()
     started_at = maybe_at()
     ended_at = maybe_at()
@@ -192,12 +201,12 @@ class CreatedOut(DocumentOut):
 class RevisedOut(Shape):
     """What the gates would advise on the rows stored now."""
 
-    action = s.ChoiceField(["scale", "delete", "review", "hold"])
+    action = s.ChoiceField(ACTIONS)
     code = text()
 
 
 class AnswerOut(Shape):
-    action = s.ChoiceField(["accept", "override"])
+    action = s.ChoiceField(ANSWERS)
     override_to = maybe_text()
     reason = s.CharField(allow_blank=True)
     by = text()
@@ -319,7 +328,7 @@ class EntryOut(Shape):
     id = whole()
     at = at()
     actor = ActorOut()
-    action = s.ChoiceField(["create", "update", "delete", "refuse"])
+    action = s.ChoiceField(CHANGES)
     object = ObjectOut()
     before = s.DictField(allow_null=True)
     after = s.DictField(allow_null=True)
@@ -374,7 +383,7 @@ class TrackedOut(Shape):
     experiment = text()
     metric = text()
     source = maybe_text()  # type: ignore[assignment]
-    state = s.ChoiceField(State)
+    state = s.ChoiceField(FRESHNESS_STATES)
     data_watermark = maybe_at()
     due_at = maybe_at()
     stale_at = maybe_at()
@@ -386,7 +395,7 @@ class TrackedOut(Shape):
 class BacktestOut(Shape):
     """flips, gained, lost count variants; agreement is the share of people's answers the candidate agrees with."""
 
-    state = s.ChoiceField(["queued", "finished", "failed"])
+    state = s.ChoiceField(BACKTEST_STATES)
     flips = maybe_whole()
     gained = maybe_whole()
     lost = maybe_whole()
@@ -535,6 +544,48 @@ class QuarantinedOut(Shape):
     received_at = at()
     replayed_at = maybe_at()
     event = anything()
+
+
+class SourceOut(Shape):
+    """Where rows are pulled from, and how it fares. failure_share: of its runs in the last 28 days, null without any."""
+
+    key = text()
+    team = text()
+    kind = text()
+    url_env = maybe_text()
+    path = maybe_text()
+    query = text()
+    schedule_s = whole()
+    overlap_s = whole()
+    time_limit_s = whole()
+    metrics = texts()
+    lineage_job = maybe_text()
+    enabled = s.BooleanField()
+    due_at = maybe_at()
+    data_watermark = maybe_at()
+    last_refresh_at = maybe_at()
+    failures = whole()
+    failure_share = maybe_number()
+
+
+class PreviewOut(Shape):
+    """What a run would do, or would have done."""
+
+    since = maybe_at()
+    until = maybe_at()
+    accepted = whole()
+    changed = whole()
+    duplicates = whole()
+    refused = whole()
+    problems = texts()
+    rows = s.ListField(child=s.DictField())
+    more = s.BooleanField()
+
+
+class AskedRunOut(Shape):
+    run = text()
+    source = text()  # type: ignore[assignment]
+    status = text()
 
 
 def page_of(shape: type[Shape]) -> type[Shape]:

@@ -9,7 +9,6 @@ import django_filters  # type: ignore[import-untyped]
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.http import Http404
-from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -19,27 +18,10 @@ from decisioning.api.door import Door
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem, invalid
-from decisioning.api.serializers import Choice, Text, Truth, Whole
+from decisioning.api.serializers import SourceIn
 from telemetry import pulls, sources
 from telemetry.models import Source
 from telemetry.refresh import failure_shares
-
-
-class SourceIn(serializers.Serializer[Any]):
-    """A new source; `url_env` of a database, `path` of a file."""
-
-    key = Text(max_length=200)
-    team = Text(required=False, max_length=200)
-    kind = Choice(Source.Kind.values)
-    url_env = Text(required=False, max_length=100, allow_blank=True)
-    path = Text(required=False, max_length=500, allow_blank=True)
-    query = Text()
-    schedule_s = Whole(required=False)
-    overlap_s = Whole(required=False)
-    time_limit_s = Whole(required=False)
-    metrics = serializers.ListField(child=Text(max_length=63), allow_empty=False)
-    lineage_job = Text(required=False, max_length=500, allow_blank=True)
-    enabled = Truth(required=False)
 
 
 class SourceFilter(django_filters.FilterSet):  # type: ignore[misc]

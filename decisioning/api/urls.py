@@ -12,6 +12,7 @@ from decisioning.api import (
     policies,
     promises,
     records,
+    reference,
     registry,
     series,
     sources,
@@ -62,5 +63,6 @@ urlpatterns = [
     path("quarantine", events.Quarantine.as_view()),
     path("quarantine/<int:pk>/replay", events.Replay.as_view()),
     path("openapi.json", openapi.OpenApi.as_view()),
+    path("docs", reference.Reference.as_view()),
     re_path(r"", Nowhere.as_view()),
 ]

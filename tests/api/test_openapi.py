@@ -1,9 +1,12 @@
 """The OpenAPI document is complete: every address, every method, every status."""
 
+import doctest
+import re
 from typing import Any
 
 from django.urls import URLPattern
 
+from decisioning.api import reference
 from decisioning.api.door import Nowhere
 from decisioning.api.urls import urlpatterns
 from tests.api.conftest import Caller
@@ -56,3 +59,26 @@ def test_it_is_openapi_3_1_and_open_to_everybody(nobody: Caller) -> None:
 def test_what_creation_requires_is_what_the_contract_says() -> None:
     assert document()["components"]["schemas"]["ExperimentIn"]["required"] == ["hypothesis", "name", "target_kpis"]
     assert template_of("/api/v1/experiments/7/kpis?limit=3") == "/api/experiments/{ref}/kpis"
+
+
+def test_it_is_a_page_too_for_everybody_with_every_address_and_nothing_inline(nobody: Caller) -> None:
+    answer = nobody.get("/api/docs", Accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    text = answer.content.decode()
+
+    assert (answer.status_code, answer["Content-Type"]) == (200, "text/html; charset=utf-8")
+    for template, operations in document()["paths"].items():
+        for method in operations:
+            assert f"<code>{method.upper()} {template}</code>" in text
+    anchors = set(re.findall(r'id="([^"]+)"', text))
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= anchors
+    assert {f"shape-{name}" for name in document()["components"]["schemas"]} <= anchors
+    assert not re.search(r"<style|style=|<script(?! src=)|\son\w+=|https?://(?!www\.w3\.org)", text)
+
+
+def test_no_list_of_words_is_named_after_a_hash() -> None:
+    named = [name for name, shape in document()["components"]["schemas"].items() if "enum" in shape]
+    assert [name for name in named if name.endswith("Enum")] == []
+
+
+def test_the_examples_of_the_page_are_right() -> None:
+    assert doctest.testmod(reference).failed == 0
