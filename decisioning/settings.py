@@ -258,6 +258,9 @@ SPECTACULAR_SETTINGS = {
         "Temporality": "decisioning.api.serializers.TEMPORALITIES",
         "SourceKind": "decisioning.api.serializers.SOURCE_KINDS",
         "Scope": "decisioning.api.serializers.SCOPES",
+        "ChannelKind": "decisioning.api.serializers.CHANNEL_KINDS",
+        "EventName": "decisioning.api.serializers.TOLD",
+        "DeliveryState": "decisioning.api.shapes.DELIVERY_STATES",
     },
 }
 

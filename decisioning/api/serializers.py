@@ -20,7 +20,7 @@ from telemetry.models import Source
 
 # Named in the OpenAPI document like the lists of decisioning.api.shapes.
 METRIC_KINDS, DIRECTIONS, TEMPORALITIES = Metric.Kind.values, Metric.Direction.values, Metric.Temporality.values
-SOURCE_KINDS, SCOPES = Source.Kind.values, list(Scope)
+SOURCE_KINDS, CHANNEL_KINDS, SCOPES, TOLD = Source.Kind.values, Channel.Kind.values, list(Scope), list(EVENTS)
 
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -330,8 +330,8 @@ class WebhookIn(serializers.Serializer[Any]):
     """A new receiver of events. `url` is https://..., or mailto:... for e-mail; `kind` goes by it unless it is given."""
 
     url = Text(max_length=2000)
-    events = serializers.ListField(child=Choice(EVENTS), allow_empty=False)
-    kind = Choice(Channel.Kind.values, required=False)
+    events = serializers.ListField(child=Choice(TOLD), allow_empty=False)
+    kind = Choice(CHANNEL_KINDS, required=False)
     team = Text(required=False, max_length=200)
 
 

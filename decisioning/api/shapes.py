@@ -17,6 +17,7 @@ VERDICTS = ["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
 STATUSES = ["draft", "running", "paused", "scaled", "deleted", "stopped"]
 CHANGES = ["create", "update", "delete", "refuse"]
 BACKTEST_STATES = ["queued", "finished", "failed"]
+DELIVERY_STATES = ["waiting", "delivered", "dead"]
 
 
 def text(**options: Any) -> s.CharField:
@@ -472,7 +473,7 @@ class DeliveryOut(Shape):
     message = text()
     type = text()
     experiment = maybe_text()
-    state = s.ChoiceField(["waiting", "delivered", "dead"])
+    state = s.ChoiceField(DELIVERY_STATES)
     attempts = whole()
     created_at = at()
     next_at = maybe_at()
