@@ -41,7 +41,7 @@ class Command(BaseCommand):
             admin, _ = User.objects.get_or_create(
                 username=options["admin_user"], defaults={"is_staff": True, "is_superuser": True}
             )
-            if not admin.check_password(password):
+            if not (admin.password and admin.check_password(password)):
                 admin.set_password(password)
                 admin.save()
             team, _ = Team.objects.get_or_create(
