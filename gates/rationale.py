@@ -348,7 +348,7 @@ class _Sentences:
             name = f"{metric}/{arm}"
             if arm not in self.arms:
                 continue
-            watermark, _ = self.detail.fresh[name]
+            watermark, received = self.detail.fresh[name]
             status = freshness(court, name, watermark, slot)
             kpi = court.kpis[metric]
             due = f"due every {_span(kpi.expected_every_s)}, allowed {_span(kpi.freshness_target_s)} more"
@@ -357,8 +357,9 @@ class _Sentences:
                     said.append(f"{metric} of {arm} has no row yet ({due}).")
             elif status != FRESH and watermark is not None:
                 age = (court.present(slot) - watermark) // SECOND
+                last = "" if received is None else f", last refreshed {rfc3339(received)}"
                 said.append(
-                    f"{metric} of {arm} is stale: its newest row is of {rfc3339(watermark)}, {_span(age)} old ({due})."
+                    f"{metric} of {arm} is stale: its newest row is of {rfc3339(watermark)}, {_span(age)} old{last} ({due})."
                 )
         return said
 
