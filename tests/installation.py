@@ -34,6 +34,7 @@ class Installation:
     home: Path
     printed: list[str] = field(default_factory=list)
     process: "subprocess.Popen[str] | None" = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> float:
         """Seconds until it says that it is ready."""
@@ -43,7 +44,12 @@ class Installation:
         command = [sys.executable, "manage.py", "up", "--no-demo", "--home", str(self.home), "--port", str(port)]
         began = time.monotonic()
         self.process = subprocess.Popen(
-            command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment()
+            command,
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=clean_environment() | self.environment,
         )
         assert self.process.stdout
         self.printed = []

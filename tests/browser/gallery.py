@@ -2,7 +2,12 @@
 
 import datetime as dt
 
+from decisioning.ledger import channels
+from decisioning.ledger.delivery import Outcome, deliver
+from decisioning.ledger.models import Channel
+from decisioning.ledger.outbox import EVENTS, tell
 from tests.board.scenes import HOUR, Scene
+from tests.conftest import as_role
 
 LONG = "Seasonal-creative-rotation-with-per-market-hero-images-and-localised-call-to-action-copy-that-does-not-break-anywhere"
 
@@ -39,3 +44,20 @@ def hang(scene: Scene) -> None:
     over = scene.experiment("Gift wrap upsell", status="deleted", action="scale", code="wins", days=12)
     scene.answered(scene.proposal(over, "scale", "wins", ago=7 * HOUR), override_to="delete",
                    reason="Wrapping stations are full until 15 Dec, we would miss delivery dates.")  # fmt: skip
+    _webhooks(scene)
+
+
+def _webhooks(scene: Scene) -> None:
+    """One that gets everything and fails at it, and one that was turned off."""
+    with as_role("worker"):
+        url = "https://93.184.216.34/a-rather-long-path-that-does-not-break-by-itself/" + "x" * 60
+        channel, _ = channels.open_channel(scene.team, url=url, events=list(EVENTS), by="ada", now=scene.now)
+        tell(team_id=scene.team.pk, experiment_id=1, type="experiment.changed", data={"experiment": "checkout-one-page"}, now=scene.now)  # fmt: skip
+        channels.try_out(channel, by="ada", now=scene.now)
+        failing = Outcome(500, "It answered 500: " + "upstream connect error or disconnect before headers " * 3)
+        deliver(lambda _delivery, _now: failing, clock=lambda: scene.now)
+        slack = "https://hooks.slack.com/services/T0/B0/x"
+        channels.open_channel(scene.team, url=slack, events=["decision.proposed"], by="ada", now=scene.now)
+        Channel.objects.filter(kind="slack").update(
+            enabled=False, disabled_at=scene.now, disabled_reason="Its receiver answered 410 Gone on 2026-11-20."
+        )

@@ -10,6 +10,7 @@ from django.db import connection
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from decisioning.access.models import Team
+from decisioning.ledger.models import Channel
 from experiments.models import Experiment
 from gates.models import Decision
 from tests.board.scenes import Scene, person
@@ -20,9 +21,9 @@ from tests.conftest import as_role
 PAGES = ["/", "/?q=nothing+like+it", "/new", "/experiments/checkout-one-page", "/experiments/scene-1", "/experiments/scene-3",
          "/experiments/scene-6", "/experiments/scene-8", "/experiments/scene-10", "/experiments/scene-12",
          "/experiments/scene-12/report", "/experiments/checkout-one-page/to/stopped", "/freshness", "/refresh-log", "/sources",
-         "/quarantine", "/promises", "/policies", "/policies/1", "/audit", "/keys", "/profile", "/password", "/nowhere"]  # fmt: skip
+         "/quarantine", "/promises", "/policies", "/policies/1", "/audit", "/keys", "/webhooks", "/profile", "/password", "/nowhere"]  # fmt: skip
 ADMIN = ["/admin/", "/admin/experiments/experiment/", "/admin/experiments/experiment/2/change/", "/admin/experiments/experiment/2/rows/",
-         "/admin/ledger/entry/", "/admin/auth/user/", "/admin/experiments/metric/add/"]  # fmt: skip
+         "/admin/ledger/entry/", "/admin/ledger/channel/", "/admin/ledger/delivery/", "/admin/auth/user/", "/admin/experiments/metric/add/"]  # fmt: skip
 COLOUR = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
 
@@ -49,7 +50,9 @@ def test_no_page_has_a_fault_for_axe_an_error_in_the_console_or_a_sideways_scrol
     admin_page: Page, served: str, complaints: list[str]
 ) -> None:
     found = []
-    for path in PAGES:
+    with as_role("worker"):
+        webhook = Channel.objects.get(kind="webhook").pk
+    for path in [*PAGES, f"/webhooks/{webhook}", f"/webhooks/{webhook}/delete"]:
         admin_page.set_viewport_size({"width": 1440, "height": 900})
         admin_page.emulate_media(color_scheme="light")
         admin_page.goto(f"{served}{path}")
