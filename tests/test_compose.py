@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from decisioning.celery import app
 from decisioning.embedded import PROJECT
 
 COMPOSE = (PROJECT / "docker-compose.yml").read_text()
@@ -44,7 +45,13 @@ def test_every_password_is_long_and_another_each_time(environment: dict[str, str
 
 
 def test_each_service_logs_in_as_its_own_role(services: dict[str, Any], environment: dict[str, str]) -> None:
-    for name, role in {"migrate": "owner", "web": "web", "worker": "worker", "beat": "worker"}.items():
+    for name, role in {
+        "migrate": "owner",
+        "web": "web",
+        "worker": "worker",
+        "courier": "worker",
+        "beat": "worker",
+    }.items():
         held = services[name]["environment"]
         login = f"decisioning_{role}:{environment[f'DECISIONING_{role.upper()}_PASSWORD']}"
         assert held["DECISIONING_ROLE"] == role
@@ -73,3 +80,15 @@ def test_the_data_of_postgres_18_is_on_a_volume_where_its_image_keeps_it(service
     assert services["postgres"]["image"] == "postgres:18"
     assert services["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
     assert set(yaml.safe_load(COMPOSE)["volumes"]) == {"postgres", "proxy"}
+
+
+def test_what_is_told_to_the_outside_is_no_workers_business(services: dict[str, Any]) -> None:
+    """A receiver that hangs can hold up the courier's threads alone: no tick of the gates waits in its queue."""
+    told = [entry["task"] for entry in app.conf.beat_schedule.values() if entry["task"].startswith("notices.")]
+    queues = {task: app.amqp.router.route({}, task)["queue"].name for task in [*told, "gates.tick"]}
+
+    assert {queues[task] for task in told} == {"notices"}
+    assert len(told) == 4
+    assert queues["gates.tick"] == "celery"
+    assert services["courier"]["command"][4:6] == ["--queues", "notices"]
+    assert "--queues" not in services["worker"]["command"]

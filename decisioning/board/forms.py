@@ -91,7 +91,7 @@ class WebhookForm(forms.Form):
         widget=forms.Select(**_input()),
     )
     events = forms.MultipleChoiceField(
-        choices=[(event, f"{when} ({event})") for event, when in EVENTS.items()],
+        choices=[(event, f"{when.rstrip('.')} ({event})") for event, when in EVENTS.items()],
         widget=forms.CheckboxSelectMultiple,
         initial=["decision.proposed", "decision.overdue", "freshness.breached", "guard.failed"],
         error_messages={"required": "Choose at least one thing to be told."},

@@ -38,6 +38,7 @@ PAGES = {
     "policy": "/policies/1",
     "audit": "/audit",
     "keys": "/keys",
+    "webhooks": "/webhooks",
     "profile": "/profile",
     "password": "/password",
     "not-found": "/nowhere",
