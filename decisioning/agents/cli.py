@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import wrap_file
 
 from decisioning.agents import credentials
 from decisioning.agents.client import Json, Portal, PortalError, Receipt, Unreachable, place
@@ -282,6 +281,8 @@ def _progress(file: Any) -> Iterator[Any]:
     if not console.is_terminal or not Path(file.name).is_file():
         yield file
         return
+    from rich.progress import wrap_file
+
     with wrap_file(file, os.fstat(file.fileno()).st_size, console=console, description="Sending") as lines:
         yield lines
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextResourceContents
 
-from decisioning.agents.client import Portal
+from decisioning.agents.client import Portal, PortalError
 from decisioning.embedded import PROJECT
 from tests.installation import Installation, clean_environment, soon
 
@@ -188,6 +189,26 @@ def test_the_selfcheck_finds_the_truth_about_this_installation(installation: Ins
     done = installation.manage("selfcheck")
 
     assert re.fullmatch(r"Passed: 3 of 3 as they must be, in \d+ s\.", last_line(done))
+
+
+def test_the_cron_job_of_the_quick_starts_pushes_its_rows(
+    portal: Portal, agent: dict[str, str], tmp_path: Path
+) -> None:
+    page = (PROJECT / "docs" / "quick-starts.md").read_text().partition("## A cron job")[2]
+    script = page.partition("```sh\n")[2].partition("```")[0]
+    with suppress(PortalError):  # the tour of the terminal may have made it
+        plan = {"key": "faster-search", "name": "F", "hypothesis": "H", "target_kpis": ["found_something"]}
+        portal.create_experiment(plan)
+    ts = datetime.now(UTC).replace(microsecond=0).isoformat()
+    row = {"metric": "found_something", "variant": "control", "ts": ts, "value": 0.41, "n": 980}
+    (tmp_path / "hourly_rows").write_text(f"#!/bin/sh\necho '{json.dumps({'rows': [row]})}'\n")
+    (tmp_path / "hourly_rows").chmod(0o755)
+
+    environment = agent | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", script], env=environment, text=True, capture_output=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["accepted"] == 1
 
 
 # Agents ---------------------------------------------------------------------------------------------------------------

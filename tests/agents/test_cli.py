@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import typer
 
 from decisioning.agents import cli, client, credentials, news, rows, terminal
 from decisioning.agents.client import Portal, Unreachable
+from decisioning.embedded import PROJECT
 
 Asked = list[httpx.Request]
 Run = Callable[..., int]
@@ -400,3 +402,29 @@ def test_the_news_of_two_looks_are_the_events_that_webhooks_tell() -> None:
 def test_the_examples_in_the_code_are_right(module: Any) -> None:
     tried = doctest.testmod(module)
     assert (tried.failed, tried.attempted > 0) == (0, True)
+
+
+def lines_for_us(file: str) -> list[str]:
+    """Every call of `decisioning` in the code blocks of a page, and in its text."""
+    text = (PROJECT / file).read_text()
+    blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL))
+    calls = re.findall(r"(?:^|run: )(decisioning [a-z].*)$", blocks, flags=re.MULTILINE)
+    spoken = re.findall(r"`(?:[^`]*\| )?(decisioning [a-z][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [call.partition(" && ")[0].partition(" <<")[0] for call in calls + spoken]
+
+
+@pytest.mark.parametrize(("file", "at_least"), [("README.md", 8), ("docs/quick-starts.md", 3)])
+def test_what_the_pages_tell_to_type_is_right(
+    file: str, at_least: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").touch()
+    found = lines_for_us(file)
+
+    assert len(found) >= at_least
+    for line in found:
+        words = shlex.split(line)[1:]
+        path = max((path for path in COMMANDS if tuple(words[: len(path)]) == path), key=len, default=())
+        if words != ["--install-completion"]:
+            assert path, line
+            COMMANDS[path].make_context(path[-1], words[len(path) :]).close()

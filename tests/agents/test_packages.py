@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -173,12 +174,10 @@ def test_a_job_tells_its_runs_by_environment_variables_alone(portal: Portal, key
         for state in (RunState.START, RunState.COMPLETE):
             client.emit(RunEvent(eventType=state, eventTime=datetime.now(UTC).isoformat(), **told))
     """
-    environment = clean_environment() | {
-        "OPENLINEAGE__TRANSPORT__TYPE": "http",
-        "OPENLINEAGE__TRANSPORT__URL": portal.url,
-        "OPENLINEAGE__TRANSPORT__AUTH__TYPE": "api_key",
-        "OPENLINEAGE__TRANSPORT__AUTH__API_KEY": key,
-    }
+    page = (PROJECT / "docs" / "quick-starts.md").read_text()
+    said = dict(re.findall(r"^export (OPENLINEAGE_\w+)=(.*)$", page, flags=re.MULTILINE))
+    environment = clean_environment() | said | {"OPENLINEAGE_URL": portal.url, "OPENLINEAGE_API_KEY": key}
+    assert set(said) == {"OPENLINEAGE_URL", "OPENLINEAGE_API_KEY"}
     subprocess.run([sys.executable, "-c", textwrap.dedent(job)], cwd=PROJECT, env=environment, check=True)
 
     (run,) = portal.pages("/api/refresh-log", job="airflow/orders.load")
