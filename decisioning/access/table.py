@@ -95,6 +95,7 @@ BOARD: MappingProxyType[str, Row] = MappingProxyType({
     "quarantine": {"GET": Need.SESSION},
     "quarantine/<int:pk>/replay": {"POST": Scope.TELEMETRY},
     "sources": {"GET": Need.SESSION},
+    "sources/<int:pk>/refresh": {"POST": Scope.TELEMETRY},
     "promises": {"GET": Need.SESSION},
     "policies": {"GET": Need.SESSION},
     "policies/<int:pk>": {"GET": READ},

@@ -29,6 +29,7 @@ urlpatterns = [
     path("quarantine", views.quarantine, name="quarantine"),
     path("quarantine/<int:pk>/replay", views.quarantine_replay, name="quarantine_replay"),
     path("sources", views.sources, name="sources"),
+    path("sources/<int:pk>/refresh", views.source_refresh, name="source_refresh"),
     path("promises", views.promises_page, name="promises"),
     path("policies", views.policies_page, name="policies"),
     path("policies/<int:pk>", views.policy, name="policy"),

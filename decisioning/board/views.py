@@ -14,7 +14,7 @@ from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.core.signing import BadSignature
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
@@ -46,8 +46,9 @@ from gates import policies as policy_rules
 from gates import trials
 from gates.decisions import DecisionRefused, record_decision
 from gates.models import PolicyVersion
-from telemetry import events
-from telemetry.models import QuarantinedEvent
+from telemetry import events, pulls
+from telemetry.models import QuarantinedEvent, Source
+from telemetry.sources import SourceRefused
 
 type View = Callable[..., HttpResponse]
 
@@ -454,8 +455,23 @@ def quarantine_replay(request: HttpRequest, pk: int) -> HttpResponse:
 @require_GET
 @person
 def sources(request: HttpRequest) -> HttpResponse:
-    shown = records.sources(is_staff=cast("User", request.user).is_staff, now=timezone.now())
+    shown = records.sources(who(request), is_staff=cast("User", request.user).is_staff, now=timezone.now())
     return page(request, "board/sources.html", shown, here="freshness", title="Sources", exact=False)
+
+
+@require_POST
+@person
+def source_refresh(request: HttpRequest, pk: int) -> HttpResponse:
+    """Pull a source now; a job does it, and the refresh log tells what came of it."""
+    source = get_object_or_404(Source.objects.select_related("team"), pk=pk)
+    allowed(request, Scope.TELEMETRY, source.team_id)
+    try:
+        pulls.queue(source, now=timezone.now())
+    except SourceRefused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, f"{source.key} is asked for. What came of it stands in the refresh log.")
+    return redirect(f"{reverse('refresh_log')}?job=source/{source.key}")
 
 
 @require_GET

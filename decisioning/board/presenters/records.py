@@ -296,7 +296,7 @@ def quarantine(principal: Principal, params: QueryDict, *, now: datetime) -> dic
     }
 
 
-def sources(*, is_staff: bool, now: datetime) -> dict[str, Any]:
+def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str, Any]:
     """Where rows are pulled from; staff reach the form in the admin."""
     rows = []
     for s in Source.objects.select_related("team").order_by("key"):
@@ -319,6 +319,9 @@ def sources(*, is_staff: bool, now: datetime) -> dict[str, Any]:
                 "last": words.instant(s.last_refresh_at, now),
                 "due": words.instant(s.due_at, now) if s.enabled else "not while it is off",
                 "admin_url": reverse("admin:telemetry_source_change", args=[s.pk]) if is_staff else "",
+                "refresh_url": reverse("source_refresh", args=[s.pk])
+                if s.enabled and principal.may(Scope.TELEMETRY, s.team_id)
+                else "",
             }
         )
     return {
