@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -125,6 +126,7 @@ class Supervisor:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.parts: list[Part] = []
+        self.wanted: list[Part] = []  # what another thread wants to be kept from the next tick on
         self.stopping = False
         self._launcher = os.getppid() if _process_name(os.getppid()) == "uv" else None
 
@@ -188,6 +190,8 @@ class Supervisor:
     def _tick(self) -> None:
         if self._launcher and os.getppid() != self._launcher:
             self.stopping = True  # `uv run` was killed: nobody could stop us any more
+        while self.wanted:
+            self.keep(self.wanted.pop())
         now = time.monotonic()
         for part in list(self.parts):
             if part.process is None:
@@ -285,6 +289,7 @@ class Installation:
         self._keep_celery("beat", "beat", "--schedule", str(self.home.path / "beat-schedule"), "--pidfile=")
         threads = ["--pool", "threads", "--concurrency", "4", "--without-mingle", "--without-gossip"]
         self._keep_celery("courier", "worker", "--queues", "notices", "--hostname", "courier@%h", *threads)
+        threading.Thread(target=self._stand_in, name="stand-in", daemon=True).start()
         self._welcome(credentials, fresh=fresh, seconds=time.monotonic() - began)
         self._lay_out_demo()
 
@@ -339,6 +344,26 @@ class Installation:
     def _keep_celery(self, name: str, program: str, *options: str) -> None:
         command = [sys.executable, "-m", "celery", "-A", "decisioning.celery", program, "--loglevel", "INFO", *options]
         self.supervisor.keep(Part(name, command, self._env("worker")))
+
+    def _stand_in(self) -> None:
+        """While the broker is away nothing wakes the worker, so a process of its own ticks in its place."""
+        failures = 0
+        while True:
+            time.sleep(5)
+            failures = 0 if self._broker_answers() else failures + 1
+            if failures > 1 and not any(part.name == "ticks" for part in self.supervisor.parts):
+                command = [sys.executable, str(PROJECT / "manage.py"), "ticks"]
+                self.supervisor.wanted.append(Part("ticks", command, self._env("worker"), then=lambda: None))
+
+    def _broker_answers(self) -> bool:
+        if self.valkey:
+            return self.valkey.ready()
+        import redis  # only where it is not ours
+
+        try:
+            return bool(redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=1, socket_connect_timeout=1).ping())
+        except redis.RedisError:
+            return False
 
     def _env(self, role: str) -> dict[str, str]:
         """A process gets the login of its own role, not those of the others."""
