@@ -29,6 +29,7 @@ ROLES = Path(__file__).with_name("roles.sql")
 
 WITHOUT_DATABASE = {"", "help", "--help", "-h", "version", "--version", "check", "makemigrations", "collectstatic"}
 WITHOUT_DATABASE |= {
+    "restore",
     "check_statistics",
     "compilemessages",
     "makemessages",

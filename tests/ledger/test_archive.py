@@ -1,0 +1,85 @@
+"""A backup proves itself: what is restored is compared with what was there, down to the last row."""
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+from django.db import connection
+from psycopg import sql
+
+from decisioning.access.models import Team
+from decisioning.embedded import Home, Postgres
+from decisioning.ledger import archive
+from tests.conftest import as_role
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif("DATABASE_SUPERUSER_URL" not in os.environ, reason="an own server of this test run is needed"),
+]
+
+
+@pytest.fixture
+def postgres() -> Postgres:
+    return Postgres(Home(os.environ["DECISIONING_HOME"]))
+
+
+@pytest.fixture
+def empty(postgres: Postgres) -> Iterator[str]:
+    """The URL of a database that was just made."""
+    name = sql.Identifier("restored")
+    with psycopg.connect(postgres.dsn("superuser", "postgres"), autocommit=True) as admin:
+        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+        admin.execute(sql.SQL("CREATE DATABASE {} OWNER decisioning_owner").format(name))
+        yield postgres.dsn("superuser", "restored")
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+def test_a_restored_database_is_the_one_that_was_backed_up_and_a_changed_row_is_found(
+    postgres: Postgres, empty: str, tmp_path: Path
+) -> None:
+    here = str(connection.settings_dict["NAME"])
+    with as_role("owner"):
+        for number in range(20):
+            Team.objects.create(key=f"team-{number}", name="Ü 'quoted'", created_at=datetime.now(UTC))
+    with psycopg.connect(postgres.dsn("superuser", here), autocommit=True) as admin:
+        admin.execute("SELECT audit.seal()")
+        sealed = admin.execute("SELECT n, encode(digest, 'hex') FROM audit.seal()").fetchall()
+    heads = tmp_path / "audit-head.jsonl"
+    heads.write_text("".join(json.dumps({"n": n, "digest": digest}) + "\n" for n, digest in sealed))
+    said: list[str] = []
+    folder = tmp_path / "backup"
+
+    made = archive.back_up(postgres.dsn("backup", here), folder, heads=heads, binaries=postgres.bin, say=said.append)
+    archive.restore(folder, empty, binaries=postgres.bin, say=said.append)
+
+    assert made["tables"]["metadata.teams"]["rows"] == 20
+    assert made["seal"]["n"] == sealed[-1][0]
+    assert any(line.startswith("pg_restore ") for line in said), "it says how far it is"
+    with psycopg.connect(empty) as there:
+        assert there.execute("SELECT name FROM metadata.teams LIMIT 1").fetchall() == [("Ü 'quoted'",)]
+        there.execute("UPDATE metadata.teams SET name = 'x' WHERE key = 'team-7'")
+    with pytest.raises(archive.NotProved, match=r"metadata\.teams: "):
+        archive.verify(folder, empty, manifest=made, say=said.append)
+    with pytest.raises(archive.NotProved, match="not empty"):
+        archive.restore(folder, empty, binaries=postgres.bin, say=said.append)
+
+
+def test_a_login_under_row_security_backs_nothing_up(postgres: Postgres, tmp_path: Path) -> None:
+    here = str(connection.settings_dict["NAME"])
+    with pytest.raises(archive.NotProved, match="decisioning_backup"):
+        archive.back_up(
+            postgres.dsn("worker", here), tmp_path / "backup", heads=tmp_path / "none", binaries=postgres.bin, say=print
+        )
+
+
+def test_a_dump_that_was_changed_on_the_way_is_not_restored(postgres: Postgres, empty: str, tmp_path: Path) -> None:
+    here, folder = str(connection.settings_dict["NAME"]), tmp_path / "backup"
+    archive.back_up(postgres.dsn("backup", here), folder, heads=tmp_path / "none", binaries=postgres.bin, say=print)
+    with (folder / archive.DUMP).open("ab") as dump:
+        dump.write(b"x")
+    with pytest.raises(archive.NotProved, match="SHA-256"):
+        archive.restore(folder, empty, binaries=postgres.bin, say=print)
