@@ -154,6 +154,7 @@ CACHES = {
 # Fixed windows, as API.md says: per key or person, and per address for requests with neither.
 KEY_RATE = os.environ.get("DECISIONING_KEY_RATE", "600/m")
 ADDRESS_RATE = os.environ.get("DECISIONING_ADDRESS_RATE", "600/m")
+METRICS_TOKEN = os.environ.get("DECISIONING_METRICS_TOKEN", "")  # who sends it may read /metrics from anywhere
 TRUSTED_PROXIES = [name for name in os.environ.get("DECISIONING_TRUSTED_PROXIES", "").split(",") if name]
 # Networks that webhooks and sources may call though they are not public.
 OUTBOUND_ALLOW = [name for name in os.environ.get("DECISIONING_OUTBOUND_ALLOW", "").split(",") if name]

@@ -15,13 +15,17 @@ from django.db import connection
 from decisioning.ledger.alarms import Wrong, reconcile
 from experiments.models import Experiment
 from telemetry.freshness import LATENCIES_SQL
+from telemetry.models import Source
+from telemetry.refresh import missed
 
-WINDOW = timedelta(days=28)
+WINDOW = timedelta(days=30)
 TELEMETRY_WINDOW = timedelta(hours=24)
 TELEMETRY_TARGET_S = 15 * 60
 DECISION_TARGET_S = 24 * 3600
 WITHIN_TARGET = 0.80
 FAILURE_TARGET = 0.01
+READS_TARGET = 0.999
+BURNS_OVER = (timedelta(hours=1), timedelta(hours=6), timedelta(days=3))
 CALM = ("open", "collecting")
 """Codes of a hold that is an answer: the data is good, units or days are missing."""
 
@@ -75,6 +79,14 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Burn:
+    """How fast the budget of reads was used over the last `over`: 1 uses it up in exactly the window; None when nothing was asked."""
+
+    over: timedelta
+    rate: float | None
+
+
+@dataclass(frozen=True)
 class Blocked:
     """Experiments whose read is not stable, by what blocks them."""
 
@@ -96,9 +108,15 @@ class Answers:
 class Figures:
     """telemetry: rows and missing buckets of the last 24 h. decision: from the moment a stable read could be known to its
     proposal; what is not proposed yet counts as its wait so far. recommended: experiments with a recommendation within 24 h, of
-    which `decisive` (scale, delete, review) and `calm` (hold for units or days). failures: runs of telemetry jobs."""
+    which `decisive` (scale, delete, review) and `calm` (hold for units or days). failures: runs of telemetry jobs that failed, and of
+    scheduled sources those that were due and never came (`missed`). reads: of the whole portal, whoever asks; `stale` of the good
+    ones came from a copy, `unknown` are those a process was cut off before it could count, taken as failed."""
 
     as_of: datetime
+    reads: Share
+    stale: int
+    unknown: int
+    burns: tuple[Burn, ...]
     telemetry: Latency
     decision: Latency
     recommended: Share
@@ -106,6 +124,7 @@ class Figures:
     calm: int
     blocked: tuple[Blocked, ...]
     failures: Share
+    missed_runs: int
     answers: Answers
     missed_slots: int
 
@@ -114,24 +133,33 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
     """Every promise, as of now; of one team, or of all the caller sees."""
     asked = _parameters(now, team_id)
     with connection.cursor() as cursor:
+        read, failed_reads, stale, unknown = _row(cursor, _READS, asked)
+        burns = tuple(_burn(cursor, over, asked) for over in BURNS_OVER)
         telemetry = _row(cursor, _TELEMETRY, asked)
         decision = _row(cursor, _DECISION, asked)
         in_time, decisive, calm, whole = _row(cursor, _RECOMMENDED, asked)
         cursor.execute(_BLOCKED, asked)
         blocked = tuple(Blocked(code, tuple(keys)) for code, keys in cursor.fetchall())
         failed, runs = _row(cursor, _FAILURES, asked)
+        sources = Source.objects.all() if team_id is None else Source.objects.filter(team=team_id)
+        missed_runs = missed(sources, since=now - WINDOW, now=now)
         answers = _row(cursor, _ANSWERS, asked)
         cursor.execute(f"SELECT coalesce(sum(missed_slots), 0) FROM metadata.cursors WHERE {_mine('team_id')}", asked)
         (missed_slots,) = cursor.fetchone() or (0,)
     return Figures(
         as_of=now,
+        reads=Share(read - failed_reads, read, READS_TARGET, at_least=True),
+        stale=stale,
+        unknown=unknown,
+        burns=burns,
         telemetry=Latency(telemetry[0], TELEMETRY_TARGET_S, telemetry[1], telemetry[2]),
         decision=Latency(decision[0], DECISION_TARGET_S, decision[1], decision[2]),
         recommended=Share(in_time, whole, WITHIN_TARGET, at_least=True),
         decisive=decisive,
         calm=calm,
         blocked=blocked,
-        failures=Share(failed, runs, FAILURE_TARGET, at_least=False),
+        failures=Share(failed + missed_runs, runs + missed_runs, FAILURE_TARGET, at_least=False),
+        missed_runs=missed_runs,
         answers=Answers(*answers),
         missed_slots=int(missed_slots),
     )
@@ -185,6 +213,11 @@ def _figure(kept: Latency | Share) -> dict[str, object]:
 
 def _row(cursor: Any, sql: str, asked: dict[str, Any]) -> tuple[Any, ...]:
     cursor.execute(sql, asked)
+def _burn(cursor: Any, over: timedelta, asked: dict[str, Any]) -> Burn:
+    read, failed, _, _ = _row(cursor, _READS, asked | {"since": asked["now"] - over})
+    return Burn(over, failed / read / (1 - READS_TARGET) if read else None)
+
+
     row: tuple[Any, ...] = cursor.fetchone()
     return row
 
@@ -204,6 +237,17 @@ def _parameters(now: datetime, team_id: int | None) -> dict[str, Any]:
         "calm": list(CALM),
     }
 
+
+# A minute that is over and was not counted to its end lost at most the ten seconds since the last telling: as many reads as the sixth of
+# an ordinary minute, all taken as failed.
+_READS = """
+SELECT coalesce(sum(asked + lost), 0)::bigint, coalesce(sum(failed + lost), 0)::bigint, coalesce(sum(stale), 0)::bigint,
+       coalesce(sum(lost), 0)::bigint
+FROM (SELECT asked, failed, stale,
+             CASE WHEN done OR minute > %(now)s::timestamptz - interval '3 minutes' THEN 0
+                  ELSE ceil(greatest(1, asked, avg(asked) OVER ()) / 6) END AS lost
+      FROM audit.reads WHERE minute > %(since)s) AS r
+"""
 
 _TELEMETRY = (
     """

@@ -361,7 +361,9 @@ class Installation:
         import redis  # only where it is not ours
 
         try:
-            return bool(redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=1, socket_connect_timeout=1).ping())
+            return bool(
+                redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=1, socket_connect_timeout=1).ping()
+            )
         except redis.RedisError:
             return False
 

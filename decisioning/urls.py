@@ -4,11 +4,12 @@ from django.contrib import admin
 from django.urls import include, path
 
 from decisioning.access.login import AdminSignIn
-from decisioning.health import healthz, readyz
+from decisioning.health import healthz, metrics, readyz
 
 urlpatterns = [
     path("healthz", healthz),
     path("readyz", readyz),
+    path("metrics", metrics),
     path("admin/login/", AdminSignIn.as_view()),
     path("admin/", admin.site.urls),
     path("api/v1/", include("decisioning.api.urls")),  # first: the tree answers every address below it

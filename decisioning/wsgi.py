@@ -9,3 +9,7 @@ from decisioning.access import pulse
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "decisioning.settings")
 application = get_wsgi_application()
 pulse.watch()
+
+from decisioning.access.tally import TALLY  # noqa: E402 - after the settings are there
+
+TALLY.start()

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -60,6 +60,25 @@ def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[str, 
         due = length // dt.timedelta(seconds=source.schedule_s) if source.enabled else 0
         found[source.key] = failure_share(due=due, succeeded=succeeded, failed=failed)
     return found
+
+
+def missed(sources: Iterable[Source], *, since: dt.datetime, now: dt.datetime) -> int:
+    """Runs of these sources that were due since then (or since the source was made) and left no trace."""
+    found = {source.key: source for source in sources if source.enabled}
+    ended = (
+        RefreshRun.objects.filter(source__in=list(found), finished_at__gt=since)
+        .values("team_id", "source")
+        .annotate(runs=Count("id"))
+    )
+    counted = {(row["team_id"], row["source"]): row["runs"] for row in ended}
+    return sum(
+        max(
+            0,
+            (now - max(since, source.created_at)) // dt.timedelta(seconds=source.schedule_s)
+            - counted.get((source.team_id, source.key), 0),
+        )
+        for source in found.values()
+    )
 
 
 def _record(

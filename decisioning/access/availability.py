@@ -16,6 +16,7 @@ from decisioning.access.copies import Checks, Copies, Copy, key_of, utc_now
 from decisioning.access.limits import limited
 from decisioning.access.middleware import id_of, owns_transaction
 from decisioning.access.pulse import PRIMARY
+from decisioning.access.tally import TALLY
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _REST_S = 1.0  # after a read that got no answer its copy is given for so long, and after the next one longer
@@ -34,7 +35,17 @@ class StaysUp:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         id_of(request)
-        response = self.get_response(request) if owns_transaction(request) else self._answer(request)
+        if owns_transaction(request):
+            response = self.get_response(request)
+        else:
+            began = monotonic()
+            response = self._answer(request)
+            TALLY.count(
+                method=str(request.method),
+                status=response.status_code,
+                stale="Warning" in response,
+                seconds=monotonic() - began,
+            )
         response["X-Request-ID"] = id_of(request)
         return response
 

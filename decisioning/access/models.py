@@ -100,3 +100,27 @@ class LoginAttempts(models.Model):
 
     def __str__(self) -> str:
         return f"{self.username} from {self.address}"
+
+
+class Reads(models.Model):
+    """Reads of one minute that one web process was asked for; `access.tally` is its only writer.
+
+    A minute that is over and not `done` was cut short: the process ended before it could tell the rest.
+    """
+
+    minute = models.DateTimeField()
+    process = models.CharField(max_length=32)
+    asked = models.PositiveBigIntegerField()
+    failed = models.PositiveBigIntegerField(help_text="Answered with a 5xx.")
+    stale = models.PositiveBigIntegerField(help_text="Answered from a copy.")
+    done = models.BooleanField(help_text="Whether the process counted to the end of the minute.")
+
+    class Meta:
+        db_table = "reads"
+        verbose_name_plural = "reads"
+        constraints = [
+            models.UniqueConstraint(fields=["minute", "process"], name="one_count_per_minute_and_process"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.asked} reads in {self.minute:%Y-%m-%d %H:%MZ}"

@@ -98,3 +98,8 @@ def bind_key(secret: str, request_id: str) -> Principal:
 def bind_job(name: str) -> None:
     """Tell the audit which job writes. The worker's own policies let it see every team."""
     _call("SELECT access.bind('job', NULL, %s, '{}', false, '')", (name,))
+
+
+def bind_portal(name: str) -> None:
+    """The portal asks about itself: all teams are counted, and nothing is written."""
+    _call("SELECT access.bind('job', NULL, %s, '{}', true, '')", (name,))

@@ -23,8 +23,8 @@ class TrustedProxies:
         if self.trusted and within(_address(peer), self.trusted):
             request.META["REMOTE_ADDR"] = client_of(peer, request.META.get("HTTP_X_FORWARDED_FOR", ""), self.trusted)
         else:
-            for name in _FORWARDED:
-                request.META.pop(name, None)
+            dropped = [request.META.pop(name, None) for name in _FORWARDED]
+            request.forwarded = any(dropped)  # type: ignore[attr-defined]  # by a proxy nobody named: it hides who asks
         return self.get_response(request)
 
 

@@ -23,6 +23,15 @@ class Promises(Door):
             {
                 "as_of": rfc3339(found.as_of),
                 "window_days": slo.WINDOW.days,
+                "reads": {
+                    **_share(found.reads),
+                    "stale": found.stale,
+                    "unknown": found.unknown,
+                    "burn": [{"over_h": burn.over.total_seconds() / 3600, "rate": burn.rate} for burn in found.burns],
+                    "counts": "Reads of API and board in the whole portal that were not answered with a 5xx; `stale` of them came from "
+                    "a copy while the database was away. `unknown`: what a process that was killed could not count, taken as failed.",
+                    "excludes": "Requests that reached no web process, and time in which none ran.",
+                },
                 "telemetry_latency": {
                     **_latency(found.telemetry),
                     "window_h": 24,
@@ -48,7 +57,9 @@ class Promises(Door):
                 },
                 "telemetry_failures": {
                     **_share(found.failures),
-                    "counts": "Runs in the refresh log that failed or were aborted.",
+                    "missed": found.missed_runs,
+                    "counts": "Runs in the refresh log that failed or were aborted, and runs of scheduled sources that were due and "
+                    "never came (`missed`).",
                     "excludes": "Runs that have not ended.",
                 },
                 "answers": {

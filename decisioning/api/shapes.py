@@ -505,6 +505,21 @@ class ShareOut(Shape):
     excludes = text()
 
 
+class BurnOut(Shape):
+    over_h = s.FloatField()
+    rate = maybe_number()
+
+
+class ReadsOut(ShareOut):
+    stale = whole()
+    unknown = whole()
+    burn = BurnOut(many=True)
+
+
+class FailuresOut(ShareOut):
+    missed = s.IntegerField()
+
+
 class BlockedOut(Shape):
     code = text()
     count = s.IntegerField()
@@ -528,10 +543,11 @@ class AnswersOut(Shape):
 class PromisesOut(Shape):
     as_of = at()
     window_days = whole()
+    reads = ReadsOut()
     telemetry_latency = LatencyOut()
     decision_latency = LatencyOut()
     recommended_within_24h = RecommendedOut()
-    telemetry_failures = ShareOut()
+    telemetry_failures = FailuresOut()
     answers = AnswersOut()
     missed_slots = whole()
 

@@ -1,14 +1,16 @@
 """The portal's own figures come from what is stored, and what never came cannot flatter them."""
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 
+from decisioning.access.models import Reads
 from decisioning.slo import Latency, Share
 from gates.models import PolicyVersion, Recommendation
-from telemetry.models import RefreshRun
+from telemetry.models import RefreshRun, Source
 from tests.api.conftest import Caller
 from tests.conftest import as_role
 
@@ -99,6 +101,48 @@ def test_the_share_counts_decisive_and_calm_apart_and_names_what_blocks_the_rest
         "no_data": [unjudged["key"]],
     }
     assert (told["decision_latency"]["p95_s"], told["decision_latency"]["late"]) == (30 * 3600.0, 1)
+
+
+def test_reads_that_failed_or_were_never_counted_use_up_the_budget(ops: Caller) -> None:
+    minute = NOW.replace(second=0, microsecond=0)
+    for age, asked, failed, stale, done in (
+        (50, 600, 0, 30, True),
+        (40, 600, 1, 0, True),
+        (30, 60, 0, 0, False),
+        (0, 5, 0, 0, False),
+    ):
+        Reads.objects.create(
+            minute=minute - timedelta(minutes=age),
+            process=f"p{age}",
+            asked=asked,
+            failed=failed,
+            stale=stale,
+            done=done,
+        )
+    Reads.objects.create(minute=minute - timedelta(days=31), process="old", asked=9, failed=9, stale=0, done=True)
+
+    told = ops.get("/api/slo").json()["reads"]
+
+    lost = math.ceil((600 + 600 + 60 + 5) / 4 / 6)  # ten seconds of an ordinary minute
+    assert (told["whole"], told["part"], told["stale"], told["unknown"]) == (1265 + lost, 1264, 30, lost)
+    assert told["holds"] is False
+    assert told["budget_left"] < 0
+    assert told["burn"][0] == {"over_h": 1.0, "rate": pytest.approx((1 + lost) / (1265 + lost) / 0.001)}
+
+
+def test_runs_that_were_due_and_never_came_count_as_failed(ops: Caller) -> None:
+    with as_role("owner"):
+        Source.objects.create(
+            key="feed", team=ops.team, kind="file", path="x.csv", query="SELECT 1", schedule_s=3600, metrics=["latency"],
+            created_at=NOW - timedelta(hours=10, minutes=1), due_at=NOW,
+        )  # fmt: skip
+        for number in range(7):
+            RefreshRun.objects.create(
+                run_id=f"00000000-0000-4000-8000-{number:012d}", job_name="feed", source="feed", team=ops.team, started_at=NOW,
+                finished_at=NOW, status="succeeded",
+            )  # fmt: skip
+    told = ops.get("/api/slo").json()["telemetry_failures"]
+    assert (told["part"], told["whole"], told["missed"]) == (3, 10, 3)
 
 
 def test_failed_runs_and_open_answers_are_counted_for_ones_own_teams(ops: Caller, stranger: Caller) -> None:

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.faults
 def beats(installation: Installation) -> float:
     """When the evaluation last beat, in seconds since the epoch."""
     with psycopg.connect(Postgres(Home(installation.home)).dsn("superuser")) as connection:
-        found = connection.execute("SELECT extract(epoch FROM at)::float8 FROM audit.heartbeats WHERE name = 'gates.tick'")
+        found = connection.execute(
+            "SELECT extract(epoch FROM at)::float8 FROM audit.heartbeats WHERE name = 'gates.tick'"
+        )
         (at,) = found.fetchone() or (0.0,)
         return float(at)
 

@@ -19,6 +19,7 @@ from experiments.models import Experiment
 from gates.models import Decision
 
 _KEPT_FOR_S = 60.0
+_DAYS = f"{slo.WINDOW.days} days"
 _kept: dict[tuple[object, ...], tuple[float, slo.Figures]] = {}
 
 
@@ -64,8 +65,15 @@ class _Level:
 
 
 def levels(f: slo.Figures) -> list[_Level]:
-    t, d, r, x = f.telemetry, f.decision, f.recommended, f.failures
+    t, d, r, x, a = f.telemetry, f.decision, f.recommended, f.failures, f.reads
     return [
+        _Level(
+            "Reads answered", "Reads answered", a.share, a.target, 1.0, a.holds, a.budget_left,
+            lambda share: words.share(share, 3), f"at least {words.share(a.target, 1)}",
+            [("Counted", f"{words.plural(a.whole, 'read')} of the whole portal in {_DAYS}, {a.whole - a.part:,} failed"),
+             ("Of them", f"{f.stale:,} from a copy while the database was away"),
+             ("Burn", "; ".join(f"{burn.rate:.1f} over {words.duration(burn.over.total_seconds())}" for burn in f.burns if burn.rate is not None) or "none")],
+        ),
         _Level(
             "Telemetry latency, p95", "Telemetry p95", t.p95_s, t.target_s, t.target_s * 1.2, t.holds, t.budget_left,
             words.duration, f"at most {words.duration(t.target_s)}",
@@ -75,7 +83,7 @@ def levels(f: slo.Figures) -> list[_Level]:
         _Level(
             "Decision latency, p95", "Decision p95", d.p95_s, d.target_s, d.target_s * 1.2, d.holds, d.budget_left,
             words.duration, f"at most {words.duration(d.target_s)}",
-            [("Counted", f"{words.plural(d.counted, 'proposal')} of 28 days, from when the stable read could be known"),
+            [("Counted", f"{words.plural(d.counted, 'proposal')} of {_DAYS}, from when the stable read could be known"),
              ("Over the target", f"{d.late:,}")],
         ),
         _Level(
@@ -88,7 +96,7 @@ def levels(f: slo.Figures) -> list[_Level]:
         _Level(
             "Telemetry failures", "Telemetry failures", x.share, x.target, x.target * 1.2, x.holds, x.budget_left,
             lambda share: words.share(share, 2), f"at most {words.share(x.target)}",
-            [("Counted", f"{x.part:,} of {words.plural(x.whole, 'run')} in 28 days")],
+            [("Counted", f"{x.part:,} of {words.plural(x.whole, 'run')} in {_DAYS}, {f.missed_runs:,} of them missed")],
         ),
     ]  # fmt: skip
 
@@ -104,7 +112,7 @@ def pulse(principal: Principal, *, now: datetime) -> list[dict[str, Any]]:
             "late": level.holds is False,
             "svg": level.meter(f"pulse{i}", 144),
         }
-        for i, level in enumerate(levels(figures(principal, now=now)))
+        for i, level in enumerate(levels(figures(principal, now=now))[1:])  # the reads have their place on the page
     ]
 
 
@@ -144,7 +152,7 @@ def page(principal: Principal, *, now: datetime) -> dict[str, Any]:
             "pill": words.pill("late" if seen["late"] else "pass", "Late" if seen["late"] else "On time"),
             "facts": _watchdog_facts(seen, found),
         },
-        "people": {"window": "28 days", "facts": _people(found, now)},
+        "people": {"window": _DAYS, "facts": _people(found, now)},
     }
 
 
