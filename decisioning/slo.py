@@ -211,13 +211,13 @@ def _figure(kept: Latency | Share) -> dict[str, object]:
     return {"share": kept.share, "target_share": kept.target, **said}
 
 
-def _row(cursor: Any, sql: str, asked: dict[str, Any]) -> tuple[Any, ...]:
-    cursor.execute(sql, asked)
 def _burn(cursor: Any, over: timedelta, asked: dict[str, Any]) -> Burn:
     read, failed, _, _ = _row(cursor, _READS, asked | {"since": asked["now"] - over})
     return Burn(over, failed / read / (1 - READS_TARGET) if read else None)
 
 
+def _row(cursor: Any, sql: str, asked: dict[str, Any]) -> tuple[Any, ...]:
+    cursor.execute(sql, asked)
     row: tuple[Any, ...] = cursor.fetchone()
     return row
 
