@@ -3,6 +3,9 @@
 import os
 
 from celery import Celery
+from celery.signals import task_postrun, task_prerun
+
+from decisioning.logs import CAUSE
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "decisioning.settings")
 os.environ.setdefault("DECISIONING_ROLE", "worker")
@@ -39,3 +42,13 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks(["telemetry", "gates", "decisioning.ledger", "decisioning"])
+
+
+@task_prerun.connect
+def _begin(task_id: str, **_more: object) -> None:
+    CAUSE.set(task_id)
+
+
+@task_postrun.connect
+def _end(**_more: object) -> None:
+    CAUSE.set("")

@@ -272,8 +272,14 @@ RETENTION_DAYS = int(os.environ.get("DECISIONING_RETENTION_DAYS", "400"))
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {"httpx": {"level": "WARNING"}},  # it would write down addresses, which may hold a token
+    "formatters": {
+        "json": {"()": "decisioning.logs.Json"},
+        "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
+    },
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": os.environ.get("DECISIONING_LOG_FORMAT", "json")}
+    },
     "root": {"handlers": ["console"], "level": os.environ.get("DECISIONING_LOG_LEVEL", "INFO")},
+    # Django would say every 4xx, and its own handler is no JSON.
+    "loggers": {"django": {"handlers": [], "propagate": True}, "django.request": {"level": "ERROR"}},
 }

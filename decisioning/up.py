@@ -111,6 +111,7 @@ class Part:
     serves_others: bool = False  # stopped when those others are gone
     then: Callable[[], None] | None = None  # it has an end: called after exit code 0, which is no death
     on_terminal: bool = False  # its output is for the person, not for a log
+    grace_s: float = 1.2  # how long it may take to end when asked; then it is killed
 
     process: "subprocess.Popen[bytes] | None" = None
     born: float = 0.0
@@ -181,8 +182,12 @@ class Supervisor:
             for part in self.parts:
                 if part.process in alive and part.process:
                     part.process.send_signal(part.stop_signal)
-            deadline = time.monotonic() + 1.2
-            while any(process.poll() is None for process in alive) and time.monotonic() < deadline:
+            asked_at = time.monotonic()
+            while any(
+                part.process in alive and part.process and part.process.poll() is None
+                and time.monotonic() - asked_at < part.grace_s
+                for part in self.parts
+            ):  # fmt: skip
                 time.sleep(0.02)
             for process in alive:
                 _kill_group(process)
@@ -334,9 +339,12 @@ class Installation:
     def _keep_web(self) -> None:
         (self.home.path / "static").mkdir(exist_ok=True)  # WhiteNoise looks there, too
         options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port), "--workers", "1"]
-        options += ["--blocking-threads", "16", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
+        # Slow or endless headers are cut off by the server, slow bodies by access.availability; a stop waits for what is being answered.
+        options += ["--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536"]
+        options += ["--workers-kill-timeout", "10"]
+        options += ["--blocking-threads", "24", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
         command = [sys.executable, "-m", "granian", *options]
-        self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready))
+        self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready, grace_s=10))
 
     def _keep_worker(self) -> None:
         self._keep_celery("worker", "worker", "--concurrency", "2", "--without-mingle", "--without-gossip")

@@ -4,10 +4,14 @@ It keeps the last good answer to every GET and gives that when the database is a
 so many requests wait for the database at a time, so that what needs no database is always answered.
 """
 
+import io
+import logging
 import threading
 from collections.abc import Callable
 from time import monotonic
+from typing import BinaryIO, cast
 
+from django.core.handlers.wsgi import LimitedStream
 from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.urls import get_resolver
@@ -15,10 +19,15 @@ from django.urls import get_resolver
 from decisioning.access.copies import Checks, Copies, Copy, key_of, utc_now
 from decisioning.access.limits import limited
 from decisioning.access.middleware import id_of, owns_transaction
+from decisioning.access.proxies import origin
 from decisioning.access.pulse import PRIMARY
 from decisioning.access.tally import TALLY
+from decisioning.logs import CAUSE
+
+_log = logging.getLogger(__name__)
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+MOST_BODY = 8 * 1024 * 1024
 _REST_S = 1.0  # after a read that got no answer its copy is given for so long, and after the next one longer
 _LONGEST_REST_S = 4.0
 _TRY_AGAIN_S = 0.3  # a read that failed sooner has lost its connection, and gets another one
@@ -30,24 +39,49 @@ class StaysUp:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
         self.copies, self.checks = Copies(), Checks()
+        self.intake = Intake(places=8, of_one=4)
         self._resting_until = 0.0
         self.rooms = {True: Room(places=6, patient=2), False: Room(places=5, patient=2)}
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        id_of(request)
+        cause = CAUSE.set(id_of(request))
+        try:
+            return self._answered(request)
+        finally:
+            CAUSE.reset(cause)
+
+    def _answered(self, request: HttpRequest) -> HttpResponse:
         if owns_transaction(request):
             response = self.get_response(request)
         else:
             began = monotonic()
-            response = self._answer(request)
+            response = self._received(request)
+            seconds, principal = monotonic() - began, getattr(request, "principal", None)
+            _log.info(
+                "%s %s %s", request.method, request.path, response.status_code,
+                extra={"ms": round(seconds * 1000, 1), "who": principal.name if principal else ""},
+            )  # fmt: skip
             TALLY.count(
                 method=str(request.method),
                 status=response.status_code,
                 stale="Warning" in response,
-                seconds=monotonic() - began,
+                seconds=seconds,
             )
         response["X-Request-ID"] = id_of(request)
         return response
+
+    def _received(self, request: HttpRequest) -> HttpResponse:
+        """With its body here: a client that sends slowly keeps no place at the database, and few places to send from."""
+        if request.method in READS or not _has_body(request):
+            return self._answer(request)
+        address = origin(request)
+        if not self.intake.enter(address):
+            return refused(request)
+        try:
+            take_body(request)
+        finally:
+            self.intake.leave(address)
+        return self._answer(request)
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
         reads = request.method in READS
@@ -118,6 +152,55 @@ def refused(request: HttpRequest) -> HttpResponse:
     except OperationalError:
         response: HttpResponse = get_resolver().resolve_error_handler(500)(request)
         return response
+
+
+def _has_body(request: HttpRequest) -> bool:
+    return request.META.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in request.META
+
+
+def take_body(request: HttpRequest) -> None:
+    """Read the body from the wire into memory. One that is too long is left for its door to refuse."""
+    length = request.META.get("CONTENT_LENGTH") or ""
+    if length and not (length.isdecimal() and int(length) <= MOST_BODY):
+        return
+    body = request.META["wsgi.input"].read(int(length) if length else MOST_BODY + 1)
+    request.META["wsgi.input"] = io.BytesIO(body)
+    if length:
+        request._stream = cast("BinaryIO", LimitedStream(io.BytesIO(body), len(body)))
+
+
+class Intake:
+    """Places to send a body from: few at a time, and of one address fewer."""
+
+    def __init__(self, *, places: int, of_one: int) -> None:
+        self.of_one = of_one
+        self._all = Room(places=places, patient=2)
+        self._lock = threading.Lock()
+        self._rooms: dict[str, tuple[Room, int]] = {}  # of an address, and how many of its requests are about
+
+    def enter(self, address: str) -> bool:
+        """Whether this address may send now."""
+        with self._lock:
+            room, about = self._rooms.get(address) or (Room(places=self.of_one, patient=1), 0)
+            self._rooms[address] = (room, about + 1)
+        if room.enter():
+            if self._all.enter():
+                return True
+            room.leave()
+        self._forget(address)
+        return False
+
+    def leave(self, address: str) -> None:
+        """The body is here, or will not come."""
+        self._all.leave()
+        self._rooms[address][0].leave()
+        self._forget(address)
+
+    def _forget(self, address: str) -> None:
+        with self._lock:
+            room, about = self._rooms.pop(address)
+            if about > 1:
+                self._rooms[address] = (room, about - 1)
 
 
 class Room:

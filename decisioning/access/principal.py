@@ -8,6 +8,7 @@ from django.db import connection
 
 from decisioning.access.keys import digest_of
 from decisioning.access.scopes import ALL, ROLES, Scope
+from decisioning.logs import CAUSE
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def bind_key(secret: str, request_id: str) -> Principal:
 
 def bind_job(name: str) -> None:
     """Tell the audit which job writes. The worker's own policies let it see every team."""
-    _call("SELECT access.bind('job', NULL, %s, '{}', false, '')", (name,))
+    _call("SELECT access.bind('job', NULL, %s, '{}', false, %s)", (name, CAUSE.get()))
 
 
 def bind_portal(name: str) -> None:

@@ -1,0 +1,35 @@
+"""Structured logs: one JSON object a line, with the request or the task that caused it."""
+
+import json
+import logging
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+CAUSE: ContextVar[str] = ContextVar("cause", default="")
+"""The id of the request or task at work here; the audit notes the same one."""
+_ALWAYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "taskName"}
+
+
+class Json(logging.Formatter):
+    """{"at", "level", "logger", "message", "cause"} and whatever a call adds with `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if cause := CAUSE.get():
+            line["cause"] = cause
+        line |= {name: value for name, value in vars(record).items() if name not in _ALWAYS}
+        if record.exc_info and record.exc_info[0]:
+            known = _is_the_database(record.exc_info[0])
+            line["exception"] = repr(record.exc_info[1]) if known else self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def _is_the_database(kind: type[BaseException]) -> bool:
+    """A database that is away says so once a request: where in the code it was noticed tells nothing."""
+    return kind.__name__ in {"OperationalError", "InterfaceError"}
