@@ -116,6 +116,8 @@ def database(url: str) -> dict[str, object]:
 
 
 DATABASES = {"default": database(ROLE_URLS[ROLE])}
+if ROLE == "web" and (replica_url := os.environ.get("DATABASE_REPLICA_URL")):
+    DATABASES["replica"] = database(replica_url) | {"TEST": {"MIRROR": "default"}}  # reads go there while it is fresh
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 

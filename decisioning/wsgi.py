@@ -10,6 +10,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "decisioning.settings")
 application = get_wsgi_application()
 pulse.watch()
 
-from decisioning.access.tally import TALLY  # noqa: E402 - after the settings are there
+from decisioning.access.replica import FOLLOWED  # noqa: E402 - after the settings are there
+from decisioning.access.tally import TALLY  # noqa: E402
 
 TALLY.start()
+FOLLOWED.start()

@@ -18,15 +18,15 @@ from django.urls import get_resolver
 
 from decisioning.access.copies import Checks, Copies, Copy, key_of, utc_now
 from decisioning.access.limits import limited
-from decisioning.access.middleware import id_of, owns_transaction
+from decisioning.access.middleware import READS, id_of, owns_transaction
 from decisioning.access.proxies import origin
 from decisioning.access.pulse import PRIMARY
+from decisioning.access.replica import FOLLOWED
 from decisioning.access.tally import TALLY
 from decisioning.logs import CAUSE
 
 _log = logging.getLogger(__name__)
 
-READS = frozenset({"GET", "HEAD", "OPTIONS"})
 MOST_BODY = 8 * 1024 * 1024
 _REST_S = 1.0  # after a read that got no answer its copy is given for so long, and after the next one longer
 _LONGEST_REST_S = 4.0
@@ -89,10 +89,10 @@ class StaysUp:
         if copy is not None:
             return self._copied(request, copy)
         room = self.rooms[reads]
-        if PRIMARY.away or not room.enter():
+        if _nobody_answers(reads=reads) or not room.enter():
             return self._without_database(request)
         try:
-            if PRIMARY.away:  # since we began to wait
+            if _nobody_answers(reads=reads):  # since we began to wait
                 return self._without_database(request)
             response = self._asked(request)
         finally:
@@ -104,10 +104,14 @@ class StaysUp:
         began = monotonic()
         response = self.get_response(request)
         reads = request.method in READS
-        if response.status_code == 503 and reads and monotonic() - began < _TRY_AGAIN_S and not PRIMARY.away:
+        quick = monotonic() - began < _TRY_AGAIN_S or FOLLOWED.answers()
+        if response.status_code in {500, 503} and reads and quick and not _nobody_answers(reads=True):
+            request.from_primary = True  # type: ignore[attr-defined]  # unless that is what went away
             response = self.get_response(request)
         if response.status_code == 503 and reads:
             return self._without_database(request, instead_of=response)
+        if reads and PRIMARY.away:
+            return _from_replica(response)
         principal = getattr(request, "principal", None)
         if principal is not None and response.status_code < 500:
             self.checks.note(request, principal)
@@ -143,6 +147,17 @@ class StaysUp:
         if not request.path_info.startswith("/api/") or principal is None:
             return copy.response()
         return limited(request, principal, copy.response)
+
+
+def _nobody_answers(*, reads: bool) -> bool:
+    return PRIMARY.away and not (reads and FOLLOWED.answers())
+
+
+def _from_replica(response: HttpResponse) -> HttpResponse:
+    """The answer of a replica that has lost its primary: as good as a copy, and newer."""
+    if response.status_code != 200 or response.streaming:
+        return response
+    return Copy(200, dict(response.items()), response.content, FOLLOWED.as_of()).response()
 
 
 def refused(request: HttpRequest) -> HttpResponse:

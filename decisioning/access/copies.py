@@ -54,7 +54,8 @@ class Copy:
             body = _restated(body, self.at)
         elif kind.startswith("text/html"):
             body = body.replace(STALE_MARK, _NOTICE.format(at=self.at).encode(), 1)
-        headers = {**self.headers, "Warning": '110 decisioning "Response is Stale"', "Cache-Control": "no-store"}
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_KEPT}
+        headers = {**kept, "Warning": '110 decisioning "Response is Stale"', "Cache-Control": "no-store"}
         return HttpResponse(body, status=self.status, headers=headers)
 
 

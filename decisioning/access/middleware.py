@@ -7,7 +7,11 @@ from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import Resolver404, resolve
 
-from decisioning.access.principal import Principal, bind_key, bind_user
+from decisioning.access.principal import Principal, bind_key, bind_user, rebind
+from decisioning.access.pulse import PRIMARY
+from decisioning.access.replica import FOLLOWED, instead_of_primary
+
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BoundTransaction:
@@ -23,20 +27,45 @@ class BoundTransaction:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if owns_transaction(request):
             return self.get_response(request)
-        with transaction.atomic(durable=True):
-            request.principal = bind(request)  # type: ignore[attr-defined]
-            response = self.get_response(request)
-            if response.streaming and not getattr(response, "file_to_stream", None):
-                raise RuntimeError("A streaming response would be read after its transaction.")
-            if response.status_code >= 400:
-                transaction.set_rollback(True)
-        if response.status_code in (401, 403):
+        if request.method in READS and self._from_replica(request):
+            with instead_of_primary():
+                response = self._answered(request)
+        else:
+            response = self._answered(request)
+            if request.method not in READS and response.status_code < 400:
+                FOLLOWED.wrote(request.principal.name)  # type: ignore[attr-defined]
+        if response.status_code in (401, 403) and not PRIMARY.away:
             with transaction.atomic(durable=True):
                 bind(request)
                 with connection.cursor() as cursor:
                     cursor.execute(
                         "SELECT audit.refusal(%s, %s, %s)", [request.method, request.path, response.status_code]
                     )
+        return response
+
+    def _from_replica(self, request: HttpRequest) -> bool:
+        """Whether to read there; who asks is found out on the primary, as long as that answers."""
+        if PRIMARY.away:
+            return FOLLOWED.answers()
+        if not FOLLOWED.is_fresh() or getattr(request, "from_primary", False):
+            return False
+        with transaction.atomic(durable=True):
+            principal = bind(request)
+        if not principal.is_authenticated or not FOLLOWED.suits(principal.name):
+            return False
+        request.bound = principal  # type: ignore[attr-defined]
+        return True
+
+    def _answered(self, request: HttpRequest) -> HttpResponse:
+        with transaction.atomic(durable=True):
+            known = getattr(request, "bound", None)
+            request.principal = rebind(known, id_of(request)) if known else bind(request)  # type: ignore[attr-defined]
+            request.bound = None  # type: ignore[attr-defined]
+            response = self.get_response(request)
+            if response.streaming and not getattr(response, "file_to_stream", None):
+                raise RuntimeError("A streaming response would be read after its transaction.")
+            if response.status_code >= 400:
+                transaction.set_rollback(True)
         return response
 
 

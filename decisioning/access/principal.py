@@ -96,6 +96,16 @@ def bind_key(secret: str, request_id: str) -> Principal:
     )
 
 
+def rebind(known: Principal, request_id: str) -> Principal:
+    """Tell another server what the primary has just said about who asks."""
+    teams = list(known.teams)
+    _call(
+        "SELECT access.bind(%s, %s, %s, %s::bigint[], %s, %s)",
+        (known.kind, known.id, known.name, teams, known.is_admin, request_id),
+    )
+    return known
+
+
 def bind_job(name: str) -> None:
     """Tell the audit which job writes. The worker's own policies let it see every team."""
     _call("SELECT access.bind('job', NULL, %s, '{}', false, %s)", (name, CAUSE.get()))

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import uuid
 from typing import Any
 
 import redis
@@ -10,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import close_old_connections
 
 from decisioning.celery import app
+from decisioning.logs import CAUSE
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 5.0
@@ -58,6 +60,7 @@ def _answers() -> bool:
 
 def _run(task: str) -> None:
     close_old_connections()
+    CAUSE.set(uuid.uuid4().hex)
     try:
         app.tasks[task]()
     except Exception:
