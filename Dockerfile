@@ -12,4 +12,4 @@ RUN $SYNC && install -d -o decisioning /data
 ENV DECISIONING_HOME=/data
 USER decisioning
 EXPOSE 8000
-CMD ["granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "1", "--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536", "--workers-kill-timeout", "10", "--blocking-threads", "24", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
+CMD ["granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "1", "--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536", "--workers-kill-timeout", "10", "--blocking-threads", "32", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]

@@ -89,6 +89,9 @@ ROLE_URLS = {
 }
 
 
+LOCK_TIMEOUT = {"web": "2s", "owner": "1500ms"}
+
+
 def database(url: str) -> dict[str, object]:
     """Django's settings for a postgres:// URL; no URL gives a name that cannot connect, so commands without a database still run."""
     parts = urlsplit(url)
@@ -110,7 +113,8 @@ def database(url: str) -> dict[str, object]:
             "keepalives_count": 3,
             "application_name": f"decisioning-{ROLE}",
             "options": "-c search_path=public,metadata,metrics,audit "
-            f"-c lock_timeout={'2s' if ROLE == 'web' else '10s'} -c statement_timeout={'30s' if ROLE == 'web' else '600s'} -c idle_in_transaction_session_timeout=300s",
+            # Who waits for a lock holds up all who come after: a migration gives way to writers, a request to its client.
+            f"-c lock_timeout={LOCK_TIMEOUT.get(ROLE, '10s')} -c statement_timeout={'30s' if ROLE == 'web' else '600s'} -c idle_in_transaction_session_timeout=300s",
         },
     }
 

@@ -342,7 +342,7 @@ class Installation:
         # Slow or endless headers are cut off by the server, slow bodies by access.availability; a stop waits for what is being answered.
         options += ["--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536"]
         options += ["--workers-kill-timeout", "10"]
-        options += ["--blocking-threads", "24", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
+        options += ["--blocking-threads", "32", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
         command = [sys.executable, "-m", "granian", *options]
         self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready, grace_s=10))
 

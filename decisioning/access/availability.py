@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 MOST_BODY = 8 * 1024 * 1024
 _REST_S = 1.0  # after a read that got no answer its copy is given for so long, and after the next one longer
 _LONGEST_REST_S = 4.0
+_GIVEN_UP_S = 1.0  # who got no answer for so long tells those who wait behind
 _TRY_AGAIN_S = 0.3  # a read that failed sooner has lost its connection, and gets another one
 
 
@@ -41,7 +42,7 @@ class StaysUp:
         self.copies, self.checks = Copies(), Checks()
         self.intake = Intake(places=8, of_one=4)
         self._resting_until = 0.0
-        self.rooms = {True: Room(places=6, patient=2), False: Room(places=5, patient=2)}
+        self.rooms = {True: Room(places=6, patient=4), False: Room(places=5, patient=6)}
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         cause = CAUSE.set(id_of(request))
@@ -91,12 +92,14 @@ class StaysUp:
         room = self.rooms[reads]
         if _nobody_answers(reads=reads) or not room.enter():
             return self._without_database(request)
+        began, given_up = monotonic(), False
         try:
             if _nobody_answers(reads=reads):  # since we began to wait
                 return self._without_database(request)
             response = self._asked(request)
+            given_up = monotonic() - began > _GIVEN_UP_S and (response.status_code == 503 or "Warning" in response)
         finally:
-            room.leave()
+            room.leave(given_up=given_up)
         return response
 
     def _asked(self, request: HttpRequest) -> HttpResponse:
@@ -196,7 +199,7 @@ class Intake:
     def enter(self, address: str) -> bool:
         """Whether this address may send now."""
         with self._lock:
-            room, about = self._rooms.get(address) or (Room(places=self.of_one, patient=1), 0)
+            room, about = self._rooms.get(address) or (Room(places=self.of_one, patient=2), 0)
             self._rooms[address] = (room, about + 1)
         if room.enter():
             if self._all.enter():
@@ -219,32 +222,42 @@ class Intake:
 
 
 class Room:
-    """At most `places` requests are inside. Others wait while it moves; `patient` of them also while it does not."""
+    """At most `places` requests are inside. Others wait while it moves; `patient` of them for a while also when it does not.
 
-    STUCK_S, PATIENCE_S = 0.15, 0.5
+    Who gives up inside sends those away who wait behind: they would wait for the same.
+    """
+
+    STUCK_S, PATIENCE_S = 0.3, 2.5
 
     def __init__(self, *, places: int, patient: int) -> None:
         self.places, self.patient = places, patient
         self._moved = threading.Condition()
-        self._inside = self._waiting = self._left = 0
+        self._inside = self._waiting = self._left = self._given_up = 0
 
     def enter(self) -> bool:
-        """Whether there is a place; False when nobody has left for too long."""
+        """Whether there is a place; False when nobody has left for too long, or left without an answer."""
         with self._moved:
             self._waiting += 1
+            given_up = self._given_up
             try:
                 while self._inside >= self.places:
                     left, patience = self._left, self.PATIENCE_S if self._waiting <= self.patient else self.STUCK_S
                     if not self._moved.wait(patience) and self._left == left:
+                        return False
+                    if self._given_up != given_up:
                         return False
                 self._inside += 1
                 return True
             finally:
                 self._waiting -= 1
 
-    def leave(self) -> None:
+    def leave(self, *, given_up: bool = False) -> None:
         """Make a place free."""
         with self._moved:
             self._inside -= 1
             self._left += 1
-            self._moved.notify()
+            self._given_up += given_up
+            if given_up:
+                self._moved.notify_all()
+            else:
+                self._moved.notify()

@@ -16,7 +16,7 @@ from django.http import HttpResponse
 from django.test import Client, RequestFactory
 
 from decisioning.access import pulse
-from decisioning.access.availability import Room
+from decisioning.access.availability import Intake, Room
 from decisioning.access.copies import Checks, Copies, key_of
 from decisioning.access.keys import create_key
 from decisioning.access.models import ApiKey, Team
@@ -237,3 +237,26 @@ def test_a_full_room_lets_nobody_in_unless_it_moves() -> None:
     assert not room.enter()
     threading.Timer(0.05, room.leave).start()
     assert room.enter()
+
+
+def test_who_gives_up_inside_sends_away_who_waits_behind() -> None:
+    room = Room(places=1, patient=1)
+    assert room.enter()
+    threading.Timer(0.05, lambda: room.leave(given_up=True)).start()
+    began = time.monotonic()
+    assert not room.enter()
+    assert time.monotonic() - began < Room.PATIENCE_S
+    assert room.enter()
+
+
+def test_one_address_does_not_take_all_places_to_send_from() -> None:
+    intake = Intake(places=3, of_one=2)
+    assert [intake.enter("a"), intake.enter("a")] == [True, True]
+    refused = threading.Thread(target=lambda: said.append(intake.enter("a")))
+    said: list[bool] = []
+    refused.start()
+    assert intake.enter("b")
+    refused.join()
+    assert said == [False]
+    intake.leave("a")
+    assert intake.enter("a")

@@ -104,7 +104,7 @@ def test_the_share_counts_decisive_and_calm_apart_and_names_what_blocks_the_rest
 
 
 def test_reads_that_failed_or_were_never_counted_use_up_the_budget(ops: Caller) -> None:
-    minute = NOW.replace(second=0, microsecond=0)
+    minute = datetime.now(UTC).replace(second=0, microsecond=0)
     for age, asked, failed, stale, done in (
         (50, 600, 0, 30, True),
         (40, 600, 1, 0, True),

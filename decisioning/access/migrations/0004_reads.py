@@ -3,7 +3,7 @@
 from django.db import migrations, models
 
 FORWARD = """
-SET LOCAL lock_timeout = '4s';
+SET LOCAL lock_timeout = '1500ms';
 ALTER TABLE public.reads SET SCHEMA audit;
 REVOKE ALL ON audit.reads FROM decisioning_web, decisioning_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON audit.reads TO decisioning_web;
