@@ -32,7 +32,6 @@ class Installation:
     """`manage.py up` on a home of its own, as a newcomer runs it."""
 
     home: Path
-    environment: dict[str, str] = field(default_factory=dict)  # such as servers of one's own
     printed: list[str] = field(default_factory=list)
     process: "subprocess.Popen[str] | None" = None
     environment: dict[str, str] = field(default_factory=dict)

@@ -249,7 +249,8 @@ def test_who_gives_up_inside_sends_away_who_waits_behind() -> None:
     assert room.enter()
 
 
-def test_one_address_does_not_take_all_places_to_send_from() -> None:
+def test_one_address_does_not_take_all_places_to_send_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Room, "PATIENCE_S", 0.2)
     intake = Intake(places=3, of_one=2)
     assert [intake.enter("a"), intake.enter("a")] == [True, True]
     refused = threading.Thread(target=lambda: said.append(intake.enter("a")))
