@@ -310,6 +310,20 @@ def test_colours_are_for_screens_and_not_for_those_who_want_none(
     assert "32m" not in capsys.readouterr().out
 
 
+def test_the_shell_completes_keys_and_says_nothing_when_it_cannot_ask(
+    run: Run, answers: dict[str, httpx.Response], asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [{"key": "checkout"}, {"key": "faster-checkout"}]
+    answers["/api/experiments"] = httpx.Response(200, json={"results": found, "next": None})
+
+    assert cli._some_keys("che") == ["checkout"]
+    assert asked[0].url.params["search"] == "che"
+    answers["/api/experiments"] = httpx.Response(401, json={"code": "not_authenticated", "detail": "No."})
+    assert cli._some_keys("che") == []
+    monkeypatch.setattr(credentials, "find", lambda: (_ for _ in ()).throw(credentials.Unknown("none")))
+    assert cli._some_keys("che") == []
+
+
 def commands(of: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, command in of.commands.items():
         if hasattr(command, "commands"):
