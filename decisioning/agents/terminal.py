@@ -57,7 +57,7 @@ def wait_for[T](
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Look until it is done or the time is over; the last look. A portal that is away meanwhile is waited for as well."""
-    until, pace = clock() + wait_s, 1.0
+    until, pace = clock() + wait_s, 0.5
     while True:
         try:
             found = look()
@@ -67,7 +67,7 @@ def wait_for[T](
             if clock() >= until:
                 raise
         sleep(max(0.0, min(pace, until - clock())))
-        pace = min(pace * 1.5, _SLOWEST_S)
+        pace = min(pace * 1.3, _SLOWEST_S)
 
 
 def acts_on(found: Json, *, answered: bool = False) -> str:

@@ -7,9 +7,7 @@ from tests.board.scenes import HOUR, Scene, person
 from tests.conftest import as_role
 
 
-def test_a_source_is_refreshed_from_its_page_by_whoever_may_send_rows(
-    board: Client, scene: Scene
-) -> None:
+def test_a_source_is_refreshed_from_its_page_by_whoever_may_send_rows(board: Client, scene: Scene) -> None:
     with as_role("owner"):
         source = Source.objects.create(
             key="warehouse", team=scene.team, kind="file", path="rows.csv", query="SELECT :since, :until", schedule_s=900,
