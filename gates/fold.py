@@ -28,6 +28,8 @@ from gates.rationale import evaluation_of
 from gates.rules import (
     FRESH,
     LOG_ALARM,
+    OVERDUE,
+    STALE,
     Evaluation,
     Judge,
     Memory,
@@ -56,8 +58,8 @@ from gates.statistics.moments import (
 )
 from gates.statistics.srm import srm_log_e_at_most
 
-NEVER = -1
-"""An instant before every row."""
+NEVER, NO_END = -1, 2**62
+"""Instants before and after every row."""
 FEW_LOOKS = 6
 """Below this many looks a preview costs more than it saves."""
 MANY = 64
@@ -314,6 +316,23 @@ def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, state: State | None
         rebuilt=rebuilt,
         stretches=tuple(found.stretches),
     )
+
+
+def quiet_to(policy: Policy, plan: Plan, rows: Rows, state: State) -> int:
+    """The last slot up to which nothing that people see changes while rows, answers and plan stay as they are.
+
+    rows: what the fold that left `state` was given. The state's own slot when the next one has to be judged anyway. A fold
+    gives the same whenever it runs, so up to that slot it need not run.
+    """
+    court, slot = judge(policy, plan), state.slot
+    body = msgspec.msgpack.decode(state.body, type=_Body)
+    latched = any(standing.latch is not None for standing in body.memory.standing)
+    ages = latched and any(status in (STALE, OVERDUE) for status in body.memory.fresh)  # said of what is suspended
+    if slot < plan.created_at or plan.ended_at is not None or ages or court.newest_judged(slot + court.slot_us) == slot:
+        return slot
+    stretch = _Stretch(court, body.cursors, rows, slot, NO_END)
+    next_look, next_day = ((slot // width + 1) * width for width in (court.look_us, DAY))
+    return max(slot, min(next_look, next_day, *stretch.events()) - court.slot_us)
 
 
 class _Found:
@@ -676,7 +695,7 @@ class _Stretch:
 
     def __init__(self, court: Judge, cursors: Cursors, rows: Rows, after: int, to: int) -> None:
         self.court, self.cursors, self.after, self.to = court, cursors, after, to
-        self.arms = court.arms(max(to, after))
+        self.arms = court.arms(after if to == NO_END else to)
         self.strands = [
             _Strand(court.kpis[key[0]], rows.get(key, EMPTY), cursor, to)
             for key, cursor in zip(court.series, cursors.series, strict=True)
@@ -791,16 +810,34 @@ class _Stretch:
         judged = self.court.next_judged(slot)
         return judged if judged is not None and self.after < judged <= self.to else None
 
+    def events(self) -> Iterable[int]:
+        """Slots after the beginning from which on rows that are there, or the passing of time, may say something else."""
+        court = self.court
+        instants = self._instants_of_plan()
+        for i, _, strand in self.read:
+            for ts, received in zip(strand.ts, strand.received, strict=True):
+                instants += [ts, received, ts + court.closed_after]
+            instants += self._onset(self._watermark(strand, self.after)[0], court.allowed[i])
+            if court.density is not None and not strand.cumulative:
+                every, lag = self._grid(strand.kpi)
+                due = court.clock.wall((self._closed_buckets(strand.kpi, self.after) + 1) * every)
+                instants += [] if due is None else [due + lag]
+        return [slot for at in instants if (slot := court.slot_at(at)) > self.after]
+
     def _moments_of_plan(self) -> set[int]:
-        """Slots at which the plan alone may change something: the first, answers, ends of snoozes, max_days, drops."""
+        """Slots at which the plan alone may change something."""
+        instants = self._instants_of_plan()
+        return {slot for at in instants if (slot := self._judged(self.court.slot_at(at))) is not None}
+
+    def _instants_of_plan(self) -> list[int]:
+        """The first slot, answers, ends of snoozes, max_days, drops."""
         court = self.court
         instants = [court.first()]
         for answer in court.answers:
             instants += [answer.at, answer.at + court.policy.snooze_days * DAY]
         if (oldest := court.clock.wall(court.max_age)) is not None:
             instants.append(oldest + court.closed_after)
-        instants += list(court.dropped.values())
-        return {slot for at in instants if (slot := self._judged(court.slot_at(at))) is not None}
+        return instants + list(court.dropped.values())
 
     # Goals and guards, at looks
 
@@ -1064,10 +1101,15 @@ class _Stretch:
     def _closed_buckets(self, kpi: Kpi, slot: int) -> int:
         """How many buckets of the grid from the start are closed and overdue at a slot."""
         court = self.court
-        instant = slot - max(court.closed_after, kpi.freshness_target_s * SECOND)
+        every, lag = self._grid(kpi)
+        instant = slot - lag
         if court.plan.ended_at is not None:
             instant = min(instant, court.plan.ended_at)
-        return max(0, court.clock.running(instant) // (kpi.expected_every_s * SECOND))
+        return max(0, court.clock.running(instant) // every)
+
+    def _grid(self, kpi: Kpi) -> tuple[int, int]:
+        """How wide a bucket is, and how long after its end it is overdue."""
+        return kpi.expected_every_s * SECOND, max(self.court.closed_after, kpi.freshness_target_s * SECOND)
 
     def _filled(self, i: int, strand: _Strand) -> tuple[list[int], int, int]:
         """(missing buckets, first bucket looked at, buckets closed by the end of the stretch)."""
@@ -1107,8 +1149,7 @@ class _Stretch:
             gaps, filled, closed = self._filled(i, strand)
             if cursor.dense and not gaps:
                 continue
-            every = strand.kpi.expected_every_s * SECOND
-            lag = max(court.closed_after, strand.kpi.freshness_target_s * SECOND)
+            every, lag = self._grid(strand.kpi)
             counts = range(filled + 1, closed + 1) if gaps else range(filled + 1, min(closed, filled + 1) + 1)
             slots = set()
             for count in counts:

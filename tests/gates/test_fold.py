@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 import gates.fold
 from gates.evidence import canonical_bytes, evidence, replay
-from gates.fold import State, StateOutdated, fold
+from gates.fold import State, StateOutdated, fold, quiet_to
 from gates.rules import Evaluation
 from tests.gates.desk import Desk, arrivals, body_of
-from tests.gates.histories import HOUR
+from tests.gates.histories import HOUR, without
 from tests.gates.naive import Naive
 from tests.gates.worlds import MINUTE, world
 
@@ -106,6 +106,33 @@ def test_what_happens_after_the_slot_of_a_state_does_not_outdate_it() -> None:
     later = msgspec.structs.replace(w.plan, pauses=(*w.plan.pauses, (w.end + HOUR, None)))
 
     assert state.fits(w.policy, later)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, phases=FIND)
+@given(SEEDS)
+def test_up_to_the_slot_a_fold_calls_quiet_nothing_changes_unless_a_row_arrives(seed: int) -> None:
+    w, draw = world(seed), random.Random(seed)
+    policy = msgspec.structs.replace(w.policy, look_s=4 * 3600)
+    for _ in range(6):
+        now = draw.randrange(w.plan.started_at + 600_000_000, w.end)
+        here = {k: without(s, lambda i, s=s, now=now: s.first_received_at[i] <= now) for k, s in w.rows.items()}  # type: ignore[misc]
+        before = fold(policy, w.plan, here, to=now)
+        until = quiet_to(policy, w.plan, here, before.state)
+        assert until >= before.state.slot
+        for slot in range(before.state.slot + 600_000_000, until + 1, 600_000_000):
+            after = fold(policy, w.plan, here, to=slot, state=before.state)
+            assert after.steps == ()
+            assert [t.changed for t in after.tellings] == [False]
+            assert _shown(after.evaluations[-1]) == _shown(before.evaluations[-1])
+
+
+def _shown(evaluation: Evaluation) -> object:
+    """What the document takes from an evaluation that is not on record."""
+    told = [evaluation.recommendation, *evaluation.variants]
+    return evaluation.gates, [
+        msgspec.structs.replace(r, rationale=(), blockers=r.blockers if r.proposed_slot is not None else ())
+        for r in told
+    ]
 
 
 def _told(evaluation: Evaluation) -> object:
