@@ -5,6 +5,7 @@ that cannot be folded never holds up the others: it is reported and tried again 
 """
 
 import datetime as dt
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,15 @@ from experiments.models import Experiment, Variant
 from gates import evidence
 from gates import facts as slot_facts
 from gates import plan as facts
-from gates.fold import Folded, State, fold
+from gates.fold import Folded, State, fold, quiet_to
 from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation, Step
 from gates.plan import Plan, from_us, rfc3339, to_us
 from gates.policy import Policy, parse
 from gates.readings import Judging, load, rows_of, series_of
 from gates.rules import Evaluation as Judged
 from gates.rules import Recommendation as JudgedRecommendation
+from gates.rules import judge
+from gates.series import Rows
 
 CHUNK, LONG_CHUNK = 200, 2
 _UNJUDGEABLE = (ArithmeticError, LookupError, TypeError, ValueError, AssertionError)
@@ -36,9 +39,13 @@ _UNJUDGEABLE = (ArithmeticError, LookupError, TypeError, ValueError, AssertionEr
 
 @dataclass
 class Done:
-    """What one call dealt with. `more`: others may be waiting. `failed`: (experiment key, error) that could not be folded."""
+    """What one call dealt with. `more`: others may be waiting. `failed`: (experiment key, error) that could not be folded.
+
+    passed: experiments for which nothing could have changed, moved on without a fold.
+    """
 
     experiments: int = 0
+    passed: int = 0
     evaluations: int = 0
     newest_slot: dt.datetime | None = None
     more: bool = False
@@ -70,16 +77,17 @@ def newest_slot(now: dt.datetime, slot_s: int) -> dt.datetime:
 
 def evaluate_some(*, now: dt.datetime, chunk: int = CHUNK) -> Done:
     """Judge up to `chunk` experiments that are due, in the caller's transaction."""
+    passed, newest = _pass_over(now)
     ids = _claim(now, chunk)
     if not ids:
-        return Done()
+        return Done(passed=passed, newest_slot=newest)
     changed = _take_changes(ids)
     judgings = load(ids)
     without_policy = set(ids) - {j.experiment.pk for j in judgings}
-    Cursor.objects.filter(pk__in=without_policy).update(due_at=now + dt.timedelta(minutes=5))
+    Cursor.objects.filter(pk__in=without_policy).update(due_at=now + dt.timedelta(minutes=5), quiet_to=None)
     for judging in judgings:
         judging.changed = changed.get(judging.experiment.pk, [])
-    done = Done(experiments=len(ids), more=True)
+    done = Done(experiments=len(ids), passed=passed, newest_slot=newest, more=True)
     outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
     _write_all(outcomes, now, done)
     for outcome in outcomes:
@@ -161,6 +169,34 @@ def _claim(now: dt.datetime, chunk: int) -> list[int]:
         return ids
 
 
+def _pass_over(now: dt.datetime) -> tuple[int, dt.datetime | None]:
+    """Move on every experiment that is due, of which nothing can have changed, by one statement: how many, and to which slot.
+
+    Its state stays where it is: a fold gives the same from there. Who holds a cursor meanwhile keeps it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH quiet AS MATERIALIZED (
+              SELECT c.experiment_id, c.due_at - c.judged_to AS width,
+                     floor(extract(epoch FROM %(now)s - c.judged_to) / extract(epoch FROM c.due_at - c.judged_to))::int AS slots
+              FROM metadata.cursors c
+              WHERE c.due_at <= %(now)s AND c.due_at <= c.quiet_to AND c.asked_slot IS NULL AND c.state IS NOT NULL
+                AND c.quiet_to + (c.due_at - c.judged_to) > %(now)s
+                AND NOT EXISTS (SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id)
+              FOR UPDATE OF c SKIP LOCKED),
+            moved AS (
+              UPDATE metadata.cursors c SET judged_to = c.judged_to + q.width * q.slots, due_at = c.due_at + q.width * q.slots,
+                missed_slots = c.missed_slots + q.slots - 1
+              FROM quiet q WHERE q.experiment_id = c.experiment_id RETURNING c.judged_to)
+            SELECT count(*), max(judged_to) FROM moved
+            """,
+            {"now": now},
+        )
+        count, newest = cursor.fetchone() or (0, None)
+        return count, newest
+
+
 def _take_changes(ids: Sequence[int]) -> dict[int, list[tuple[str, int, int]]]:
     """Notes of changed rows, taken before the rows are read: what commits in between is read now and noted again later."""
     with connection.cursor() as cursor:
@@ -199,12 +235,13 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list
             folded = fold(judging.policy, judging.plan, rows[judging.experiment.pk], to=to_us(to), state=state)
         except _UNJUDGEABLE as error:
             done.failed.append((judging.experiment.key, f"{type(error).__name__}: {error}"))
-            judging.cursor.state = None  # retold from its rows next time
+            judging.cursor.state = judging.cursor.quiet_to = None  # retold from its rows next time
             judging.cursor.due_at = to + dt.timedelta(seconds=judging.policy.slot_s)
             continue
         after = state.slot if state and not folded.rebuilt else None
         outcomes.append(Outcome(judging, folded, after, retold))
         _advance(judging, folded, to, retold=retold)
+        judging.cursor.quiet_to = _quiet_to(judging, rows[judging.experiment.pk], folded.state)
         done.newest_slot = max(filter(None, (done.newest_slot, to)))
     return outcomes
 
@@ -217,14 +254,34 @@ def _state(judging: Judging) -> tuple[State | None, bool]:
     if not stored.fits(judging.policy, judging.plan):
         return None, True
     state: State | None = stored
+    passed = _passed_since(judging, stored)
+    retold = False
     for metric, from_ts, received in judging.changed:
-        if state is None or state.judged_to(metric) is None:
+        behind = stored.judged_to(metric)
+        if behind is None:
+            continue
+        retold = retold or received <= stored.slot + passed or from_ts <= behind + passed
+        if state is None:
             continue
         unseen = received <= state.slot  # changed, gone, or on its way while its slot was judged
         state = state.before(metric, from_ts, late=not unseen)
         if state is not None and unseen:
             state = state.at_most(received - 1)
-    return state, state is not stored
+    return state, retold or state is not stored
+
+
+def _passed_since(judging: Judging, stored: State) -> int:
+    """Microseconds from the slot of the state to the newest one judged: those passed over since, in which nothing changed."""
+    to = judging.cursor.judged_to
+    judged = None if to is None else judge(judging.policy, judging.plan).newest_judged(to_us(to))
+    return max(0, (judged or stored.slot) - stored.slot)
+
+
+def _quiet_to(judging: Judging, rows: Rows, state: State) -> dt.datetime | None:
+    if judging.experiment.status != Experiment.Status.RUNNING:
+        return None
+    until = quiet_to(judging.policy, judging.plan, rows, state)
+    return from_us(until) if until > state.slot else None
 
 
 def _advance(judging: Judging, folded: Folded, to: dt.datetime, *, retold: bool) -> None:
@@ -274,14 +331,14 @@ def _write_all(outcomes: Sequence[Outcome], now: dt.datetime, done: Done) -> Non
         waiting[row.experiment_id].append(row)
     for outcome in outcomes:
         experiment = outcome.judging.experiment
-        if not outcome.folded.evaluations:
+        if not outcome.folded.tellings:
             continue
         try:
             with transaction.atomic():
                 done.evaluations += _write(outcome, last.get(experiment.pk), waiting[experiment.pk], now)
         except _UNJUDGEABLE as error:
             done.failed.append((experiment.key, f"{type(error).__name__}: {error}"))
-            outcome.judging.cursor.state = None
+            outcome.judging.cursor.state = outcome.judging.cursor.quiet_to = None
 
 
 def _write(outcome: Outcome, last: Evaluation | None, waiting: Sequence[Recommendation], now: dt.datetime) -> int:
@@ -317,7 +374,7 @@ def _keep_steps(outcomes: Sequence[Outcome]) -> None:
 
 def _recorded(outcome: Outcome, last: Evaluation | None) -> list[Evaluation]:
     """Evaluations on record from the newest before this fold's first slot on, the last retelling of each slot, oldest first."""
-    since = from_us(outcome.folded.evaluations[0].slot)
+    since = from_us(outcome.folded.tellings[0].slot)
     if last is None or last.slot < since:
         return [last] if last else []
     mine = Evaluation.objects.filter(experiment=outcome.judging.experiment)
@@ -327,38 +384,47 @@ def _recorded(outcome: Outcome, last: Evaluation | None) -> list[Evaluation]:
 
 def _new_evaluations(outcome: Outcome, recorded: Sequence[Evaluation], now: dt.datetime) -> list[Evaluation]:
     cursor, folded = outcome.judging.cursor, outcome.folded
-    newest = folded.evaluations[-1]
+    newest = folded.tellings[-1].evaluation
     proposed = {r.proposed_slot for r in (newest.recommendation, *newest.variants)}
     on_record = {to_us(e.slot): e for e in recorded}
     written: list[Evaluation] = []
-    for judged, detail in zip(folded.evaluations, folded.details, strict=True):
-        held = on_record.get(judged.slot)
+    for telling in folded.tellings:
+        held = on_record.get(telling.slot)
         if held is not None and held.fold == cursor.fold:
             continue
         newer = written[-1] if written else (recorded[-1] if recorded else None)
-        if judged.changed or judged.slot in proposed:
-            wanted = held is None or _gist(held.found) != _gist(found_in(judged))
+        if telling.changed or telling.slot in proposed:
+            wanted = held is None or _gist(held.found) != _gist(found_in(telling.evaluation))
         else:
-            wanted = judged is newest and _is_due(cursor, judged, newer)
+            wanted = telling.slot == newest.slot and _is_due(cursor, newest, newer)
         if wanted:
-            written.append(_evaluation(outcome, judged, detail, now))
+            written.append(_evaluation(outcome, telling.evaluation, telling.detail, now))
     if cursor.asked_slot is not None and cursor.asked_slot <= from_us(newest.slot):
         cursor.asked_slot = None
     return written
 
 
 def _is_due(cursor: Cursor, judged: Judged, newer: Evaluation | None) -> bool:
-    """Whether an unchanged newest slot goes on record: the first ever, when somebody asked, and once a day for its new figures."""
+    """Whether an unchanged newest slot goes on record.
+
+    The first ever, when somebody asked, once a day for its new figures, and when what is on record lacks or blames something else.
+    """
     slot = from_us(judged.slot)
     asked = cursor.asked_slot is not None and cursor.asked_slot <= slot
-    return newer is None or asked or newer.slot.date() != slot.date()
+    if newer is None or asked or newer.slot.date() != slot.date():
+        return True
+    return _gist(newer.found) != _gist(found_in(judged))
+
+
+_FIGURES = re.compile(r"(?<![\w-])[+\u2212]?\d[\d.,:%TZ-]*( (d|h|min|s)\b( \d+ (h|min|s)\b)?)?")
 
 
 def _gist(found: Mapping[str, Any]) -> object:
-    """What makes two evaluations differ for a reader: actions, codes, states and verdicts."""
+    """What makes two evaluations differ for a reader: actions, codes, states, verdicts, and blockers but for their figures."""
     told = [found["recommendation"], *found["variants"]]
     return (
         [(r["action"], r["code"], r["variant"], r["state"]) for r in told],
+        [[_FIGURES.sub("#", blocker) for blocker in r["blockers"]] for r in told],
         [(g["gate"], g["variant"], g["verdict"]) for g in found["gates"]],
     )
 
@@ -635,7 +701,7 @@ def _move_cursors(judgings: Sequence[Judging]) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(
             """
-            UPDATE metadata.cursors SET judged_to = %s, due_at = %s, asked_slot = %s, fold = %s, policy_version_id = %s, state = %s,
+            UPDATE metadata.cursors SET judged_to = %s, due_at = %s, quiet_to = %s, asked_slot = %s, fold = %s, policy_version_id = %s, state = %s,
               shown = %s, revisions = %s, missed_slots = %s WHERE experiment_id = %s
             """,
             [_written(judging.cursor) for judging in judgings],
@@ -644,5 +710,5 @@ def _move_cursors(judgings: Sequence[Judging]) -> None:
 
 def _written(cursor: Cursor) -> tuple[Any, ...]:
     shown = None if cursor.shown is None else msgspec.json.encode(cursor.shown).decode()
-    moved = (cursor.judged_to, cursor.due_at, cursor.asked_slot, cursor.fold, cursor.policy_version_id, cursor.state)
-    return (*moved, shown, msgspec.json.encode(cursor.revisions).decode(), cursor.missed_slots, cursor.pk)
+    moved = (cursor.judged_to, cursor.due_at, cursor.quiet_to, cursor.asked_slot, cursor.fold, cursor.policy_version_id)
+    return (*moved, cursor.state, shown, msgspec.json.encode(cursor.revisions).decode(), cursor.missed_slots, cursor.pk)

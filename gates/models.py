@@ -114,6 +114,9 @@ class Cursor(models.Model):
     team = models.ForeignKey(Team, on_delete=models.PROTECT, related_name="+", editable=False)
     judged_to = models.DateTimeField(null=True, help_text="The newest slot judged.")
     due_at = models.DateTimeField(null=True, help_text="The next slot to judge; null when nothing is left to judge.")
+    quiet_to = models.DateTimeField(
+        null=True, help_text="Up to this slot nothing changes unless rows, answers, plan or policy do."
+    )
     asked_slot = models.DateTimeField(null=True, help_text="The slot somebody asked to have evaluated.")
     fold = models.PositiveIntegerField(default=1, help_text="Which retelling this is: a rewind opens the next.")
     policy_version = models.ForeignKey(PolicyVersion, null=True, on_delete=models.PROTECT, related_name="+")

@@ -21,7 +21,7 @@ def tick(**_later: object) -> None:
             bind_job("gates.tick")
             done = evaluation.evaluate_some(now=timezone.now())
             run.rows, run.data_watermark = done.evaluations, done.newest_slot
-            run.worked, more = done.experiments > 0, done.more
+            run.worked, more = done.experiments + done.passed > 0, done.more
             for key, error in done.failed:
                 _log.error("Experiment %s could not be judged: %s", key, error)
                 run.failures.append(f"{key}: {error}")

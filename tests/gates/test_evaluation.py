@@ -211,3 +211,52 @@ def test_an_answer_given_on_rows_that_were_corrected_since_says_what_would_be_ad
     tick(end + 3 * HOUR)
     with as_role("worker"):
         assert Cursor.objects.get().revisions == {}, "corrected back"
+
+
+def test_the_words_of_a_hold_say_what_is_lacking_now_and_go_on_record_once(running: Target) -> None:
+    tick(START + dt.timedelta(minutes=5))
+    for variant, n in (("control", 900), ("treatment", 0)):
+        send(running, [Row("errors", START + HOUR, 0.05, variant, n)], now=START + HOUR)
+    at = START + HOUR
+    for _ in range(7):
+        at += dt.timedelta(minutes=5)
+        tick(at)
+    with as_role("worker"):
+        shown = Cursor.objects.get(experiment=experiment()).shown
+        assert shown is not None
+        blockers = " ".join(shown["recommendation"]["blockers"])
+        assert "errors of treatment has no row yet" in blockers
+        assert "errors of control" not in blockers
+        assert Evaluation.objects.filter(experiment=experiment()).count() == 2
+
+
+def test_slots_in_which_nothing_can_change_are_passed_over_and_counted(running: Target) -> None:
+    for hour in (1, 2):
+        send(running, bucket(START + hour * HOUR, random.Random(hour)), now=START + hour * HOUR)
+    tick(START + 2 * HOUR + dt.timedelta(minutes=5))
+    with as_role("worker"):
+        before = Cursor.objects.get(experiment=experiment())
+        assert before.quiet_to == START + 2 * HOUR + dt.timedelta(minutes=10)
+        done = evaluate_some(now=before.quiet_to)
+        assert (done.passed, done.experiments, done.newest_slot) == (1, 0, before.quiet_to)
+        after = Cursor.objects.get(experiment=experiment())
+        assert (after.judged_to, after.state, after.shown) == (before.quiet_to, before.state, before.shown)
+        assert after.missed_slots == before.missed_slots
+        assert evaluate_some(now=START + 2 * HOUR + dt.timedelta(minutes=15)).experiments == 1
+
+
+@pytest.mark.parametrize("table", ["variants", "target_kpis", "experiments", "metrics", "policy_versions", "pauses"])
+def test_no_slot_is_passed_over_once_the_plan_or_the_policy_has_changed(running: Target, table: str) -> None:
+    with as_role("worker"):
+        Cursor.objects.filter(experiment=experiment()).update(quiet_to=START + HOUR)
+    with as_role("owner"), connection.cursor() as cursor:
+        if table == "pauses":
+            cursor.execute(
+                "INSERT INTO metadata.pauses (experiment_id, team_id, paused_at) VALUES (%s, %s, now())",
+                [running.experiment_id, running.team_id],
+            )
+        else:
+            column = "activated_at" if table == "policy_versions" else "id"
+            cursor.execute(f"UPDATE metadata.{table} SET {column} = {column}")  # noqa: S608 - names of this test
+    with as_role("worker"):
+        assert Cursor.objects.get(experiment=experiment()).quiet_to is None

@@ -115,7 +115,7 @@ def test_up_to_the_slot_a_fold_calls_quiet_nothing_changes_unless_a_row_arrives(
     policy = msgspec.structs.replace(w.policy, look_s=4 * 3600)
     for _ in range(6):
         now = draw.randrange(w.plan.started_at + 600_000_000, w.end)
-        here = {k: without(s, lambda i, s=s, now=now: s.first_received_at[i] <= now) for k, s in w.rows.items()}  # type: ignore[misc]
+        here = {k: without(s, lambda i, s=s, now=now: s.first_received_at[i] <= now) for k, s in w.rows.items()}
         before = fold(policy, w.plan, here, to=now)
         until = quiet_to(policy, w.plan, here, before.state)
         assert until >= before.state.slot
