@@ -177,9 +177,12 @@ _NAMES = {
 
 def tell_broken(*, now: datetime) -> int:
     """`slo.burning` for every promise to a team whose budget is used up, once until it has held again. Returns the messages told."""
-    teams = Experiment.objects.exclude(status=Experiment.Status.DRAFT).values_list("team_id", flat=True).distinct()
-    wrong = [found for team in sorted(teams) for found in _broken(figures(now=now, team_id=team), team)]
-    return reconcile("slo.burning", wrong, now=now, after=SETTLED, until=SETTLED)
+
+    def look() -> list[Wrong]:
+        teams = Experiment.objects.exclude(status=Experiment.Status.DRAFT).values_list("team_id", flat=True).distinct()
+        return [found for team in sorted(teams) for found in _broken(figures(now=now, team_id=team), team)]
+
+    return reconcile("slo.burning", look, now=now, after=SETTLED, until=SETTLED)
 
 
 def _broken(found: Figures, team: int) -> list[Wrong]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 
 from celery import shared_task
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from decisioning import notices, slo
@@ -43,6 +43,7 @@ def sweep(**_later: object) -> None:
 
 def _told(look: Callable[..., int]) -> None:
     now: datetime = timezone.now()
-    with transaction.atomic():
+    with transaction.atomic(), connection.cursor() as cursor:
         bind_job("notices.watch")
+        cursor.execute("SET LOCAL statement_timeout = '60s'")  # the next tick looks again, perhaps in a quieter minute
         look(now=now)

@@ -33,12 +33,12 @@ ORDER BY e.id
 
 def tell_overdue(*, now: datetime) -> int:
     """`decision.overdue` for every open proposal older than its team's time to answer, once a proposal. Returns the messages told."""
-    return reconcile("decision.overdue", overdue(now=now), now=now)
+    return reconcile("decision.overdue", lambda: overdue(now=now), now=now)
 
 
 def tell_failed_guards(*, now: datetime) -> int:
     """`guard.failed` for every guard and safety limit that fails, once until it has held for a while. Returns the messages told."""
-    return reconcile("guard.failed", failed_guards(), now=now, until=GRACE)
+    return reconcile("guard.failed", failed_guards, now=now, until=GRACE)
 
 
 def overdue(*, now: datetime) -> list[Wrong]:

@@ -33,7 +33,7 @@ def tell_changes(*, now: datetime) -> int:
     """Tell, in the caller's transaction, which experiments have begun or ceased to wait for data. Returns the messages told."""
     return reconcile(
         "freshness.breached",
-        breached(now=now),
+        lambda: breached(now=now),
         now=now,
         after=GRACE,
         until=GRACE,

@@ -1,6 +1,6 @@
 """What ticks find wrong is told once a change. What was told stands in PostgreSQL, so that no restart tells it again.
 
-Whoever looks hands in everything that is wrong now. Something new is told when it has lasted `after`; something told is over when it has
+A look finds everything that is wrong now. Something new is told when it has lasted `after`; something told is over when it has
 been gone for `until`. Between the two it may come and go without a word.
 """
 
@@ -32,7 +32,7 @@ type Over = Callable[[Sequence[Alarm]], Mapping[int, Mapping[str, object]]]
 
 def reconcile(
     event: str,
-    wrong: Iterable[Wrong],
+    look: Callable[[], Iterable[Wrong]],
     *,
     now: datetime,
     after: timedelta = timedelta(0),
@@ -41,7 +41,7 @@ def reconcile(
 ) -> int:
     """Tell what is new of `event`, and what is over by the event of `over`. In the caller's transaction; returns the messages told.
 
-    Of two ticks at once the second does nothing: the first has just looked.
+    look: finds all that is wrong now. Of two ticks at once the second does not even look: the first is just doing so.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [f"alarms {event}"])
@@ -49,7 +49,7 @@ def reconcile(
             return 0
     known = {(alarm.team_id, alarm.subject): alarm for alarm in Alarm.objects.filter(type=event)}
     messages, new, changed = [], [], []
-    for found in wrong:
+    for found in look():
         alarm = known.pop((found.team_id, found.subject), None)
         if alarm is None:
             alarm = Alarm(

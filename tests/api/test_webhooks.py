@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from standardwebhooks.webhooks import Webhook
 
-from decisioning import notices, slo
+from decisioning import notices, slo, tasks
 from decisioning.access.scopes import Scope
 from decisioning.ledger import delivery
 from decisioning.ledger.models import OutboxMessage
@@ -292,3 +292,13 @@ def test_a_broken_promise_is_told_to_the_team_it_was_made_to(ops: Caller, strang
     assert broken[0]["target"] == "at most 900 s"
     with as_role("worker"):
         assert set(OutboxMessage.objects.filter(type="slo.burning").values_list("team_id", flat=True)) == {ops.team.pk}
+
+
+def test_the_ticks_themselves_tell_what_has_happened_and_then_nothing(ops: Caller, receiver: Receiver) -> None:
+    opened(ops, receiver.url)
+    ops.experiment()
+    for _ in range(2):
+        with as_role("worker"):
+            for one in (tasks.watch, tasks.promises, tasks.deliver, tasks.sweep):
+                one()
+    assert len(receiver.got) == 1

@@ -25,7 +25,7 @@ def look(minute: float, *wrong: Wrong, grace: float = 5) -> list[str]:
         before = set(OutboxMessage.objects.values_list("pk", flat=True))
         reconcile(
             "freshness.breached",
-            wrong,
+            lambda: wrong,
             now=NOW + timedelta(minutes=minute),
             after=timedelta(minutes=grace),
             until=timedelta(minutes=grace),
