@@ -168,6 +168,7 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
 SETTLED = timedelta(minutes=15)
 """How long a promise must be broken before it is told, and be kept before it can be told anew."""
 _NAMES = {
+    "reads": "reads answered",
     "telemetry_latency": "telemetry latency, p95",
     "decision_latency": "decision latency, p95",
     "recommended_within_24h": "recommended within 24 h",
@@ -187,6 +188,7 @@ def tell_broken(*, now: datetime) -> int:
 
 def _broken(found: Figures, team: int) -> list[Wrong]:
     promises: dict[str, Latency | Share] = {
+        "reads": found.reads,
         "telemetry_latency": found.telemetry,
         "decision_latency": found.decision,
         "recommended_within_24h": found.recommended,
@@ -210,7 +212,7 @@ def _figure(kept: Latency | Share) -> dict[str, object]:
         said = {"figure": f"{kept.p95_s:,.0f} s", "target": f"at most {kept.target_s:,} s"}
         return {"p95_s": kept.p95_s, "target_s": kept.target_s, **said}
     side = "at least" if kept.at_least else "at most"
-    said = {"figure": f"{kept.part:,} of {kept.whole:,}", "target": f"{side} {kept.target:.0%}"}
+    said = {"figure": f"{kept.part:,} of {kept.whole:,}", "target": f"{side} {kept.target * 100:g}%"}
     return {"share": kept.share, "target_share": kept.target, **said}
 
 
