@@ -17,6 +17,15 @@ from decisioning.embedded import Home, Postgres, Server, Valkey, keep_bytecode, 
 
 _running = ExitStack()
 _PREFIX = "decisioning-tests-"
+_LONG = (
+    "test_looks.py",
+    "test_up.py",
+    "test_against_portal.py",
+    "test_board.py",
+    "test_mcp_server.py",
+    "test_table.py",
+    "test_evaluation.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -49,7 +58,8 @@ def pytest_load_initial_conftests(args: list[str]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes minutes or disturbs others, unless `-m` asks for it by name."""
+    """Leave out what takes minutes or disturbs others, unless `-m` asks for it by name; begin with what takes longest."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
     if not config.option.markexpr:
         apart = [item for item in items if any(map(item.get_closest_marker, ("faults", "benchmarks", "packages")))]
         items[:] = [item for item in items if item not in apart]
