@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx
 import httpx2
 import pytest
@@ -23,6 +22,7 @@ from mcp_types import TextResourceContents
 
 from decisioning.agents.client import Portal, PortalError
 from decisioning.embedded import PROJECT
+from tests.agents import loop
 from tests.installation import Installation, clean_environment, soon
 
 WIDE = "experiment_id,variant_id,metric_id,time_since_start,count_c,count_t,mean_c,mean_t,variance_c,variance_t"
@@ -280,7 +280,7 @@ def test_an_agent_goes_from_an_idea_to_a_proposal_over_stdio_and_a_person_decide
                 assert isinstance(content, TextResourceContents)
                 assert json.loads(content.text)
 
-    anyio.run(walk)
+    loop.run(walk)
     proposed = portal.decision("warmer-greeting")["recommendation"]
     key = agent["DECISIONING_API_KEY"]
     for path, body in (
@@ -315,7 +315,7 @@ def test_agents_over_http_come_by_loopback_names_and_with_their_own_key(
     serving = subprocess.Popen([*SERVE, "--http", "--port", str(port)], cwd=PROJECT, env=agent)
     try:
         assert soon(lambda: listens(port), 30)
-        anyio.run(walk)
+        loop.run(walk)
         rebound = httpx.post(url, json={}, headers={"Host": "evil.example", "Accept": "application/json"})
         assert rebound.status_code == 421
     finally:

@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 from mcp import Client
 
 from decisioning.agents import mcp_server
+from tests.agents import loop
 
 Told = dict[str, Any]
 Ask = Callable[..., Told]
@@ -82,7 +82,7 @@ def ask(answers: dict[str, httpx.Response], asked: list[httpx.Request]) -> Ask:
                 text = str(getattr(content, "text", ""))
                 return {"refused": text} if result.is_error else {"bytes": len(text.encode()), **json.loads(text)}
 
-        return anyio.run(within)
+        return loop.run(within)
 
     return call
 

@@ -14,6 +14,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from decisioning.access.models import Team
 from tests.board.scenes import Scene, person
+from tests.browser.gallery import hang
 from tests.conftest import as_role
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -129,3 +130,9 @@ def sign_in(page: Page, served: str, name: str) -> None:
 @pytest.fixture
 def sign(served: str) -> Callable[[Page, str], None]:
     return lambda page, name: sign_in(page, served, name)
+
+
+@pytest.fixture
+def gallery(scene: Scene) -> Scene:
+    hang(scene)
+    return scene

@@ -9,7 +9,6 @@ from decisioning.access.models import Team
 from decisioning.ledger.models import Channel
 from tests.board.scenes import Scene, person
 from tests.browser.conftest import sign_in
-from tests.browser.gallery import hang
 from tests.conftest import as_role
 
 PAGES = ["/", "/?q=nothing+like+it", "/new", "/experiments/checkout-one-page", "/experiments/scene-1", "/experiments/scene-3",
@@ -25,12 +24,6 @@ RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "
 @pytest.fixture
 def ada(growth: Team) -> User:
     return person("ada", growth, admin=True)
-
-
-@pytest.fixture
-def gallery(scene: Scene) -> Scene:
-    hang(scene)
-    return scene
 
 
 @pytest.fixture
