@@ -131,7 +131,7 @@ def test_servers_stop_after_those_who_use_them(home: Home) -> None:
 
 def test_a_log_does_not_grow_without_bound(supervisor: Supervisor, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(up, "LOG_BYTES", 10_000)
-    supervisor.keep(part("while :; do echo a line of some length, again and again; done"))
+    supervisor.keep(part("while :; do echo a line of some length, again and again; sleep 0.002; done"))
     log, older = home.logs / "part.log", home.logs / "part.log.1"
 
     supervisor.wait(older.exists, what="the older log", seconds=10)

@@ -19,6 +19,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextResourceContents
+from prometheus_client.parser import text_string_to_metric_families
 
 from decisioning.agents.client import Portal, PortalError
 from decisioning.embedded import PROJECT
@@ -326,3 +327,11 @@ def test_agents_over_http_come_by_loopback_names_and_with_their_own_key(
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_prometheus_can_scrape_it_from_this_machine(installation: Installation) -> None:
+    answer = httpx.get(f"{installation.credentials()['url']}/metrics", timeout=10)
+
+    assert answer.status_code == 200
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert any(name.startswith("decisioning_") and family.samples for name, family in families.items())
