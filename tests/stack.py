@@ -18,7 +18,6 @@ from decisioning.embedded import Home, Postgres, Server, Valkey, keep_bytecode, 
 _running = ExitStack()
 _PREFIX = "decisioning-tests-"
 _LONG = (
-    "test_looks.py",
     "test_up.py",
     "test_against_portal.py",
     "test_board.py",
@@ -61,7 +60,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what takes minutes or disturbs others, unless `-m` asks for it by name; begin with what takes longest."""
     items.sort(key=lambda item: item.path.name not in _LONG)
     if not config.option.markexpr:
-        apart = [item for item in items if any(map(item.get_closest_marker, ("faults", "benchmarks", "packages")))]
+        apart = [
+            item for item in items if any(map(item.get_closest_marker, ("faults", "benchmarks", "packages", "looks")))
+        ]
         items[:] = [item for item in items if item not in apart]
         config.hook.pytest_deselected(items=apart)
 

@@ -33,6 +33,7 @@ def admin_page(watched: BrowserContext, served: str, ada: User, gallery: Scene) 
     return page
 
 
+@pytest.mark.looks
 def test_no_page_has_a_fault_for_axe_an_error_in_the_console_or_a_sideways_scroll(
     admin_page: Page, served: str, complaints: list[str]
 ) -> None:
