@@ -94,6 +94,8 @@ def used(request: HttpRequest, principal: Principal) -> Usage:
 
 
 def _counted(request: HttpRequest, who: str, rate: str) -> tuple[int, int]:
+    """Redis's count; this process's own while Redis does not answer. That one always goes along, so that it never begins at 0."""
+    here = _here.count(who, *rate_of(rate))
     if _breaker.closed():
         try:
             usage = get_usage(request, group=_GROUP, key=lambda _group, _request: who, rate=rate, increment=True)
@@ -103,7 +105,7 @@ def _counted(request: HttpRequest, who: str, rate: str) -> tuple[int, int]:
             _breaker.answered()
             if usage and usage["time_left"] >= 0:
                 return usage["count"], usage["time_left"]
-    return _here.count(who, *rate_of(rate))
+    return here
 
 
 class _Breaker:

@@ -47,18 +47,23 @@ def calls(principal: Principal, number: int, *, threads: int = 1) -> Counter[boo
         return Counter(passed for share in pool.map(some, [number // threads] * threads) for passed in share)
 
 
-def test_of_200_calls_at_once_at_a_limit_of_60_exactly_60_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    for _ in range(5):
-        monkeypatch.setattr(limits, "_breaker", limits._Breaker())
-        gave_up: list[bool] = []
-        monkeypatch.setattr(limits._breaker, "open", lambda gave_up=gave_up: gave_up.append(True))
-        passed = calls(program(), 200, threads=200)
-        if (
-            not gave_up
-        ):  # on a machine too busy for a Redis to answer in 0.2 s this process counts for itself, which is another test
-            break
-    assert passed == {True: 60, False: 140}
-    assert not gave_up
+def test_of_200_calls_at_once_at_a_limit_of_60_exactly_60_pass(settings: Any) -> None:
+    cache = settings.CACHES["default"]
+    patient = {
+        **cache["OPTIONS"],
+        "socket_timeout": 20,
+        "socket_connect_timeout": 20,
+    }  # a busy machine is no Redis that is away
+    settings.CACHES = {**settings.CACHES, "default": {**cache, "OPTIONS": patient}}
+    assert calls(program(), 200, threads=200) == {True: 60, False: 140}
+
+
+def test_what_redis_has_counted_is_not_forgotten_when_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody gets a second helping out of an outage."""
+    mine = program("60/h")
+    assert calls(mine, 50)[True] == 50
+    limits._breaker.open()
+    assert calls(mine, 50) == {True: 10, False: 40}
 
 
 def test_another_keys_calls_do_not_count() -> None:
