@@ -8,6 +8,7 @@ from typing import Any, cast
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
+from django.forms.fields import InvalidJSONInput
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -25,12 +26,18 @@ def principal_of(request: HttpRequest) -> Principal:
     return cast("Principal", request.principal)  # type: ignore[attr-defined]
 
 
+class _Indented(forms.JSONField):
+    """JSON as a person edits it."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return value if isinstance(value, InvalidJSONInput) else json.dumps(value, indent=2, ensure_ascii=False)
+
+
 class BodyForm(forms.ModelForm):  # type: ignore[type-arg] # generic for the type checker alone
     """A policy body as JSON, its gates as sentences below it; what the lint refuses stands at the field with its mend."""
 
-    body = forms.JSONField(
+    body = _Indented(
         widget=forms.Textarea(attrs={"rows": 28, "cols": 110, "spellcheck": "false"}),
-        encoder=None,
         help_text="Settings that are left out have the value of the shipped policy.",
     )
     look_first = forms.BooleanField(

@@ -6,6 +6,9 @@ from decisioning.ledger import channels
 from decisioning.ledger.delivery import Outcome, deliver
 from decisioning.ledger.models import Channel
 from decisioning.ledger.outbox import EVENTS, tell
+from gates.models import Cursor, Policy, PolicyVersion
+from gates.policy import DEFAULT_BODY
+from telemetry.models import Source
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 
@@ -40,11 +43,34 @@ def hang(scene: Scene) -> None:
     scene.experiment("Handover summary for human agents", status="draft")
     scene.experiment("Nothing sent yet", days=1, rows=False, code="no_data")
     scaled = scene.experiment("Free returns banner", status="scaled", action="scale", code="wins", days=20)
-    scene.answered(scene.proposal(scaled, "scale", "wins", ago=6 * HOUR))
+    decided = scene.answered(scene.proposal(scaled, "scale", "wins", ago=6 * HOUR))
+    with as_role("owner"):
+        said = {str(decided.pk): {"action": "hold", "code": "collecting"}}
+        Cursor.objects.filter(experiment=scaled).update(revisions=said)
     over = scene.experiment("Gift wrap upsell", status="deleted", action="scale", code="wins", days=12)
     scene.answered(scene.proposal(over, "scale", "wins", ago=7 * HOUR), override_to="delete",
                    reason="Wrapping stations are full until 15 Dec, we would miss delivery dates.")  # fmt: skip
     _webhooks(scene)
+    _sources(scene)
+    _candidate(scene)
+
+
+def _sources(scene: Scene) -> None:
+    """One that is good, and one with a long name that fails."""
+    common = {"team": scene.team, "kind": "file", "query": "SELECT :since, :until", "schedule_s": 900, "created_at": scene.now,
+              "due_at": scene.now, "metrics": ["vrps"]}  # fmt: skip
+    with as_role("owner"):
+        Source.objects.create(key="warehouse", path="rows.csv", last_refresh_at=scene.now - HOUR, **common)
+        Source.objects.create(key=LONG[:60].lower().replace(".", "-"), path=f"{LONG}.parquet", failures=3, **common)
+
+
+def _candidate(scene: Scene) -> None:
+    """A policy whose second version waits for a backtest."""
+    with as_role("owner"):
+        policy = Policy.objects.create(name="careful", team=scene.team, created_at=scene.now)
+        common = {"policy": policy, "team": scene.team, "author": "ada", "created_at": scene.now}
+        PolicyVersion.objects.create(number=1, body=DEFAULT_BODY, activated_at=scene.now, activated_by="ada", **common)
+        PolicyVersion.objects.create(number=2, body=DEFAULT_BODY | {"min_days": 10}, **common)
 
 
 def _webhooks(scene: Scene) -> None:

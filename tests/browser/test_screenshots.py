@@ -36,6 +36,8 @@ PAGES = {
     "promises": "/promises",
     "policies": "/policies",
     "policy": "/policies/1",
+    "policy-candidate": "/policies/3/2",
+    "sources": "/sources",
     "audit": "/audit",
     "keys": "/keys",
     "webhooks": "/webhooks",
@@ -45,6 +47,7 @@ PAGES = {
     "admin": "/admin/",
     "admin-experiments": "/admin/experiments/experiment/",
     "admin-experiment": "/admin/experiments/experiment/2/change/",
+    "admin-policy": "/admin/gates/policy/add/",
     "admin-audit": "/admin/ledger/entry/",
 }
 
