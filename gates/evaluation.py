@@ -90,9 +90,6 @@ def evaluate_some(*, now: dt.datetime, chunk: int = CHUNK) -> Done:
     done = Done(experiments=len(ids), passed=passed, newest_slot=newest, more=True)
     outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
     _write_all(outcomes, now, done)
-    for outcome in outcomes:
-        if outcome.retold and outcome.judging.plan.answers:
-            _revise(outcome.judging)
     _move_cursors(judgings)
     return done
 
@@ -309,8 +306,12 @@ def _next_due(experiment: Experiment, policy: Policy, judged: dt.datetime) -> dt
 
 
 def _rebuilt(judging: Judging, slot: dt.datetime) -> Folded:
-    rows = rows_of({judging.experiment.pk: dict.fromkeys(series_of(judging.plan), judging.plan.started_at)})
-    return fold(judging.policy, judging.plan, rows[judging.experiment.pk], to=to_us(slot))
+    return fold(judging.policy, judging.plan, _all_rows(judging), to=to_us(slot))
+
+
+def _all_rows(judging: Judging) -> Rows:
+    pk = judging.experiment.pk
+    return rows_of({pk: dict.fromkeys(series_of(judging.plan), judging.plan.started_at)})[pk]
 
 
 # What is written ----------------------------------------------------------------------------------------------------------
@@ -346,6 +347,8 @@ def _write(outcome: Outcome, last: Evaluation | None, waiting: Sequence[Recommen
     written = _new_evaluations(outcome, recorded, now)
     _save(outcome.judging.experiment, written, now)
     by_slot = {to_us(e.slot): e for e in (*recorded, *written)}
+    if outcome.retold and outcome.judging.plan.answers:
+        _revise(outcome.judging)
     over = _ended_by_answer(outcome.judging.experiment)
     open_ = [] if over else _reconcile(outcome, waiting, by_slot, now)  # who has decided is not asked again
     _show(outcome, by_slot[max(by_slot)], open_, over=over)
@@ -614,6 +617,7 @@ def _revise(judging: Judging) -> None:
     The answer stays: people are told, nothing is undone.
     """
     since = min((ts for _, ts, _ in judging.changed), default=0)
+    rows = _all_rows(judging)
     for decision in Decision.objects.filter(experiment=judging.experiment).select_related(
         "recommendation__variant", "recommendation__policy_version__policy"
     ):
@@ -623,8 +627,7 @@ def _revise(judging: Judging) -> None:
             continue
         version = of.policy_version
         policy = parse(version.body, name=version.policy.name, version=version.number)
-        rows = rows_of({judging.experiment.pk: dict.fromkeys(series_of(judging.plan), judging.plan.started_at)})
-        would = fold(policy, judging.plan, rows[judging.experiment.pk], to=to_us(slot)).evaluations[-1]
+        would = fold(policy, judging.plan, rows, to=to_us(slot)).evaluations[-1]
         told = next(
             (r for r in (would.recommendation, *would.variants) if of.variant is None or r.variant == of.variant.key),
             would.recommendation,
