@@ -279,20 +279,18 @@ class Installation:
             self._keep_web()  # nobody can ask for anything yet: it loads, and compiles, while the database is made
         self._start_servers()
         self.home.publish(self.environment)
-        if unknown:
-            self._keep_worker()
         with step("Bringing the database schema up to date"):
             credentials, fresh = self._prepare()
         with step("Starting web and worker"):
             if not unknown:
                 self._keep_web()
-                self._keep_worker()
+            self._keep_worker()
             self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=180)
         if not self._accepts(credentials["api_key"]):
             credentials, fresh = self._renew(), True
         # Beat's first tick is half a minute away: it need not compete with the others for the start.
-        self._keep_celery("beat", "beat", "--schedule", str(self.home.path / "beat-schedule"), "--pidfile=")
-        threads = ["--pool", "threads", "--concurrency", "4", "--without-mingle", "--without-gossip"]
+        self._keep_celery("beat", "beat", "--schedule", str(self.home.path / "beat-schedule"))
+        threads = ["--pool", "threads", "--concurrency", "4"]
         self._keep_celery("courier", "worker", "--queues", "notices", "--hostname", "courier@%h", *threads)
         threading.Thread(target=self._stand_in, name="stand-in", daemon=True).start()
         self._welcome(credentials, fresh=fresh, seconds=time.monotonic() - began)
@@ -347,10 +345,10 @@ class Installation:
         self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready, grace_s=10))
 
     def _keep_worker(self) -> None:
-        self._keep_celery("worker", "worker", "--concurrency", "2", "--without-mingle", "--without-gossip")
+        self._keep_celery("worker", "worker", "--concurrency", "2")
 
     def _keep_celery(self, name: str, program: str, *options: str) -> None:
-        command = [sys.executable, "-m", "celery", "-A", "decisioning.celery", program, "--loglevel", "INFO", *options]
+        command = [sys.executable, "-m", "decisioning.run_celery", program, *options]
         self.supervisor.keep(Part(name, command, self._env("worker")))
 
     def _stand_in(self) -> None:

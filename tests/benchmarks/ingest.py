@@ -3,23 +3,30 @@
     uv run python -m tests.benchmarks.ingest [--rounds 5] [--bodies 10] [--home HOME]
 
 HTTP: 1,000-point bodies with authentication, scopes, row security, idempotency keys and rate limit, 1 and 4 clients. COPY: the same rows in
-binary into the same table, its triggers and partitions included, as superuser (COPY under row security is refused by PostgreSQL). Naive: DRF
-serializers and bulk_create in one transaction, without HTTP, which flatters it. The three take turns; medians are compared.
+binary into the same table, its triggers and partitions included, as superuser (COPY under row security is refused by PostgreSQL). Naive: a
+second web server on the same database that differs in one view (tests/benchmarks/naive): DRF serializers and bulk_create. All take turns;
+medians are compared.
 Wanted: HTTP at least 25% of COPY (goal 50%) and at least 5 times the naive way.
 """
 
 import json
 import statistics
+import subprocess
+import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
 from typing import Any
 
 import psycopg
 
-from tests.benchmarks.scene import Caller, Scene, django, parser, rows, say, scene, seconds
+from decisioning.embedded import PROJECT, Home, free_port, is_free, join
+from tests.benchmarks.scene import Caller, Scene, parser, rows, say, scene, seconds
+from tests.installation import clean_environment, soon
 
 POINTS = 1_000
 _COPY = """
@@ -28,9 +35,9 @@ FROM STDIN (FORMAT binary)
 """
 
 
-def over_http(on: Scene, experiment: dict[str, Any], bodies: list[bytes], clients: int) -> float:
+def over_http(on: Scene, url: str, experiment: dict[str, Any], bodies: list[bytes], clients: int) -> float:
     """Points a second."""
-    callers = [on.caller() for _ in range(clients)]
+    callers = [Caller(url, on.key) for _ in range(clients)]
     path = f"/api/experiments/{experiment['id']}/kpis"
 
     def send(caller: Caller, mine: list[bytes]) -> None:
@@ -88,40 +95,22 @@ def by_copy(
     return len(typed) * POINTS / seconds(copy)
 
 
-def naive(experiment: dict[str, Any]) -> Callable[[list[bytes]], float]:
-    """What one writes first: a serializer for each row, then bulk_create."""
-    from django.db import transaction
-    from django.utils import timezone
-    from rest_framework import serializers
-
-    from experiments.models import Experiment
-    from telemetry.models import ExperimentKpi
-
-    class RowIn(serializers.Serializer[Any]):
-        metric = serializers.CharField(max_length=63)
-        variant = serializers.CharField(max_length=63)
-        ts = serializers.DateTimeField()
-        value = serializers.FloatField()
-        n = serializers.IntegerField(min_value=0)
-        variance = serializers.FloatField(min_value=0)
-
-    of = Experiment.objects.get(pk=experiment["id"])
-
-    def store(bodies: list[bytes]) -> None:
-        for body in bodies:
-            parsed = RowIn(data=json.loads(body)["rows"], many=True)
-            parsed.is_valid(raise_exception=True)
-            now = timezone.now()
-            known = {"experiment_id": of.pk, "team_id": of.team_id, "first_received_at": now, "received_at": now}
-            with transaction.atomic():
-                ExperimentKpi.objects.bulk_create(
-                    [ExperimentKpi(**known, **row) for row in parsed.validated_data],
-                    update_conflicts=True,
-                    unique_fields=["experiment_id", "metric", "variant", "ts"],
-                    update_fields=["value", "n", "variance", "received_at"],
-                )
-
-    return lambda bodies: len(bodies) * POINTS / seconds(lambda: store(bodies))
+@contextmanager
+def naive_portal(on: Scene) -> Iterator[str]:
+    """The URL of a second web server on the same installation that stores rows the obvious way, as long as the block lasts."""
+    environment = join(Home(on.installation.home), "web")
+    environment |= {"DJANGO_SETTINGS_MODULE": "tests.benchmarks.naive.settings", "DECISIONING_ROLE": "web"}
+    port = free_port()
+    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--workers", "1"]
+    command += ["--blocking-threads", "32", "--no-ws", "decisioning.wsgi:application"]
+    server = subprocess.Popen(command, cwd=PROJECT, env=clean_environment() | environment, stderr=subprocess.DEVNULL)
+    try:
+        if not soon(lambda: not is_free(port), 60):
+            raise RuntimeError("the naive portal did not start")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 def main() -> None:
@@ -129,30 +118,29 @@ def main() -> None:
     known.add_argument("--rounds", type=int, default=5)
     known.add_argument("--bodies", type=int, default=10, help="bodies of 1,000 points a round and way")
     arguments = known.parse_args()
-    with scene(arguments) as on:
-        django(on.installation.home)
+    with scene(arguments) as on, naive_portal(on) as naive:
         copied, sent, simple = on.experiment(), on.experiment(), on.experiment()
-        simply = naive(simple)
-        found: dict[str, list[float]] = {"COPY": [], "1 client": [], "4 clients": [], "naive": []}
+        found: dict[str, list[float]] = defaultdict(list)
         place = count(0, POINTS)
         with psycopg.connect(on.dsn("superuser")) as connection:
             for warm in [True] + [False] * arguments.rounds:
-                size = 2 if warm else arguments.bodies
+                size = 4 if warm else arguments.bodies
                 batches = [rows(copied, start=next(place), count=POINTS) for _ in range(size * 2)]
                 bodies = [json.dumps({"rows": batch}).encode() for batch in batches]
                 measured = {
                     "COPY": by_copy(connection, copied, batches[:size]),
-                    "1 client": over_http(on, sent, bodies[:size], 1),
-                    "4 clients": over_http(on, sent, bodies[size:], 4),
-                    "naive": simply(bodies[: max(1, size // 2)]),
+                    "1 client": over_http(on, on.url, sent, bodies[:size], 1),
+                    "1 client, naive": over_http(on, naive, simple, bodies[:size], 1),
+                    "4 clients": over_http(on, on.url, sent, bodies[size:], 4),
+                    "4 clients, naive": over_http(on, naive, simple, bodies[size:], 4),
                 }
                 for name, points in measured.items() if not warm else ():
                     found[name].append(points)
         medians = {name: statistics.median(values) for name, values in found.items()}
         for name, points in medians.items():
-            say(
-                f"{name:>10}: {points:>9,.0f} points/s, {points / medians['COPY']:.0%} of COPY, {points / medians['naive']:.1f} x naive"
-            )
+            say(f"{name:>17}: {points:>9,.0f} points/s, {points / medians['COPY']:.0%} of COPY")
+        for clients in ("1 client", "4 clients"):
+            say(f"{clients}: {medians[clients] / medians[f'{clients}, naive']:.1f} times the naive way")
 
 
 if __name__ == "__main__":
