@@ -142,18 +142,26 @@ class Supervisor:
 
     def run(self, *arguments: str, env: dict[str, str], log: Path | None = None) -> str:
         """Run a manage.py command to its end; returns its output, of a logged one the last lines. Raises NotStarted."""
+        return self.begin(*arguments, env=env, log=log)()
+
+    def begin(self, *arguments: str, env: dict[str, str], log: Path | None = None) -> Callable[[], str]:
+        """Start a manage.py command. What is returned waits for its end, as `run` does; it dies with us when nobody waits."""
         start = log.stat().st_size if log and log.exists() else 0
         command = [sys.executable, str(PROJECT / "manage.py"), *arguments]
         process = launch(command, env=env | self.home.mark(), output=log or subprocess.PIPE)
-        try:
-            self.wait(lambda: process.poll() is not None, what=f"manage.py {arguments[0]}", seconds=3600)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        said = tail(log, since=start) if log else process.communicate()[0].decode()
-        if process.returncode:
-            raise NotStarted(f"manage.py {' '.join(arguments)} failed:\n{said}")
-        return said
+
+        def end() -> str:
+            try:
+                self.wait(lambda: process.poll() is not None, what=f"manage.py {arguments[0]}", seconds=3600)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+            said = tail(log, since=start) if log else process.communicate()[0].decode()
+            if process.returncode:
+                raise NotStarted(f"manage.py {' '.join(arguments)} failed:\n{said}")
+            return said
+
+        return end
 
     def wait(self, until: Callable[[], bool], *, what: str, seconds: float) -> None:
         """Keep the parts alive until something is so. Raises NotStarted when it takes too long or parts keep dying."""
@@ -275,19 +283,20 @@ class Installation:
             raise NotStarted(f"Port {self.port} on {self.host} is taken by another program. Choose one with --port.")
         self._name_servers()
         unknown = self.home.read("credentials.json") is None
-        if unknown:
-            self._keep_web()  # nobody can ask for anything yet: it loads, and compiles, while the database is made
+        if unknown:  # nobody can ask for anything yet: both load, and compile, while the database is made
+            self._keep_web()
+            renewal = self._renewal("--migrate", "--wait", "120")
         self._start_servers()
         self.home.publish(self.environment)
         with step("Bringing the database schema up to date"):
-            credentials, fresh = self._prepare()
+            credentials, fresh = (renewal(), True) if unknown else self._prepare()
         with step("Starting web and worker"):
             if not unknown:
                 self._keep_web()
             self._keep_worker()
             self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=180)
         if not self._accepts(credentials["api_key"]):
-            credentials, fresh = self._renew(), True
+            credentials, fresh = self._renewal()(), True
         # Beat's first tick is half a minute away: it need not compete with the others for the start.
         self._keep_celery("beat", "beat", "--schedule", str(self.home.path / "beat-schedule"))
         threads = ["--pool", "threads", "--concurrency", "4"]
@@ -385,20 +394,25 @@ class Installation:
         """Migrate. The credentials: the kept ones, or new ones on the first start, when they got lost, for another password."""
         kept: dict[str, str] = json.loads(self.home.read("credentials.json") or "{}")
         if not kept or os.environ.get("DECISIONING_ADMIN_PASSWORD", kept["admin_password"]) != kept["admin_password"]:
-            return self._renew("--migrate"), True
+            return self._renewal("--migrate")(), True
         self.supervisor.run("migrate", "--skip-checks", env=self._env("owner"), log=self.home.logs / "migrate.log")
         if kept["url"] != self.url:
             self._write_credentials(kept := kept | {"url": self.url})
         return kept, False
 
-    def _renew(self, *options: str) -> dict[str, str]:
+    def _renewal(self, *options: str) -> Callable[[], dict[str, str]]:
+        """Begin to make new credentials. What is returned waits for them and keeps them."""
         password = os.environ.get("DECISIONING_ADMIN_PASSWORD") or secrets.token_urlsafe(12)
         environment = self._env("owner") | {"DECISIONING_ADMIN_PASSWORD": password}
-        said = self.supervisor.run("bootstrap_access", "--skip-checks", "--new-key", *options, env=environment)
-        key = said.strip().rpartition("\n")[2]
-        credentials = {"url": self.url, "admin_user": "admin", "admin_password": password, "api_key": key}
-        self._write_credentials(credentials)
-        return credentials
+        end = self.supervisor.begin("bootstrap_access", "--skip-checks", "--new-key", *options, env=environment)
+
+        def renew() -> dict[str, str]:
+            key = end().strip().rpartition("\n")[2]
+            credentials = {"url": self.url, "admin_user": "admin", "admin_password": password, "api_key": key}
+            self._write_credentials(credentials)
+            return credentials
+
+        return renew
 
     def _write_credentials(self, credentials: dict[str, str]) -> None:
         self.home.write("credentials.json", json.dumps(credentials, indent=2) + "\n")

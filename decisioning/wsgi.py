@@ -3,11 +3,13 @@
 import os
 
 from django.core.wsgi import get_wsgi_application
+from django.urls import get_resolver
 
 from decisioning.access import pulse
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "decisioning.settings")
 application = get_wsgi_application()
+get_resolver().url_patterns  # noqa: B018 - loads every view now, not when the first person asks
 pulse.watch()
 
 from decisioning.access.replica import FOLLOWED  # noqa: E402 - after the settings are there

@@ -17,6 +17,7 @@ from hypothesis import settings as hypothesis_settings
 
 from decisioning.access.models import Team
 from decisioning.settings import database
+from tests.stack import template
 
 # How long an example takes says nothing on a busy machine; no test asserts a time.
 hypothesis_settings.register_profile("portal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +36,7 @@ def log_in_as(role: str) -> None:
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
     log_in_as("owner")
+    connection.settings_dict["TEST"]["TEMPLATE"] = template()
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,18 @@ starts them.
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
+import threading
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from decisioning.embedded import Home, Postgres, Server, Valkey, keep_bytecode, start
+from decisioning.embedded import PROJECT, Home, Postgres, Server, Valkey, keep_bytecode, start
 
 _running = ExitStack()
 _PREFIX = "decisioning-tests-"
@@ -52,6 +57,11 @@ def pytest_load_initial_conftests(args: list[str]) -> None:
             "DATABASE_WORKER_URL": postgres.dsn("worker"),
             "DATABASE_SUPERUSER_URL": postgres.dsn("superuser"),
         }
+        environment["DECISIONING_TEST_TEMPLATE"] = _TEMPLATE
+        building = threading.Thread(
+            target=_build_template, args=(postgres, os.environ | environment), name="template", daemon=True
+        )
+        building.start()
     os.environ.update(environment)
 
 
@@ -71,6 +81,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_unconfigure() -> None:
     """Stop them and remove the home."""
     _running.close()
+
+
+_TEMPLATE = "decisioning_template"
+
+
+def _build_template(postgres: Postgres, environment: dict[str, str]) -> None:
+    """Migrate one database while the tests are collected: each process of the run begins with a copy of it, in a second."""
+    unfinished = f"{_TEMPLATE}_unfinished"
+    with psycopg.connect(postgres.dsn("owner"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {unfinished}")
+        owner = postgres.dsn("owner", unfinished)
+        subprocess.run(
+            [sys.executable, "manage.py", "migrate", "--skip-checks", "--verbosity", "0"],
+            cwd=PROJECT,
+            env=environment | {"DATABASE_URL": owner, "DATABASE_OWNER_URL": owner},
+            check=True,
+        )
+        connection.execute(f"ALTER DATABASE {unfinished} RENAME TO {_TEMPLATE}")
+
+
+def template() -> str | None:
+    """The name of a migrated database to copy, waited for; None on servers of the environment."""
+    name = os.environ.get("DECISIONING_TEST_TEMPLATE")
+    if name is None:
+        return None
+    deadline = time.monotonic() + 300
+    with psycopg.connect(os.environ["DATABASE_OWNER_URL"], autocommit=True) as connection:
+        while not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount:
+            if time.monotonic() > deadline:
+                raise RuntimeError("The database for the tests was not migrated: see what was printed above.")
+            time.sleep(0.1)
+    return name
 
 
 def _keep(server: Postgres | Valkey, home: Home) -> None:

@@ -33,11 +33,11 @@ class NaiveRows(Door):
         experiment = self.experiment(ref)
         parsed = _Row(data=request.data["rows"], many=True)
         parsed.is_valid(raise_exception=True)
-        known = {"experiment_id": experiment.pk, "team_id": experiment.team_id}
-        known |= {"first_received_at": self.now, "received_at": self.now}
+        now = self.now
+        known: dict[str, Any] = {"experiment_id": experiment.pk, "team_id": experiment.team_id, "received_at": now}
         with transaction.atomic():
             stored = ExperimentKpi.objects.bulk_create(
-                [ExperimentKpi(**known, **row) for row in parsed.validated_data],
+                [ExperimentKpi(**known, first_received_at=now, **row) for row in parsed.validated_data],
                 update_conflicts=True,
                 unique_fields=["experiment_id", "metric", "variant", "ts"],
                 update_fields=["value", "n", "variance", "received_at"],

@@ -1,13 +1,14 @@
 """Make the first person and the first key of an installation."""
 
 import os
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import transaction
+from django.db import OperationalError, connection, transaction
 
 from decisioning.access.keys import create_key
 from decisioning.access.models import ApiKey, Membership, Team
@@ -28,11 +29,19 @@ class Command(BaseCommand):
         parser.add_argument(
             "--migrate", action="store_true", help="Bring the schema up to date first, in this process."
         )
+        parser.add_argument(
+            "--wait",
+            type=float,
+            default=0,
+            metavar="SECONDS",
+            help="How long the database may take to appear (default: 0).",
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         password = os.environ.get("DECISIONING_ADMIN_PASSWORD")
         if not password:
             raise CommandError("Set DECISIONING_ADMIN_PASSWORD to the admin's password.")
+        _wait(options["wait"])
         if options["migrate"]:
             call_command("migrate", skip_checks=True, stdout=self.stderr)
         now = datetime.now(UTC)
@@ -55,3 +64,15 @@ class Command(BaseCommand):
                 return
             _, secret = create_key(team, scopes=list(Scope), owner=admin, now=now)
         self.stdout.write(secret)
+
+
+def _wait(seconds: float) -> None:
+    """Return when the database takes connections. Raises OperationalError when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return connection.ensure_connection()
+        except OperationalError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
