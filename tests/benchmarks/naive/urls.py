@@ -31,7 +31,8 @@ class NaiveRows(Door):
     def post(self, request: Request, ref: str) -> HttpResponse:
         """Store rows, all or nothing."""
         experiment = self.experiment(ref)
-        parsed = _Row(data=request.data["rows"], many=True)
+        sent: Any = request.data
+        parsed = _Row(data=sent["rows"], many=True)
         parsed.is_valid(raise_exception=True)
         now = self.now
         known: dict[str, Any] = {"experiment_id": experiment.pk, "team_id": experiment.team_id, "received_at": now}
