@@ -137,12 +137,13 @@ def uplift(
     uid: str,
     title: str,
     desc: str,
+    say: Callable[[float], str] = percent,
     width: int = 720,
     height: int = 250,
 ) -> str:
     """Uplift over time with its always-valid band, threshold lines and marked looks; at least one point.
 
-    `days[i]` labels points[i]; an event is (index of its look, label).
+    `days[i]` labels points[i]; an event is (index of its look, label). `say` names a value at the axis.
     """
     late = points[len(points) // 3 :]
     seen = [v for p in late for v in (p.lower, p.upper)] + [q.value for q in posts] + [0.0]
@@ -150,9 +151,9 @@ def uplift(
     low, high = min(seen) - pad, max(seen) + pad
     left, right, top, bottom = 46, width - 8, 16, height - 24
     x, y = _scale(0, len(points) - 1, left, right - 6), _scale(low, high, bottom, top)
-    digits = 0 if high - low > 0.04 else 1
+    rough = say is percent and high - low > 0.04
     out = [
-        _axes(low, high, days, x, y, lambda t: percent(t, digits), left, right, height - 6),
+        _axes(low, high, days, x, y, (lambda t: percent(t, 0)) if rough else say, left, right, height - 6),
         _band([_clip(p, low, high) for p in points], x, y),
     ]
     lowest = min((q.value for q in posts), default=0.0)

@@ -48,7 +48,7 @@ def main() -> None:
         if held < arguments.experiments:
             prepare(on, arguments.experiments - held)
             time.sleep(20)  # the first looks are judged
-        one = caller.json("GET", "/api/experiments?limit=1")["results"][0]["key"]
+        one = on.caller().json("GET", "/api/experiments?limit=1")["results"][0]["key"]
         pages = {"least": "/profile", "board": "/", "search": "/?q=bench", "experiment": f"/experiments/{one}"}
         taken: dict[str, list[float]] = {name: [] for name in pages}
         client = signed_in(on)

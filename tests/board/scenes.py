@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from django.contrib.auth.models import User
 from django.db import connection
 
 from decisioning.access.models import Membership, Team
 from experiments.models import Experiment, Metric, TargetKpi, Variant
-from gates.models import Cursor, Decision, Evidence, PolicyVersion, Recommendation
+from gates.fold import fold
+from gates.models import Cursor, Decision, Evidence, PolicyVersion, Recommendation, Step
+from gates.plan import from_us, to_us
+from gates.readings import load, rows_of, series_of
 from tests.conftest import as_role
 
 HOUR = dt.timedelta(hours=1)
@@ -88,6 +92,8 @@ class Scene:
                     self._rows(e, start, uplift, treatments, lag)
                     self._hours()
                 self._judged(e, action, code, uplift, treatments, started=start)
+                if rows:
+                    self._read(e)
         return e
 
     def proposal(self, e: Experiment, action: str = "scale", code: str = "wins", *, ago: dt.timedelta = 3 * HOUR, digest: str = "",
@@ -166,6 +172,16 @@ class Scene:
                 pass
             with connection.cursor() as cursor:
                 cursor.execute("DELETE FROM metrics.kpi_changes WHERE job = 'fold'")  # as if a tick had judged them
+
+    def _read(self, e: Experiment) -> None:
+        """The facts of every look, as the tick stores them."""
+        (judging,) = load([e.pk])
+        rows = rows_of({e.pk: dict.fromkeys(series_of(judging.plan), judging.plan.started_at)})[e.pk]
+        folded = fold(judging.policy, judging.plan, rows, to=to_us(self.now))
+        Step.objects.bulk_create(
+            Step(experiment=e, team=self.team, slot=from_us(step.slot), body=msgspec.msgpack.encode(step))
+            for step in folded.steps
+        )
 
     def _judged(
         self, e: Experiment, action: str, code: str, uplift: float, treatments: Sequence[str], *, started: dt.datetime

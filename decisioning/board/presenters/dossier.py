@@ -19,10 +19,11 @@ from decisioning.board.presenters.gates import svg
 from decisioning.board.presenters.records import present_runs
 from decisioning.ledger.models import Entry
 from experiments.lifecycle import BY_HAND, allowed
-from experiments.models import Asset, Experiment, Metric, Pause, TargetKpi, Variant
+from experiments.models import Asset, Experiment, Pause, Variant
 from gates import evidence, readings
 from gates.models import Cursor, Decision, Evidence, Recommendation
 from gates.outlook import Outlook, outlook
+from gates.plan import Kpi
 from telemetry.models import ExperimentKpi, RefreshRun
 
 _MOVES = {"running": "Start", "paused": "Pause", "stopped": "Stop"}
@@ -53,12 +54,13 @@ class Dossier:
         self.shown: Mapping[str, Any] = listing.shown_of(self.facts, experiment.pk)
         self.gates: Sequence[Mapping[str, Any]] = self.shown.get("gates") or []
         self.said: Mapping[str, Any] = self.shown.get("recommendation") or {}
-        self.kpis: Sequence[TargetKpi] = self.facts.kpis.get(experiment.pk, [])
-        self.arms: Sequence[Variant] = self.facts.variants.get(experiment.pk, [])
+        self.plan = self.facts.plans[experiment.pk]
+        self.kpis: Sequence[Kpi] = self.plan.kpis
+        self.arms = list(Variant.objects.filter(experiment=experiment).order_by("position"))
         self.control = next((v for v in self.arms if v.control), None)
         self.treatments = [v for v in self.arms if not v.control] if self.control else []
-        self.metrics: Mapping[str, Metric] = self.facts.metrics
-        self.series = history.series([(experiment.pk, k.metric.key) for k in self.kpis], self.metrics)
+        self.metrics: Mapping[str, Kpi] = self.facts.metrics
+        self.series = history.series((experiment.pk, kpi) for kpi in self.kpis)
         self.proposals: Sequence[Recommendation] = self.facts.proposals.get(experiment.pk, [])
 
     @cached_property
@@ -66,7 +68,10 @@ class Dossier:
         """What each goal needs, said by plan and policy alone."""
         if self.e.status not in ("draft", "running", "paused"):
             return []
-        return [found for judging in readings.load([self.e.pk]) for found in outlook(judging.policy, judging.plan)]
+        policy = listing.policies_of(self.facts).get(self.e.pk)
+        if policy is None:  # not judged yet: by the policy that would
+            return [found for judging in readings.load([self.e.pk]) for found in outlook(judging.policy, judging.plan)]
+        return outlook(policy, self.plan)
 
     @property
     def body(self) -> Mapping[str, Any]:
@@ -79,13 +84,13 @@ class Dossier:
 def experiment(d: Dossier, *, answer: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The whole page; `answer` is what a person sent and why it was refused, shown in the form again."""
     e = d.e
-    goal = next((k for k in d.kpis if k.role == TargetKpi.Role.GOAL), None)
+    goal = next((k for k in d.kpis if k.role == "goal"), None)
     passed = sum(g["verdict"] == "pass" for g in d.gates)
     several = len(d.treatments) > 1
     fresh = freshness.ages([e.pk], now=d.now)
     ages = {a.metric: a for a in fresh}
     runs = list(RefreshRun.objects.filter(experiment_id=e.pk).order_by("-id")[:6])
-    main = _kpi(d, goal, ages, 0) if goal else None
+    main = _kpi(d, goal, ages, d.kpis.index(goal)) if goal else None
     return {
         "key": e.key,
         "name": e.name,
@@ -433,64 +438,40 @@ def _wait(d: Dossier) -> dict[str, Any] | None:
 # Pictures --------------------------------------------------------------------------------------------------------------
 
 
-def _uplift(d: Dossier, goal: TargetKpi, treatment: Variant, *, several: bool, i: int) -> dict[str, Any] | None:
-    metric = goal.metric
-    if metric.kind in (Metric.Kind.RATIO, Metric.Kind.GAUGE) or d.control is None:
-        return None
-    baseline = None if goal.baseline_mean is None else (goal.baseline_mean, goal.baseline_stddev or 0.0)
-    look = history.lens(
-        d.body, metric, worthwhile=goal.minimum_effect or 0.02, baseline=baseline, arms=len(d.treatments)
-    )
-    pk, key = d.e.pk, metric.key
-    found = history.effect(
-        d.series.get((pk, key, d.control.key), []), d.series.get((pk, key, treatment.key), []), look, kind=metric.kind
-    )
+def _uplift(d: Dossier, goal: Kpi, treatment: Variant, *, several: bool, i: int) -> dict[str, Any] | None:
+    found = d.facts.effects.get((d.e.pk, treatment.key), [])
     if not found:
         return None
-    gate = next(
-        (
-            g
-            for g in d.gates
-            if g["kind"] == "uplift" and g.get("metric") == key and g.get("variant") in (None, treatment.key)
-        ),
-        None,
-    )
-    limits = gate_presenter.posts(gate) if gate else []
-    points, days = [p for _, p, _ in found], [history.day_text(day) for day, _, _ in found]
+    mine = (g for g in d.gates if g["kind"] == "uplift" and g.get("metric") == goal.metric)
+    gate = next((g for g in mine if g.get("variant") in (None, treatment.key)), None)
+    say, name = gate_presenter.sayer(gate, d.metrics), goal.name or goal.metric
+    points, days = [r.point for r in found], [history.day_text(r.day) for r in found]
     last = points[-1]
+    spread = gate_presenter.spread(say, last)
     trusted = not any(g["kind"] == "srm" and g["verdict"] == "invalid" for g in d.gates)
-    title = f"Uplift of {metric.name}, {treatment.key}: {charts.percent(last.estimate)} {words.bounds(last.lower, last.upper)}"
-    events = _events(d, [day for day, _, _ in found])
-    draw = {
+    draw: dict[str, Any] = {
         "days": days,
-        "posts": limits,
-        "title": title,
-        "desc": "Estimate and always-valid interval at the end of each day",
+        "posts": gate_presenter.posts(gate) if gate else [],
+        "events": _events(d, [r.day for r in found]),
+        "say": say,
+        "title": f"Uplift of {name}, {treatment.key}: {say(last.estimate)} {spread}",
+        "desc": "Estimate and always-valid interval at the last look of each day",
     }
-    better = "higher is better" if metric.direction == Metric.Direction.INCREASE else "lower is better, up is good here"
+    better = "higher is better" if goal.direction == "increase" else "lower is better, up is good here"
     return {
         "tone": {"scale": "scale", "delete": "delete", "review": "review"}.get(d.said.get("action", ""), "hold")
         if trusted
         else "review",
-        "title": f"Uplift of {metric.name}" + (f", {treatment}" if several else ""),
-        "what": f"{metric.key}, {better}",
-        "estimate": charts.percent(last.estimate) if trusted else "not trusted",
-        "range": words.bounds(last.lower, last.upper) if trusted else "the split is wrong",
-        "wide": svg(charts.uplift(points, events=events, uid=f"u{i}w", **draw)),  # type: ignore[arg-type]
-        "narrow": svg(charts.uplift(points, events=events, uid=f"u{i}n", width=340, height=220, **draw)),  # type: ignore[arg-type]
+        "title": f"Uplift of {name}" + (f", {treatment}" if several else ""),
+        "what": f"{goal.metric}, {better}",
+        "estimate": say(last.estimate) if trusted else "not trusted",
+        "range": spread if trusted else "the split is wrong",
+        "wide": svg(charts.uplift(points, uid=f"u{i}w", **draw)),
+        "narrow": svg(charts.uplift(points, uid=f"u{i}n", width=340, height=220, **draw)),
         "table": {
             "summary": "Uplift as a table" + (f", {treatment}" if several else ""),
             "heads": ["Day", "Lower", "Estimate", "Upper", "Units"],
-            "rows": [
-                [
-                    history.day_text(day),
-                    charts.percent(p.lower),
-                    charts.percent(p.estimate),
-                    charts.percent(p.upper),
-                    words.count(n),
-                ]
-                for day, p, n in found
-            ],
+            "rows": [[history.day_text(r.day), *(say(value) for value in r.point), words.count(r.n)] for r in found],
         },
     }
 
@@ -503,42 +484,42 @@ def _events(d: Dossier, days: Sequence[date]) -> list[tuple[int, str]]:
 _CSS = ("control", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
-def _kpi(d: Dossier, kpi: TargetKpi, ages: Mapping[str, freshness.Age], i: int) -> dict[str, Any]:
-    metric = kpi.metric
+def _kpi(d: Dossier, kpi: Kpi, ages: Mapping[str, freshness.Age], i: int) -> dict[str, Any]:
     arms = [*([d.control] if d.control else []), *(v for v in d.arms if not v.control)]
-    found = {v.key: d.series.get((d.e.pk, metric.key, v.key), []) for v in arms}
+    found = {v.key: d.series.get((d.e.pk, kpi.metric, v.key), []) for v in arms}
     days = sorted({day.day for row in found.values() for day in row})
     by_day = {key: {x.day: x.value for x in row} for key, row in found.items()}
     labels = [history.day_text(day) for day in days]
 
     def say(value: float) -> str:
-        return words.figure(value, metric.unit, metric.kind)
+        return words.figure(value, kpi.unit, kpi.kind)
 
     lines = [
         (_CSS[min(j + (0 if d.control else 1), 8)], [by_day[v.key].get(day) for day in days])
         for j, v in enumerate(arms)
     ]
     limits = []
-    if kpi.target_at_least is not None:
-        limits.append(Post(kpi.target_at_least, f"at least {say(kpi.target_at_least)}", "scale", "right"))
-    if kpi.target_at_most is not None:
-        limits.append(Post(kpi.target_at_most, f"at most {say(kpi.target_at_most)}", "delete", "right"))
+    target = kpi.target
+    if target and target.at_least is not None:
+        limits.append(Post(target.at_least, f"at least {say(target.at_least)}", "scale", "right"))
+    if target and target.at_most is not None:
+        limits.append(Post(target.at_most, f"at most {say(target.at_most)}", "delete", "right"))
     draw: dict[str, Any] = {
         "days": labels,
-        "show": lambda value: words.tick(value, metric.unit, metric.kind),
+        "show": lambda value: words.tick(value, kpi.unit, kpi.kind),
         "limits": limits,
-        "title": f"{metric.name} by day",
+        "title": f"{kpi.name or kpi.metric} by day",
         "desc": "One line for each variant",
     }
     better = {"increase": "higher is better", "decrease": "lower is better"}.get(
-        metric.direction or "", "no way is better"
+        kpi.direction or "", "no way is better"
     )
-    age = ages.get(metric.key)
+    age = ages.get(kpi.metric)
     return {
-        "name": metric.name or metric.key,
+        "name": kpi.name or kpi.metric,
         "role": words.ROLES[kpi.role],
         "tone": "scale" if kpi.role == "goal" else "hold",
-        "what": ", ".join(filter(None, (metric.key, metric.unit, better))),
+        "what": ", ".join(filter(None, (kpi.metric, kpi.unit, better))),
         "age": freshness.text(age, now=d.now) if age and d.e.status not in listing.CLOSED else None,
         "trip": _trip(d, kpi, arms, found),
         "wide": svg(charts.values(lines, uid=f"v{i}w", **draw)) if days else "",
@@ -546,7 +527,7 @@ def _kpi(d: Dossier, kpi: TargetKpi, ages: Mapping[str, freshness.Age], i: int) 
         "legend": [{"css": css, "text": v.name or v.key} for (css, _), v in zip(lines, arms, strict=True)],
         "post": f"/api/experiments/{d.e.key}/kpis",
         "table": {
-            "summary": f"{metric.name} as a table",
+            "summary": f"{kpi.name or kpi.metric} as a table",
             "heads": ["Day", *(v.name or v.key for v in arms)],
             "rows": [
                 [history.day_text(day), *("none" if (x := by_day[v.key].get(day)) is None else say(x) for v in arms)]
@@ -557,23 +538,18 @@ def _kpi(d: Dossier, kpi: TargetKpi, ages: Mapping[str, freshness.Age], i: int) 
 
 
 def _trip(
-    d: Dossier, kpi: TargetKpi, arms: Sequence[Variant], found: Mapping[str, Sequence[history.Day]]
+    d: Dossier, kpi: Kpi, arms: Sequence[Variant], found: Mapping[str, Sequence[history.Day]]
 ) -> list[dict[str, str]]:
-    metric, out = kpi.metric, []
+    out = []
     for v in arms:
-        row = found[v.key]
-        if not row:
-            value = None
-        elif row[-1].state.n:
-            value = row[-1].state.mean
-        else:
-            value = row[-1].value
-        out.append({"label": v.name or v.key, "figure": words.figure(value, metric.unit, metric.kind)})
+        newest = found[v.key][-1] if found[v.key] else None
+        value = None if newest is None else newest.value if newest.so_far is None else newest.so_far
+        out.append({"label": v.name or v.key, "figure": words.figure(value, kpi.unit, kpi.kind)})
     several = len(d.treatments) > 1
     for g in d.gates:
-        if g.get("metric") == metric.key and g["kind"] in ("uplift", "guard"):
+        if g.get("metric") == kpi.metric and g["kind"] in ("uplift", "guard"):
             text, _ = gate_presenter.value_text(g, d.metrics)
-            label = "Effect, + is better" if metric.direction == "decrease" else "Uplift"
+            label = "Effect, + is better" if kpi.direction == "decrease" else "Uplift"
             out.append({"label": f"{label}, {g['variant']}" if several else label, "figure": text})
     return out
 
@@ -591,13 +567,13 @@ def _split(d: Dossier) -> str:
     )
 
 
-def _variants(d: Dossier, goal: TargetKpi | None) -> list[dict[str, Any]]:
+def _variants(d: Dossier, goal: Kpi | None) -> list[dict[str, Any]]:
     total = sum(v.weight for v in d.arms) or 1
     counted: dict[str, int] = {}
     if goal:
         for v in d.arms:
-            row = d.series.get((d.e.pk, goal.metric.key, v.key), [])
-            counted[v.key] = row[-1].state.n if row else 0
+            row = d.series.get((d.e.pk, goal.metric, v.key), [])
+            counted[v.key] = row[-1].units if row else 0
     units = sum(counted.values())
     pictures: dict[int, Asset] = {}
     for kept in Asset.objects.filter(experiment=d.e).defer("body").order_by("pk"):
@@ -616,11 +592,11 @@ def _variants(d: Dossier, goal: TargetKpi | None) -> list[dict[str, Any]]:
             }
         ]
         if goal and n:
-            row = d.series[d.e.pk, goal.metric.key, v.key]
+            row = d.series[d.e.pk, goal.metric, v.key]
             facts.append(
                 {
-                    "label": goal.metric.name,
-                    "text": words.figure(row[-1].state.mean, goal.metric.unit, goal.metric.kind),
+                    "label": goal.name or goal.metric,
+                    "text": words.figure(row[-1].so_far, goal.unit, goal.kind),
                 }
             )
         if v.dropped_at:

@@ -1,12 +1,13 @@
 """One gate's state as people see it: its verdict, its reading, and the reading drawn against its posts.
 
 Reads the document shape (`Cursor.shown`, `Evaluation.found`): {gate, kind, variant, metric, verdict, since, reading,
-reason, limits}. Names and units come from the metric registry.
+reason, limits}. Names and units come from the plan's KPIs, by metric.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from math import isfinite, log
 from typing import Any
 
@@ -15,7 +16,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from decisioning.board import charts, words
 from decisioning.board.charts import Point, Post
-from experiments.models import Metric
+from gates.plan import Kpi
 
 _ALARM = log(1_000)
 _ALWAYS_ON = {"freshness": "Freshness", "srm": "Split", "density": "Density"}
@@ -27,15 +28,15 @@ def svg(markup: str) -> SafeString:
     return mark_safe(markup)  # noqa: S308 - see above
 
 
-def name_of(gate: Mapping[str, Any], metrics: Mapping[str, Metric]) -> str:
+def name_of(gate: Mapping[str, Any], metrics: Mapping[str, Kpi]) -> str:
     """What people call a gate: its metric's name, or what it watches."""
     metric = metrics.get(gate.get("metric") or "")
     if metric is not None:
-        return metric.name or metric.key
+        return metric.name or metric.metric
     return _ALWAYS_ON.get(gate["kind"], str(gate["gate"]).replace("_", " "))
 
 
-def chips(gates: Iterable[Mapping[str, Any]], metrics: Mapping[str, Metric]) -> list[dict[str, str]]:
+def chips(gates: Iterable[Mapping[str, Any]], metrics: Mapping[str, Kpi]) -> list[dict[str, str]]:
     """Every gate that does not pass by name, worst first, and how many pass."""
     found = sorted(gates, key=lambda g: _ORDER.get(g["verdict"], 0))
     seen = Counter(g["gate"] for g in found)
@@ -88,6 +89,19 @@ def _first(*numbers: float | None) -> float:
     return next(n for n in numbers if n is not None)
 
 
+def sayer(gate: Mapping[str, Any] | None, metrics: Mapping[str, Kpi]) -> Callable[[float], str]:
+    """How an effect of this gate is said: as a share of the control, or in the KPI's own unit."""
+    if ((gate or {}).get("limits") or {}).get("effect", "relative") == "relative":
+        return charts.percent
+    metric = metrics.get((gate or {}).get("metric") or "")
+    return partial(words.figure, unit=metric.unit if metric else "")
+
+
+def spread(say: Callable[[float], str], point: Point) -> str:
+    """The interval of an effect."""
+    return f"[{say(point.lower)}, {say(point.upper)}]" if isfinite(point.lower + point.upper) else ""
+
+
 def posts(gate: Mapping[str, Any]) -> list[Post]:
     """A gate's limits as posts of a drawing."""
     extra = gate.get("limits") or {}
@@ -114,7 +128,7 @@ def posts(gate: Mapping[str, Any]) -> list[Post]:
     return limits
 
 
-def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Metric]) -> tuple[str, str]:
+def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Kpi]) -> tuple[str, str]:
     """A gate's reading in two texts: the figure, and its interval or what it is measured against."""
     extra = gate.get("limits") or {}
     metric = metrics.get(gate.get("metric") or "")
@@ -161,7 +175,7 @@ def _log_e(extra: Mapping[str, Any]) -> float | None:
     return max((found["log_e"] for found in extra.values() if isinstance(found, dict)), default=None)
 
 
-def drawn(gate: Mapping[str, Any], metrics: Mapping[str, Metric], *, uid: str) -> SafeString:
+def drawn(gate: Mapping[str, Any], metrics: Mapping[str, Kpi], *, uid: str) -> SafeString:
     """The reading against its posts, or a meter for a gate that counts; nothing when there is nothing to draw."""
     extra = gate.get("limits") or {}
     name, (text, spread) = name_of(gate, metrics), value_text(gate, metrics)
@@ -194,7 +208,7 @@ def _told(limits: Sequence[Post]) -> str:
 
 
 def row(
-    gate: Mapping[str, Any], metrics: Mapping[str, Metric], *, several: bool, uid: str, now: datetime
+    gate: Mapping[str, Any], metrics: Mapping[str, Kpi], *, several: bool, uid: str, now: datetime
 ) -> dict[str, Any]:
     """One line of the gates table; `several` treatments make the variant part of the name."""
     text, spread = value_text(gate, metrics)

@@ -1,115 +1,188 @@
-"""How an effect got where it is: its always-valid interval day by day, from the hour sums that charts are made of.
+"""How figures got where they are, day by day: values from the hour sums, effects from what the gates read. Days are UTC.
 
-For the eye only: no verdict reads it. The statistics are the gates' own; days are UTC.
+Values are for the eye only: no verdict reads them. An effect is the gates' own reading, from the facts stored at each look.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from math import isfinite
+from typing import Any, NamedTuple
 
+import msgspec
 from django.db import connection
 
 from decisioning.board.charts import Point
-from experiments.models import Metric
-from gates.statistics import effects, moments, planning, sequences
+from gates.facts import MetricLook, State
+from gates.plan import Kpi
+from gates.rules import Comparison, Judge, arm_of
+from gates.statistics import effects as statistics
+from gates.statistics.sequences import half_width
 
 # What came before the start is shown as a value and never adds to what is known.
 _DAYS = """
 SELECT h.experiment_id, h.metric, h.variant, (date_trunc('day', h.hour, 'UTC') AT TIME ZONE 'UTC')::date AS day,
        (array_agg(h.value ORDER BY h.hour DESC))[1], (array_agg(h.n ORDER BY h.hour DESC))[1],
-       (array_agg(h.variance ORDER BY h.hour DESC))[1],
-       CASE WHEN sum(h.n) > 0 THEN sum(h.n * h.value) / sum(h.n) ELSE avg(h.value) END, sum(h.n)::bigint,
-       sum(h.n) FILTER (WHERE judged)::bigint, sum(h.n * h.value) FILTER (WHERE judged),
-       sum(h.n * h.value * h.value) FILTER (WHERE judged),
-       sum(greatest(h.n - 1, 0) * coalesce(h.variance, 0)) FILTER (WHERE judged)
+       CASE WHEN sum(h.n) > 0 THEN sum(h.n * h.value) / sum(h.n) ELSE avg(h.value) END,
+       sum(h.n) FILTER (WHERE judged)::float8, sum(h.n * h.value) FILTER (WHERE judged), sum(h.n) FILTER (WHERE judged)::float8
 FROM (SELECT k.*, k.hour >= date_trunc('hour', e.started_at) AS judged
-      FROM unnest(%s::bigint[], %s::text[]) AS w(experiment_id, metric)
+      FROM unnest(%(experiments)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
       JOIN kpi_hours k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
       JOIN experiments e ON e.id = w.experiment_id) AS h
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+"""
+# A ratio's value is its numerator by its denominator, and the hour sums hold no denominator: its rows are read.
+_RATIO_DAYS = """
+SELECT k.experiment_id, k.metric, k.variant, (date_trunc('day', k.ts - interval '1 microsecond', 'UTC') AT TIME ZONE 'UTC')::date AS day,
+       (array_agg(k.value / nullif(k.denominator_value, 0) ORDER BY k.ts DESC))[1], (array_agg(k.n ORDER BY k.ts DESC))[1],
+       sum(k.n * k.value) / nullif(sum(k.n * k.denominator_value), 0),
+       sum(k.n) FILTER (WHERE k.ts > e.started_at)::float8, sum(k.n * k.value) FILTER (WHERE k.ts > e.started_at),
+       sum(k.n * k.denominator_value) FILTER (WHERE k.ts > e.started_at)
+FROM unnest(%(experiments)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
+JOIN experiment_kpis k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
+JOIN experiments e ON e.id = w.experiment_id
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
 
 
 @dataclass(frozen=True)
 class Day:
-    """One series on one day: its value that day, and everything known up to its end."""
+    """One series on one day: its value that day, and from the start up to its end the units and their mean (or ratio)."""
 
     day: date
     value: float
-    n: int | None
-    state: moments.Moments
+    units: int
+    so_far: float | None
 
 
 Series = dict[tuple[int, str, str], list[Day]]
 
 
-def series(wanted: Iterable[tuple[int, str]], metrics: Mapping[str, Metric]) -> Series:
-    """Daily values of every variant of the wanted (experiment, metric) pairs; one query."""
-    pairs = list(dict.fromkeys(wanted))
+def series(wanted: Iterable[tuple[int, Kpi]]) -> Series:
+    """Daily values of every variant of the wanted (experiment, KPI) pairs; one query, and one more where there are ratios."""
+    pairs = {(pk, kpi.metric): kpi for pk, kpi in wanted}
     found: Series = defaultdict(list)
-    if not pairs:
-        return found
-    with connection.cursor() as cursor:
-        cursor.execute(_DAYS, [[e for e, _ in pairs], [m for _, m in pairs]])
-        for experiment, metric, variant, day, last, last_n, last_variance, value, n, *judged in cursor.fetchall():
-            days = found[experiment, metric, variant]
-            known = metrics.get(metric)
-            if known is not None and known.temporality == Metric.Temporality.CUMULATIVE:
-                days.append(Day(day, last, last_n, moments.of_mean(last_n or 0, last, last_variance or 0.0)))
-            else:
-                before = days[-1].state if days else moments.NOTHING
-                days.append(Day(day, value, n, moments.merge(before, _bucket(*judged))))
+    for query, of in ((_DAYS, False), (_RATIO_DAYS, True)):
+        mine = [pair for pair, kpi in pairs.items() if (kpi.kind == "ratio") is of]
+        if not mine:
+            continue
+        with connection.cursor() as cursor:
+            cursor.execute(query, {"experiments": [pk for pk, _ in mine], "metrics": [metric for _, metric in mine]})
+            totals: dict[tuple[int, str, str], tuple[float, float, float]] = {}
+            for pk, metric, variant, day, last, last_n, value, n, above, below in cursor.fetchall():
+                key = (pk, metric, variant)
+                if pairs[pk, metric].temporality == "cumulative":
+                    if last is not None:
+                        found[key].append(Day(day, last, last_n or 0, last))
+                    continue
+                units, over, under = totals.get(key, (0.0, 0.0, 0.0))
+                totals[key] = now = (units + (n or 0), over + (above or 0), under + (below or 0))
+                if value is not None:
+                    found[key].append(Day(day, value, int(now[0]), now[1] / now[2] if now[2] else None))
     return found
 
 
-def _bucket(n: int | None, total: float | None, squares: float | None, within: float | None) -> moments.Moments:
-    if not n or total is None or squares is None:
-        return moments.NOTHING
-    return moments.Moments(n, total / n, (within or 0.0) + max(squares - total * total / n, 0.0))
+# Effects ---------------------------------------------------------------------------------------------------------------
+
+MOST_DAYS = 90
+
+# The newest looks of each day. A step between looks tells of freshness alone; the one after the end may lie off the grid.
+_LOOKS = """
+SELECT w.id, d.day::date, s.body
+FROM unnest(%(ids)s::bigint[], %(look_s)s::bigint[], %(most)s::int[]) AS w(id, look_s, most)
+JOIN experiments e ON e.id = w.id
+CROSS JOIN LATERAL (SELECT least(%(now)s, coalesce(e.ended_at + interval '1 day', %(now)s)) AS until) AS u
+CROSS JOIN LATERAL generate_series(
+  date_trunc('day', greatest(e.started_at, u.until - %(days)s * interval '1 day'), 'UTC') AT TIME ZONE 'UTC',
+  u.until AT TIME ZONE 'UTC', interval '1 day') AS d(day)
+CROSS JOIN LATERAL (
+  SELECT body FROM steps
+  WHERE experiment_id = w.id AND slot > d.day AT TIME ZONE 'UTC' AND slot <= d.day AT TIME ZONE 'UTC' + interval '1 day'
+    AND (extract(epoch FROM slot)::bigint %% w.look_s = 0 OR slot > e.ended_at)
+  ORDER BY slot DESC LIMIT w.most) AS s
+"""
 
 
-@dataclass(frozen=True)
-class Lens:
-    """How wide the interval is drawn: the gate's alpha and the number of units it is tuned to."""
+class Reading(NamedTuple):
+    """What a gate read at the last look of a day: the effect with its always-valid interval, and the units of both arms."""
 
-    alpha: float
-    t_opt: float
-    relative: bool = True
-    turned: bool = False
+    day: date
+    point: Point
+    n: int
 
 
-def lens(
-    body: Mapping[str, Any], metric: Metric, *, worthwhile: float, baseline: tuple[float, float] | None, arms: int
-) -> Lens:
-    """The lens of one goal: GATES.md section 3, with alpha shared among the treatments."""
-    t_opt = float(body.get("planned_units") or 100_000)
-    if baseline and worthwhile:
-        t_opt = 2 * planning.planned_units(baseline[1], worthwhile * abs(baseline[0]) or worthwhile)
-    alpha = float(body.get("alpha") or 0.05) / max(arms, 1)
-    return Lens(alpha, t_opt, turned=metric.direction == Metric.Direction.DECREASE)
+class _Looks(msgspec.Struct):
+    """The part of a stored step (gates.facts.Step) that effects are read from."""
+
+    looks: dict[str, MetricLook] = {}
 
 
-def effect(control: Sequence[Day], treatment: Sequence[Day], lens: Lens, *, kind: str) -> list[tuple[date, Point, int]]:
-    """The effect at the end of each day on which both arms are known: (day, interval, units of both arms)."""
-    rho2 = sequences.tuning(lens.t_opt, lens.alpha)
-    known = {d.day: d.state for d in control}
-    out: list[tuple[date, Point, int]] = []
-    for d in treatment:
-        base = known.get(d.day)
-        if base is None or base.n < 2 or d.state.n < 2 or base.mean == 0:
+_step = msgspec.msgpack.Decoder(_Looks)
+
+Effects = dict[tuple[int, str], list[Reading]]
+
+
+def effects(courts: Mapping[int, Judge], *, now: datetime) -> Effects:
+    """By experiment and treatment: its first goal at the last look of each day, the newest MOST_DAYS; one query."""
+    goals = {pk: goal for pk, court in courts.items() if (goal := goal_of(court)) is not None}
+    found: Effects = defaultdict(list)
+    if not goals:
+        return found
+    for (pk, day), bodies in _newest_looks(courts, goals, now).items():
+        court, goal = courts[pk], goals[pk]
+        look = next((seen for body in bodies if (seen := _step.decode(body).looks.get(goal.kpi.metric))), None)
+        control = look.states.get(court.control or "") if look else None
+        if look is None or control is None:
             continue
-        arm = moments.proportion_arm if kind == Metric.Kind.PROPORTION else moments.mean_arm
-        c, t = arm(base), arm(d.state)
-        estimate, se = effects.relative_uplift(t, c) if lens.relative else effects.difference(t, c)
-        if se <= 0:
-            continue
-        if lens.turned:
-            estimate = -estimate
-        half = sequences.half_width(se, c.n + t.n, rho2, lens.alpha)
-        out.append((d.day, Point(estimate - half, estimate, estimate + half), c.n + t.n))
-    return out
+        for treatment in court.subjects:
+            state = look.states.get(treatment)
+            if state is not None and (read := _read(goal, control, state)):
+                found[pk, treatment].append(Reading(day, *read))
+    return found
+
+
+def goal_of(court: Judge) -> Comparison | None:
+    """The gate of the first goal that compares treatments with the control."""
+    return next((c for c in court.comparisons if c.goal), None) if court.control else None
+
+
+def _newest_looks(
+    courts: Mapping[int, Judge], goals: Mapping[int, Comparison], now: datetime
+) -> dict[tuple[int, date], list[bytes]]:
+    """Stored steps by experiment and day, oldest day first, newest look first; enough of them to hold a bucket of the goal."""
+    look_s = {pk: courts[pk].policy.look_s for pk in goals}
+    most = [min(goal.kpi.expected_every_s // look_s[pk], 96) + 2 for pk, goal in goals.items()]
+    kept: dict[tuple[int, date], list[bytes]] = defaultdict(list)
+    with connection.cursor() as cursor:
+        given: dict[str, Any] = {
+            "ids": list(goals),
+            "look_s": list(look_s.values()),
+            "most": most,
+            "now": now,
+            "days": MOST_DAYS - 1,
+        }
+        cursor.execute(_LOOKS, given)
+        for pk, day, body in cursor.fetchall():
+            kept[pk, day].append(body)
+    return dict(sorted(kept.items()))
+
+
+def _read(comparison: Comparison, control: State, treatment: State) -> tuple[Point, int] | None:
+    """A gate's reading of two states, as gates.rules measures it; None where that has none."""
+    kpi, n = comparison.kpi, int(control[0]) + int(treatment[0])
+    if min(control[0], treatment[0]) < 2 or (kpi.kind == "ratio" and not (control[3] and treatment[3])):
+        return None
+    c, t = arm_of(kpi, control), arm_of(kpi, treatment)
+    relative = comparison.gate.effect == "relative"
+    if relative and c.m == 0:
+        return None
+    estimate, se = (statistics.relative_uplift if relative else statistics.difference)(t, c)
+    estimate = -estimate if kpi.direction == "decrease" else estimate
+    half = half_width(se, n, comparison.rho2, comparison.alpha)
+    if not (isfinite(half) and isfinite(estimate)):
+        return None
+    return Point(estimate - half, estimate, estimate + half), n
 
 
 def day_text(day: date) -> str:

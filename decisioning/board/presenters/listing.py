@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from django.db import connection
 from django.db.models import DateTimeField, Exists, ExpressionWrapper, F, OuterRef, Q, QuerySet, Value
 from django.http import QueryDict
 from django.urls import reverse
@@ -18,9 +19,12 @@ from decisioning.board import charts, words
 from decisioning.board.charts import Point
 from decisioning.board.presenters import freshness, history
 from decisioning.board.presenters import gates as gate_presenter
-from decisioning.board.presenters.frame import options, query, watchdog
-from experiments.models import Experiment, Metric, TargetKpi, Variant
+from decisioning.board.presenters.frame import options, query
+from experiments.models import Experiment
 from gates.models import Cursor, Decision, PolicyVersion, Recommendation
+from gates.plan import Kpi, Plan
+from gates.policy import Policy, parse
+from gates.rules import judge
 
 PAGE = 25  # a lane: what is on the page is what costs
 OPEN = ("draft", "running", "paused")
@@ -38,12 +42,11 @@ class Facts:
     experiments: dict[int, Experiment]
     proposals: dict[int, list[Recommendation]] = field(default_factory=dict)
     cursors: dict[int, Cursor] = field(default_factory=dict)
-    kpis: dict[int, list[TargetKpi]] = field(default_factory=dict)
-    variants: dict[int, list[Variant]] = field(default_factory=dict)
+    plans: dict[int, Plan] = field(default_factory=dict)
     decisions: dict[int, Decision] = field(default_factory=dict)
     ages: dict[int, freshness.Age] = field(default_factory=dict)
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    series: history.Series = field(default_factory=dict)
+    metrics: dict[str, Kpi] = field(default_factory=dict)
+    effects: history.Effects = field(default_factory=dict)
     now: datetime = field(kw_only=True)
 
 
@@ -90,7 +93,10 @@ def matching(params: QueryDict, *, now: datetime) -> QuerySet[Experiment]:
 
 def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str, Any]:
     wanted = matching(params, now=now)
-    waiting = _waiting(wanted, now=now)
+    filtered = any(params.get(f) for f in ("q", "team", "status", "owner", "recommendation", "freshness", "due"))
+    everyone, newest = _waiting()
+    here = set(wanted.filter(pk__in=everyone).values_list("pk", flat=True)) if filtered else everyone.keys()
+    waiting = {pk: due for pk, due in everyone.items() if pk in here}
     ids = list(waiting)
     lanes = {
         "needs": _number(params, "needs"),
@@ -100,7 +106,6 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
     sort = _SORTS.get(params.get("sort", ""), ())
     progress = wanted.filter(status__in=OPEN).exclude(pk__in=ids).order_by(*sort or ("-started_at", "-id"))
     closed = wanted.filter(status__in=CLOSED)
-    filtered = any(params.get(f) for f in ("q", "team", "status", "owner", "recommendation", "freshness", "due"))
     everything = params.get("view") == "closed" or filtered
     if not everything:
         closed = closed.filter(ended_at__gte=now - RECENTLY)
@@ -110,13 +115,12 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
         "progress": list(progress.values_list("pk", flat=True)[lanes["progress"] * PAGE :][: PAGE + 1]),
         "closed": list(closed.values_list("pk", flat=True)[lanes["closed"] * PAGE :][: PAGE + 1]),
     }
-    facts = gather([pk for lane in slices.values() for pk in lane[:PAGE]], now=now)
+    facts = gather([pk for lane in slices.values() for pk in lane[:PAGE]], waiting=slices["needs"][:PAGE], now=now)
     needs = [_case(pk, facts, first=i == 0 and not lanes["needs"]) for i, pk in enumerate(slices["needs"][:PAGE])]
     rows = {lane: [_row(pk, facts, lane=lane) for pk in slices[lane][:PAGE]] for lane in ("progress", "closed")}
-    hidden_needs = open_proposals().values("experiment").distinct().count() - len(ids) if filtered else 0
+    hidden_needs = len(everyone) - len(ids)
     shown = len(ids) + len(rows["progress"]) + len(rows["closed"])
     return {
-        "watchdog": watchdog(now),
         "lead": _lead(waiting, any_shown=bool(shown), now=now),
         "may_create": principal.may(Scope.WRITE),
         "views": _views(params, principal),
@@ -129,7 +133,7 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
         "filter_note": _filter_note(params),
         "note": _note(shown, hidden_needs) if filtered else "",
         "csv": reverse("board_csv") + query(params, needs=None, progress=None, closed=None),
-        "news_since": newest_proposal(),
+        "news_since": newest,
         "needs": needs,
         "needs_pages": _pages(params, "needs", lanes["needs"], slices["needs"]),
         "calm": None if ids or filtered or not shown else _calm(),
@@ -145,54 +149,92 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
     }
 
 
-def newest_proposal() -> int:
-    """The number of the newest proposal: the board asks later whether there is a newer one."""
-    return open_proposals().order_by("-pk").values_list("pk", flat=True).first() or 0
-
-
 def newer_than(since: int) -> int:
     return open_proposals().filter(pk__gt=since).count()
 
 
-def _waiting(wanted: QuerySet[Experiment], *, now: datetime) -> dict[int, datetime]:
-    """Experiments that need a person, and when they are due: safety first, then the soonest due."""
-    rows = (
-        open_proposals()
-        .filter(experiment__in=wanted.filter(status__in=OPEN))
-        .exclude(experiment__cursor__shown__recommendation__state="suspended")
-        .values_list("experiment_id", "code", "proposed_at", "team__answer_within_h", "pk")
-    )
+def _waiting() -> tuple[dict[int, datetime], int]:
+    """Experiments that need a person, safety first, then by when they are due; and the number of the newest proposal.
+
+    A page asks later whether there is a newer one. A suspended proposal needs nobody yet.
+    """
+    state = "experiment__cursor__shown__recommendation__state"
+    rows = open_proposals().values_list("experiment_id", "code", "proposed_at", "team__answer_within_h", "pk", state)
     best: dict[int, tuple[int, datetime, int]] = {}
-    for experiment, code, proposed_at, within, pk in rows:
-        rank = (_URGENT.get(code, 2), proposed_at + timedelta(hours=within), pk)
-        best[experiment] = min(best.get(experiment, rank), rank)
-    return {experiment: rank[1] for experiment, rank in sorted(best.items(), key=lambda item: item[1])}
+    newest = 0
+    for experiment, code, proposed_at, within, pk, said in rows:
+        newest = max(newest, pk)
+        if said != "suspended":
+            rank = (_URGENT.get(code, 2), proposed_at + timedelta(hours=within), pk)
+            best[experiment] = min(best.get(experiment, rank), rank)
+    due = {experiment: rank[1] for experiment, rank in sorted(best.items(), key=lambda item: item[1])}
+    return due, newest
 
 
-def gather(ids: Sequence[int], *, now: datetime) -> Facts:
-    """Everything the rows of these experiments need."""
+def gather(ids: Sequence[int], *, now: datetime, waiting: Sequence[int] | None = None) -> Facts:
+    """Everything the rows of these experiments need; proposals of those that are waiting (None: of all)."""
     facts = Facts({e.pk: e for e in Experiment.objects.select_related("team").filter(pk__in=ids)}, now=now)
-    for r in open_proposals().filter(experiment__in=ids).select_related("variant", "policy_version").order_by("pk"):
+    asked = ids if waiting is None else waiting
+    for r in open_proposals().filter(experiment__in=asked).select_related("variant").order_by("pk"):
         facts.proposals.setdefault(r.experiment_id, []).append(r)
-    cursors = Cursor.objects.filter(experiment__in=ids).select_related("policy_version__policy").defer("state")
-    facts.cursors = {c.experiment_id: c for c in cursors}
-    for k in (
-        TargetKpi.objects.filter(experiment__in=ids).select_related("metric").order_by("experiment_id", "position")
-    ):
-        facts.kpis.setdefault(k.experiment_id, []).append(k)
-        facts.metrics[k.metric.key] = k.metric
-    for v in Variant.objects.filter(experiment__in=ids).order_by("experiment_id", "position"):
-        facts.variants.setdefault(v.experiment_id, []).append(v)
+    facts.cursors = {c.pk: c for c in Cursor.objects.filter(pk__in=ids).defer("state")}
+    versions = {c.policy_version_id for c in facts.cursors.values() if c.policy_version_id}
+    held = PolicyVersion.objects.select_related("policy").in_bulk(versions)
+    for cursor in facts.cursors.values():
+        cursor.policy_version = held.get(cursor.policy_version_id or 0)
+    facts.plans = _plans(ids)
+    facts.metrics = {kpi.metric: kpi for plan in facts.plans.values() for kpi in plan.kpis}
     closed = [pk for pk, e in facts.experiments.items() if e.status in CLOSED]
     for d in Decision.objects.filter(experiment__in=closed).select_related("recommendation").order_by("pk"):
         facts.decisions[d.experiment_id] = d
     facts.ages = freshness.worst(ids, now=now)
-    facts.series = history.series([(pk, goal.metric.key) for pk in ids if (goal := _goal(facts, pk))], facts.metrics)
+    courts = {pk: judge(policy, facts.plans[pk]) for pk, policy in policies_of(facts).items()}
+    facts.effects = history.effects(courts, now=now)
     return facts
 
 
-def _goal(facts: Facts, pk: int) -> TargetKpi | None:
-    return next((k for k in facts.kpis.get(pk, []) if k.role == TargetKpi.Role.GOAL), None)
+_PLANS = """
+SELECT e.id, json_build_object(
+  'started_at', (extract(epoch FROM coalesce(e.started_at, e.created_at)) * 1000000)::bigint,
+  'created_at', (extract(epoch FROM e.created_at) * 1000000)::bigint,
+  'ended_at', (extract(epoch FROM e.ended_at) * 1000000)::bigint,
+  'expected_units_per_day', e.expected_units_per_day,
+  'variants', (
+    SELECT coalesce(json_agg(json_build_object('key', v.key, 'weight', v.weight, 'control', v.control, 'position', v.position,
+      'dropped_at', (extract(epoch FROM v.dropped_at) * 1000000)::bigint) ORDER BY v.position), '[]')
+    FROM variants v WHERE v.experiment_id = e.id),
+  'kpis', (
+    SELECT coalesce(json_agg(json_strip_nulls(json_build_object('metric', m.key, 'role', t.role, 'kind', m.kind, 'direction', m.direction,
+      'temporality', m.temporality, 'expected_every_s', m.expected_every_s, 'freshness_target_s', m.freshness_target_s,
+      'counts_assignment', m.counts_assignment, 'minimum_effect', t.minimum_effect, 'max_harm', t.max_harm, 'unit', m.unit, 'name', m.name,
+      'target', CASE WHEN num_nonnulls(t.target_at_least, t.target_at_most) > 0
+        THEN json_build_object('at_least', t.target_at_least, 'at_most', t.target_at_most) END,
+      'baseline', CASE WHEN t.baseline_mean IS NOT NULL AND t.baseline_stddev <> 0
+        THEN json_build_object('mean', t.baseline_mean, 'stddev', t.baseline_stddev) END)) ORDER BY t.position), '[]')
+    FROM target_kpis t JOIN metrics m ON m.id = t.metric_id WHERE t.experiment_id = e.id))::text
+FROM experiments e WHERE e.id = ANY (%s)
+"""
+
+
+def _plans(ids: Sequence[int]) -> dict[int, Plan]:
+    """Plans as gates.readings gives them, by one query; without pauses and answers, which no figure here depends on."""
+    with connection.cursor() as cursor:
+        cursor.execute(_PLANS, [list(ids)])
+        return {pk: Plan.from_json(text.encode()) for pk, text in cursor.fetchall()}
+
+
+def policies_of(facts: Facts) -> dict[int, Policy]:
+    """By experiment: the policy that judged its newest slot."""
+    parsed: dict[int, Policy] = {}
+    for cursor in facts.cursors.values():
+        version = cursor.policy_version
+        if version is not None and version.pk not in parsed:
+            parsed[version.pk] = parse(version.body, name=version.policy.name, version=version.number)
+    return {pk: parsed[c.policy_version_id] for pk, c in facts.cursors.items() if c.policy_version_id is not None}
+
+
+def _goal(facts: Facts, pk: int) -> Kpi | None:
+    return next((kpi for kpi in facts.plans[pk].kpis if kpi.role == "goal"), None)
 
 
 def _body(version: PolicyVersion | None) -> Mapping[str, Any]:
@@ -200,28 +242,10 @@ def _body(version: PolicyVersion | None) -> Mapping[str, Any]:
 
 
 def trend(facts: Facts, pk: int, variant: str | None) -> list[Point]:
-    """The goal's effect for one treatment (the first one by default), day by day."""
-    kpi = _goal(facts, pk)
-    arms = facts.variants.get(pk, [])
-    control = next((v for v in arms if v.control), None)
-    treatments = [v for v in arms if not v.control]
-    if kpi is None or control is None or not treatments or kpi.metric.kind in ("ratio", "gauge"):
-        return []
-    chosen = next((v for v in treatments if v.key == variant), treatments[0])
-    cursor = facts.cursors.get(pk)
-    body = _body(cursor.policy_version if cursor else None)
-    baseline = None if kpi.baseline_mean is None else (kpi.baseline_mean, kpi.baseline_stddev or 0.0)
-    look = history.lens(
-        body, kpi.metric, worthwhile=kpi.minimum_effect or 0.02, baseline=baseline, arms=len(treatments)
-    )
-    key = kpi.metric.key
-    found = history.effect(
-        facts.series.get((pk, key, control.key), []),
-        facts.series.get((pk, key, chosen.key), []),
-        look,
-        kind=kpi.metric.kind,
-    )
-    return [point for _, point, _ in found]
+    """The first goal's effect for one treatment (the first one by default), day by day."""
+    treatments = [v.key for v in facts.plans[pk].treatments]
+    chosen = variant if variant in treatments else next(iter(treatments), "")
+    return [reading.point for reading in facts.effects.get((pk, chosen), [])]
 
 
 def shown_of(facts: Facts, pk: int) -> Mapping[str, Any]:
@@ -233,8 +257,9 @@ def _spark(facts: Facts, pk: int, variant: str | None, *, uid: str) -> SafeStrin
     points = trend(facts, pk, variant)
     if not points:
         return gate_presenter.svg("")
-    last = points[-1]
-    title = f"So far: {charts.percent(last.estimate)} {words.bounds(last.lower, last.upper)}"
+    gate = next((g for g in shown_of(facts, pk).get("gates") or [] if g["kind"] == "uplift"), None)
+    say, last = gate_presenter.sayer(gate, facts.metrics), points[-1]
+    title = f"So far: {say(last.estimate)} {gate_presenter.spread(say, last)}"
     return gate_presenter.svg(
         charts.sparkline(points, uid=uid, title=title, desc="The effect day by day, against zero")
     )
@@ -258,7 +283,7 @@ def _case(pk: int, facts: Facts, *, first: bool) -> dict[str, Any]:
         "icon": r.action,
         "verb": r.action.capitalize(),
         "why": words.CODES.get(r.code, r.code)
-        + (f": {r.variant}" if r.variant and len(facts.variants.get(pk, [])) > 2 else ""),
+        + (f": {r.variant}" if r.variant and len(facts.plans[pk].variants) > 2 else ""),
         "name": e.name,
         "url": reverse("experiment", args=[e.key]),
         "hypothesis": e.hypothesis,
@@ -326,7 +351,7 @@ def _row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
         "pill": pill,
         "reason": reason,
         "chips": gate_presenter.chips(gates, facts.metrics),
-        "kpi": goal.metric.name if goal else "Goal KPI",
+        "kpi": (goal.name or goal.metric) if goal else "Goal KPI",
         "tone": {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold"),
         "spark": _spark(facts, pk, variant, uid=f"s{pk}"),
         "estimate": "not trusted" if invalid and text else text,

@@ -1,8 +1,11 @@
-"""What the board's templates may call: an icon and text that does not break between figure and unit."""
+"""What the board's templates may call: an icon, a small piece, and text that does not break between figure and unit."""
 
 import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from django import template
+from django.template.loader import render_to_string
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -17,9 +20,31 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 @register.simple_tag
 def icon(name: str, extra: str = "") -> SafeString:
     """A glyph of the sprite; says nothing to a screen reader, so a word stands beside it."""
+    return _icon(name, extra)
+
+
+@lru_cache(maxsize=512)
+def _icon(name: str, extra: str) -> SafeString:
     return format_html(
         '<svg class="icon{}" aria-hidden="true"><use href="#i-{}"/></svg>', f" {extra}" if extra else "", name
     )
+
+
+type Fields = Mapping[str, object]
+
+
+@register.simple_tag
+def piece(name: str, of: Fields | Sequence[Fields]) -> SafeString:
+    """board/_NAME.html for its one small argument, flat texts; many rows show the same few, so each is rendered once."""
+    if isinstance(of, Mapping):
+        return _piece(name, tuple(of.items()), many=False)
+    return _piece(name, tuple(tuple(one.items()) for one in of), many=True)
+
+
+@lru_cache(maxsize=4096)
+def _piece(name: str, of: tuple[tuple[object, ...], ...], *, many: bool) -> SafeString:
+    shown: object = [dict(one) for one in of] if many else dict(of)  # type: ignore[arg-type]
+    return render_to_string(f"board/_{name}.html", {name: shown})
 
 
 @register.filter
