@@ -98,6 +98,14 @@ class WebhookForm(forms.Form):
     )
 
 
+METRIC_IS = [
+    ("mean increase", "an average, more is better"),
+    ("mean decrease", "an average, less is better"),
+    ("proportion increase", "a share of units, more is better"),
+    ("proportion decrease", "a share of units, less is better"),
+]
+
+
 class ExperimentForm(forms.Form):
     """Name, hypothesis and what tells: enough to start. Everything else has a default that can be seen."""
 
@@ -110,9 +118,9 @@ class ExperimentForm(forms.Form):
     team = TeamField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
     goal = forms.CharField(
         label="Goal KPI",
-        max_length=63,
+        max_length=200,
         widget=forms.TextInput(**_input(list="metrics", autocomplete="off", spellcheck="false")),
-        help_text="Pick one, or name a new one: it is made as a mean where more is better.",
+        help_text="Pick one, or name a new one in your own words.",
     )
     minimum_effect = forms.FloatField(
         label="Smallest effect worth having, %",
@@ -122,6 +130,9 @@ class ExperimentForm(forms.Form):
         widget=forms.NumberInput(**_input(step="any")),
         help_text="Less than this is not worth its upkeep.",
     )
+    goal_is = forms.ChoiceField(
+        label="If it is new, it is", required=False, choices=METRIC_IS, widget=forms.Select(**_input())
+    )
     guardrails = forms.CharField(
         label="KPIs that must not be harmed",
         required=False,
@@ -129,7 +140,13 @@ class ExperimentForm(forms.Form):
         widget=forms.TextInput(
             **_input(list="metrics", autocomplete="off", spellcheck="false", placeholder="error_rate, refunds")
         ),
-        help_text="Metric keys with commas between them.",
+        help_text="With commas between them; known ones or new ones.",
+    )
+    guards_are = forms.ChoiceField(
+        label="New ones are",
+        required=False,
+        choices=[METRIC_IS[i] for i in (1, 3, 0, 2)],
+        widget=forms.Select(**_input()),
     )
     max_harm = forms.FloatField(
         label="Most harm that is tolerated, %",

@@ -36,6 +36,26 @@ def test_name_hypothesis_and_goal_make_a_running_experiment_with_its_parts(board
     assert "Hold, no data" in board.get("/experiments/one-page-checkout").text
 
 
+def test_a_kpi_may_be_named_in_ones_own_words_and_says_which_way_is_better(board: Client, scene: Scene) -> None:
+    with as_role("owner"):
+        scene.metric("vrps", name="Value per session")
+    named = {
+        "goal": "value per Session",
+        "guardrails": "Refunds within 24 h, error_rate",
+        "guards_are": "proportion decrease",
+    }
+    assert send(board, scene, **named).status_code == 302
+
+    with as_role("owner"):
+        kpis = TargetKpi.objects.filter(experiment__key="one-page-checkout").order_by("position")
+        said = list(kpis.values_list("metric__key", "metric__name", "metric__kind", "metric__direction"))
+    assert said == [
+        ("vrps", "Value per session", "mean", "increase"),
+        ("refunds_within_24_h", "Refunds within 24 h", "proportion", "decrease"),
+        ("error_rate", "Error rate", "proportion", "decrease"),
+    ]
+
+
 def test_without_start_it_is_a_draft_that_can_be_started(board: Client, scene: Scene) -> None:
     fields = {k: v for k, v in FORM.items() if k != "start"}
     board.post("/new", fields | {"team": scene.team.pk})
@@ -49,7 +69,7 @@ def test_without_start_it_is_a_draft_that_can_be_started(board: Client, scene: S
 def test_what_is_missing_or_wrong_is_said_at_its_field_and_nothing_is_made(board: Client, scene: Scene) -> None:
     for changes, said in (
         ({"name": ""}, "This field is required"),
-        ({"goal": "Value per session!"}, "is no metric key"),
+        ({"goal": "!"}, "is no metric key"),
         ({"guardrails": "vrps"}, "vrps is named twice"),
         ({"baseline_mean": "3.1"}, "Give both the mean and its standard deviation"),
         ({"minimum_effect": "-1"}, "greater than or equal to 0"),

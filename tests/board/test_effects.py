@@ -16,6 +16,7 @@ from gates.readings import plans_of
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 
+VALUES = ", ".join(["%s"] * 13)
 COLUMNS = "experiment_id, ts, metric, variant, value, n, variance, denominator_value, denominator_variance, covariance, team_id, first_received_at, received_at"
 
 
@@ -38,8 +39,9 @@ def judged(team: Team, now: dt.datetime, *, kind: str, direction: str = "increas
             ts += dt.timedelta(seconds=every_s)
         with connection.cursor() as cursor:
             cursor.executemany(
-                f"INSERT INTO metrics.experiment_kpis ({COLUMNS}) VALUES ({', '.join(['%s'] * 13)})", rows
-            )  # noqa: S608 - names alone
+                f"INSERT INTO metrics.experiment_kpis ({COLUMNS}) VALUES ({VALUES})",  # noqa: S608 - names alone
+                rows,
+            )
         Cursor.objects.get_or_create(experiment=e, defaults={"team": team, "due_at": start})
     with as_role("worker"):
         assert evaluate_some(now=now).failed == []

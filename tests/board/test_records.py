@@ -85,6 +85,7 @@ def test_a_picture_is_kept_with_its_words_and_served_as_nothing_but_a_picture(bo
     with as_role("owner"):
         asset = Asset.objects.defer("body").get()
     assert 'alt="All fields on one page"' in board.get(f"/experiments/{e.key}").text
+    assert f'<img src="/assets/{asset.pk}" alt="treatment: All fields on one page"' in board.get("/").text
     served = board.get(f"/assets/{asset.pk}")
     assert (served["Content-Type"], served["X-Content-Type-Options"]) == ("image/png", "nosniff")
     assert served.content.startswith(b"\x89PNG")  # drawn anew: nothing but the picture is kept

@@ -1,12 +1,14 @@
 """A new experiment: the form, how long it will take, and the domain call that makes it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import ceil
 from typing import Any
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Lower
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
@@ -43,13 +45,21 @@ def page(form: ExperimentForm) -> dict[str, Any]:
 def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment | None:
     """The experiment of a valid form; None with the form's errors filled in when the domain refuses it."""
     data = form.cleaned_data
+    named = _Named([data["goal"], *data["guardrails"]])
     goal = plan.NewKpi(
-        metric=data["goal"].strip(),
+        metric=named.metric(data["goal"], data["goal_is"] or "mean increase"),
         minimum_effect=data["minimum_effect"] / 100 or None,
         baseline_mean=data["baseline_mean"],
         baseline_stddev=data["baseline_stddev"],
     )
-    guards = [plan.NewKpi(metric=key, role="guardrail", max_harm=data["max_harm"] / 100) for key in data["guardrails"]]
+    guards = [
+        plan.NewKpi(
+            metric=named.metric(text, data["guards_are"] or "mean decrease"),
+            role="guardrail",
+            max_harm=data["max_harm"] / 100,
+        )
+        for text in data["guardrails"]
+    ]
     number = data["treatments"]
     arms = [plan.NewVariant(key="control", control=True)]
     arms += [plan.NewVariant(key="treatment" if number == 1 else f"treatment-{i + 1}") for i in range(number)]
@@ -69,6 +79,37 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
         for pointer, _, detail in refusal.errors or [("", refusal.code, refusal.message)]:
             form.add_error(next((field for start, field in _FIELDS if pointer.startswith(start)), None), detail)
         return None
+
+
+class _Named:
+    """Metrics as people name them: by key or by name when the registry has them, else in their own words."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.keys = {_key(text) for text in texts}
+        wanted = [text.strip().lower() for text in texts]
+        known = (
+            Metric.objects.annotate(low=Lower("name")).filter(Q(key__in=self.keys) | Q(low__in=wanted)).order_by("-pk")
+        )
+        self.known = {called: m.key for m in known for called in (m.name.lower(), m.key)}
+
+    def metric(self, text: str, is_: str) -> str | plan.NewMetric:
+        """A key that is known, or a new metric; what makes no key is handed on for the domain to refuse."""
+        text, key = text.strip(), _key(text)
+        found = self.known.get(key) or self.known.get(text.lower())
+        if found or not key:
+            return found or text
+        kind, direction = is_.split()
+        name = text if text != key else key.replace("_", " ").capitalize()
+        return plan.NewMetric(key=key, name=name, kind=kind, direction=direction)
+
+
+def _key(text: str) -> str:
+    """
+    >>> _key(" Value per session (EUR)"), _key("error_rate"), _key("24 h returns"), _key("!")
+    ('value_per_session_eur', 'error_rate', 'm_24_h_returns', '')
+    """
+    key = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:60]
+    return f"m_{key}" if key[:1].isdigit() else key
 
 
 def _number(sent: Mapping[str, Any], name: str) -> float | None:

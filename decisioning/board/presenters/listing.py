@@ -20,7 +20,7 @@ from decisioning.board.charts import Point
 from decisioning.board.presenters import freshness, history
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters.frame import options, query
-from experiments.models import Experiment
+from experiments.models import Asset, Experiment
 from gates.models import Cursor, Decision, PolicyVersion, Recommendation
 from gates.plan import Kpi, Plan
 from gates.policy import Policy, parse
@@ -47,6 +47,7 @@ class Facts:
     ages: dict[int, freshness.Age] = field(default_factory=dict)
     metrics: dict[str, Kpi] = field(default_factory=dict)
     effects: history.Effects = field(default_factory=dict)
+    pictures: dict[int, dict[str, Asset]] = field(default_factory=dict)
     now: datetime = field(kw_only=True)
 
 
@@ -182,6 +183,8 @@ def gather(ids: Sequence[int], *, now: datetime, waiting: Sequence[int] | None =
     held = PolicyVersion.objects.select_related("policy").in_bulk(versions)
     for cursor in facts.cursors.values():
         cursor.policy_version = held.get(cursor.policy_version_id or 0)
+    for picture in Asset.objects.filter(experiment__in=ids).select_related("variant").defer("body").order_by("pk"):
+        facts.pictures.setdefault(picture.experiment_id, {})[picture.variant.key] = picture  # the newest of each
     facts.plans = _plans(ids)
     facts.metrics = {kpi.metric: kpi for plan in facts.plans.values() for kpi in plan.kpis}
     closed = [pk for pk, e in facts.experiments.items() if e.status in CLOSED]
@@ -253,6 +256,18 @@ def shown_of(facts: Facts, pk: int) -> Mapping[str, Any]:
     return (cursor.shown if cursor else None) or {}
 
 
+def _pictures(facts: Facts, pk: int, variant: str | None) -> list[dict[str, str]]:
+    """What the control and one treatment (the first by default) look like, where somebody has uploaded it."""
+    plan, kept = facts.plans[pk], facts.pictures.get(pk, {})
+    chosen = variant or next((v.key for v in plan.subjects), "")
+    shown = [v.key for v in plan.variants if v.control or v.key == chosen]
+    return [
+        {"url": reverse("asset", args=[kept[key].pk]), "alt": kept[key].alt, "variant": key}
+        for key in shown
+        if key in kept
+    ]
+
+
 def _spark(facts: Facts, pk: int, variant: str | None, *, uid: str) -> SafeString:
     points = trend(facts, pk, variant)
     if not points:
@@ -294,6 +309,7 @@ def _case(pk: int, facts: Facts, *, first: bool) -> dict[str, Any]:
         "estimate": text,
         "range": spread,
         "interval": gate_presenter.drawn(gate, facts.metrics, uid=f"i{pk}") if gate else "",
+        "pictures": _pictures(facts, pk, variant),
         "spark": _spark(facts, pk, variant, uid=f"s{pk}"),
         "age": freshness.text(age, now=facts.now) if age else None,
         "late": left < 6 * 3600,
@@ -353,6 +369,7 @@ def _row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
         "chips": gate_presenter.chips(gates, facts.metrics),
         "kpi": (goal.name or goal.metric) if goal else "Goal KPI",
         "tone": {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold"),
+        "pictures": _pictures(facts, pk, variant),
         "spark": _spark(facts, pk, variant, uid=f"s{pk}"),
         "estimate": "not trusted" if invalid and text else text,
         "range": "" if invalid else spread,
