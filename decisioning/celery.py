@@ -2,10 +2,10 @@
 
 import os
 
-from celery import Celery
+from celery import Celery, Task
 from celery.signals import task_postrun, task_prerun
 
-from decisioning.logs import CAUSE
+from decisioning.logs import CAUSE, WOKEN_BY
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "decisioning.settings")
 os.environ.setdefault("DECISIONING_ROLE", "worker")
@@ -45,10 +45,12 @@ app.autodiscover_tasks(["telemetry", "gates", "decisioning.ledger", "decisioning
 
 
 @task_prerun.connect
-def _begin(task_id: str, **_more: object) -> None:
+def _begin(task_id: str, task: Task, **_more: object) -> None:
     CAUSE.set(task_id)
+    WOKEN_BY.set(tuple(task.request.get("woken_by") or ()))
 
 
 @task_postrun.connect
 def _end(**_more: object) -> None:
     CAUSE.set("")
+    WOKEN_BY.set(())

@@ -8,11 +8,13 @@ from typing import Any
 
 CAUSE: ContextVar[str] = ContextVar("cause", default="")
 """The id of the request or task at work here; the audit notes the same one."""
+WOKEN_BY: ContextVar[tuple[str, ...]] = ContextVar("woken_by", default=())
+"""The ids of the requests that asked for the task at work here; none when beat did."""
 _ALWAYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "taskName"}
 
 
 class Json(logging.Formatter):
-    """{"at", "level", "logger", "message", "cause"} and whatever a call adds with `extra`."""
+    """{"at", "level", "logger", "message", "cause", "woken_by"} and whatever a call adds with `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -23,6 +25,8 @@ class Json(logging.Formatter):
         }
         if cause := CAUSE.get():
             line["cause"] = cause
+        if woken_by := WOKEN_BY.get():
+            line["woken_by"] = woken_by
         line |= {name: value for name, value in vars(record).items() if name not in _ALWAYS}
         if record.exc_info and record.exc_info[0]:
             known = _is_the_database(record.exc_info[0])

@@ -3,10 +3,13 @@
 import logging
 import threading
 
+from decisioning.logs import CAUSE
+
 _log = logging.getLogger(__name__)
 _COALESCE_S = 1.0
+_MOST_CAUSES = 100  # a hint stays small; who comes later in the same second finds its request by the time
 _changed = threading.Event()
-_wanted: set[str] = set()
+_wanted: dict[str, list[str]] = {}
 _start = threading.Lock()
 _waker: threading.Thread | None = None
 
@@ -17,10 +20,16 @@ def tick() -> None:
 
 
 def ask(task: str) -> None:
-    """Ask for a task soon. Returns at once; hints within a second become one, and one always follows the last call."""
+    """Ask for a task soon. Returns at once; hints within a second become one, and one always follows the last call.
+
+    The requests that asked travel along as the hint's header `woken_by`, for the log of the task.
+    """
     global _waker
+    cause = CAUSE.get()
     with _start:
-        _wanted.add(task)
+        causes = _wanted.setdefault(task, [])
+        if cause and cause not in causes and len(causes) < _MOST_CAUSES:
+            causes.append(cause)
     _changed.set()
     if _waker is None or not _waker.is_alive():
         with _start:
@@ -37,11 +46,11 @@ def _send_hints() -> None:
         _changed.wait()
         _changed.clear()
         with _start:
-            wanted = sorted(_wanted)
+            wanted = sorted(_wanted.items())
             _wanted.clear()
-        for task in wanted:
+        for task, causes in wanted:
             try:
-                app.send_task(task, expires=60, retry=False, ignore_result=True)
+                app.send_task(task, expires=60, retry=False, ignore_result=True, headers={"woken_by": causes})
             except Exception as failure:
                 _log.warning("No hint sent, the next beat will do: %s", failure)
         pause.wait(_COALESCE_S)

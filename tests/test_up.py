@@ -1,5 +1,6 @@
 """`manage.py up`: one supervisor that never gives up, and a whole installation under it."""
 
+import json
 import os
 import re
 import signal
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -223,6 +226,37 @@ def test_no_secret_is_in_a_log_or_on_a_command_line(installation: Installation) 
 
     assert len(secrets) > 5
     assert not [secret for secret in secrets if secret in seen]
+
+
+def test_the_id_of_a_request_is_in_the_logs_of_web_and_worker_and_in_the_audit(installation: Installation) -> None:
+    held, name = installation.credentials(), "look-for-me"
+    headers = {"Authorization": f"Bearer {held['api_key']}", "X-Request-ID": name}
+    target: dict[str, Any] = {"metric": "traced", "role": "goal"}
+    body = {"key": name, "name": name, "hypothesis": "It is found.", "target_kpis": [target]}
+    row = {"metric": "traced", "variant": "control", "ts": datetime.now(UTC).isoformat(), "value": 1, "n": 9}
+    with httpx.Client(base_url=held["url"], headers=headers, timeout=10) as api:
+        api.post("/api/experiments", json=body).raise_for_status()
+        answer = api.post(f"/api/experiments/{name}/kpis", json={"rows": [row | {"variance": 1.0}]}).raise_for_status()
+
+    def lines(process: str) -> list[dict[str, Any]]:
+        written = (installation.home / "logs" / f"{process}.log").read_text().splitlines()
+        return [json.loads(line) for line in written if line.startswith("{")]
+
+    def ticks() -> list[dict[str, Any]]:
+        found = [line for line in lines("worker") if name in line.get("woken_by", [])]
+        return [
+            line for line in found if line["message"].startswith("Task gates.tick[") and "succeeded" in line["message"]
+        ]
+
+    assert answer.headers["X-Request-ID"] == name
+    assert soon(lambda: bool(ticks()), 40), "no tick says that this request woke it"
+    asked = [line["message"] for line in lines("web") if line.get("cause") == name]
+    with psycopg.connect(installation.manage("dsn", "--role", "superuser").stdout.strip()) as database:
+        by_request = database.execute("SELECT count(*) FROM audit.entries WHERE cid = %s", [name]).fetchone()
+    assert f"POST /api/experiments/{name}/kpis 200" in asked
+    assert by_request is not None
+    assert by_request[0] >= 2, "the experiment and the batch of rows"
+    assert ticks()[0]["cause"] != name, "a task has an id of its own, which the audit keeps for what it writes"
 
 
 def test_no_process_has_the_database_login_of_another_role(installation: Installation) -> None:
