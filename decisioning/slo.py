@@ -180,8 +180,10 @@ def tell_broken(*, now: datetime) -> int:
     """`slo.burning` for every promise to a team whose budget is used up, once until it has held again. Returns the messages told."""
 
     def look() -> list[Wrong]:
-        teams = Experiment.objects.exclude(status=Experiment.Status.DRAFT).values_list("team_id", flat=True).distinct()
-        return [found for team in sorted(teams) for found in _broken(figures(now=now, team_id=team), team)]
+        # Without the model's own order, which would make every experiment distinct.
+        running = Experiment.objects.exclude(status=Experiment.Status.DRAFT).order_by("team_id")
+        teams = running.values_list("team_id", flat=True).distinct()
+        return [found for team in teams for found in _broken(figures(now=now, team_id=team), team)]
 
     return reconcile("slo.burning", look, now=now, after=SETTLED, until=SETTLED)
 

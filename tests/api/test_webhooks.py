@@ -275,7 +275,8 @@ def test_a_guard_that_fails_is_told_at_once_and_not_again_while_it_flickers(ops:
 
 
 def test_a_broken_promise_is_told_to_the_team_it_was_made_to(ops: Caller, stranger: Caller) -> None:
-    running(ops, days=2)  # never a row
+    for name in ("first", "second"):
+        running(ops, days=2, name=name)  # never a row
     stranger.experiment()
 
     def look(at: datetime) -> None:
