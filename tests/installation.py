@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Installation:
     printed: list[str] = field(default_factory=list)
     process: "subprocess.Popen[str] | None" = None
     environment: dict[str, str] = field(default_factory=dict)
+    options: Sequence[str] = ()
 
     def start(self) -> float:
         """Seconds until it says that it is ready."""
@@ -42,6 +43,7 @@ class Installation:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [sys.executable, "manage.py", "up", "--no-demo", "--home", str(self.home), "--port", str(port)]
+        command += self.options
         began = time.monotonic()
         self.process = subprocess.Popen(
             command,

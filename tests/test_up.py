@@ -197,6 +197,32 @@ def test_a_port_that_another_program_has_is_named(home: Home, supervisor: Superv
             up.Installation(home, supervisor, host="127.0.0.1", port=port, demo=False).start()
 
 
+def test_postgres_takes_the_connections_of_all_processes_asked_for(
+    home: Home, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+
+    def taken(web: int, worker: int) -> int:
+        made = up.Installation(home, supervisor, host="127.0.0.1", port=0, demo=False, web=web, worker=worker)
+        assert made.postgres
+        (found,) = [word for word in made.postgres.command() if word.startswith("max_connections=")]
+        return int(found.partition("=")[2])
+
+    assert taken(1, 1) == 100
+    assert taken(4, 8) >= 4 * up.WEB_THREADS + 8 * 2 + 40
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "33", "two"])
+def test_a_number_of_processes_that_makes_no_sense_is_refused(
+    count: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        up.main(["--home", str(tmp_path / "home"), "--web", count])
+
+    assert "--web" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+
+
 # --- a whole installation ---------------------------------------------------------------------------------------------
 
 
