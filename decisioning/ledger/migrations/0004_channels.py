@@ -53,30 +53,6 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RemoveIndex(model_name="outboxmessage", name="outbox_waiting"),
-        migrations.AddField(
-            model_name="outboxmessage",
-            name="fanned_out_at",
-            field=models.DateTimeField(
-                help_text="When it was put into the queue of every channel it is for.", null=True
-            ),
-        ),
-        migrations.AlterField(
-            model_name="outboxmessage",
-            name="delivered_at",
-            field=models.DateTimeField(
-                help_text="When the last of them had it; at once when it is for none.", null=True
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="outboxmessage",
-            index=models.Index(
-                condition=models.Q(("fanned_out_at__isnull", True)), fields=["id"], name="outbox_to_fan_out"
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="outboxmessage", index=models.Index(fields=["created_at"], name="outbox_by_age")
-        ),
         migrations.CreateModel(
             name="Channel",
             fields=[
@@ -248,4 +224,29 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.RunSQL(FORWARD, REVERSE),
+        # Last, because from here on nobody can tell anything until the end.
+        migrations.RemoveIndex(model_name="outboxmessage", name="outbox_waiting"),
+        migrations.AddField(
+            model_name="outboxmessage",
+            name="fanned_out_at",
+            field=models.DateTimeField(
+                help_text="When it was put into the queue of every channel it is for.", null=True
+            ),
+        ),
+        migrations.AlterField(
+            model_name="outboxmessage",
+            name="delivered_at",
+            field=models.DateTimeField(
+                help_text="When the last of them had it; at once when it is for none.", null=True
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="outboxmessage",
+            index=models.Index(
+                condition=models.Q(("fanned_out_at__isnull", True)), fields=["id"], name="outbox_to_fan_out"
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="outboxmessage", index=models.Index(fields=["created_at"], name="outbox_by_age")
+        ),
     ]
