@@ -362,6 +362,8 @@ class Installation:
         (self.home.path / "static").mkdir(exist_ok=True)  # WhiteNoise looks there, too
         options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port)]
         options += ["--workers", str(self.web)]
+        if self.web > 1:  # one alone is started again by the supervisor; of several the others go on answering
+            options += ["--respawn-failed-workers", "--respawn-interval", "0.5"]
         # Slow or endless headers are cut off by the server, slow bodies by access.availability; a stop waits for what is being answered.
         options += ["--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536"]
         options += ["--workers-kill-timeout", "10"]
