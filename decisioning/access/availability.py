@@ -20,7 +20,7 @@ from decisioning.access.copies import Checks, Copies, Copy, key_of, utc_now
 from decisioning.access.limits import limited
 from decisioning.access.middleware import READS, id_of, owns_transaction
 from decisioning.access.proxies import origin
-from decisioning.access.pulse import PRIMARY
+from decisioning.access.pulse import PRIMARY, waiting_until
 from decisioning.access.replica import FOLLOWED
 from decisioning.access.tally import TALLY
 from decisioning.logs import CAUSE
@@ -32,6 +32,7 @@ _REST_S = 1.0  # after a read that got no answer its copy is given for so long, 
 _LONGEST_REST_S = 4.0
 _GIVEN_UP_S = 1.0  # who got no answer for so long tells those who wait behind
 _TRY_AGAIN_S = 0.3  # a read that failed sooner has lost its connection, and gets another one
+_BRIEFLY_S = 0.5  # while the database is unwell, who has a copy waits for so long in all
 
 
 class StaysUp:
@@ -89,15 +90,18 @@ class StaysUp:
         copy = self._resting(request) if reads else None
         if copy is not None:
             return self._copied(request, copy)
-        room = self.rooms[reads]
-        if _nobody_answers(reads=reads) or not room.enter():
+        room, began = self.rooms[reads], monotonic()
+        briefly = reads and PRIMARY.is_unwell() and self._find(request) is not None
+        if _nobody_answers(reads=reads) or not room.enter(at_once=briefly):
             return self._without_database(request)
-        began, given_up = monotonic(), False
+        entered, given_up = monotonic(), False
         try:
             if _nobody_answers(reads=reads):  # since we began to wait
                 return self._without_database(request)
-            response = self._asked(request)
-            given_up = monotonic() - began > _GIVEN_UP_S and (response.status_code == 503 or "Warning" in response)
+            with waiting_until(began + _BRIEFLY_S if briefly else float("inf")):
+                response = self._asked(request)
+            no_answer = response.status_code == 503 or "Warning" in response
+            given_up = no_answer and (PRIMARY.away or monotonic() - entered > _GIVEN_UP_S)
         finally:
             room.leave(given_up=given_up)
         return response
@@ -138,7 +142,7 @@ class StaysUp:
 
     def _without_database(self, request: HttpRequest, *, instead_of: HttpResponse | None = None) -> HttpResponse:
         if request.method in READS and (copy := self._find(request)) is not None:
-            if instead_of is not None and not PRIMARY.away:  # it answers, just not this
+            if instead_of is not None and not PRIMARY.is_unwell():  # it answers, just not this
                 copy.failures += 1
                 copy.again_at = monotonic() + min(_REST_S * 2 ** (copy.failures - 1), _LONGEST_REST_S)
                 self._resting_until = copy.again_at + _LONGEST_REST_S
@@ -234,13 +238,15 @@ class Room:
         self._moved = threading.Condition()
         self._inside = self._waiting = self._left = self._given_up = 0
 
-    def enter(self) -> bool:
-        """Whether there is a place; False when nobody has left for too long, or left without an answer."""
+    def enter(self, *, at_once: bool = False) -> bool:
+        """Whether there is a place; False when nobody has left for too long, or left without an answer. at_once: does not wait."""
         with self._moved:
             self._waiting += 1
             given_up = self._given_up
             try:
                 while self._inside >= self.places:
+                    if at_once:
+                        return False
                     left, patience = self._left, self.PATIENCE_S if self._waiting <= self.patient else self.STUCK_S
                     if not self._moved.wait(patience) and self._left == left:
                         return False

@@ -7,27 +7,41 @@ only slow, and the statement goes on; one that does not is away, and every state
 
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from time import monotonic, sleep
 from typing import Any
 
 import psycopg
 
-SILENCE_S = 0.2  # heard nothing for so long: ask
-PROBE_S = 0.4  # a probe that takes longer has failed
+SILENCE_S = 0.1  # heard nothing for so long: ask
+PROBE_S = 0.3  # a probe that takes longer has failed
 EVERY_S = 0.25  # how often a server that is away is tried again
 CONNECT_S = 0.8  # nobody waits longer for a new connection, whatever the others hear
+UNWELL_S = 3.0  # who was away, or has lost a connection, is slow for a while
 _LISTEN_S = 0.05
-_LET_GO_S = 2.0
+_LET_GO_S = 60.0  # a probe that is at hand is answered sooner than one that has to sign in
 
 _log = logging.getLogger(__name__)
 _watching = False
+_until: ContextVar[float] = ContextVar("until", default=float("inf"))
 
 
 def watch() -> None:
     """From now on this process gives up on a server that is away. For web servers: a tick would rather wait."""
     global _watching
     _watching = True
+
+
+@contextmanager
+def waiting_until(at: float) -> Iterator[None]:
+    """Statements in here give up on a server that says nothing once it is `at` (monotonic): who asks has something else to go by."""
+    before = _until.set(at)
+    try:
+        yield
+    finally:
+        _until.reset(before)
 
 
 class Silent(Exception):
@@ -41,6 +55,7 @@ class Pulse:
         self.name = name
         self.away = False
         self.heard_at = 0.0
+        self.hurt_at = float("-inf")
         self.parameters: dict[str, Any] = {}
         self._asked = threading.Event()
         self._lock = threading.Lock()
@@ -62,6 +77,10 @@ class Pulse:
         if self.away and _watching:
             raise Silent
 
+    def is_unwell(self) -> bool:
+        """Whether it is away, or was a moment ago: its answers may take long yet."""
+        return self.away or monotonic() - self.hurt_at < UNWELL_S
+
     def _probe(self) -> None:
         probe: Probe | None = None
         while True:
@@ -71,9 +90,10 @@ class Pulse:
             self._asked.clear()
             began = monotonic()
             try:
-                probe = probe or Probe.connect(**self.parameters, autocommit=True)
-                probe.execute("SELECT 1")
-            except (psycopg.Error, Silent) as failure:
+                probe = self._answered(probe)
+            except (
+                Exception
+            ) as failure:  # whatever it is, this thread must live: who else would notice that the server is back?
                 probe = _close(probe)
                 if self.heard_at < began and not self.away:
                     _log.warning("The %s does not answer: %s", self.name, failure or type(failure).__name__)
@@ -81,10 +101,24 @@ class Pulse:
             else:
                 if self.away:
                     _log.warning("The %s answers again", self.name)
+                    self.hurt_at = monotonic()
                 self.away = False
             if self.away:
                 sleep(EVERY_S)
                 self._asked.set()
+
+    def _answered(self, probe: "Probe | None") -> "Probe":
+        """A probe that was answered. One that was cut is made anew, as that tells nothing of the server; one that was silent is not."""
+        began = monotonic()
+        try:
+            probe = probe or Probe.connect(**self.parameters, autocommit=True)
+            probe.execute("SELECT 1")
+        except psycopg.Error:
+            if probe is None or monotonic() - began > PROBE_S:
+                raise
+            _close(probe)
+            probe = Probe.connect(**self.parameters, autocommit=True)
+        return probe
 
 
 def _close(probe: "Probe | None") -> "Probe | None":
@@ -127,10 +161,16 @@ class Watched(psycopg.Connection[Any]):
         if silence_s > SILENCE_S:
             cls.pulse.check()
             cls.pulse.ask()
+        if monotonic() > _until.get() and _watching:
+            raise Silent
 
     @classmethod
     def _heard(cls) -> None:
         cls.pulse.heard_at = monotonic()
+
+    @classmethod
+    def _lost(cls) -> None:
+        cls.pulse.hurt_at = monotonic()
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> Any:
@@ -149,6 +189,10 @@ class Watched(psycopg.Connection[Any]):
         except Silent:
             self.pgconn.finish()
             raise psycopg.OperationalError("the server does not answer") from None
+        except psycopg.OperationalError:
+            if self.closed:
+                self._lost()
+            raise
 
 
 class Probe(Watched):
@@ -162,6 +206,10 @@ class Probe(Watched):
     @classmethod
     def _heard(cls) -> None:
         """Says nothing about other connections."""
+
+    @classmethod
+    def _lost(cls) -> None:
+        """Says nothing about other connections, either."""
 
 
 PRIMARY, REPLICA = Pulse("database"), Pulse("replica")
