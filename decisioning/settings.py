@@ -148,7 +148,7 @@ def mailer(url: str) -> dict[str, object]:
 
 # Redis only wakes things up: every value in it may vanish at any moment (DESIGN principle 3).
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
-REDIS_OPTIONS = {"socket_timeout": 0.2, "socket_connect_timeout": 0.2, "retry_on_timeout": False}
+REDIS_OPTIONS = {"socket_timeout": 0.1, "socket_connect_timeout": 0.1, "retry_on_timeout": False}
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
