@@ -108,7 +108,7 @@ def as_of(experiment: Experiment, slot: dt.datetime) -> dict[str, Any]:
 
 
 def differences(experiment: Experiment) -> list[str]:
-    """What of the stored state and facts a rebuild from the rows does not give; there must be nothing."""
+    """Where the stored state, facts and evaluations are not what a rebuild from the rows gives; there must be nothing."""
     judging = load([experiment.pk])[0]
     if judging.cursor.state is None:
         return []
@@ -123,6 +123,13 @@ def differences(experiment: Experiment) -> list[str]:
         f"{experiment.key}: the facts of {rfc3339(slot)} are not what the rows give."
         for slot in sorted(kept.keys() | given.keys())
         if kept.get(slot) != given.get(slot)
+    ]
+    newest_first = Evaluation.objects.filter(experiment=experiment).order_by("slot", "-fold")
+    on_record = {to_us(e.slot): _gist(e.found) for e in newest_first.distinct("slot")}
+    found += [
+        f"{experiment.key}: what the rows give at {rfc3339(telling.slot)} is not on record."
+        for telling in rebuilt.tellings
+        if telling.changed and on_record.get(telling.slot) != _gist(found_in(telling.evaluation))
     ]
     return found
 
