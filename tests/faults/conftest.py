@@ -151,5 +151,6 @@ def figures(readings: Sequence[Reading]) -> str:
         statuses[reading.status] = statuses.get(reading.status, 0) + 1
     return (
         f"{len(readings)} reads, statuses {statuses}, stale {sum(r.stale for r in readings)}, "
-        f"p50 {times[len(times) // 2] * 1000:.0f} ms, p95 {times[len(times) * 95 // 100] * 1000:.0f} ms, worst {times[-1] * 1000:.0f} ms"
+        f"p50 {times[len(times) // 2] * 1000:.0f} ms, p95 {times[len(times) * 95 // 100] * 1000:.0f} ms, p99 {times[len(times) * 99 // 100] * 1000:.0f} ms, "
+        f"worst {times[-1] * 1000:.0f} ms"
     )
