@@ -8,16 +8,16 @@ import datetime as dt
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import QuerySet
 
-from decisioning.ledger.models import Heartbeat
-from decisioning.ledger.outbox import tell
+from decisioning.ledger.models import Heartbeat, OutboxMessage
+from decisioning.ledger.outbox import tell_all
 from experiments.models import Experiment, Variant
 from gates import evidence
 from gates import facts as slot_facts
@@ -32,14 +32,15 @@ from gates.rules import Recommendation as JudgedRecommendation
 from gates.rules import judge
 from gates.series import Rows
 
-CHUNK, LONG_CHUNK = 200, 2
+CHUNK, LONG_CHUNK, LONG_ROUND = 200, 2, 10
 _UNJUDGEABLE = (ArithmeticError, LookupError, TypeError, ValueError, AssertionError)
 """What numbers nobody foresaw may raise in pure code; anything else is the database's and ends the tick."""
+_STEP = msgspec.msgpack.Decoder(slot_facts.Step)
 
 
 @dataclass
 class Done:
-    """What one call dealt with. `more`: others may be waiting. `failed`: (experiment key, error) that could not be folded.
+    """What was dealt with. `failed`: (experiment key, error) that could not be folded.
 
     passed: experiments for which nothing could have changed, moved on without a fold.
     """
@@ -48,7 +49,6 @@ class Done:
     passed: int = 0
     evaluations: int = 0
     newest_slot: dt.datetime | None = None
-    more: bool = False
     failed: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -65,6 +65,30 @@ class Outcome:
     retold: bool
 
 
+@dataclass
+class Draft:
+    """What one experiment's fold leaves to write, and what is on record of it.
+
+    records: evaluations by slot, the last retelling of each, those on record from the newest before the fold on and the new ones.
+    waiting: recommendations nobody has answered yet. answered: people's answers. variants: by key. evaluations, details: new
+    ones and the facts they quote. bodies: their evidence, compressed, by digest.
+    """
+
+    outcome: Outcome
+    records: dict[int, Evaluation] = field(default_factory=dict)
+    waiting: list[Recommendation] = field(default_factory=list)
+    answered: list[Decision] = field(default_factory=list)
+    variants: dict[str, Variant] = field(default_factory=dict)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    details: list[slot_facts.Detail] = field(default_factory=list)
+    bodies: dict[str, bytes] = field(default_factory=dict)
+    proposed: list[Recommendation] = field(default_factory=list)
+
+    @property
+    def judging(self) -> Judging:
+        return self.outcome.judging
+
+
 def newest_slot(now: dt.datetime, slot_s: int) -> dt.datetime:
     """The slot that `now` falls on or after, on the UTC grid.
 
@@ -75,19 +99,86 @@ def newest_slot(now: dt.datetime, slot_s: int) -> dt.datetime:
     return from_us(to_us(now) // width * width)
 
 
-def evaluate_some(*, now: dt.datetime, chunk: int = CHUNK) -> Done:
-    """Judge up to `chunk` experiments that are due, in the caller's transaction."""
-    passed, newest = _pass_over(now)
-    ids = _claim(now, chunk)
-    if not ids:
+def evaluate_due(*, now: dt.datetime) -> Done:
+    """Judge all that is due, in the caller's transaction."""
+    done, more = pass_over(now=now), True
+    while more:
+        chunks, more = due(now=now)
+        before = done.experiments
+        for ids in chunks:
+            evaluate(ids, now=now, done=done)
+        more = more and done.experiments > before
+    return done
+
+
+def pass_over(*, now: dt.datetime) -> Done:
+    """Move on every experiment that is due, of which nothing can have changed, by one statement.
+
+    Its state stays where it is: a fold gives the same from there. Who holds a cursor meanwhile keeps it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH quiet AS MATERIALIZED (
+              SELECT c.experiment_id, c.due_at - c.judged_to AS width,
+                     floor(extract(epoch FROM %(now)s - c.judged_to) / extract(epoch FROM c.due_at - c.judged_to))::int AS slots
+              FROM metadata.cursors c
+              WHERE c.due_at <= %(now)s AND c.due_at <= c.quiet_to AND c.asked_slot IS NULL AND c.state IS NOT NULL
+                AND c.quiet_to + (c.due_at - c.judged_to) > %(now)s
+                AND NOT EXISTS (SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id)
+              FOR UPDATE OF c SKIP LOCKED),
+            moved AS (
+              UPDATE metadata.cursors c SET judged_to = c.judged_to + q.width * q.slots, due_at = c.due_at + q.width * q.slots,
+                missed_slots = c.missed_slots + q.slots - 1
+              FROM quiet q WHERE q.experiment_id = c.experiment_id RETURNING c.judged_to)
+            SELECT count(*), max(judged_to) FROM moved
+            """,
+            {"now": now},
+        )
+        passed, newest = cursor.fetchone() or (0, None)
         return Done(passed=passed, newest_slot=newest)
-    changed = _take_changes(ids)
-    judgings = load(ids)
-    without_policy = set(ids) - {j.experiment.pk for j in judgings}
-    Cursor.objects.filter(pk__in=without_policy).update(due_at=now + dt.timedelta(minutes=5), quiet_to=None)
+
+
+def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
+    """What there is to judge, in chunks for a transaction each, and whether there was more; nothing is locked yet.
+
+    First those whose rows changed, since somebody waits for them. Histories to tell from the start, or from far back, come last,
+    a few a chunk, because a person's answer waits for these locks, and some of them a time, because new rows wait for their turn.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH changed AS MATERIALIZED (
+              SELECT experiment_id, min(from_ts) AS from_ts FROM metrics.kpi_changes WHERE job = 'fold' GROUP BY 1)
+            SELECT c.experiment_id, c.state IS NULL OR coalesce(h.from_ts < c.judged_to - interval '1 day', false) AS is_long
+            FROM metadata.cursors c LEFT JOIN changed h ON h.experiment_id = c.experiment_id
+            WHERE c.due_at <= %s OR h.experiment_id IS NOT NULL
+            ORDER BY h.experiment_id IS NULL, c.due_at NULLS LAST
+            """,
+            [now],
+        )
+        found = cursor.fetchall()
+    short = [pk for pk, is_long in found if not is_long]
+    long = [pk for pk, is_long in found if is_long]
+    told = long[:LONG_ROUND]
+    chunks = [short[i : i + CHUNK] for i in range(0, len(short), CHUNK)]
+    return chunks + [told[i : i + LONG_CHUNK] for i in range(0, len(told), LONG_CHUNK)], len(long) > len(told)
+
+
+def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
+    """Judge those of a chunk that are still due and that nobody else holds, in the caller's transaction."""
+    done = done or Done()
+    claimed = _claim(ids, now)
+    if not claimed:
+        return done
+    done.experiments += len(claimed)
+    changed = _take_changes(claimed)
+    judgings = load(claimed)
+    without_policy = set(claimed) - {j.experiment.pk for j in judgings}
+    if without_policy:
+        Cursor.objects.filter(pk__in=without_policy).update(due_at=now + dt.timedelta(minutes=5), quiet_to=None)
     for judging in judgings:
         judging.changed = changed.get(judging.experiment.pk, [])
-    done = Done(experiments=len(ids), passed=passed, newest_slot=newest, more=True)
     outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
     _write_all(outcomes, now, done)
     _move_cursors(judgings)
@@ -144,61 +235,25 @@ def open_recommendations(experiments: Sequence[Experiment]) -> QuerySet[Recommen
 def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
     """The facts of every slot up to one, oldest first."""
     steps = Step.objects.filter(experiment=experiment, slot__lte=from_us(slot)).order_by("slot")
-    return [msgspec.msgpack.decode(body, type=slot_facts.Step) for body in steps.values_list("body", flat=True)]
+    return [_STEP.decode(body) for body in steps.values_list("body", flat=True)]
 
 
 # What is due --------------------------------------------------------------------------------------------------------------
 
 
-def _claim(now: dt.datetime, chunk: int) -> list[int]:
-    """Experiments to judge, locked; first those whose rows changed, since somebody waits for them.
-
-    Histories to tell from the start, or from far back, come a few at a time: a person's answer waits for these locks.
-    """
-    with connection.cursor() as cursor:
-        ids: list[int] = []
-        for is_long, most in ((False, chunk), (True, LONG_CHUNK)):
-            cursor.execute(
-                """
-                WITH changed AS MATERIALIZED (
-                  SELECT experiment_id, min(from_ts) AS from_ts FROM metrics.kpi_changes WHERE job = 'fold' GROUP BY 1)
-                SELECT c.experiment_id FROM metadata.cursors c LEFT JOIN changed h ON h.experiment_id = c.experiment_id
-                WHERE (c.due_at <= %s OR h.experiment_id IS NOT NULL)
-                  AND (c.state IS NULL OR coalesce(h.from_ts < c.judged_to - interval '1 day', false)) = %s
-                ORDER BY h.experiment_id IS NULL, c.due_at NULLS LAST LIMIT %s FOR UPDATE OF c SKIP LOCKED
-                """,
-                [now, is_long, most],
-            )
-            ids += [pk for (pk,) in cursor.fetchall()]
-        return ids
-
-
-def _pass_over(now: dt.datetime) -> tuple[int, dt.datetime | None]:
-    """Move on every experiment that is due, of which nothing can have changed, by one statement: how many, and to which slot.
-
-    Its state stays where it is: a fold gives the same from there. Who holds a cursor meanwhile keeps it.
-    """
+def _claim(ids: Sequence[int], now: dt.datetime) -> list[int]:
+    """Lock what another worker has neither dealt with meanwhile nor holds."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            WITH quiet AS MATERIALIZED (
-              SELECT c.experiment_id, c.due_at - c.judged_to AS width,
-                     floor(extract(epoch FROM %(now)s - c.judged_to) / extract(epoch FROM c.due_at - c.judged_to))::int AS slots
-              FROM metadata.cursors c
-              WHERE c.due_at <= %(now)s AND c.due_at <= c.quiet_to AND c.asked_slot IS NULL AND c.state IS NOT NULL
-                AND c.quiet_to + (c.due_at - c.judged_to) > %(now)s
-                AND NOT EXISTS (SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id)
-              FOR UPDATE OF c SKIP LOCKED),
-            moved AS (
-              UPDATE metadata.cursors c SET judged_to = c.judged_to + q.width * q.slots, due_at = c.due_at + q.width * q.slots,
-                missed_slots = c.missed_slots + q.slots - 1
-              FROM quiet q WHERE q.experiment_id = c.experiment_id RETURNING c.judged_to)
-            SELECT count(*), max(judged_to) FROM moved
+            SELECT c.experiment_id FROM metadata.cursors c
+            WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
+              SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id))
+            FOR UPDATE OF c SKIP LOCKED
             """,
-            {"now": now},
+            [list(ids), now],
         )
-        count, newest = cursor.fetchone() or (0, None)
-        return count, newest
+        return [pk for (pk,) in cursor.fetchall()]
 
 
 def _take_changes(ids: Sequence[int]) -> dict[int, list[tuple[str, int, int]]]:
@@ -325,49 +380,51 @@ def _all_rows(judging: Judging) -> Rows:
 
 
 def _write_all(outcomes: Sequence[Outcome], now: dt.datetime, done: Done) -> None:
-    """Facts, evaluations that say something new with their evidence, proposals, and what each document shows."""
+    """Facts, evaluations that say something new with their evidence, proposals, and what each document shows.
+
+    All is made before anything is written, one experiment after the other, so that one of which it cannot be made leaves the
+    others alone; then it is written by a constant number of statements.
+    """
     _keep_steps(outcomes)
-    experiments = [o.judging.experiment for o in outcomes]
-    last = {
-        e.experiment_id: e
-        for e in Evaluation.objects.filter(experiment__in=experiments)
-        .order_by("experiment_id", "-slot", "-fold")
-        .distinct("experiment_id")
-    }
-    waiting: dict[int, list[Recommendation]] = defaultdict(list)
-    for row in open_recommendations(experiments):
-        waiting[row.experiment_id].append(row)
-    for outcome in outcomes:
-        experiment = outcome.judging.experiment
-        if not outcome.folded.tellings:
-            continue
+    drafts = _each(_drafts([o for o in outcomes if o.folded.tellings]), lambda draft: _choose(draft, now), done)
+    steps = _steps_behind(drafts)
+    drafts = _each(drafts, lambda draft: _prove(draft, steps.get(draft.judging.experiment.pk, [])), done)
+    rows = _rows_behind_answers(drafts)
+    drafts = _each(drafts, lambda draft: _tell(draft, rows, now), done)
+    _save(drafts, now)
+    done.evaluations += sum(len(draft.evaluations) for draft in drafts)
+
+
+def _each(drafts: Sequence[Draft], make: Callable[[Draft], None], done: Done) -> list[Draft]:
+    """The drafts that could be made; the others are reported, and retold from their rows next time."""
+    made = []
+    for draft in drafts:
         try:
-            with transaction.atomic():
-                done.evaluations += _write(outcome, last.get(experiment.pk), waiting[experiment.pk], now)
+            make(draft)
         except _UNJUDGEABLE as error:
-            done.failed.append((experiment.key, f"{type(error).__name__}: {error}"))
-            outcome.judging.cursor.state = outcome.judging.cursor.quiet_to = None
-
-
-def _write(outcome: Outcome, last: Evaluation | None, waiting: Sequence[Recommendation], now: dt.datetime) -> int:
-    recorded = _recorded(outcome, last)
-    written = _new_evaluations(outcome, recorded, now)
-    _save(outcome.judging.experiment, written, now)
-    by_slot = {to_us(e.slot): e for e in (*recorded, *written)}
-    if outcome.retold and outcome.judging.plan.answers:
-        _revise(outcome.judging)
-    over = _ended_by_answer(outcome.judging.experiment)
-    open_ = [] if over else _reconcile(outcome, waiting, by_slot, now)  # who has decided is not asked again
-    _show(outcome, by_slot[max(by_slot)], open_, over=over)
-    return len(written)
+            done.failed.append((draft.judging.experiment.key, f"{type(error).__name__}: {error}"))
+            draft.judging.cursor.state = draft.judging.cursor.quiet_to = None
+        else:
+            made.append(draft)
+    return made
 
 
 def _keep_steps(outcomes: Sequence[Outcome]) -> None:
     """Facts of a retold stretch replace the old ones: evidence is made of what the newest fold read."""
-    for outcome in outcomes:
-        if outcome.retold or outcome.folded.rebuilt:
-            steps = Step.objects.filter(experiment=outcome.judging.experiment)
-            (steps if outcome.after is None else steps.filter(slot__gt=from_us(outcome.after))).delete()
+    retold = [
+        (o.judging.experiment.pk, None if o.after is None else from_us(o.after))
+        for o in outcomes
+        if o.retold or o.folded.rebuilt
+    ]
+    if retold:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """
+                DELETE FROM metadata.steps s USING unnest(%s::bigint[], %s::timestamptz[]) AS r(experiment_id, after)
+                WHERE s.experiment_id = r.experiment_id AND (r.after IS NULL OR s.slot > r.after)
+                """,
+                [list(column) for column in zip(*retold, strict=True)],
+            )
     Step.objects.bulk_create(
         [
             Step(
@@ -382,36 +439,58 @@ def _keep_steps(outcomes: Sequence[Outcome]) -> None:
     )
 
 
-def _recorded(outcome: Outcome, last: Evaluation | None) -> list[Evaluation]:
-    """Evaluations on record from the newest before this fold's first slot on, the last retelling of each slot, oldest first."""
-    since = from_us(outcome.folded.tellings[0].slot)
-    if last is None or last.slot < since:
-        return [last] if last else []
-    mine = Evaluation.objects.filter(experiment=outcome.judging.experiment)
-    before = mine.filter(slot__lt=since).order_by("-slot", "-fold")[:1]
-    return [*before, *{e.slot: e for e in mine.filter(slot__gte=since).order_by("slot", "fold")}.values()]
+def _drafts(outcomes: Sequence[Outcome]) -> list[Draft]:
+    """What is on record of each experiment, as far as its fold may add to it or take it back."""
+    by_id = {o.judging.experiment.pk: Draft(o) for o in outcomes}
+    if not by_id:
+        return []
+    recorded = Evaluation.objects.raw(
+        """
+        SELECT e.* FROM unnest(%s::bigint[], %s::timestamptz[]) AS a(experiment_id, since)
+        CROSS JOIN LATERAL (
+          SELECT max(b.slot) AS slot FROM metadata.evaluations b WHERE b.experiment_id = a.experiment_id AND b.slot < a.since) AS newest
+        JOIN metadata.evaluations e ON e.experiment_id = a.experiment_id AND e.slot >= coalesce(newest.slot, a.since)
+        ORDER BY e.experiment_id, e.slot, e.fold
+        """,
+        [list(by_id), [from_us(o.folded.tellings[0].slot) for o in outcomes]],
+    )
+    for evaluation in recorded:
+        by_id[evaluation.experiment_id].records[to_us(evaluation.slot)] = evaluation
+    for row in open_recommendations([o.judging.experiment for o in outcomes]):
+        by_id[row.experiment_id].waiting.append(row)
+    if answered := [o.judging.experiment for o in outcomes if o.judging.plan.answers]:
+        for decision in Decision.objects.filter(experiment__in=answered).select_related(
+            "recommendation__variant", "recommendation__policy_version__policy"
+        ):
+            by_id[decision.experiment_id].answered.append(decision)
+    if proposing := [o.judging.experiment for o in outcomes if o.folded.proposals]:
+        for variant in Variant.objects.filter(experiment__in=proposing):
+            by_id[variant.experiment_id].variants[variant.key] = variant
+    return list(by_id.values())
 
 
-def _new_evaluations(outcome: Outcome, recorded: Sequence[Evaluation], now: dt.datetime) -> list[Evaluation]:
-    cursor, folded = outcome.judging.cursor, outcome.folded
+def _choose(draft: Draft, now: dt.datetime) -> None:
+    """The evaluations that go on record."""
+    cursor, folded = draft.judging.cursor, draft.outcome.folded
     newest = folded.tellings[-1].evaluation
     proposed = {r.proposed_slot for r in (newest.recommendation, *newest.variants)}
-    on_record = {to_us(e.slot): e for e in recorded}
-    written: list[Evaluation] = []
+    newer = draft.records[max(draft.records)] if draft.records else None
     for telling in folded.tellings:
-        held = on_record.get(telling.slot)
+        held = draft.records.get(telling.slot)
         if held is not None and held.fold == cursor.fold:
             continue
-        newer = written[-1] if written else (recorded[-1] if recorded else None)
         if telling.changed or telling.slot in proposed:
             wanted = held is None or _gist(held.found) != _gist(found_in(telling.evaluation))
         else:
             wanted = telling.slot == newest.slot and _is_due(cursor, newest, newer)
         if wanted:
-            written.append(_evaluation(outcome, telling.evaluation, telling.detail, now))
+            newer = _evaluation(draft.judging, telling.evaluation, now)
+            draft.evaluations.append(newer)
+            draft.details.append(telling.detail)
+    for evaluation in draft.evaluations:
+        draft.records[to_us(evaluation.slot)] = evaluation
     if cursor.asked_slot is not None and cursor.asked_slot <= from_us(newest.slot):
         cursor.asked_slot = None
-    return written
 
 
 def _is_due(cursor: Cursor, judged: Judged, newer: Evaluation | None) -> bool:
@@ -439,14 +518,8 @@ def _gist(found: Mapping[str, Any]) -> object:
     )
 
 
-def _evaluation(outcome: Outcome, judged: Judged, detail: slot_facts.Detail, now: dt.datetime) -> Evaluation:
-    judging = outcome.judging
-    if outcome.folded.rebuilt:
-        steps = [step for step in outcome.folded.steps if step.slot <= judged.slot]
-    else:
-        steps = steps_until(judging.experiment, judged.slot)
-    body = evidence.canonical_bytes(evidence.assemble(judging.policy, judging.plan, steps, detail, judged))
-    evaluation = Evaluation(
+def _evaluation(judging: Judging, judged: Judged, now: dt.datetime) -> Evaluation:
+    return Evaluation(
         experiment=judging.experiment,
         team_id=judging.experiment.team_id,
         slot=from_us(judged.slot),
@@ -455,32 +528,68 @@ def _evaluation(outcome: Outcome, judged: Judged, detail: slot_facts.Detail, now
         action=judged.recommendation.action,
         code=judged.recommendation.code,
         found=found_in(judged),
-        evidence_digest=evidence.digest(body),
         policy_version=judging.version,
     )
-    evaluation.body = body  # type: ignore[attr-defined]
-    return evaluation
 
 
-def _save(experiment: Experiment, written: Sequence[Evaluation], now: dt.datetime) -> None:
-    """Evidence first: an evaluation never names a digest that is not kept. One that is on record already is left as it is."""
-    if not written:
+def _steps_behind(drafts: Sequence[Draft]) -> dict[int, list[bytes]]:
+    """The facts of every slot behind new evaluations of folds that went on from a state, by experiment, oldest first."""
+    onward = {
+        draft.judging.experiment.pk: draft.evaluations[-1].slot
+        for draft in drafts
+        if draft.evaluations and not draft.outcome.folded.rebuilt
+    }
+    if not onward:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT s.experiment_id, array_agg(s.body ORDER BY s.slot)
+            FROM unnest(%s::bigint[], %s::timestamptz[]) AS a(experiment_id, until)
+            JOIN metadata.steps s ON s.experiment_id = a.experiment_id AND s.slot <= a.until GROUP BY 1
+            """,
+            [list(onward), list(onward.values())],
+        )
+        return dict(cursor.fetchall())
+
+
+def _prove(draft: Draft, stored: Sequence[bytes]) -> None:
+    """The evidence of each new evaluation."""
+    if not draft.evaluations:
         return
-    bodies = {e.evidence_digest: e.body for e in written}  # type: ignore[attr-defined]
+    judging, folded = draft.judging, draft.outcome.folded
+    steps = folded.steps if folded.rebuilt else [_STEP.decode(body) for body in stored]
+    judged = {telling.slot: telling.evaluation for telling in folded.tellings}
+    for evaluation, detail in zip(draft.evaluations, draft.details, strict=True):
+        behind = [step for step in steps if step.slot <= detail.slot]
+        assembled = evidence.assemble(judging.policy, judging.plan, behind, detail, judged[detail.slot])
+        body = evidence.canonical_bytes(assembled)
+        evaluation.evidence_digest = evidence.digest(body)
+        draft.bodies[evaluation.evidence_digest] = zlib.compress(body)
+
+
+def _save(drafts: Sequence[Draft], now: dt.datetime) -> None:
+    """Evidence first: an evaluation never names a digest that is not kept. One that is on record already is left as it is."""
     Evidence.objects.bulk_create(
         [
             Evidence(
-                experiment=experiment,
-                team_id=experiment.team_id,
+                experiment=draft.judging.experiment,
+                team_id=draft.judging.experiment.team_id,
                 digest=digest,
-                body=zlib.compress(body),
+                body=body,
                 created_at=now,
             )
-            for digest, body in bodies.items()
+            for draft in drafts
+            for digest, body in draft.bodies.items()
         ],
         ignore_conflicts=True,
     )
-    Evaluation.objects.bulk_create(written, ignore_conflicts=True)
+    Evaluation.objects.bulk_create([e for draft in drafts for e in draft.evaluations], ignore_conflicts=True)
+    for ended in ("superseded_at", "withdrawn_at"):
+        if rows := [row.pk for draft in drafts for row in draft.waiting if getattr(row, ended) is not None]:
+            Recommendation.objects.filter(pk__in=rows).update(**{ended: now})
+    Recommendation.objects.bulk_create([row for draft in drafts for row in draft.proposed])
+    tell_all([_message(draft.judging.experiment, row, now) for draft in drafts for row in draft.proposed])
 
 
 def found_in(judged: Judged) -> dict[str, Any]:
@@ -523,44 +632,46 @@ def _told(r: JudgedRecommendation) -> dict[str, Any]:
 # Proposals ----------------------------------------------------------------------------------------------------------------
 
 
-def _reconcile(
-    outcome: Outcome, waiting: Sequence[Recommendation], evaluations: Mapping[int, Evaluation], now: dt.datetime
-) -> list[Recommendation]:
+def _tell(draft: Draft, rows: Mapping[int, Rows], now: dt.datetime) -> None:
+    """What people are asked from now on, and what the document says."""
+    judging = draft.judging
+    if (read := rows.get(judging.experiment.pk)) is not None:
+        _revise(draft, read)
+    ended_at = judging.plan.ended_at
+    over = ended_at is not None and any(answer.at == ended_at for answer in judging.plan.answers)
+    open_ = [] if over else _reconcile(draft, now)  # who has decided is not asked again
+    _show(draft, open_, over=over)
+
+
+def _reconcile(draft: Draft, now: dt.datetime) -> list[Recommendation]:
     """Make the open recommendations those the fold has latched: new ones are proposed, others superseded or withdrawn."""
+    outcome = draft.outcome
     newest = outcome.folded.evaluations[-1]
     wanted: dict[tuple[str | None, str, str, int | None], JudgedRecommendation] = {
         (r.variant, r.action, r.code, r.proposed_slot): r for r in _asked(outcome.judging.plan, newest, outcome.folded)
     }
     kept = []
-    for row in waiting:
-        identity = (row.variant.key if row.variant else None, row.action, row.code, to_us(row.slot))
+    for row in draft.waiting:
+        identity = _identity(row)
         if wanted.pop(identity, None) is not None:
             kept.append(row)
             continue
         replaced = outcome.retold or any(variant == identity[0] for variant, *_ in wanted)
-        ended = "superseded_at" if replaced else "withdrawn_at"
-        setattr(row, ended, now)
-        row.save(update_fields=[ended])
-    for proposal in wanted.values():
-        answered = _answered(outcome.judging.experiment, proposal)
-        if answered is not None:  # judged again as of a slot that could not know the answer yet
-            kept.append(answered)
+        setattr(row, "superseded_at" if replaced else "withdrawn_at", now)
+    answered = {_identity(decision.recommendation): decision.recommendation for decision in draft.answered}
+    for proposed, proposal in wanted.items():
+        if proposed in answered:  # judged again as of a slot that could not know the answer yet
+            kept.append(answered[proposed])
             continue
-        at = evaluations.get(proposal.proposed_slot or newest.slot) or evaluations[max(evaluations)]
-        kept.append(_propose(outcome.judging, proposal, at, now))
+        at = draft.records.get(proposal.proposed_slot or newest.slot) or draft.records[max(draft.records)]
+        row = _proposed(draft, proposal, at, now)
+        draft.proposed.append(row)
+        kept.append(row)
     return kept
 
 
-def _answered(experiment: Experiment, proposal: JudgedRecommendation) -> Recommendation | None:
-    """The very proposal, when somebody has answered it."""
-    if proposal.proposed_slot is None:
-        return None
-    return (
-        Recommendation.objects.select_related("variant", "policy_version__policy")
-        .filter(experiment=experiment, variant__key=proposal.variant, answered_at__isnull=False)
-        .filter(action=proposal.action, code=proposal.code, slot=from_us(proposal.proposed_slot))
-        .first()
-    )
+def _identity(row: Recommendation) -> tuple[str | None, str, str, int | None]:
+    return row.variant.key if row.variant else None, row.action, row.code, to_us(row.slot)
 
 
 def _asked(plan: Plan, newest: Judged, folded: Folded) -> list[JudgedRecommendation]:
@@ -572,9 +683,9 @@ def _asked(plan: Plan, newest: Judged, folded: Folded) -> list[JudgedRecommendat
     return whole + [r for r in newest.variants if r.variant in alone and r.variant not in {w.variant for w in whole}]
 
 
-def _propose(judging: Judging, proposal: JudgedRecommendation, at: Evaluation, now: dt.datetime) -> Recommendation:
-    """Write a proposal down in the words of the slot it was made at, and tell whoever listens."""
-    experiment = judging.experiment
+def _proposed(draft: Draft, proposal: JudgedRecommendation, at: Evaluation, now: dt.datetime) -> Recommendation:
+    """A proposal in the words of the slot it was made at."""
+    judging = draft.judging
     told = next(
         (
             r
@@ -583,9 +694,10 @@ def _propose(judging: Judging, proposal: JudgedRecommendation, at: Evaluation, n
         ),
         _told(proposal),
     )
-    row = Recommendation.objects.create(
-        experiment=experiment,
-        variant=Variant.objects.get(experiment=experiment, key=proposal.variant) if proposal.variant else None,
+    return Recommendation(
+        experiment=judging.experiment,
+        team_id=judging.experiment.team_id,
+        variant=draft.variants[proposal.variant] if proposal.variant else None,
         action=proposal.action,
         code=proposal.code,
         slot=from_us(proposal.proposed_slot or to_us(at.slot)),
@@ -598,36 +710,47 @@ def _propose(judging: Judging, proposal: JudgedRecommendation, at: Evaluation, n
         policy_version=judging.version,
         fold=judging.cursor.fold,
     )
-    tell(
+
+
+def _message(experiment: Experiment, row: Recommendation, now: dt.datetime) -> OutboxMessage:
+    return OutboxMessage(
         team_id=experiment.team_id,
         experiment_id=experiment.pk,
         type="decision.proposed",
         data={
             "experiment": experiment.key,
-            "variant": proposal.variant,
+            "variant": row.variant.key if row.variant else None,
             "action": row.action,
             "code": row.code,
             "rationale": row.rationale,
             "evidence_digest": row.evidence_digest,
         },
-        now=now,
+        created_at=now,
     )
-    return row
 
 
 # Answers on older data ------------------------------------------------------------------------------------------------------
 
 
-def _revise(judging: Judging) -> None:
+def _rows_behind_answers(drafts: Sequence[Draft]) -> dict[int, Rows]:
+    """All rows of retold experiments that somebody has answered."""
+    return rows_of(
+        {
+            draft.judging.experiment.pk: dict.fromkeys(series_of(draft.judging.plan), draft.judging.plan.started_at)
+            for draft in drafts
+            if draft.outcome.retold and draft.answered
+        }
+    )
+
+
+def _revise(draft: Draft, rows: Rows) -> None:
     """Set beside each answer what would be advised on the rows stored now, when that is another action than was answered.
 
     The answer stays: people are told, nothing is undone.
     """
+    judging = draft.judging
     since = min((ts for _, ts, _ in judging.changed), default=0)
-    rows = _all_rows(judging)
-    for decision in Decision.objects.filter(experiment=judging.experiment).select_related(
-        "recommendation__variant", "recommendation__policy_version__policy"
-    ):
+    for decision in draft.answered:
         of, name = decision.recommendation, str(decision.pk)
         slot = newest_slot(decision.at - dt.timedelta(microseconds=1), judging.policy.slot_s)
         if to_us(slot) < since:
@@ -648,17 +771,13 @@ def _revise(judging: Judging) -> None:
 # What the document says ---------------------------------------------------------------------------------------------------
 
 
-def _ended_by_answer(experiment: Experiment) -> bool:
-    ended = experiment.ended_at
-    return ended is not None and Decision.objects.filter(experiment=experiment, at=ended).exists()
-
-
-def _show(outcome: Outcome, on_record: Evaluation, open_: Sequence[Recommendation], *, over: bool) -> None:
+def _show(draft: Draft, open_: Sequence[Recommendation], *, over: bool) -> None:
     """Gates as of the newest slot, recommendations as they are on record.
 
     The words of a recommendation never run ahead of its evidence, so that each of its figures can be proved.
     """
-    judging, found = outcome.judging, found_in(outcome.folded.evaluations[-1])
+    judging, found = draft.judging, found_in(draft.outcome.folded.evaluations[-1])
+    on_record = draft.records[max(draft.records)]
     cursor = judging.cursor
     before = cursor.shown or {}
     if over and before:
@@ -705,20 +824,38 @@ def _rfc3339(instant: dt.datetime | None) -> str | None:
 
 def _move_cursors(judgings: Sequence[Judging]) -> None:
     """Write every cursor of the chunk, drafts too: they have nothing due."""
+    if not judgings:
+        return
     for judging in judgings:
         if judging.experiment.status == Experiment.Status.DRAFT:
             judging.cursor.due_at = None
     with connection.cursor() as cursor:
-        cursor.executemany(
+        cursor.execute(
             """
-            UPDATE metadata.cursors SET judged_to = %s, due_at = %s, quiet_to = %s, asked_slot = %s, fold = %s, policy_version_id = %s, state = %s,
-              shown = %s, revisions = %s, missed_slots = %s WHERE experiment_id = %s
+            UPDATE metadata.cursors c SET judged_to = w.judged_to, due_at = w.due_at, quiet_to = w.quiet_to, asked_slot = w.asked_slot,
+              fold = w.fold, policy_version_id = w.policy_version_id, state = decode(w.state, 'base64'), shown = w.shown,
+              revisions = w.revisions, missed_slots = w.missed_slots
+            FROM json_to_recordset(%s) AS w(experiment_id bigint, judged_to timestamptz, due_at timestamptz, quiet_to timestamptz,
+              asked_slot timestamptz, fold int, policy_version_id bigint, state text, shown jsonb, revisions jsonb, missed_slots bigint)
+            WHERE c.experiment_id = w.experiment_id
             """,
-            [_written(judging.cursor) for judging in judgings],
+            [msgspec.json.encode([_written(judging.cursor) for judging in judgings]).decode()],
         )
 
 
-def _written(cursor: Cursor) -> tuple[Any, ...]:
-    shown = None if cursor.shown is None else msgspec.json.encode(cursor.shown).decode()
-    moved = (cursor.judged_to, cursor.due_at, cursor.quiet_to, cursor.asked_slot, cursor.fold, cursor.policy_version_id)
-    return (*moved, cursor.state, shown, msgspec.json.encode(cursor.revisions).decode(), cursor.missed_slots, cursor.pk)
+_WRITTEN = (
+    "judged_to",
+    "due_at",
+    "quiet_to",
+    "asked_slot",
+    "fold",
+    "policy_version_id",
+    "shown",
+    "revisions",
+    "missed_slots",
+)
+
+
+def _written(cursor: Cursor) -> dict[str, Any]:
+    state = None if cursor.state is None else bytes(cursor.state)
+    return {"experiment_id": cursor.pk, "state": state, **{name: getattr(cursor, name) for name in _WRITTEN}}

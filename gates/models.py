@@ -132,8 +132,8 @@ class Cursor(models.Model):
     )
 
     class Meta:
+        # No index on due_at: every quiet slot moves it, and without one that touches the row's page alone.
         db_table = "cursors"
-        indexes = [models.Index(fields=["due_at"], name="cursor_due")]
 
     def __str__(self) -> str:
         return f"experiment {self.experiment_id} to {self.judged_to}"

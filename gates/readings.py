@@ -34,15 +34,11 @@ def load(ids: Sequence[int]) -> list[Judging]:
     experiments = {e.pk: e for e in Experiment.objects.select_related("team").filter(pk__in=ids)}
     cursors = {c.pk: c for c in Cursor.objects.filter(pk__in=ids)}
     versions = versions_in_force(ids)
+    in_force = {version.pk: version for version in versions.values()}.values()
+    policies = {v.pk: parse(v.body, name=v.policy.name, version=v.number) for v in in_force}
     plans = plans_of(experiments.values())
     return [
-        Judging(
-            experiments[i],
-            cursors[i],
-            versions[i],
-            parse(versions[i].body, name=versions[i].policy.name, version=versions[i].number),
-            plans[i],
-        )
+        Judging(experiments[i], cursors[i], versions[i], policies[versions[i].pk], plans[i])
         for i in sorted(experiments)
         if i in versions
     ]

@@ -1,6 +1,8 @@
 """The tick's door. A message carries nothing: which experiments are due stands in PostgreSQL."""
 
 import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from celery import shared_task
 from django.utils import timezone
@@ -15,17 +17,30 @@ _log = logging.getLogger(__name__)
 @shared_task(name="gates.tick")
 def tick(**_later: object) -> None:
     """Judge every experiment that is due or whose rows changed; ingest hints at it, beat calls it every 30 seconds."""
+    _logged(lambda: evaluation.pass_over(now=timezone.now()))
     more = True
     while more:
-        with logged("portal/evaluate", clock=timezone.now) as run:
-            bind_job("gates.tick")
-            done = evaluation.evaluate_some(now=timezone.now())
-            run.rows, run.data_watermark = done.evaluations, done.newest_slot
-            run.worked, more = done.experiments + done.passed > 0, done.more
-            for key, error in done.failed:
-                _log.error("Experiment %s could not be judged: %s", key, error)
-                run.failures.append(f"{key}: {error}")
+        chunks, more = evaluation.due(now=timezone.now())
+        judged = [_logged(partial(_evaluate, ids)).experiments for ids in chunks]
+        more = more and any(judged)  # else others hold what is left
     evaluation.beat(now=timezone.now())
+
+
+def _evaluate(ids: Sequence[int]) -> evaluation.Done:
+    return evaluation.evaluate(ids, now=timezone.now())
+
+
+def _logged(work: Callable[[], evaluation.Done]) -> evaluation.Done:
+    """A part of the tick, in a transaction of its own."""
+    with logged("portal/evaluate", clock=timezone.now) as run:
+        bind_job("gates.tick")
+        done = work()
+        run.rows, run.data_watermark = done.evaluations, done.newest_slot
+        run.worked = done.experiments + done.passed > 0
+        for key, error in done.failed:
+            _log.error("Experiment %s could not be judged: %s", key, error)
+            run.failures.append(f"{key}: {error}")
+        return done
 
 
 @shared_task(name="gates.backtests", soft_time_limit=570, time_limit=600)

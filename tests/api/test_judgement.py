@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from decisioning.access.scopes import Scope
-from gates.evaluation import evaluate_some
+from gates.evaluation import evaluate_due
 from gates.trials import run_one
 from tests.api.conftest import Caller, Makes, errors_of
 from tests.conftest import as_role
@@ -16,7 +16,7 @@ HOUR = timedelta(hours=1)
 
 def tick() -> None:
     with as_role("worker"):
-        evaluate_some(now=datetime.now(UTC))
+        evaluate_due(now=datetime.now(UTC))
 
 
 def rows(means: dict[str, float], since: datetime, until: datetime, **more: object) -> list[dict[str, object]]:

@@ -152,29 +152,49 @@ def sent(root: "psycopg.Connection[Any]", at: datetime, share: float) -> None:
     root.execute("ANALYZE metrics.kpi_changes")
 
 
-def judged(now: datetime, chunk: int | None = None, *, turns: int | None = None) -> tuple[int, int, int]:
-    """The tick until nothing is left (or `turns` times): experiments folded, experiments passed over, evaluations written."""
+def judged(now: datetime) -> tuple[int, int, int]:
+    """The tick until nothing is left: experiments folded, experiments passed over, evaluations written."""
+    from gates.evaluation import due, evaluate, pass_over
+
+    with job():
+        passed = pass_over(now=now).passed
+    folded = written = 0
+    more = True
+    while more:
+        chunks, more = due(now=now)
+        for ids in chunks:
+            with job():
+                done = evaluate(ids, now=now)
+            if done.failed:
+                raise RuntimeError(done.failed[:3])
+            folded, written = folded + done.experiments, written + done.evaluations
+    return folded, passed, written
+
+
+def alone(now: datetime, count: int) -> float:
+    """Seconds by the same engine for one experiment after the other, a transaction each, of the first `count` that are due."""
+    from gates.evaluation import due, evaluate
+
+    chunks, _ = due(now=now)
+    began = time.perf_counter()
+    for pk in [pk for ids in chunks for pk in ids][:count]:
+        with job():
+            done = evaluate([pk], now=now)
+        if done.failed or done.experiments != 1:
+            raise RuntimeError(done)
+    return time.perf_counter() - began
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """A transaction as the tick's."""
     from django.db import transaction
 
     from decisioning.access.principal import bind_job
-    from gates.evaluation import CHUNK, evaluate_some
 
-    folded = passed = written = 0
-    more = True
-    while more and turns != 0:
-        with transaction.atomic():
-            bind_job("gates.tick")
-            done = evaluate_some(now=now, chunk=chunk or CHUNK)
-        if done.failed:
-            raise RuntimeError(done.failed[:3])
-        folded, passed, written, more = (
-            folded + done.experiments,
-            passed + done.passed,
-            written + done.evaluations,
-            done.more,
-        )
-        turns = None if turns is None else turns - 1
-    return folded, passed, written
+    with transaction.atomic():
+        bind_job("gates.tick")
+        yield
 
 
 def one_worker(now: datetime) -> None:
@@ -241,9 +261,7 @@ def main() -> None:
         sent(root, END + 9 * SLOT - timedelta(seconds=20), 0.01)
         timed("  1% have new rows", END + 9 * SLOT, count)
         root.execute("UPDATE metadata.cursors SET quiet_to = NULL")
-        began = time.perf_counter()
-        judged(END + 10 * SLOT, 1, turns=options.sample)
-        each = (time.perf_counter() - began) / options.sample
+        each = alone(END + 10 * SLOT, options.sample) / options.sample
         say(
             f"  one by one: {each * 1000:.2f} ms each by {options.sample} of them, so {each * count:.1f} s for all; {each * count / quiet:.0f} times the quiet sweep"
         )

@@ -13,7 +13,7 @@ from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates import evidence
 from gates.decisions import record_decision
-from gates.evaluation import differences, evaluate_some, open_recommendations
+from gates.evaluation import differences, evaluate_due, open_recommendations
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyBinding, Recommendation
 from gates.policies import named
 from telemetry.ingest import Row, Target, ingest
@@ -67,7 +67,7 @@ def send(target: Target, rows: list[Row], now: dt.datetime) -> None:
 
 def tick(now: dt.datetime) -> None:
     with as_role("worker"):
-        assert evaluate_some(now=now).failed == []
+        assert evaluate_due(now=now).failed == []
 
 
 def experiment() -> Experiment:
@@ -136,7 +136,7 @@ def test_a_second_tick_of_the_same_slot_writes_nothing(running: Target) -> None:
     tick(START + 2 * HOUR)
     with as_role("worker"):
         before = Evaluation.objects.count()
-        assert evaluate_some(now=START + 2 * HOUR).experiments == 0
+        assert evaluate_due(now=START + 2 * HOUR).experiments == 0
         assert Evaluation.objects.count() == before
 
 
@@ -167,7 +167,7 @@ def test_numbers_beyond_reason_hold_up_no_other_experiment(running: Target) -> N
         ]
         send(running, rows, now=START + hour * HOUR)
     with as_role("worker"):
-        done = evaluate_some(now=START + 30 * HOUR)
+        done = evaluate_due(now=START + 30 * HOUR)
         assert done.experiments == 1
         shown = Cursor.objects.get(experiment=experiment()).shown
         assert done.failed or (shown is not None and shown["recommendation"]["action"] != "scale")
@@ -237,12 +237,12 @@ def test_slots_in_which_nothing_can_change_are_passed_over_and_counted(running: 
     with as_role("worker"):
         before = Cursor.objects.get(experiment=experiment())
         assert before.quiet_to == START + 2 * HOUR + dt.timedelta(minutes=10)
-        done = evaluate_some(now=before.quiet_to)
+        done = evaluate_due(now=before.quiet_to)
         assert (done.passed, done.experiments, done.newest_slot) == (1, 0, before.quiet_to)
         after = Cursor.objects.get(experiment=experiment())
         assert (after.judged_to, after.state, after.shown) == (before.quiet_to, before.state, before.shown)
         assert after.missed_slots == before.missed_slots
-        assert evaluate_some(now=START + 2 * HOUR + dt.timedelta(minutes=15)).experiments == 1
+        assert evaluate_due(now=START + 2 * HOUR + dt.timedelta(minutes=15)).experiments == 1
 
 
 @pytest.mark.parametrize("table", ["variants", "target_kpis", "experiments", "metrics", "policy_versions", "pauses"])
