@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from gates.fold import fold
 from gates.plan import Kpi, Plan
@@ -132,6 +134,24 @@ def test_no_series_can_do_that_afterwards_and_stay_proposed(way: Callable[[Serie
         last = fold(POLICY, p, {**rows, key: broken}, to=START + END * HOUR).evaluations[-1].recommendation
         assert (last.action, last.state) != ("scale", "proposed"), key
     assert tried
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
+@given(st.sampled_from(WAYS), st.sampled_from(SERIES), st.floats(1, AFTER + 2))
+def test_whatever_breaks_whenever_is_not_proposed_to_be_scaled_some_hours_later(
+    way: Callable[[Series, float, Kpi], Series | None], key: SeriesKey, hour: float
+) -> None:
+    p, rows = healthy()
+    broken = way(rows[key], hour, kpi_of(p, key))
+    if broken is None:
+        return
+
+    evaluations = fold(POLICY, p, {**rows, key: broken}, to=START + END * HOUR).evaluations
+
+    last = evaluations[-1].recommendation
+    assert (last.action, last.state) != ("scale", "proposed")
+    if hour <= BEFORE and way is not restate:
+        assert [e.slot for e in evaluations if e.recommendation.action == "scale"] == []
 
 
 @pytest.mark.parametrize("key", SERIES, ids="/".join)
