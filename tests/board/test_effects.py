@@ -10,7 +10,7 @@ from django.test import Client
 from decisioning.access.models import Team
 from decisioning.board.presenters import history, listing
 from experiments.models import Experiment, Metric, TargetKpi, Variant
-from gates.evaluation import evaluate_some
+from gates.evaluation import evaluate_due
 from gates.models import Cursor
 from gates.readings import plans_of
 from tests.board.scenes import HOUR, Scene
@@ -44,7 +44,7 @@ def judged(team: Team, now: dt.datetime, *, kind: str, direction: str = "increas
             )
         Cursor.objects.get_or_create(experiment=e, defaults={"team": team, "due_at": start})
     with as_role("worker"):
-        assert evaluate_some(now=now).failed == []
+        assert evaluate_due(now=now).failed == []
     return e
 
 
