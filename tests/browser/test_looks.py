@@ -118,6 +118,7 @@ def test_no_page_of_the_admin_has_one_either(
     assert complaints == []
 
 
+@pytest.mark.looks
 def test_the_admin_runs_under_the_same_policy_without_a_complaint(
     admin_page: Page, served: str, complaints: list[str]
 ) -> None:

@@ -124,14 +124,18 @@ Effects = dict[tuple[int, str], list[Reading]]
 
 
 def effects(courts: Mapping[int, Judge], *, now: datetime) -> Effects:
-    """By experiment and treatment: its first goal at the last look of each day, the newest MOST_DAYS; one query."""
+    """By experiment and treatment: its first goal at the last look of each day, the newest MOST_DAYS; two queries at most."""
     goals = {pk: goal for pk, court in courts.items() if (goal := goal_of(court)) is not None}
     found: Effects = defaultdict(list)
     if not goals:
         return found
-    for (pk, day), bodies in _newest_looks(courts, goals, now).items():
+    days = _last_looks(courts, goals, now)
+    if behind := {
+        pk: goals[pk] for (pk, _), look in days.items() if look is None
+    }:  # rows came more rarely than expected
+        days |= _last_looks(courts, behind, now, whole_days=True)
+    for (pk, day), look in sorted(days.items(), key=lambda item: item[0]):
         court, goal = courts[pk], goals[pk]
-        look = next((seen for body in bodies if (seen := _step.decode(body).looks.get(goal.kpi.metric))), None)
         control = look.states.get(court.control or "") if look else None
         if look is None or control is None:
             continue
@@ -147,25 +151,26 @@ def goal_of(court: Judge) -> Comparison | None:
     return next((c for c in court.comparisons if c.goal), None) if court.control else None
 
 
-def _newest_looks(
-    courts: Mapping[int, Judge], goals: Mapping[int, Comparison], now: datetime
-) -> dict[tuple[int, date], list[bytes]]:
-    """Stored steps by experiment and day, oldest day first, newest look first; enough of them to hold a bucket of the goal."""
+def _last_looks(
+    courts: Mapping[int, Judge], goals: Mapping[int, Comparison], now: datetime, *, whole_days: bool = False
+) -> dict[tuple[int, date], MetricLook | None]:
+    """By experiment and day, the goal's newest look: of the steps that hold a bucket when rows come as expected, or of all."""
     look_s = {pk: courts[pk].policy.look_s for pk in goals}
-    most = [min(goal.kpi.expected_every_s // look_s[pk], 96) + 2 for pk, goal in goals.items()]
-    kept: dict[tuple[int, date], list[bytes]] = defaultdict(list)
+    wide_s = {pk: 86_400 if whole_days else goal.kpi.expected_every_s for pk, goal in goals.items()}
+    found: dict[tuple[int, date], MetricLook | None] = {}
     with connection.cursor() as cursor:
         given: dict[str, Any] = {
             "ids": list(goals),
             "look_s": list(look_s.values()),
-            "most": most,
+            "most": [min(wide_s[pk] // look_s[pk], 96) + 2 for pk in goals],
             "now": now,
             "days": MOST_DAYS - 1,
         }
         cursor.execute(_LOOKS, given)
-        for pk, day, body in cursor.fetchall():
-            kept[pk, day].append(body)
-    return dict(sorted(kept.items()))
+        for pk, day, body in cursor.fetchall():  # newest first within a day
+            if found.get((pk, day)) is None:
+                found[pk, day] = _step.decode(body).looks.get(goals[pk].kpi.metric)
+    return found
 
 
 def _read(comparison: Comparison, control: State, treatment: State) -> tuple[Point, int] | None:
