@@ -303,12 +303,14 @@ class Installation:
             renewal = self._renewal("--migrate", "--wait", "120")
         self._start_servers()
         self.home.publish(self.environment)
+        if unknown:
+            self._keep_worker()
         with step("Bringing the database schema up to date"):
             credentials, fresh = (renewal(), True) if unknown else self._prepare()
         with step("Starting web and worker"):
             if not unknown:
                 self._keep_web()
-            self._keep_worker()
+                self._keep_worker()
             self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=180)
         if not self._accepts(credentials["api_key"]):
             credentials, fresh = self._renewal()(), True

@@ -304,6 +304,7 @@ def test_a_command_in_a_second_terminal_joins_what_runs(installation: Installati
         assert connection.info.user == "postgres"
 
 
+@pytest.mark.faults
 def test_it_comes_back_after_each_of_its_processes_was_killed(installation: Installation) -> None:
     key, url = installation.credentials()["api_key"], installation.credentials()["url"]
     for what in ("bin/postgres", "valkey-server", "-m granian", "celery .*worker", "celery .*beat"):
@@ -320,6 +321,7 @@ def test_it_comes_back_after_each_of_its_processes_was_killed(installation: Inst
     assert soon(lambda: sum("celery" in line for line in installation.processes().values()) >= 3, 30)
 
 
+@pytest.mark.faults
 def test_kill_9_of_the_supervisor_leaves_no_orphan_and_the_next_start_keeps_everything(
     installation: Installation,
 ) -> None:
