@@ -104,6 +104,7 @@ def test_no_page_of_the_admin_has_one_either(
     )
     page.set_viewport_size({"width": 1440, "height": 900})
     page.goto(f"{served}/admin/telemetry/source/import/")
+    page.locator("select[name=team]").select_option(label="growth")
     page.locator("input[type=file]").set_input_files(sent)
     page.get_by_role("button", name="Show what it would change").click()
     expect(page.get_by_text("Nothing is stored yet.")).to_be_visible()
