@@ -1,15 +1,13 @@
 """`SHOTS=folder pytest tests/browser/test_screenshots.py` writes every page, light and dark, 1440 and 390 pixels wide.
 
-`SHOTS_ONLY=board,new` writes those alone; `SHOTS_ONLY=readme SHOTS=docs` the pictures of the README.
+`SHOTS_ONLY=board,new` writes those alone. The README's three are of the demo team.
 """
 
 import os
-from io import BytesIO
 from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
-from PIL import Image
 from playwright.sync_api import BrowserContext, Page
 
 from tests.board.scenes import Scene, person
@@ -52,8 +50,6 @@ PAGES = {
     "admin-policy": "/admin/gates/policy/add/",
     "admin-audit": "/admin/ledger/entry/",
 }
-README = {"board": "/", "experiment": "/experiments/checkout-one-page#gates", "promises": "/promises"}
-SMALL = 200_000
 
 
 @pytest.fixture
@@ -87,15 +83,6 @@ def test_every_page_is_written_to_a_file(
             page.emulate_media(color_scheme=theme)
             for width in (1440, 390):
                 _take(page, f"{served}{path}", width, shots / f"{name}-{theme}-{width}.png")
-    if only == "readme":
-        page.emulate_media(color_scheme="light")
-        for name, path in README.items():
-            page.set_viewport_size({"width": 1280, "height": 900})
-            page.goto(f"{served}{path}")
-            to = shots / f"{name}.png"
-            with Image.open(BytesIO(page.screenshot())) as taken:
-                taken.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(to, optimize=True)
-            assert to.stat().st_size <= SMALL, f"{to} has {to.stat().st_size:,} bytes"
 
 
 def _take(page: Page, url: str, width: int, to: Path) -> None:
