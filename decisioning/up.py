@@ -300,7 +300,8 @@ class Installation:
         unknown = self.home.read("credentials.json") is None
         if unknown:  # nobody can ask for anything yet: both load, and compile, while the database is made
             self._keep_web()
-            renewal = self._renewal("--migrate", "--wait", "120")
+            # A server of the environment is there, or its refusal is told at once.
+            renewal = self._renewal("--migrate", *(["--wait", "120"] if self.postgres else []))
         self._start_servers()
         self.home.publish(self.environment)
         if unknown:
