@@ -97,7 +97,7 @@ class _Portal:
 def _figures(now: datetime) -> Iterator[GaugeMetricFamily]:
     with transaction.atomic():
         bind_portal("metrics")
-        found, newest = slo.figures(now=now), _newest_slot()
+        found, newest = slo.recent("portal", now=now), _newest_slot()
         waiting = OutboxMessage.objects.filter(delivered_at__isnull=True).count()
     age = (now - newest).total_seconds() if newest else float("inf")
     yield _gauge(

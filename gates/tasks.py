@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from decisioning.access.principal import bind_job
 from gates import evaluation, trials
+from telemetry import wake
 from telemetry.refresh import logged
 
 _log = logging.getLogger(__name__)
@@ -18,9 +19,12 @@ _log = logging.getLogger(__name__)
 def tick(**_later: object) -> None:
     """Judge every experiment that is due or whose rows changed; ingest hints at it, beat calls it every 30 seconds."""
     _logged(lambda: evaluation.pass_over(now=timezone.now()))
-    more = True
+    more, shared = True, False
     while more:
         chunks, more = evaluation.due(now=timezone.now())
+        if len(chunks) > 1 and not shared:
+            shared = True
+            wake.tick()  # there is work for another worker, which asks the next one in turn
         judged = [_logged(partial(_evaluate, ids)).experiments for ids in chunks]
         more = more and any(judged)  # else others hold what is left
     evaluation.beat(now=timezone.now())

@@ -41,6 +41,11 @@ class Principal:
         """The person behind the request: the user, or the owner of the key."""
         return self.id if self.kind == "user" else self.owner_id
 
+    @property
+    def sees(self) -> tuple[bool, frozenset[int]]:
+        """Equal for those who see the rows of the same teams."""
+        return self.is_admin, frozenset(self.teams)
+
     def may(self, scope: Scope, team_id: int | None = None) -> bool:
         """Whether the scope is held in this team, or in any team when none is named."""
         if self.is_admin:

@@ -18,7 +18,7 @@ class Promises(Door):
 
     def get(self, request: Request) -> Response:
         """Each figure with its target, the budget that is left and what it leaves out."""
-        found = slo.figures(now=self.now)
+        found = slo.recent(self.principal.sees, now=self.now)
         return Response(
             {
                 "as_of": rfc3339(found.as_of),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from decisioning import slo
 from decisioning.access.models import Reads
 from decisioning.slo import Latency, Share
 from gates.models import PolicyVersion, Recommendation
@@ -159,3 +160,20 @@ def test_failed_runs_and_open_answers_are_counted_for_ones_own_teams(ops: Caller
     assert (told["telemetry_failures"]["part"], told["telemetry_failures"]["whole"]) == (1, 2)
     assert (told["answers"]["open"], told["answers"]["overdue"]) == (1, 0)
     assert stranger.get("/api/slo").json()["telemetry_failures"]["whole"] == 0
+
+
+def test_figures_that_are_dear_to_count_are_kept_for_a_while_for_those_who_see_the_same(
+    ops: Caller, stranger: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrive(running(ops, "dear"), NOW - HOUR, timedelta(seconds=1))
+    cheap = [ops.get("/api/slo").json()["as_of"] for _ in range(2)]
+    monkeypatch.setattr(slo, "_DEAR_S", 0.0)
+    monkeypatch.setattr(slo, "_SHARE", 10_000)
+    dear = [ops.get("/api/slo").json()["as_of"] for _ in range(2)]
+    other = stranger.get("/api/slo").json()
+
+    assert cheap[0] < cheap[1]
+    assert cheap[1] < dear[0] == dear[1]
+    assert (other["as_of"] > dear[0], other["telemetry_latency"]["p95_s"]) == (True, None), (
+        "nobody reads another team's"
+    )

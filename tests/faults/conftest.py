@@ -1,22 +1,30 @@
-"""One installation for the faults of a file, and people and programs that use it meanwhile."""
+"""One installation for the faults of a file, and people and programs that use it meanwhile.
+
+With FAULTS_WIDE=1 in the environment every one of them has two web processes, two workers and a streaming replica: what holds for one of
+each has to hold for them.
+"""
 
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
-from tests.installation import Installation
+from decisioning.embedded import Home, Postgres, free_port, launch
+from tests.installation import Installation, soon
 
+WIDE = os.environ.get("FAULTS_WIDE") == "1"
 STARTED = datetime.now(UTC).replace(microsecond=0) - timedelta(days=20)
 
 
@@ -27,10 +35,56 @@ def _quiet() -> None:
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    made = Installation(tmp_path_factory.mktemp("faults") / "home")
+    with installed(tmp_path_factory.mktemp("faults") / "home") as made:
+        yield made
+
+
+@contextmanager
+def installed(home: Path, **environment: str) -> Iterator[Installation]:
+    """An installation that runs, wide if that is asked for."""
+    made = Installation(home, environment=environment, options=("--web", "2", "--worker", "2") if WIDE else ())
     made.start()
-    yield made
-    made.stop()
+    try:
+        if not WIDE:
+            yield made
+            return
+        postgres = Postgres(Home(home))
+        with psycopg.connect(postgres.dsn("superuser"), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET wal_keep_size = '256MB'")
+            connection.execute("SELECT pg_reload_conf()")
+        with replicated(postgres, home.with_name("replica")) as port:
+            made.stop()
+            made.environment["DATABASE_REPLICA_URL"] = at_port(postgres.dsn("web"), postgres.port, port)
+            made.start()
+            yield made
+    finally:
+        made.stop()
+
+
+@contextmanager
+def replicated(postgres: Postgres, folder: Path) -> Iterator[int]:
+    """The port of a streaming replica of a server that runs, made as an operator would."""
+    copy = [str(postgres.bin / "pg_basebackup"), "-D", str(folder), "-R", "-X", "stream", "-c", "fast"]
+    made = launch(
+        [*copy, "-d", postgres.dsn("superuser", "postgres")], account=postgres.account, output=subprocess.PIPE
+    )
+    said, _ = made.communicate()
+    assert made.returncode == 0, said.decode()
+    log, port = folder.with_suffix(".log"), free_port()
+    command = [str(postgres.bin / "postgres"), "-D", str(folder), "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
+    command += ["-c", "unix_socket_directories=", "-c", "hot_standby=on", "-c", "max_connections=200"]
+    process = launch(command, account=postgres.account, stop_signal=signal.SIGINT, output=log)
+    try:
+        ready = [str(postgres.bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+        assert soon(lambda: subprocess.run(ready, check=False).returncode == 0, 60), log.read_text()
+        yield port
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def at_port(url: str, port: int, other: int) -> str:
+    return url.replace(f":{port}/", f":{other}/")
 
 
 @pytest.fixture
@@ -78,13 +132,18 @@ def frozen(pids: Sequence[int]) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
+def parent(pid: int) -> int:
+    """0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def with_children(pid: int) -> list[int]:
     """A process and what it has started: PostgreSQL's server processes hide their environment and their group."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    return [pid, *(child for child, parent in parents.items() if parent == pid)]
+    everybody = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    return [pid, *(child for child in everybody if parent(child) == pid)]
 
 
 @dataclass

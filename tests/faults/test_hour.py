@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from decisioning.embedded import Home, Postgres
-from tests.faults.conftest import Readers, create, figures, frozen, row, with_children
+from tests.faults.conftest import WIDE, Readers, create, figures, frozen, parent, row, with_children
 from tests.installation import Installation, soon
 
 pytestmark = pytest.mark.faults
@@ -67,10 +67,16 @@ def killed_worker(installation: Installation) -> None:
     time.sleep(10)
 
 
-# Not among them: the web server itself. While its one process starts again nobody answers, so who must not have
-# that runs two behind a proxy.
+def killed_web(installation: Installation) -> None:
+    found = installation.find("-m granian")
+    os.kill(max(pid for pid in found if parent(pid) in found), signal.SIGKILL)
+    time.sleep(10)
+
+
+# Where there is one web process, not that one: while it starts again nobody answers, so who must not have that runs two.
 FAULTS: list[Callable[[Installation], None]] = [
     frozen_database, frozen_valkey, killed_database, cut_connections, killed_worker, locked_table, killed_valkey,
+    *([killed_web] if WIDE else []),
 ]  # fmt: skip
 
 

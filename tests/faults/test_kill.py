@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +18,7 @@ import psycopg
 import pytest
 
 from decisioning.embedded import Home, Postgres
-from tests.faults.conftest import STARTED, create, row
+from tests.faults.conftest import STARTED, create, installed, parent, row
 from tests.installation import Installation, soon
 from tests.ledger.receiver import Receiver, receiving
 
@@ -51,10 +50,8 @@ LINES = {
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     home = tmp_path_factory.mktemp("kills") / "home"
-    made = Installation(home, environment={"DECISIONING_OUTBOUND_ALLOW": "127.0.0.0/8"})
-    made.start()
-    yield made
-    made.stop()
+    with installed(home, DECISIONING_OUTBOUND_ALLOW="127.0.0.0/8") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -293,14 +290,7 @@ def _victims(installation: Installation, victim: str) -> list[int]:
     """Who is to be killed now; of children the youngest first."""
     name, _, child = victim.partition("'s ")
     found = installation.find(LINES[name])
-    return [pid for pid in reversed(found) if _parent(pid) in found] if child else found[:1]
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+    return [pid for pid in reversed(found) if parent(pid) in found] if child else found[:1]
 
 
 def _number(ts: str) -> int:

@@ -11,9 +11,9 @@ import httpx
 import psycopg
 import pytest
 
-from decisioning.embedded import Home, Postgres, free_port, launch, start
-from tests.faults.conftest import Readers, create, figures, row, with_children
-from tests.installation import Installation, soon
+from decisioning.embedded import Home, Postgres, start
+from tests.faults.conftest import Readers, at_port, create, figures, replicated, row, with_children
+from tests.installation import Installation
 
 pytestmark = pytest.mark.faults
 
@@ -41,32 +41,8 @@ def replica(
     primary: tuple[Postgres, "subprocess.Popen[bytes]"], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
     """Its port."""
-    postgres, _ = primary
-    folder, port = tmp_path_factory.mktemp("replica") / "data", free_port()
-    copy = [
-        str(postgres.bin / "pg_basebackup"),
-        "-D",
-        str(folder),
-        "-R",
-        "-X",
-        "stream",
-        "-c",
-        "fast",
-        "-d",
-        postgres.dsn("superuser", "postgres"),
-    ]
-    made = launch(copy, account=postgres.account, output=subprocess.PIPE)
-    said, _ = made.communicate()
-    assert made.returncode == 0, said.decode()
-    log = folder.parent / "replica.log"
-    command = [str(postgres.bin / "postgres"), "-D", str(folder), "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
-    command += ["-c", "unix_socket_directories=", "-c", "hot_standby=on", "-c", "max_connections=100"]
-    process = launch(command, account=postgres.account, stop_signal=signal.SIGINT, output=log)
-    ready = [str(postgres.bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-    assert soon(lambda: subprocess.run(ready, check=False).returncode == 0, 60), log.read_text()
-    yield port
-    process.send_signal(signal.SIGINT)
-    process.wait(30)
+    with replicated(primary[0], tmp_path_factory.mktemp("replica") / "data") as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +53,12 @@ def installation(
     there = {f"DATABASE_{role.upper()}_URL": postgres.dsn(role) for role in ("owner", "worker")}
     there |= {
         "DATABASE_URL": postgres.dsn("web"),
-        "DATABASE_REPLICA_URL": _at(postgres.dsn("web"), postgres.port, replica),
+        "DATABASE_REPLICA_URL": at_port(postgres.dsn("web"), postgres.port, replica),
     }
     made = Installation(tmp_path_factory.mktemp("faults") / "home", environment=there)
     made.start()
     yield made
     made.stop()
-
-
-def _at(url: str, port: int, other: int) -> str:
-    return url.replace(f":{port}/", f":{other}/")
 
 
 def transactions(url: str) -> int:
@@ -109,7 +81,7 @@ def test_reads_go_to_the_replica_and_on_from_it_when_the_primary_is_killed(
         api.post("/api/experiments/copied/kpis", json={"rows": [row(n) for n in range(50)]}).raise_for_status()
         assert api.get("/api/experiments/copied").json()["stale"] is False, "one reads what one wrote"
         time.sleep(8)
-        replica_url = _at(postgres.dsn("superuser"), postgres.port, replica)
+        replica_url = at_port(postgres.dsn("superuser"), postgres.port, replica)
         before = transactions(replica_url)
         for _ in range(60):
             assert api.get("/api/experiments/copied").json()["stale"] is False

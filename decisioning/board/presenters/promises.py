@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from time import monotonic
 from typing import Any
 
 from django.urls import reverse
@@ -20,19 +19,11 @@ from gates.models import Decision
 
 _KEPT_FOR_S = 60.0
 _DAYS = f"{slo.WINDOW.days} days"
-_kept: dict[tuple[object, ...], tuple[float, slo.Figures]] = {}
 
 
 def figures(principal: Principal, *, now: datetime) -> slo.Figures:
     """Of the teams the person sees; counted anew once a minute, because the board shows them on every visit."""
-    whose = (principal.is_admin, frozenset(principal.teams))
-    held = _kept.get(whose)
-    if held and monotonic() - held[0] < _KEPT_FOR_S:
-        return held[1]
-    found = slo.figures(now=now)
-    if found.telemetry.counted or found.failures.whole:  # before the first row every second counts
-        _kept[whose] = (monotonic(), found)
-    return found
+    return slo.recent(principal.sees, now=now, at_least_s=_KEPT_FOR_S)
 
 
 @dataclass(frozen=True)
