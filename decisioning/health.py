@@ -1,6 +1,7 @@
 """`/healthz`: the process is up. `/readyz`: reads and writes work. `/metrics`: figures for Prometheus. None belongs to a team."""
 
 import ipaddress
+import os
 import secrets
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -12,8 +13,9 @@ from django.db import DatabaseError, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from decisioning import slo
 from decisioning.access.middleware import own_transaction
@@ -47,14 +49,14 @@ def readyz(_request: HttpRequest) -> JsonResponse:
 @own_transaction
 @require_GET
 def metrics(request: HttpRequest) -> HttpResponse:
-    """What this process counted, and the portal's own promises; from loopback, else with DECISIONING_METRICS_TOKEN."""
+    """What this web server counted, and the portal's own promises; from loopback, else with DECISIONING_METRICS_TOKEN."""
     if not _may_scrape(request):
         refusal = HttpResponse(
             "Send Authorization: Bearer with DECISIONING_METRICS_TOKEN.\n", status=401, content_type="text/plain"
         )
         refusal["WWW-Authenticate"] = 'Bearer realm="decisioning metrics"'
         return refusal
-    return HttpResponse(generate_latest(REGISTRY), content_type=CONTENT_TYPE_LATEST)
+    return HttpResponse(generate_latest(_REGISTRY), content_type=CONTENT_TYPE_LATEST)
 
 
 def _may_scrape(request: HttpRequest) -> bool:
@@ -159,4 +161,8 @@ def _broker_answers() -> bool:
     return True
 
 
-REGISTRY.register(_Portal())
+_REGISTRY = REGISTRY
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # several processes answer on one port; each tells what all have counted
+    _REGISTRY = CollectorRegistry()
+    MultiProcessCollector(_REGISTRY)  # type: ignore[no-untyped-call]
+_REGISTRY.register(_Portal())

@@ -365,8 +365,13 @@ class Installation:
         (self.home.path / "static").mkdir(exist_ok=True)  # WhiteNoise looks there, too
         options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port)]
         options += ["--workers", str(self.web)]
+        environment = self._env("web")
         if self.web > 1:  # one alone is started again by the supervisor; of several the others go on answering
             options += ["--respawn-failed-workers", "--respawn-interval", "0.5"]
+            counts = self.home.path / "counts"  # what /metrics tells of all of them
+            shutil.rmtree(counts, ignore_errors=True)
+            counts.mkdir()
+            environment["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
         # Slow or endless headers are cut off by the server, slow bodies by access.availability; a stop waits for what is being answered.
         options += ["--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536"]
         options += ["--workers-kill-timeout", "10"]
@@ -379,7 +384,7 @@ class Installation:
             "decisioning.wsgi:application",
         ]
         command = [sys.executable, "-m", "granian", *options]
-        self.supervisor.keep(Part("web", command, self._env("web"), answers=self._ready, grace_s=10))
+        self.supervisor.keep(Part("web", command, environment, answers=self._ready, grace_s=10))
 
     def _keep_worker(self) -> None:
         for number in range(1, self.worker + 1):

@@ -20,7 +20,7 @@ from decisioning.access.copies import Checks, Copies, Copy, key_of, utc_now
 from decisioning.access.limits import limited
 from decisioning.access.middleware import READS, id_of, owns_transaction
 from decisioning.access.proxies import origin
-from decisioning.access.pulse import PRIMARY, waiting_until
+from decisioning.access.pulse import PRIMARY, REPLICA, waiting_until
 from decisioning.access.replica import FOLLOWED
 from decisioning.access.tally import TALLY
 from decisioning.logs import CAUSE
@@ -111,8 +111,9 @@ class StaysUp:
         began = monotonic()
         response = self.get_response(request)
         reads = request.method in READS
-        quick = monotonic() - began < _TRY_AGAIN_S or FOLLOWED.answers()
-        if response.status_code in {500, 503} and reads and quick and not _nobody_answers(reads=True):
+        elsewhere = REPLICA.away or (PRIMARY.away and FOLLOWED.answers())
+        again = elsewhere or monotonic() - began < _TRY_AGAIN_S  # who waited long for a lock would do so again
+        if response.status_code in {500, 503} and reads and again and not _nobody_answers(reads=True):
             request.from_primary = True  # type: ignore[attr-defined]  # unless that is what went away
             response = self.get_response(request)
         if response.status_code == 503 and reads:

@@ -27,8 +27,8 @@ WORKER = r"celery .*worker .*--concurrency 2"
 
 
 def ticks_since(installation: Installation, since: datetime) -> int:
-    """Ticks that have ended since then, by the worker's log."""
-    lines = (installation.home / "logs" / "worker.log").read_text().splitlines()
+    """Ticks that have ended since then, by the workers' logs."""
+    lines = [line for log in (installation.home / "logs").glob("worker*.log") for line in log.read_text().splitlines()]
     found = [
         json.loads(line)
         for line in lines
