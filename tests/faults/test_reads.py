@@ -15,6 +15,7 @@ from tests.faults.conftest import Readers, create, figures, frozen, row, with_ch
 from tests.installation import Installation, soon
 
 pytestmark = pytest.mark.faults
+RATE = float(os.environ.get("FAULTS_READS", "50"))  # a second
 PATHS = ["/api/experiments/reads", "/api/experiments", "/api/experiments/reads/decision", "/api/experiments/reads/kpis"]
 PATHS += ["/api/experiments/reads/gates", "/api/freshness", "/api/metrics", "/api/slo"]
 
@@ -29,7 +30,7 @@ def laid_out(installation: Installation, fast_key: str) -> None:
 
 @pytest.fixture
 def readers(installation: Installation, fast_key: str, laid_out: None) -> Iterator[Readers]:
-    with Readers(installation.credentials()["url"], fast_key, PATHS) as made:
+    with Readers(installation.credentials()["url"], fast_key, PATHS, rate=RATE) as made:
         time.sleep(4)
         yield made
 
