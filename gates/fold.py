@@ -11,9 +11,10 @@ import hashlib
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
@@ -21,7 +22,7 @@ import numpy as np
 
 from gates.facts import Days, Detail, MetricLook, Observations, Step
 from gates.facts import State as Sums
-from gates.plan import DAY, SECOND, Kpi, Plan, rfc3339
+from gates.plan import DAY, Plan, rfc3339
 from gates.policy import Gate, Policy
 from gates.preview import NEAR, Run
 from gates.rationale import evaluation_of
@@ -34,6 +35,7 @@ from gates.rules import (
     Judge,
     Memory,
     Rules,
+    Source,
     Watch,
     freshness,
     is_dense,
@@ -58,6 +60,8 @@ from gates.statistics.moments import (
 )
 from gates.statistics.srm import srm_log_e_at_most
 
+FORMAT = 2
+"""Of a state: one of another format is folded anew."""
 NEVER, NO_END = -1, 2**62
 """Instants before and after every row."""
 FEW_LOOKS = 6
@@ -85,7 +89,7 @@ class Proposal(msgspec.Struct, frozen=True):
     stands_alone: bool
 
 
-class Cursor(msgspec.Struct):
+class Cursor(msgspec.Struct, array_like=True):
     """How far one series is read. Rows up to `base` are never needed again; the rest of the fields sum them up."""
 
     base: int
@@ -105,7 +109,7 @@ class Cursor(msgspec.Struct):
     dense: bool = False
 
 
-class Cursors(msgspec.Struct):
+class Cursors(msgspec.Struct, array_like=True):
     """How far all rows are read: per series of the judge, per compared metric its common instant, per watch and target."""
 
     series: list[Cursor]
@@ -131,22 +135,22 @@ class Cursors(msgspec.Struct):
         )
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, array_like=True):
     cursors: Cursors
     memory: Memory
 
 
-_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
+_ENCODER, _BODY = msgspec.msgpack.Encoder(order="deterministic"), msgspec.msgpack.Decoder(_Body)
 
 
-class Kept(msgspec.Struct, frozen=True):
+class Kept(msgspec.Struct, frozen=True, array_like=True):
     """The state as it was after an earlier slot, to go back to."""
 
     slot: int
     body: bytes
 
 
-class State(msgspec.Struct, frozen=True):
+class State(msgspec.Struct, frozen=True, array_like=True):
     """Where a fold stands after `slot`. `to_bytes` and `from_bytes` are exact inverses.
 
     facts: a digest of policy and plan as far as they reach back behind `slot`. lags: per metric read, how far behind the slot
@@ -207,15 +211,21 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Telling:
-    """The experiment as of one slot. Its sentences are written when they are read; memory, which moves on, is kept for them."""
+    """The experiment as of one slot. What it rests on and says is put together when it is read; memory, which moves on, is kept."""
 
-    def __init__(self, court: Judge, memory: Memory, detail: Detail, *, changed: bool) -> None:
-        self.slot, self.detail, self.changed = detail.slot, detail, changed
-        self._court, self._memory = court, _ENCODER.encode(memory)
+    def __init__(self, court: Judge, memory: Memory | bytes, stretch: _Stretch, slot: int, *, changed: bool) -> None:
+        self.slot, self.changed = slot, changed
+        self._court, self._memory, self._stretch = court, memory, stretch
+
+    @cached_property
+    def detail(self) -> Detail:
+        return self._stretch.detail(self.slot)
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        memory = msgspec.msgpack.decode(self._memory, type=Memory)
+        memory = self._memory
+        if isinstance(memory, bytes):
+            memory = msgspec.msgpack.decode(memory, type=Memory)
         return evaluation_of(self._court, memory, self.detail, changed=self.changed)
 
 
@@ -275,7 +285,6 @@ class StateOutdated(ValueError):
     """The state was folded under another policy, or the plan has changed behind its slot."""
 
 
-@np.errstate(all="ignore")  # numbers beyond reason end as no reading, not as a warning
 def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, state: State | None = None) -> Folded:
     """Judge every slot after `state` (or the start) up to and including the last one at or before `to`.
 
@@ -283,36 +292,36 @@ def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, state: State | None
     `fits` policy and plan.
     """
     court = judge(policy, plan)
-    if state is not None and not state.fits(policy, plan):
+    if state is not None and state.facts != _facts(court, state.slot):
         raise StateOutdated(
             f"The state of slot {rfc3339(state.slot)} was folded under other facts. Go back or rebuild."
         )
     newest = court.newest_judged(to)
     if state is not None and state.slot >= plan.created_at:
-        body = msgspec.msgpack.decode(state.body, type=_Body)
+        body = _BODY.decode(state.body)
         slot, kept, rebuilt = state.slot, list(state.kept), False
         if newest is not None and newest > slot:
-            kept.insert(0, Kept(slot, msgspec.msgpack.encode(msgspec.structs.replace(state, kept=()))))
+            kept.insert(0, Kept(slot, _ENCODER.encode(msgspec.structs.replace(state, kept=()))))
     else:
         body = _Body(Cursors.at_start(court), Memory.at_start(court))
         slot, kept, rebuilt = plan.started_at, [], True
     found = _Found()
-    rules = Rules(court, body.memory)
     if newest is not None and newest > slot:
+        rules = Rules(court, body.memory)
         for end in _stretches(court, slot, newest):
             _walk(court, rules, body.cursors, rows, slot, end, found, newest=newest)
             slot = end
             if end != newest:
                 kept.insert(0, _keep(court, body, end))
-    elif newest is not None and state is not None:
-        detail = _Stretch(court, body.cursors, rows, slot, slot).detail(slot)  # the newest slot once more
-        found.tellings.append(Telling(court, body.memory, detail, changed=False))
+    elif newest is not None and state is not None:  # the newest slot once more
+        stretch = _Stretch(court, body.cursors, rows, slot, slot)
+        found.tellings.append(Telling(court, body.memory, stretch, slot, changed=False))
     reached = max(slot, newest or slot)
     return Folded(
         state=_state(court, body, reached, _thinned(kept, reached)),
         tellings=tuple(found.tellings),
         proposals=_proposals(court, body.memory),
-        first_readable_at=min((s.readable_at for s in body.memory.standing if s.readable_at is not None), default=None),
+        first_readable_at=min([s.readable_at for s in body.memory.standing if s.readable_at is not None], default=None),
         rebuilt=rebuilt,
         stretches=tuple(found.stretches),
     )
@@ -325,7 +334,7 @@ def quiet_to(policy: Policy, plan: Plan, rows: Rows, state: State) -> int:
     gives the same whenever it runs, so up to that slot it need not run.
     """
     court, slot = judge(policy, plan), state.slot
-    body = msgspec.msgpack.decode(state.body, type=_Body)
+    body = _BODY.decode(state.body)
     latched = any(standing.latch is not None for standing in body.memory.standing)
     ages = latched and any(status in (STALE, OVERDUE) for status in body.memory.fresh)  # said of what is suspended
     if slot < plan.created_at or plan.ended_at is not None or ages or court.newest_judged(slot + court.slot_us) == slot:
@@ -348,36 +357,43 @@ def _walk(
 ) -> None:
     """Judge the slots in (after, to], over which the arms stay the same."""
     stretch = _Stretch(court, cursors, rows, after, to)
-    facts = stretch.facts()
+    with np.errstate(all="ignore") if stretch.is_long else nullcontext():  # numbers beyond reason end as no reading
+        _judge(court, rules, stretch, found, newest)
+
+
+def _judge(court: Judge, rules: Rules, stretch: _Stretch, found: _Found, newest: int) -> None:
+    facts, memory = stretch.facts(), rules.memory
     found.stretches.append(facts)
-    judged = after
+    judged = stretch.after
     if facts.runs:
         stops = rules.glide(facts.looks, facts.by_slot, facts.runs)
     else:
         stops = ((step.slot, rules.step(step)) for step in facts.steps())
     for slot, changed in stops:
-        if changed or slot == newest:
+        if slot == newest:
             rules.catch_up()
-            judged = slot
-            found.tellings.append(Telling(court, rules.memory, stretch.detail(slot), changed=changed))
+            found.tellings.append(Telling(court, memory, stretch, slot, changed=changed))
+        elif changed:
+            rules.catch_up()
+            found.tellings.append(Telling(court, _ENCODER.encode(memory), stretch, slot, changed=True))
+        judged = slot
     rules.gliding = None
-    rules.memory.slot = to
-    if to == newest and judged != newest:
-        found.tellings.append(Telling(court, rules.memory, stretch.detail(newest), changed=False))
+    memory.slot = stretch.to
+    if stretch.to == newest and judged != newest:
+        found.tellings.append(Telling(court, memory, stretch, newest, changed=False))
     stretch.close()
 
 
 def _stretches(court: Judge, after: int, to: int) -> list[int]:
-    """Ends of the stretches (after, to] falls into: where arms change, and where a state is worth keeping."""
-    ends = {to}
-    for dropped_at in court.dropped.values():
-        ends.add(court.slot_at(dropped_at) - court.slot_us)
-    created = court.slot_at(court.plan.created_at)
-    ages = () if to - after < DAY else (court.look_us, DAY)
-    for age in ages:
-        ends.add(max((to - age) // court.slot_us * court.slot_us, created))
+    """Ends of the stretches (after, to] falls into: where arms change, and in a long one where a state is worth keeping."""
+    is_long = to - after >= DAY
+    if not is_long and not court.dropped:
+        return [to]
+    ends = {court.slot_at(dropped_at) - court.slot_us for dropped_at in court.dropped.values()}
+    if is_long:
+        ends.add(max((to - court.look_us) // court.slot_us * court.slot_us, court.created))
     judged = {newest for end in ends if (newest := court.newest_judged(end)) is not None}
-    return sorted(end for end in judged if after < end <= to)
+    return sorted({to, *(end for end in judged if after < end < to)})
 
 
 def _thinned(kept: Sequence[Kept], slot: int) -> tuple[Kept, ...]:
@@ -398,19 +414,15 @@ def _keep(court: Judge, body: _Body, slot: int) -> Kept:
 
 
 def _state(court: Judge, body: _Body, slot: int, kept: tuple[Kept, ...]) -> State:
-    lags = {}
-    for metric in court.metrics:
-        kpi = court.kpis[metric]
-        watched = any(watch.gate.metric == metric for watch in court.watches)
-        late = watched or kpi.kind == "gauge" or kpi.temporality == "cumulative" or slot < court.plan.created_at
-        lags[metric] = 0 if late else court.closed_after
+    is_known = slot >= court.plan.created_at
+    started_at = court.plan.started_at
     return State(
         slot=slot,
         facts=_facts(court, slot),
-        lags=lags,
+        lags=court.lags if is_known else court.no_lags,
         needs={
-            f"{metric}/{variant}": cursor.base if slot >= court.plan.created_at else court.plan.started_at
-            for (metric, variant), cursor in zip(court.series, body.cursors.series, strict=True)
+            source.name: cursor.base if is_known else started_at
+            for source, cursor in zip(court.sources, body.cursors.series, strict=True)
         },
         body=_ENCODER.encode(body),
         kept=kept,
@@ -429,7 +441,7 @@ def _facts(court: Judge, slot: int) -> str:
             pauses=tuple((begin, _by(end, slot)) for begin, end in plan.pauses if begin < slot),
             answers=tuple(answer for answer in plan.answers if answer.at <= slot),
         )
-        court.facts_at[turn] = hashlib.sha256(msgspec.json.encode([policy, happened])).hexdigest()[:16]
+        court.facts_at[turn] = hashlib.sha256(msgspec.json.encode([FORMAT, policy, happened])).hexdigest()[:16]
     return court.facts_at[turn]
 
 
@@ -461,20 +473,21 @@ def _proposals(court: Judge, memory: Memory) -> tuple[Proposal, ...]:
 class _Strand:
     """The unread rows of one series within a stretch, and which of them are news."""
 
-    def __init__(self, kpi: Kpi, series: Series, cursor: Cursor, to: int) -> None:
-        self.kpi, self.series, self.cursor = kpi, series, cursor
+    def __init__(self, source: Source, series: Series, cursor: Cursor, to: int) -> None:
+        self.source, self.kpi, self.series, self.cursor = source, source.kpi, series, cursor
         first, end = bisect_right(series.ts, cursor.base), bisect_right(series.ts, to)
         self.first, self.end = first, end
-        self.ts = series.ts[first:end]
-        self.n = series.n[first:end]
-        self.received = series.first_received_at[first:end]
-        self.cumulative = kpi.temporality == "cumulative"
+        self.ts, self.n, self.received = series.ts, series.n, series.first_received_at
+        if first or end < len(series.ts):
+            self.ts, self.n, self.received = self.ts[first:end], self.n[first:end], self.received[first:end]
+        self.cumulative = source.cumulative
         self.news = self._news()
         self.news_ts = self.ts if len(self.news) == len(self.ts) else [self.ts[i] for i in self.news]
         self.position = bisect_right(self.ts, cursor.through)
-        self.pointer = 0
-        self.known: tuple[Sequence[int], Sequence[int | None], Sequence[int | None]] = ([], [], [])
-        self.known_at: Any = None
+        self.known: tuple[Sequence[int], Sequence[int | None], Sequence[int | None]] | None = None
+        self.late: list[tuple[int, int | None]] = []
+        self._units: list[int | None] | None = None
+        self.buckets: tuple[list[int], int] | None = None
 
     def _news(self) -> Sequence[int]:
         """Positions of rows with new units: not n = 0, nor a cumulative n equal to its predecessor's."""
@@ -495,16 +508,28 @@ class _Strand:
 
     def units(self, instant: int) -> int | None:
         """Units so far at an instant not before `base`; None when a row does not say."""
-        return self.units_so_far[bisect_right(self.ts, instant)]
+        return self.units_after(bisect_right(self.ts, instant))
+
+    def units_after(self, rows: int) -> int | None:
+        """Units so far after that many unread rows."""
+        if self.units_array is not None:
+            return int(self.units_array[rows])
+        if self._units is None:
+            self._units = self._units_so_far()
+        return self._units[rows]
 
     @cached_property
-    def units_so_far(self) -> list[int | None]:
-        """Units before the first unread row and after each."""
+    def units_array(self) -> Any:
+        """Units before the first unread row of many and after each; None when one does not say, and for a few rows."""
+        before = self.cursor.n_before if self.cumulative else self.cursor.units_before
+        if len(self.n) < MANY or before is None or before < 0 or self.counts is None:
+            return None
+        return np.concatenate(([before], self.counts if self.cumulative else before + np.cumsum(self.counts)))
+
+    def _units_so_far(self) -> list[int | None]:
         if self.cumulative:
             return [self.cursor.n_before, *self.n]
         total: int | None = self.cursor.units_before if self.cursor.units_before >= 0 else None
-        if total is not None and len(self.n) >= MANY and self.counts is not None:
-            return list(accumulate(self.n, initial=total))
         units = [total]
         for n in self.n:
             total = None if n is None or n < 0 or total is None else total + n
@@ -532,10 +557,10 @@ class _Strand:
                     cursor.unreadable = bucket
                 elif cursor.sums is None:
                     cursor.sums = bucket
-                elif self.kpi.kind == "ratio":
-                    cursor.sums = merge_pairs(PairMoments(*cursor.sums), PairMoments(*bucket))  # type: ignore[arg-type]
+                elif isinstance(bucket, PairMoments):
+                    cursor.sums = merge_pairs(PairMoments(*cursor.sums), bucket)  # type: ignore[arg-type]
                 else:
-                    cursor.sums = merge(Moments(*cursor.sums), Moments(*bucket))  # type: ignore[arg-type]
+                    cursor.sums = merge(Moments(*cursor.sums), bucket)  # type: ignore[arg-type]
             i += 1
         self.position = i
         cursor.through = max(cursor.through, instant)
@@ -543,11 +568,11 @@ class _Strand:
 
     @cached_property
     def ts_array(self) -> Any:
-        return np.array(self.ts, dtype=np.int64)
+        return np.fromiter(self.ts, np.int64, len(self.ts))
 
     @cached_property
     def received_array(self) -> Any:
-        return np.array(self.received, dtype=np.int64)
+        return np.fromiter(self.received, np.int64, len(self.received))
 
     @cached_property
     def news_received(self) -> Any:
@@ -625,7 +650,7 @@ class _Strand:
             self.position = upto
         cursor.through = max(cursor.through, instant)
 
-    def _bucket(self, i: int) -> Sums | str:
+    def _bucket(self, i: int) -> Moments | PairMoments | str:
         """One row as moments, or why it is unreadable."""
         at = self.first + i
         value, n, kind = self.series.value[at], self.n[i], self.kpi.kind
@@ -696,22 +721,26 @@ class _Stretch:
     def __init__(self, court: Judge, cursors: Cursors, rows: Rows, after: int, to: int) -> None:
         self.court, self.cursors, self.after, self.to = court, cursors, after, to
         self.arms = court.arms(after if to == NO_END else to)
+        self.watched, self.verdicts = list(cursors.watched), list(cursors.watch_verdicts)
         self.strands = [
-            _Strand(court.kpis[key[0]], rows.get(key, EMPTY), cursor, to)
-            for key, cursor in zip(court.series, cursors.series, strict=True)
+            _Strand(source, rows.get(key, EMPTY), cursor, to)
+            for key, source, cursor in zip(court.series, court.sources, cursors.series, strict=True)
         ]
-        self.read = [
-            (i, f"{metric}/{variant}", strand)
-            for i, ((metric, variant), strand) in enumerate(zip(court.series, self.strands, strict=True))
-            if variant in self.arms
-        ]
+        self.read = self.strands
+        if len(self.arms) < len(court.variants):
+            self.read = [strand for strand in self.strands if strand.source.variant in self.arms]
         self.by_metric: dict[str, dict[str, _Strand]] = {metric: {} for metric in court.metrics}
-        for i, _, strand in self.read:
-            metric, variant = court.series[i]
-            self.by_metric[metric][variant] = strand
-        self.buckets: dict[int, tuple[list[int], int, int]] = {}
-        self.splits: dict[tuple[str, int], dict[str, int] | None] = {}
+        for strand in self.read:
+            self.by_metric[strand.source.metric][strand.source.variant] = strand
+        self.commons: dict[tuple[str, int], int | None] = {}
+        self.closed: dict[tuple[int, int], int] = {}
         self.pending: dict[int, dict[str, Any]] = {}
+
+    @property
+    def is_long(self) -> bool:
+        """Whether arrays are worth their while."""
+        many = self.to - self.after >= FEW_LOOKS * self.court.look_us
+        return many or any(len(strand.ts) >= MANY for strand in self.read)
 
     def facts(self) -> _Facts:
         """The facts of every slot at which anything may change."""
@@ -723,11 +752,13 @@ class _Stretch:
                 self._at(look)["look"] = True
             self._compared(looks)
         self._freshness()
-        self._targets(looks)
+        if court.targets:
+            self._targets(looks)
         self._watched()
-        self._density()
+        if court.density is not None:
+            self._density()
         self._split()
-        for slot in self._moments_of_plan():
+        for slot in court.stirring[bisect_right(court.stirring, self.after) : bisect_right(court.stirring, self.to)]:
             self._at(slot)
         if court.final_slot is not None and court.final_slot in (*self.pending, *looks[-1:]):
             self._at(court.final_slot)["final"] = True
@@ -739,65 +770,57 @@ class _Stretch:
         return _Facts({slot: Step(slot=slot, **facts) for slot, facts in self.pending.items()}, looks, runs)
 
     def detail(self, slot: int) -> Detail:
-        """Every slot fact as it stands at a slot of this stretch."""
+        """Every slot fact as it stands at a slot of this stretch, now or after it is closed."""
         court = self.court
         return Detail(
             slot=slot,
-            fresh={name: self._watermark(strand, slot) for _, name, strand in self.read},
+            fresh={strand.source.name: self._watermark(strand, slot) for strand in self.read},
             watched={
                 watch.name: self._observations(w, watch, slot)
                 for w, watch in enumerate(court.watches)
                 if watch.variant in self.arms
             },
-            dense={
-                name: self._buckets_at(i, strand, slot)
-                for i, name, strand in self.read
-                if court.density is not None and not strand.cumulative
-            },
+            dense={strand.source.name: self._buckets_at(strand, slot) for strand in self.read if strand.source.counted},
             split={metric: units for metric in court.counting if (units := self._split_at(metric, slot)) is not None},
         )
 
     def close(self) -> None:
-        """Leave the cursors at the end of the stretch."""
-        court, to = self.court, self.to
-        created = court.slot_at(court.plan.created_at)
-        for i, _, strand in self.read:
-            cursor = strand.cursor
+        """Leave cursors at the end of the stretch. They are new ones, so that details can be asked for later."""
+        court, to, cursors = self.court, self.to, self.cursors
+        horizon, present, is_known = court.horizon(to), court.present(to), to >= court.created
+        for i, strand in enumerate(self.strands):
+            source = strand.source
+            if source.variant not in self.arms:
+                continue
+            cursor = copy(strand.cursor)
             cursor.watermark, cursor.received_at = self._watermark(strand, to)
-            needed = [cursor.base if cursor.watermark is None or to < created else cursor.watermark]
-            metric = court.series[i][0]
-            if metric in court.compared:
+            needed = [cursor.watermark if cursor.watermark is not None and is_known else cursor.base]
+            if source.compared:
                 needed.append(cursor.through)
-            if metric in court.counting:
-                needed.append(min(self._common(metric, court.horizon(to)) or cursor.base, to))
-            if court.density is not None and not strand.cumulative:
-                gaps, _, filled = self._filled(i, strand)
+            if source.splits:
+                needed.append(self._common(source.metric, horizon) or cursor.base)
+            if source.counted:
+                gaps, filled = self._filled(strand)
                 cursor.filled = filled
-                window = self._window(strand.kpi)
-                cursor.gaps = [j for j in gaps if filled - window <= j < filled] if window else gaps
-                needed.append(court.clock.wall(filled * strand.kpi.expected_every_s * SECOND) or cursor.base)
-            self._rebase(strand, min(needed))
+                first = filled - source.window if source.window else 0
+                cursor.gaps = [j for j in gaps if first <= j < filled] if gaps else []
+                needed.append(court.clock.wall(filled * source.every) or cursor.base)
+            if source.at_horizon:
+                needed.append(horizon)
+            if source.at_present:
+                needed.append(present)
+            needed += [cursors.target_through[t] for t in source.targets]
+            base = cursor.base = max(min(needed), cursor.base)
+            read = bisect_right(strand.ts, base)
+            units = strand.units_after(read)
+            cursor.units_before = -1 if units is None else units
+            cursor.news_before = strand.newest(base)
+            if read:
+                cursor.n_before = strand.n[read - 1]
+            cursors.series[i] = cursor
         for w, watch in enumerate(court.watches):
             if watch.variant in self.arms:
-                self.cursors.watched[w] = self._observations(w, watch, to)
-
-    def _rebase(self, strand: _Strand, base: int) -> None:
-        cursor = strand.cursor
-        metric = strand.kpi.metric
-        for watch in self.court.watches:
-            if watch.gate.metric == metric:
-                base = min(base, self._watch_horizon(watch.gate, strand.kpi, self.to))
-        for t, gate in enumerate(self.court.targets):
-            if gate.metric == metric:
-                base = min(base, self.cursors.target_through[t])
-        base = max(base, cursor.base)
-        i = bisect_right(strand.ts, base)
-        units = strand.units(base)
-        cursor.news_before = strand.newest(base)
-        if i:
-            cursor.n_before = strand.n[i - 1]
-        cursor.units_before = -1 if units is None else units
-        cursor.base = base
+                cursors.watched[w] = self._observations(w, watch, to)
 
     def _at(self, slot: int) -> dict[str, Any]:
         return self.pending.setdefault(slot, {})
@@ -813,31 +836,15 @@ class _Stretch:
     def events(self) -> Iterable[int]:
         """Slots after the beginning from which on rows that are there, or the passing of time, may say something else."""
         court = self.court
-        instants = self._instants_of_plan()
-        for i, _, strand in self.read:
+        instants = list(court.stirring)
+        for strand in self.read:
             for ts, received in zip(strand.ts, strand.received, strict=True):
                 instants += [ts, received, ts + court.closed_after]
-            instants += self._onset(self._watermark(strand, self.after)[0], court.allowed[i])
-            if court.density is not None and not strand.cumulative:
-                every, lag = self._grid(strand.kpi)
-                due = court.clock.wall((self._closed_buckets(strand.kpi, self.after) + 1) * every)
-                instants += [] if due is None else [due + lag]
+            instants += self._onset(self._watermark(strand, self.after)[0], strand.source.allowed)
+            if strand.source.counted:
+                due = court.clock.wall((self._closed_buckets(strand.source, self.after) + 1) * strand.source.every)
+                instants += [] if due is None else [due + strand.source.lag]
         return [slot for at in instants if (slot := court.slot_at(at)) > self.after]
-
-    def _moments_of_plan(self) -> set[int]:
-        """Slots at which the plan alone may change something."""
-        instants = self._instants_of_plan()
-        return {slot for at in instants if (slot := self._judged(self.court.slot_at(at))) is not None}
-
-    def _instants_of_plan(self) -> list[int]:
-        """The first slot, answers, ends of snoozes, max_days, drops."""
-        court = self.court
-        instants = [court.first()]
-        for answer in court.answers:
-            instants += [answer.at, answer.at + court.policy.snooze_days * DAY]
-        if (oldest := court.clock.wall(court.max_age)) is not None:
-            instants.append(oldest + court.closed_after)
-        return instants + list(court.dropped.values())
 
     # Goals and guards, at looks
 
@@ -903,8 +910,10 @@ class _Stretch:
 
     def _common(self, metric: str, horizon: int) -> int | None:
         """The least, over arms that have rows, of their newest news at or before the horizon."""
-        found = [ts for s in self.by_metric[metric].values() if (ts := s.newest(horizon)) is not None]
-        return min(found) if found else None
+        if (metric, horizon) not in self.commons:
+            newest = [strand.newest(horizon) for strand in self.by_metric[metric].values()]
+            self.commons[metric, horizon] = min([at for at in newest if at is not None], default=None)
+        return self.commons[metric, horizon]
 
     # Targets, at looks
 
@@ -953,44 +962,30 @@ class _Stretch:
 
     def _freshness(self) -> None:
         court = self.court
-        for i, name, strand in self.read:
-            self._know(strand)
-            allowed = court.allowed[i]
-            cursor = strand.cursor
-            late = self._late(strand, allowed)
-            newest = strand.known[1][-1] if strand.known[1] else cursor.watermark
-            if cursor.status == FRESH and not late and newest is not None and self.to - newest <= allowed:
+        for i, strand in enumerate(self.strands):
+            source, cursor = strand.source, strand.cursor
+            if source.variant not in self.arms:
+                continue
+            marks = self._know(strand)[1]
+            newest = marks[-1] if marks else cursor.watermark
+            status = cursor.status
+            if status == FRESH and not strand.late and newest is not None and self.to - newest <= source.allowed:
                 continue
             interesting = {self.after + court.slot_us}
-            for k, before in late:
+            for k, before in strand.late:
                 interesting.add(k)
-                interesting.update(self._onset(before, allowed))
-            interesting.update(self._onset(newest, allowed))
+                interesting.update(self._onset(before, source.allowed))
+            interesting.update(self._onset(newest, source.allowed))
             if court.final_slot is not None:
                 interesting.add(court.final_slot)
             judged = {slot for k in interesting if (slot := self._judged(k)) is not None}
             for slot in sorted(judged):
                 mark, received = self._watermark(strand, slot)
-                status = freshness(court, name, mark, slot)
-                if status != cursor.status:
-                    cursor.status = status
-                    self._tell(slot, "fresh", name, (mark, received))
-
-    def _late(self, strand: _Strand, allowed: int) -> list[tuple[int, int | None]]:
-        """Slots at which a watermark became known that was old already or came after a gap, with the one before it."""
-        slots, marks, _ = strand.known
-        before: int | None = strand.cursor.watermark
-        if strand.known_at is not None:
-            mark_array = strand.news_array
-            previous = np.concatenate(([NEVER - 2 * allowed], mark_array[:-1]))
-            late = (strand.known_at > previous + allowed) | (strand.known_at - mark_array > allowed)
-            return [(slots[k], marks[k - 1] if k else before) for k in np.flatnonzero(late).tolist()]
-        found = []
-        for k, mark in zip(slots, marks, strict=True):
-            if before is None or mark is None or k > before + allowed or k - mark > allowed:
-                found.append((k, before))
-            before = mark
-        return found
+                now = freshness(court, source.name, mark, slot)
+                if now != status:
+                    status = now
+                    self._tell(slot, "fresh", source.name, (mark, received))
+            self.cursors.series[i].status = status
 
     def _onset(self, watermark: int | None, allowed: int) -> list[int]:
         """The first slot at which a watermark is too old."""
@@ -999,55 +994,93 @@ class _Stretch:
         late = clock.wall(ran + allowed + 1)
         return [] if late is None else [self.court.slot_at(late)]
 
-    def _know(self, strand: _Strand) -> None:
-        """When which watermark was known: (slots, watermarks, arrivals), in order; None where history gives way to facts."""
-        court, cursor = self.court, strand.cursor
-        created = court.slot_at(court.plan.created_at)
-        slots: list[int] = []
-        marks: list[int | None] = []
-        receipts: list[int | None] = []
-        mark = cursor.watermark
-        if self.after < created:
-            for i in strand.news:
-                if (slot := court.slot_at(strand.ts[i])) >= created:
-                    break
-                slots.append(slot)
-                marks.append(strand.ts[i])
-                receipts.append(strand.received[i])
-            mark = None
-            if created <= self.to:
-                slots.append(created)
-                marks.append(None)
-                receipts.append(None)
-        if len(strand.news) >= MANY and not slots and mark is None and self._known_in_order(strand, created):
-            return
-        for slot, ts, received in self._arrivals(strand, created):
+    def _know(self, strand: _Strand) -> tuple[Sequence[int], Sequence[int | None], Sequence[int | None]]:
+        """When which watermark was known: (slots, watermarks, arrivals), in order; None where history gives way to facts.
+
+        Leaves in `strand.late` the slots at which one became known that was old already or came after a gap, with the one
+        before it.
+        """
+        if strand.known is None:
+            if self.after >= self.court.created and len(strand.news) < MANY:
+                strand.known = self._known(strand, [], [], [], strand.cursor.watermark)
+            else:
+                strand.known = self._known_long(strand)
+        return strand.known
+
+    def _known(
+        self,
+        strand: _Strand,
+        slots: list[int],
+        marks: list[int | None],
+        receipts: list[int | None],
+        mark: int | None,
+    ) -> tuple[list[int], list[int | None], list[int | None]]:
+        """Row by row, in the order in which they were known."""
+        created, width, allowed = self.court.created, self.court.slot_us, strand.source.allowed
+        arrivals = []
+        for i in strand.news:
+            ts, received = strand.ts[i], strand.received[i]
+            slot = -(-(received if received > ts else ts) // width) * width
+            arrivals.append((slot if slot > created else created, ts, received))
+        if len(arrivals) > 1:
+            arrivals.sort()
+        for slot, ts, received in arrivals:
             if mark is None or ts > mark:
+                if mark is None or slot > mark + allowed or slot - ts > allowed:
+                    strand.late.append((slot, mark))
                 mark = ts
                 slots.append(slot)
                 marks.append(ts)
                 receipts.append(received)
-        strand.known = (slots, marks, receipts)
+        return slots, marks, receipts
 
-    def _known_in_order(self, strand: _Strand, created: int) -> bool:
-        """The same by arrays, when every row became known after the one before it."""
-        known_at = np.maximum(strand.news_array, strand.news_received)
-        known_at = np.maximum(-(-known_at // self.court.slot_us) * self.court.slot_us, created)
+    def _known_long(self, strand: _Strand) -> tuple[Sequence[int], Sequence[int | None], Sequence[int | None]]:
+        """The same for many rows, and where history was brought in: before the experiment was created each is known at once."""
+        court, mark = self.court, strand.cursor.watermark
+        slots: list[int] = []
+        marks: list[int | None] = []
+        receipts: list[int | None] = []
+        if self.after < court.created:
+            for i in strand.news:
+                if (slot := court.slot_at(strand.ts[i])) >= court.created:
+                    break
+                slots.append(slot)
+                marks.append(strand.ts[i])
+                receipts.append(strand.received[i])
+            if court.created <= self.to:
+                slots.append(court.created)
+                marks.append(None)
+                receipts.append(None)
+            strand.late += [
+                (k, before)
+                for k, now, before in zip(slots, marks, [mark, *marks], strict=False)
+                if before is None
+                or now is None
+                or k > before + strand.source.allowed
+                or k - now > strand.source.allowed
+            ]
+            mark = None
+        if len(strand.news) >= MANY and not slots and mark is None:
+            in_order = self._known_in_order(strand)
+            if in_order is not None:
+                return in_order
+        return self._known(strand, slots, marks, receipts, mark)
+
+    def _known_in_order(self, strand: _Strand) -> tuple[list[int], Sequence[int], Sequence[int]] | None:
+        """By arrays, when there was no row before and every row became known after the one before it; else None."""
+        court, allowed, marks = self.court, strand.source.allowed, strand.news_array
+        known_at = np.maximum(marks, strand.news_received)
+        known_at = np.maximum(-(-known_at // court.slot_us) * court.slot_us, court.created)
         if (known_at[1:] < known_at[:-1]).any():
-            return False
-        strand.known_at = known_at
-        strand.known = (known_at.tolist(), strand.news_ts, strand.news_received.tolist())
-        return True
-
-    def _arrivals(self, strand: _Strand, created: int) -> list[tuple[int, int, int]]:
-        """News in the order it became known: slot from which on it is, ts, arrival."""
-        slot_at, ts, received = self.court.slot_at, strand.ts, strand.received
-        return sorted((max(slot_at(max(ts[i], received[i])), created), ts[i], received[i]) for i in strand.news)
+            return None
+        late = (known_at - marks > allowed) | (known_at > np.concatenate(([NEVER - 2 * allowed], marks[:-1])) + allowed)
+        slots = known_at.tolist()
+        strand.late = [(slots[k], strand.news_ts[k - 1] if k else None) for k in np.flatnonzero(late).tolist()]
+        received = strand.received
+        return slots, strand.news_ts, received if len(slots) == len(received) else [received[i] for i in strand.news]
 
     def _watermark(self, strand: _Strand, slot: int) -> tuple[int | None, int | None]:
-        if not strand.known[0]:
-            self._know(strand)
-        slots, marks, receipts = strand.known
+        slots, marks, receipts = self._know(strand)
         i = bisect_right(slots, slot)
         if not i:
             return strand.cursor.watermark, strand.cursor.received_at
@@ -1055,9 +1088,8 @@ class _Stretch:
 
     # Thresholds and densities of a metric, at slots
 
-    def _watch_horizon(self, gate: Gate, kpi: Kpi, slot: int) -> int:
-        closed = gate.kind == "density" and kpi.kind != "gauge"
-        return self.court.horizon(slot) if closed else self.court.present(slot)
+    def _watch_horizon(self, watch: Watch, slot: int) -> int:
+        return self.court.horizon(slot) if watch.closed else self.court.present(slot)
 
     def _watched(self) -> None:
         court = self.court
@@ -1065,14 +1097,14 @@ class _Stretch:
             if watch.variant not in self.arms:
                 continue
             strand = self.strands[watch.series]
-            lag = court.closed_after if watch.gate.kind == "density" and strand.kpi.kind != "gauge" else 0
-            first = bisect_right(strand.news_ts, self._watch_horizon(watch.gate, strand.kpi, self.after))
+            lag = court.closed_after if watch.closed else 0
+            first = bisect_right(strand.news_ts, self._watch_horizon(watch, self.after))
             slots = {
                 slot
                 for p in strand.turns(watch.gate, first)
                 if (slot := self._judged(court.slot_at(strand.news_ts[p] + lag))) is not None
             }
-            verdict = self.cursors.watch_verdicts[w]
+            verdict = self.verdicts[w]
             for slot in sorted(slots):
                 observations = self._observations(w, watch, slot)
                 now = watch_verdict(watch.gate, observations)
@@ -1082,9 +1114,8 @@ class _Stretch:
             self.cursors.watch_verdicts[w] = verdict
 
     def _observations(self, w: int, watch: Watch, slot: int) -> Observations:
-        strand = self.strands[watch.series]
-        end = bisect_right(strand.news_ts, self._watch_horizon(watch.gate, strand.kpi, slot))
-        before = self.cursors.watched[w]
+        strand, before = self.strands[watch.series], self.watched[w]
+        end = bisect_right(strand.news_ts, self._watch_horizon(watch, slot))
         last = before.newest[-1][0] if before.newest else self.court.plan.started_at
         first = max(bisect_right(strand.news_ts, last), end - watch.gate.times)
         if first >= end:
@@ -1095,85 +1126,83 @@ class _Stretch:
 
     # Density of buckets, at slots
 
-    def _window(self, kpi: Kpi) -> int:
-        return self.court.policy.min_days * 86_400 // kpi.expected_every_s
-
-    def _closed_buckets(self, kpi: Kpi, slot: int) -> int:
+    def _closed_buckets(self, source: Source, slot: int) -> int:
         """How many buckets of the grid from the start are closed and overdue at a slot."""
         court = self.court
-        every, lag = self._grid(kpi)
-        instant = slot - lag
+        instant = slot - source.lag
         if court.plan.ended_at is not None:
             instant = min(instant, court.plan.ended_at)
-        return max(0, court.clock.running(instant) // every)
+        return max(0, court.clock.running(instant) // source.every)
 
-    def _grid(self, kpi: Kpi) -> tuple[int, int]:
-        """How wide a bucket is, and how long after its end it is overdue."""
-        return kpi.expected_every_s * SECOND, max(self.court.closed_after, kpi.freshness_target_s * SECOND)
+    def _filled(self, strand: _Strand) -> tuple[list[int], int]:
+        """(missing buckets, buckets closed by the end of the stretch)."""
+        if strand.buckets is None:
+            source, begin, gaps = strand.source, strand.cursor.filled, strand.cursor.gaps
+            grid = source.every, source.lag
+            if grid not in self.closed:
+                self.closed[grid] = self._closed_buckets(source, self.to)
+            end = max(self.closed[grid], begin)
+            if end > begin:
+                gaps = gaps + self._missing(strand, begin, end)
+            strand.buckets = gaps, end
+        return strand.buckets
 
-    def _filled(self, i: int, strand: _Strand) -> tuple[list[int], int, int]:
-        """(missing buckets, first bucket looked at, buckets closed by the end of the stretch)."""
-        if i not in self.buckets:
-            cursor, every = strand.cursor, strand.kpi.expected_every_s * SECOND
-            closed = self._closed_buckets(strand.kpi, self.to)
-            clock = self.court.clock
-            seen: set[int] | Any
-            if clock.pauses or len(strand.news_ts) < MANY:
-                seen = {(max(clock.running(ts), 1) - 1) // every for ts in strand.news_ts}
-                missing = [j for j in range(cursor.filled, closed) if j not in seen]
-            else:
-                seen = (strand.news_array - clock.started_at - 1) // every - cursor.filled
-                empty = np.ones(max(closed - cursor.filled, 0), dtype=bool)
-                empty[seen[(seen >= 0) & (seen < len(empty))]] = False
-                missing = (np.flatnonzero(empty) + cursor.filled).tolist()
-            self.buckets[i] = ([*cursor.gaps, *missing], cursor.filled, max(closed, cursor.filled))
-        return self.buckets[i]
+    def _missing(self, strand: _Strand, begin: int, end: int) -> list[int]:
+        """Buckets in [begin, end) without news."""
+        clock, every = self.court.clock, strand.source.every
+        if clock.pauses:
+            seen = {(max(clock.running(ts), 1) - 1) // every for ts in strand.news_ts}
+        elif len(strand.news_ts) < MANY:
+            seen = {(ts - clock.started_at - 1) // every for ts in strand.news_ts}
+        else:
+            places = (strand.news_array - clock.started_at - 1) // every - begin
+            empty = np.ones(end - begin, dtype=bool)
+            empty[places[(places >= 0) & (places < len(empty))]] = False
+            missing: list[int] = (np.flatnonzero(empty) + begin).tolist()
+            return missing
+        return [j for j in range(begin, end) if j not in seen]
 
-    def _buckets_at(self, i: int, strand: _Strand, slot: int) -> tuple[int, int]:
+    def _buckets_at(self, strand: _Strand, slot: int) -> tuple[int, int]:
         """(observed, expected) buckets over the last min_days whole days."""
-        gaps, _, _ = self._filled(i, strand)
-        closed = self._closed_buckets(strand.kpi, slot)
-        window = self._window(strand.kpi)
+        gaps, _ = self._filled(strand)
+        closed = self._closed_buckets(strand.source, slot)
+        window = strand.source.window
         first = max(0, closed - window) if window else 0
         missing = bisect_left(gaps, closed) - bisect_left(gaps, first)
         return closed - first - missing, closed - first
 
     def _density(self) -> None:
         court = self.court
-        if court.density is None:
-            return
-        for i, name, strand in self.read:
-            if strand.cumulative:
+        for i, strand in enumerate(self.strands):
+            source, cursor = strand.source, strand.cursor
+            if not source.counted or source.variant not in self.arms:
                 continue
-            cursor = strand.cursor
-            gaps, filled, closed = self._filled(i, strand)
+            gaps, closed = self._filled(strand)
             if cursor.dense and not gaps:
                 continue
-            every, lag = self._grid(strand.kpi)
-            counts = range(filled + 1, closed + 1) if gaps else range(filled + 1, min(closed, filled + 1) + 1)
+            first, dense = cursor.filled + 1, cursor.dense
             slots = set()
-            for count in counts:
-                if (instant := court.clock.wall(count * every)) is not None:
-                    slots.add(self._judged(court.slot_at(instant + lag)))
+            for count in range(first, closed + 1) if gaps else range(first, min(closed, first) + 1):
+                if (instant := court.clock.wall(count * source.every)) is not None:
+                    slots.add(self._judged(court.slot_at(instant + source.lag)))
             for slot in sorted(slot for slot in slots if slot is not None):
-                buckets = self._buckets_at(i, strand, slot)
-                if is_dense(court, buckets) != cursor.dense:
-                    cursor.dense = not cursor.dense
-                    self._tell(slot, "dense", name, buckets)
+                buckets = self._buckets_at(strand, slot)
+                if is_dense(court, buckets) != dense:
+                    dense = not dense
+                    self._tell(slot, "dense", source.name, buckets)
+            self.cursors.series[i].dense = dense
 
     # The split, at slots
 
     def _split_at(self, metric: str, slot: int) -> dict[str, int] | None:
         """Units per arm at the metric's common instant of a slot; None while an arm is missing or does not say."""
-        if (metric, slot) not in self.splits:
-            self.splits[metric, slot] = self._units_at(metric, self._common(metric, self.court.horizon(slot)))
-        return self.splits[metric, slot]
-
-    def _units_at(self, metric: str, instant: int | None) -> dict[str, int] | None:
+        instant = self._common(metric, self.court.horizon(slot))
+        if instant is None:
+            return None
         split: dict[str, int] = {}
         for variant, strand in self.by_metric[metric].items():
-            units = strand.units(instant) if instant is not None and strand.newest(instant) is not None else None
-            if units is None:
+            units = strand.units(instant)
+            if units is None or strand.newest(instant) is None:
                 return None
             split[variant] = units
         return split if len(split) > 1 else None
@@ -1184,7 +1213,7 @@ class _Stretch:
         for metric in court.counting:
             if metric in self.cursors.alarmed:
                 continue
-            instants = self._suspicious(list(self.by_metric[metric].items()), floor)
+            instants = self._suspicious(self.by_metric[metric], floor)
             slots = {
                 slot for ts in instants if (slot := self._judged(court.slot_at(ts + court.closed_after))) is not None
             }
@@ -1200,10 +1229,13 @@ class _Stretch:
                     self.cursors.alarmed = sorted([*self.cursors.alarmed, metric])
                     break
 
-    def _suspicious(self, arms: Sequence[tuple[str, _Strand]], floor: int) -> Iterable[int]:
+    def _suspicious(self, of: Mapping[str, _Strand], floor: int) -> Iterable[int]:
         """Instants of news after `floor` where the split may be off: each of a few, of many those arrays point at."""
-        if sum(len(s.news_ts) for _, s in arms) < MANY or any(None in s.units_so_far for _, s in arms):
-            return {ts for _, strand in arms for ts in strand.news_ts if ts > floor}
+        if any(strand.units_array is None for strand in of.values()):
+            news = [strand.news_ts for strand in of.values()]
+            newest = self.to - self.court.closed_after
+            return {ts for column in news for ts in column if floor < ts <= newest}
+        arms = list(of.items())
         every = arms[0][1].news_array
         if any(not np.array_equal(strand.news_array, every) for _, strand in arms[1:]):
             every = np.unique(np.concatenate([strand.news_array for _, strand in arms]))
@@ -1211,7 +1243,7 @@ class _Stretch:
         common = np.minimum.reduce([strand.newest_of(every) for _, strand in arms])
         share = math.fsum(self.court.weights[variant] for variant, _ in arms)
         units = [
-            np.array(strand.units_so_far, dtype=np.float64)[np.searchsorted(strand.ts_array, common, side="right")]
+            strand.units_array[np.searchsorted(strand.ts_array, common, side="right")].astype(np.float64)
             for _, strand in arms
         ]
         total = np.add.reduce(units)

@@ -135,6 +135,34 @@ class Watch(NamedTuple):
     series: int
     name: str
     """"gate/variant"."""
+    closed: bool
+    """It reads closed rows only, up to the horizon."""
+
+
+class Source(NamedTuple):
+    """One series and what it is read for.
+
+    allowed: how old its watermark may be. every, lag: how wide a bucket is, and how long after its end it is overdue. window:
+    over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
+    reads it up to there. targets: positions of the targets that read it.
+    """
+
+    name: str
+    """"metric/variant"."""
+    metric: str
+    variant: str
+    kpi: Kpi
+    cumulative: bool
+    allowed: int
+    every: int
+    lag: int
+    window: int
+    counted: bool
+    compared: bool
+    splits: bool
+    at_horizon: bool
+    at_present: bool
+    targets: tuple[int, ...]
 
 
 class Judge:
@@ -152,15 +180,17 @@ class Judge:
         self.kpis = {metric: kpi for metric in self.metrics if (kpi := plan.kpi(metric)) is not None}
         self.series = tuple((metric, variant) for metric in self.metrics for variant in self.variants)
         self.series_index = {f"{metric}/{variant}": i for i, (metric, variant) in enumerate(self.series)}
-        self.allowed = tuple(
-            (self.kpis[metric].expected_every_s + self.kpis[metric].freshness_target_s) * SECOND
-            for metric, _ in self.series
-        )
         self.comparisons = tuple(self._comparison(gate) for gate in self.gates if gate.kind in ("uplift", "guard"))
         self.compared = tuple(dict.fromkeys(comparison.kpi.metric for comparison in self.comparisons))
         self.targets = tuple(gate for gate in self.gates if gate.kind == "target")
         self.watches = tuple(
-            Watch(gate, variant, self.series_index[f"{gate.metric}/{variant}"], f"{gate.name}/{variant}")
+            Watch(
+                gate=gate,
+                variant=variant,
+                series=self.series_index[f"{gate.metric}/{variant}"],
+                name=f"{gate.name}/{variant}",
+                closed=gate.kind == "density" and self.kpis[gate.metric].kind != "gauge",
+            )
             for gate in self.gates
             if gate.metric is not None and gate.kind in ("threshold", "density")
             for variant in self.variants
@@ -176,7 +206,12 @@ class Judge:
         self.dropped = self._dropped()
         self.closing_at = min((a.at for a in self.answers if _closes(a, self.subjects)), default=None)
         self.final_slot = None if plan.ended_at is None else self.slot_at(plan.ended_at + self.closed_after)
+        self.created = self.slot_at(plan.created_at)
         self.turns = self._turns()
+        self.stirring = self._stirring()
+        self.sources = tuple(self._source(metric, variant) for metric, variant in self.series)
+        self.lags = {metric: self._lag(kpi) for metric, kpi in self.kpis.items()}
+        self.no_lags = dict.fromkeys(self.kpis, 0)
         self.facts_at: dict[int, str] = {}
 
     def slot_at(self, instant: int) -> int:
@@ -224,8 +259,9 @@ class Judge:
 
     def looks(self, after: int, to: int) -> list[int]:
         """Judged looks in (after, to], the last look after the end among them."""
-        first = (after // self.look_us + 1) * self.look_us
-        last = min(at for at in (to, self.plan.ended_at, self.closing_at) if at is not None)
+        first, last = (after // self.look_us + 1) * self.look_us, to
+        for end in (self.plan.ended_at, self.closing_at):
+            last = last if end is None else min(last, end)
         looks = list(range(first, last + 1, self.look_us))
         if self.clock.pauses:
             looks = [look for look in looks if self.next_judged(look) == look]
@@ -263,6 +299,43 @@ class Judge:
             scale_above=gate.scale_above if goal else -gate.max_harm,
             fail_below=gate.delete_below if goal else -gate.max_harm,
         )
+
+    def _source(self, metric: str, variant: str) -> Source:
+        kpi = self.kpis[metric]
+        cumulative = kpi.temporality == "cumulative"
+        watches = [watch for watch in self.watches if watch.gate.metric == metric]
+        return Source(
+            name=f"{metric}/{variant}",
+            metric=metric,
+            variant=variant,
+            kpi=kpi,
+            cumulative=cumulative,
+            allowed=(kpi.expected_every_s + kpi.freshness_target_s) * SECOND,
+            every=kpi.expected_every_s * SECOND,
+            lag=max(self.closed_after, kpi.freshness_target_s * SECOND),
+            window=self.policy.min_days * 86_400 // kpi.expected_every_s,
+            counted=self.density is not None and not cumulative,
+            compared=metric in self.compared,
+            splits=metric in self.counting,
+            at_horizon=any(watch.closed for watch in watches),
+            at_present=any(not watch.closed for watch in watches),
+            targets=tuple(t for t, gate in enumerate(self.targets) if gate.metric == metric),
+        )
+
+    def _lag(self, kpi: Kpi) -> int:
+        """How far behind a slot the newest instant judged for a metric lies."""
+        watched = any(watch.gate.metric == kpi.metric for watch in self.watches)
+        return 0 if watched or kpi.kind == "gauge" or kpi.temporality == "cumulative" else self.closed_after
+
+    def _stirring(self) -> list[int]:
+        """Slots at which plan and policy alone may change something: the first, answers, ends of snoozes, max_days, drops."""
+        instants = [self.first(), *self.dropped.values()]
+        for answer in self.answers:
+            instants += [answer.at, answer.at + self.policy.snooze_days * DAY]
+        if (oldest := self.clock.wall(self.max_age)) is not None:
+            instants.append(oldest + self.closed_after)
+        judged = (self.next_judged(self.slot_at(instant)) for instant in instants)
+        return sorted({slot for slot in judged if slot is not None})
 
     def _turns(self) -> list[int]:
         """Slots from which on the plan reads as if more had happened, in order."""
@@ -306,7 +379,7 @@ def _closes(answer: Answer, subjects: tuple[str, ...]) -> bool:
 # What earlier looks left ----------------------------------------------------------------------------------------------
 
 
-class Bounds(msgspec.Struct):
+class Bounds(msgspec.Struct, array_like=True):
     """A goal or guard gate of one treatment: its newest reading and its running bounds."""
 
     verdict: Verdict = "no_data"
@@ -337,7 +410,7 @@ class Bounds(msgspec.Struct):
     """(instant, units) about a day apart, oldest first: the present units a day."""
 
 
-class Latch(msgspec.Struct):
+class Latch(msgspec.Struct, array_like=True):
     """A proposal that stands until it is answered or withdrawn."""
 
     row: int
@@ -350,7 +423,7 @@ class Latch(msgspec.Struct):
     restated: bool = False
 
 
-class Standing(msgspec.Struct):
+class Standing(msgspec.Struct, array_like=True):
     """One subject: the row that matches now, how long its action has held, and what is latched.
 
     hold_code: what a hold is called while nothing is latched. held, streak: the action of the last looks and at how many of
@@ -375,7 +448,7 @@ class Standing(msgspec.Struct):
     snoozed: list[tuple[str, str, int]] = []
 
 
-class Memory(msgspec.Struct):
+class Memory(msgspec.Struct, array_like=True):
     """Everything later slots depend on; lists run over Judge's series, watches, comparisons x treatments, subjects."""
 
     slot: int
@@ -417,8 +490,19 @@ class Rules:
         self.judge, self.memory = judge, memory
         self.treatments = judge.subjects if judge.control is not None else ()
         self.width = len(judge.subjects)
+        self.measured = [
+            memory.bounds[index :: self.width] if self.treatments else memory.targets for index in range(self.width)
+        ]
+        self.goals = [self._of(measured, goal=True) for measured in self.measured]
+        self.guards = [self._of(measured, goal=False) for measured in self.measured]
         self.touched = not memory.shown
         self.gliding: _Glide | None = None
+
+    def _of(self, measured: list[Bounds], *, goal: bool) -> list[Bounds]:
+        """Goals, or guards, among the gates of one subject; a target counts as a goal."""
+        if not self.treatments:
+            return measured if goal else []
+        return [b for comparison, b in zip(self.judge.comparisons, measured, strict=True) if comparison.goal == goal]
 
     def step(self, step: Step) -> bool:
         """Move memory over one slot; True when an action, code, state or verdict changed."""
@@ -493,7 +577,7 @@ class Rules:
                 return True
             if (standing.row == HOLD_OPEN) != (standing.calm > 0) or 0 < standing.calm < persist:
                 return True
-            for comparison, bounds in zip(self.judge.comparisons, self._measured(index), strict=True):
+            for comparison, bounds in zip(self.judge.comparisons, self.measured[index], strict=True):
                 if not comparison.goal and bounds.verdict == "fail" and bounds.fails < HARM_LOOKS:
                     return True
         return False
@@ -648,43 +732,27 @@ class Rules:
 
     def _match(self, index: int, variant: str, arms: tuple[str, ...], step: Step) -> tuple[int, Action, str, str]:
         """The first row that matches: (row, action, code), and what a hold is called meanwhile."""
-        judge = self.judge
-        goals, guards = self._gates_of(index)
+        judge, goals, guards = self.judge, self.goals[index], self.guards[index]
         if self._unsafe(variant, arms):
             return 1, "delete", "unsafe", "open"
-        if self.memory.alarm or any(b.invalid for b in goals) or any(b.invalid for b in guards):
+        if self.memory.alarm or any(bounds.invalid for bounds in self.measured[index]):
             return 2, "review", "invalid", "open"
         if self._harmful(index, variant, final=step.final):
             return 3, "delete", "harm", "open"
         over = step.final or judge.clock.running(judge.horizon(step.slot)) >= judge.max_age
-        missing = self._missing(variant, arms, goals, guards)
+        missing = self._missing(index, variant, arms)
         if missing:
             return (4, "review", "undecided", missing) if over else (4, "hold", missing, missing)
-        if self._collecting(arms, goals, guards):
+        if self._collecting(index, arms):
             return (5, "review", "undecided", "collecting") if over else (5, "hold", "collecting", "collecting")
         decided = self._decide(variant, arms, goals, guards) if goals else None
         if decided is not None:
             return (*decided, "open")
         return (9, "review", "undecided", "open") if over else (10, "hold", "open", "open")
 
-    def _gates_of(self, index: int) -> tuple[list[Bounds], list[Bounds]]:
-        judge, memory = self.judge, self.memory
-        if not self.treatments:
-            return memory.targets, []
-        goals: list[Bounds] = []
-        guards: list[Bounds] = []
-        for g, comparison in enumerate(judge.comparisons):
-            (goals if comparison.goal else guards).append(memory.bounds[g * self.width + index])
-        return goals, guards
-
-    def _measured(self, index: int) -> list[Bounds]:
-        """Goals and guards of a subject, in the judge's order."""
-        memory = self.memory
-        return memory.bounds[index :: self.width] if self.treatments else memory.targets
-
     def _unsafe(self, variant: str, arms: tuple[str, ...]) -> bool:
         memory = self.memory
-        return any(
+        return "fail" in memory.watched and any(
             verdict == "fail"
             and watch.gate.kind == "threshold"
             and memory.fresh[watch.series] == FRESH
@@ -694,20 +762,17 @@ class Rules:
 
     def _harmful(self, index: int, variant: str, *, final: bool) -> bool:
         needed = 1 if final else HARM_LOOKS
-        for g, comparison in enumerate(self.judge.comparisons):
-            bounds = self.memory.bounds[g * self.width + index]
+        for comparison, bounds in zip(self.judge.comparisons, self.measured[index], strict=False):
             if (
-                not comparison.goal
-                and bounds.fails >= needed
+                bounds.fails >= needed
                 and bounds.verdict == "fail"
+                and not comparison.goal
                 and self._is_fresh(comparison.kpi.metric, (self.judge.control or "", variant))
             ):
                 return True
         return False
 
-    def _missing(
-        self, variant: str, arms: tuple[str, ...], goals: list[Bounds], guards: list[Bounds]
-    ) -> Literal["", "stale", "no_data"]:
+    def _missing(self, index: int, variant: str, arms: tuple[str, ...]) -> Literal["", "stale", "no_data"]:
         """Row 4."""
         judge, memory = self.judge, self.memory
         own = (judge.control or variant, variant)
@@ -719,16 +784,17 @@ class Rules:
                 if fresh >= MISSING and arm in own:
                     return "no_data"
                 stale = stale or fresh != MISSING
-        if any(b.verdict == "no_data" for b in goals) or any(b.verdict == "no_data" for b in guards):
+        if any(bounds.verdict == "no_data" for bounds in self.measured[index]):
             return "no_data"
-        for watch, verdict in zip(judge.watches, memory.watched, strict=True):
-            if verdict == "no_data" and (watch.variant in own or concerns(watch, variant, arms)):
-                return "no_data"
+        if "no_data" in memory.watched:
+            for watch, verdict in zip(judge.watches, memory.watched, strict=True):
+                if verdict == "no_data" and (watch.variant in own or concerns(watch, variant, arms)):
+                    return "no_data"
         return "stale" if stale else ""
 
-    def _collecting(self, arms: tuple[str, ...], goals: list[Bounds], guards: list[Bounds]) -> bool:
+    def _collecting(self, index: int, arms: tuple[str, ...]) -> bool:
         """Row 5."""
-        if any(b.why for b in goals) or any(b.why for b in guards):
+        if any(bounds.why for bounds in self.measured[index]):
             return True
         if self.judge.density is not None and not dense_everywhere(self.judge, self.memory, arms):
             return True
@@ -790,8 +856,8 @@ class Rules:
 
         Counted to `persist` and no further: more says nothing.
         """
-        gates = self._measured(index)
-        newer = is_newer([b.at for b in gates], standing.counted)
+        instants = [b.at for b in self.measured[index]]
+        newer = is_newer(instants, standing.counted)
         persist = self.judge.policy.persist
         if standing.action != standing.held:
             standing.held, standing.streak = standing.action, 0
@@ -800,7 +866,7 @@ class Rules:
         if standing.readable_at is None and standing.row > COLLECTING:
             standing.readable_at = step.slot
         counts = newer or standing.code == "undecided"
-        held_at = self.judge.horizon(step.slot), max(step.slot, max((b.arrived for b in gates), default=0))
+        held_at = self.judge.horizon(step.slot), max([step.slot, *[b.arrived for b in self.measured[index]]])
         if standing.action != "hold" and standing.streak < persist and (counts or step.final):
             standing.streak = persist if step.final else standing.streak + 1
             if standing.streak == persist:
@@ -810,7 +876,7 @@ class Rules:
             if standing.calm == persist:
                 standing.calm_at, standing.calm_knowable_at = held_at
         if newer:
-            standing.counted = [b.at for b in gates]
+            standing.counted = instants
 
     def _propose_at_once(self, index: int, standing: Standing, step: Step) -> None:
         latch = standing.latch
@@ -830,7 +896,7 @@ class Rules:
             ]
             stable_at, arrived = max(failing)
         else:
-            arrived = max((b.arrived for b in self._measured(index)), default=0)
+            arrived = max((b.arrived for b in self.measured[index]), default=0)
         self._propose(index, standing, step.slot, stable_at, max(step.slot, arrived))
 
     def _propose_when_held(self, index: int, standing: Standing, step: Step) -> None:
@@ -856,8 +922,7 @@ class Rules:
         lower = -math.inf
         if standing.action == "scale" and self.treatments:
             self.catch_up()  # the bounds are numbers, which a glide has not measured yet
-            goals, _ = self._gates_of(index)
-            lower = max((b.running_lower for b in goals if b.running_lower is not None), default=lower)
+            lower = max((b.running_lower for b in self.goals[index] if b.running_lower is not None), default=lower)
         standing.latch = Latch(
             row=standing.row,
             action=standing.action,
@@ -925,8 +990,10 @@ class _Glide:
         judge, memory = rules.judge, rules.memory
         arms = judge.arms(looks[0] if looks else memory.slot)
         self.parts: list[tuple[int, int, Comparison, Bounds, Preview]] = []
-        self.reached = {
-            metric: np.searchsorted(np.asarray(run.looks), np.asarray(looks), side="right").tolist()
+        self.reached: dict[str, Sequence[int]] = {
+            metric: range(1, len(looks) + 1)
+            if len(run.looks) == len(looks)
+            else np.searchsorted(run.looks, looks, side="right").tolist()
             for metric, run in runs.items()
         }
         self.hot: set[int] = set()
@@ -1039,9 +1106,10 @@ class _Glide:
 
 def is_newer(instants: Sequence[int | None], counted: Sequence[int | None]) -> bool:
     """Whether every gate has read newer rows than at the last look that counted."""
-    return bool(instants) and all(
-        at is not None and (was is None or at > was) for at, was in zip(instants, counted, strict=False)
-    )
+    for at, was in zip(instants, counted, strict=False):
+        if at is None or (was is not None and at <= was):
+            return False
+    return bool(instants)
 
 
 def mark(bounds: Bounds, at: int, n: int) -> None:
@@ -1078,7 +1146,7 @@ def freshness(judge: Judge, name: str, watermark: int | None, slot: int) -> int:
     """FRESH, STALE, MISSING or OVERDUE; pauses do not age a watermark, nor does time after the end."""
     ran = judge.clock.running(judge.present(slot))
     since = 0 if watermark is None else max(judge.clock.running(watermark), 0)
-    late = ran - since > judge.allowed[judge.series_index[name]]
+    late = ran - since > judge.sources[judge.series_index[name]].allowed
     if watermark is None:
         return OVERDUE if late else MISSING
     return STALE if late else FRESH
@@ -1093,11 +1161,10 @@ def is_dense(judge: Judge, counts: tuple[int, int]) -> bool:
 
 def dense_everywhere(judge: Judge, memory: Memory, arms: tuple[str, ...]) -> bool:
     """The density gate: every series of every arm; a cumulative one is dense when fresh."""
-    return all(
-        (fresh == FRESH if judge.kpis[metric].temporality == "cumulative" else dense)
-        for (metric, arm), dense, fresh in zip(judge.series, memory.dense, memory.fresh, strict=True)
-        if arm in arms
-    )
+    for source, dense, fresh in zip(judge.sources, memory.dense, memory.fresh, strict=True):
+        if not (fresh == FRESH if source.cumulative else dense) and source.variant in arms:
+            return False
+    return True
 
 
 def watch_verdict(gate: Gate, observations: Observations) -> Verdict:

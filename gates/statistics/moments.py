@@ -211,9 +211,11 @@ class _Links:
         if self.first and len(values):
             average = float(values[0])
             found.append(average)
-        for value, share in zip(values[self.first :], self.share[self.first :].tolist(), strict=True):
-            average += (value - average) * share
-            found.append(average)
+        shares = self.share[self.first :].tolist()
+        found += [
+            average := average + (value - average) * share
+            for value, share in zip(values[self.first :], shares, strict=True)
+        ]
         means = np.array(found)
         return self._placed(means), np.asarray(values, dtype=np.float64) - means[:-1]
 
