@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import msgspec
 
-from gates.fold import fold
+from gates.fold import Telling, fold
 from gates.plan import DAY, Action, Answer, Plan
 from gates.policy import Policy
-from gates.rules import Evaluation, Recommendation
+from gates.rules import Recommendation
 from gates.series import Rows
 
 DECISIVE = ("scale", "delete")
@@ -90,8 +90,8 @@ def backtest(candidate: Policy, live: Policy, plan: Plan, rows: Rows, *, to: int
         answers=(),
         variants=tuple(msgspec.structs.replace(variant, dropped_at=None) for variant in plan.variants),
     )
-    lived = fold(live, unanswered, rows, to=to).evaluations
-    tried = fold(candidate, unanswered, rows, to=to).evaluations
+    lived = fold(live, unanswered, rows, to=to).tellings
+    tried = fold(candidate, unanswered, rows, to=to).tellings
     return Backtest(
         variants=tuple(
             _compare(variant.key, _decided(lived, variant.key), _decided(tried, variant.key))
@@ -118,11 +118,11 @@ def figures(backtests: Iterable[Backtest]) -> Figures:
     )
 
 
-def _decided(evaluations: Sequence[Evaluation], variant: str) -> Decided | None:
-    for evaluation in evaluations:
-        for recommendation in evaluation.variants:
+def _decided(tellings: Sequence[Telling], variant: str) -> Decided | None:
+    for telling in tellings:
+        for recommendation in telling.recommended[1]:
             if recommendation.variant == variant and recommendation.action in DECISIVE:
-                return Decided(recommendation.action, recommendation.code, evaluation.slot)
+                return Decided(recommendation.action, recommendation.code, telling.slot)
     return None
 
 
@@ -140,8 +140,8 @@ def _compare(variant: str, live: Decided | None, candidate: Decided | None) -> V
     )
 
 
-def _stretches(lived: Sequence[Evaluation], tried: Sequence[Evaluation], to: int) -> list[Stretch]:
-    slots = sorted({evaluation.slot for evaluation in (*lived, *tried)})
+def _stretches(lived: Sequence[Telling], tried: Sequence[Telling], to: int) -> list[Stretch]:
+    slots = sorted({telling.slot for telling in (*lived, *tried)})
     found: list[Stretch] = []
     for begin, end in pairwise([*slots, to]):
         a, b = _said(lived, begin), _said(tried, begin)
@@ -154,21 +154,17 @@ def _stretches(lived: Sequence[Evaluation], tried: Sequence[Evaluation], to: int
     return found
 
 
-def _said(evaluations: Sequence[Evaluation], slot: int) -> tuple[str, str]:
-    evaluation = _at(evaluations, slot)
-    return (
-        ("hold", "no_data")
-        if evaluation is None
-        else (evaluation.recommendation.action, evaluation.recommendation.code)
-    )
+def _said(tellings: Sequence[Telling], slot: int) -> tuple[str, str]:
+    telling = _at(tellings, slot)
+    return ("hold", "no_data") if telling is None else (telling.recommended[0].action, telling.recommended[0].code)
 
 
-def _at(evaluations: Sequence[Evaluation], instant: int) -> Evaluation | None:
-    position = bisect_right(evaluations, instant, key=lambda evaluation: evaluation.slot)
-    return evaluations[position - 1] if position else None
+def _at(tellings: Sequence[Telling], instant: int) -> Telling | None:
+    position = bisect_right(tellings, instant, key=lambda telling: telling.slot)
+    return tellings[position - 1] if position else None
 
 
-def _answered(answer: Answer, lived: Sequence[Evaluation], tried: Sequence[Evaluation]) -> Agreement:
+def _answered(answer: Answer, lived: Sequence[Telling], tried: Sequence[Telling]) -> Agreement:
     person: Action = answer.of[0]
     if answer.action == "override":
         person = "delete" if answer.override_to == "stop" else answer.override_to or "hold"
@@ -181,13 +177,13 @@ def _answered(answer: Answer, lived: Sequence[Evaluation], tried: Sequence[Evalu
     )
 
 
-def _recommended(evaluations: Sequence[Evaluation], answer: Answer) -> Recommendation:
+def _recommended(tellings: Sequence[Telling], answer: Answer) -> Recommendation:
     """What was recommended of the answered variant, or of the experiment, when the answer was given."""
-    evaluation = _at(evaluations, answer.at)
-    if evaluation is None:
+    telling = _at(tellings, answer.at)
+    if telling is None:
         return Recommendation("hold", "no_data", answer.variant, "open", (), (), None, None, None)
-    mine = (recommendation for recommendation in evaluation.variants if recommendation.variant == answer.variant)
-    return next(mine, evaluation.recommendation)
+    whole, variants = telling.recommended
+    return next((recommendation for recommendation in variants if recommendation.variant == answer.variant), whole)
 
 
 def _share(agrees: Sequence[bool]) -> float | None:

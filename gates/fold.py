@@ -25,7 +25,7 @@ from gates.facts import State as Sums
 from gates.plan import DAY, Plan, rfc3339
 from gates.policy import Gate, Policy
 from gates.preview import NEAR, Run
-from gates.rationale import evaluation_of
+from gates.rationale import evaluation_of, recommended
 from gates.rules import (
     FRESH,
     LOG_ALARM,
@@ -34,6 +34,7 @@ from gates.rules import (
     Evaluation,
     Judge,
     Memory,
+    Recommendation,
     Rules,
     Source,
     Watch,
@@ -222,11 +223,18 @@ class Telling:
         return self._stretch.detail(self.slot)
 
     @cached_property
+    def memory(self) -> Memory:
+        held = self._memory
+        return msgspec.msgpack.decode(held, type=Memory) if isinstance(held, bytes) else held
+
+    @cached_property
     def evaluation(self) -> Evaluation:
-        memory = self._memory
-        if isinstance(memory, bytes):
-            memory = msgspec.msgpack.decode(memory, type=Memory)
-        return evaluation_of(self._court, memory, self.detail, changed=self.changed)
+        return evaluation_of(self._court, self.memory, self.detail, changed=self.changed)
+
+    @cached_property
+    def recommended(self) -> tuple[Recommendation, tuple[Recommendation, ...]]:
+        """Of the experiment and of each variant, as in `evaluation` but without its sentences, which cost most of it."""
+        return recommended(self._court, self.memory)
 
 
 @dataclass(frozen=True)
@@ -530,7 +538,9 @@ class _Strand:
         if self.cumulative:
             return [self.cursor.n_before, *self.n]
         total: int | None = self.cursor.units_before if self.cursor.units_before >= 0 else None
-        units = [total]
+        if total is None:
+            return [None] * (len(self.n) + 1)
+        units: list[int | None] = [total]
         for n in self.n:
             total = None if n is None or n < 0 or total is None else total + n
             units.append(total)

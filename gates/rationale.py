@@ -60,6 +60,17 @@ def evaluation_of(court: Judge, memory: Memory, detail: Detail, *, changed: bool
     )
 
 
+def recommended(court: Judge, memory: Memory) -> tuple[Recommendation, tuple[Recommendation, ...]]:
+    """What is recommended of the experiment and of each variant, without a word why."""
+    arms = court.arms(memory.slot)
+    variants = tuple(
+        _recommendation(court, standing, variant)
+        for standing, variant in zip(memory.standing, court.subjects, strict=True)
+        if variant in arms
+    )
+    return experiment_of(court, memory, variants), variants
+
+
 def experiment_of(court: Judge, memory: Memory, variants: tuple[Recommendation, ...]) -> Recommendation:
     """The experiment's recommendation from its variants': the first winner, else delete of all, else a review, else hold."""
     standing = {variant: memory.standing[index] for index, variant in enumerate(court.subjects)}
@@ -112,6 +123,35 @@ def experiment_of(court: Judge, memory: Memory, variants: tuple[Recommendation, 
     )
 
 
+def _recommendation(
+    court: Judge,
+    standing: Standing,
+    variant: str,
+    rationale: tuple[str, ...] = (),
+    blockers: tuple[str, ...] = (),
+) -> Recommendation:
+    action, code, state = shown_of(standing)
+    latch = standing.latch
+    stable_at: int | None = None
+    knowable_at: int | None = None
+    if latch is not None:
+        stable_at, knowable_at = latch.stable_at, latch.knowable_at
+    elif standing.row == HOLD_OPEN and standing.calm >= court.policy.persist:
+        stable_at, knowable_at = standing.calm_at, standing.calm_knowable_at
+    return Recommendation(
+        action=action,  # type: ignore[arg-type]
+        code=code,
+        variant=variant,
+        state=state,  # type: ignore[arg-type]
+        rationale=rationale,
+        blockers=blockers,
+        first_stable_at=stable_at,
+        knowable_at=knowable_at,
+        proposed_slot=None if latch is None else latch.slot,
+        stands_alone=latch is not None and latch.row in (1, 3),
+    )
+
+
 def _experiment(of: Recommendation, rationale: tuple[str, ...], *, variant: str | None) -> Recommendation:
     return Recommendation(
         action=of.action,
@@ -152,28 +192,9 @@ class _Sentences:
     # Recommendations
 
     def recommendation(self, index: int, variant: str) -> Recommendation:
-        standing = self.memory.standing[index]
-        action, code, state = shown_of(standing)
-        latch = standing.latch
-        stable_at: int | None = None
-        knowable_at: int | None = None
-        if latch is not None:
-            stable_at, knowable_at = latch.stable_at, latch.knowable_at
-        elif standing.row == HOLD_OPEN and standing.calm >= self.court.policy.persist:
-            stable_at, knowable_at = standing.calm_at, standing.calm_knowable_at
         blockers = self._blockers(index, variant)
-        return Recommendation(
-            action=action,  # type: ignore[arg-type]
-            code=code,
-            variant=variant,
-            state=state,  # type: ignore[arg-type]
-            rationale=tuple(self._rationale(index, variant, blockers)),
-            blockers=tuple(blockers),
-            first_stable_at=stable_at,
-            knowable_at=knowable_at,
-            proposed_slot=None if latch is None else latch.slot,
-            stands_alone=latch is not None and latch.row in (1, 3),
-        )
+        rationale = self._rationale(index, variant, blockers)
+        return _recommendation(self.court, self.memory.standing[index], variant, tuple(rationale), tuple(blockers))
 
     def _rationale(self, index: int, variant: str, blockers: list[str]) -> list[str]:
         standing = self.memory.standing[index]
