@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -120,16 +120,21 @@ def row(number: int) -> dict[str, Any]:
     return {"metric": "latency", "variant": "control", "ts": ts, "value": number / 7, "n": 10, "variance": 1.5}
 
 
+def tell(pids: Sequence[int], number: signal.Signals) -> None:
+    """A signal to each that is still there: a server's children come and go."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 @contextmanager
 def frozen(pids: Sequence[int]) -> Iterator[None]:
     """Processes of our own that neither work nor end."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    tell(pids, signal.SIGSTOP)
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        tell(pids, signal.SIGCONT)
 
 
 def parent(pid: int) -> int:

@@ -1,6 +1,5 @@
 """A real streaming replica: reads go on from it with the primary killed, and it is not read while it lags."""
 
-import os
 import signal
 import subprocess
 import time
@@ -12,8 +11,8 @@ import psycopg
 import pytest
 
 from decisioning.embedded import Home, Postgres, start
-from tests.faults.conftest import Readers, at_port, create, figures, replicated, row, with_children
-from tests.installation import Installation
+from tests.faults.conftest import Readers, at_port, create, figures, replicated, row, tell, with_children
+from tests.installation import Installation, soon
 
 pytestmark = pytest.mark.faults
 
@@ -85,14 +84,15 @@ def test_reads_go_to_the_replica_and_on_from_it_when_the_primary_is_killed(
         before = transactions(replica_url)
         for _ in range(60):
             assert api.get("/api/experiments/copied").json()["stale"] is False
-        time.sleep(2)
+        soon(
+            lambda: transactions(replica_url) - before >= 50, 20
+        )  # a server process that rests tells what it did within ten seconds
         from_replica = transactions(replica_url) - before
 
         with Readers(held["url"], held["api_key"], paths, rate=5, threads=4) as readers:
             time.sleep(2)
             killed = time.monotonic()
-            for pid in reversed(with_children(process.pid)):
-                os.kill(pid, signal.SIGKILL)
+            tell(with_children(process.pid)[::-1], signal.SIGKILL)
             time.sleep(8)
             unseen = api.get("/api/experiments/copied/kpis?limit=7")
             write = api.post("/api/experiments/copied/kpis", json={"rows": [row(900)]})
