@@ -25,6 +25,7 @@ from tests.ledger.receiver import Receiver, receiving
 pytestmark = pytest.mark.faults
 BATCH = 20
 SLOT_S = 5
+TRIED = 3  # evaluations on record, below which a run says nothing
 TOLD = ["experiment.changed", "decision.proposed"]
 POLICY = {
     "slot_s": SLOT_S, "look_s": 10, "closed_after_s": 0, "persist": 1, "min_days": 0, "min_units": 10,
@@ -201,6 +202,9 @@ def test_whoever_is_killed_nothing_is_lost_doubled_or_passed_over(
             if victim.startswith(("worker", "beat")):  # the next one is killed at its work, not while it loads
                 assert soon(lambda killed=killed: _beat(installation) > killed, 120)  # type: ignore[misc]
             time.sleep(random.uniform(0, 2))
+        assert soon(lambda: _evaluations(installation, number) > TRIED, 180), (
+            "no verdict ever changed: nothing was tried"
+        )
     ended = datetime.now(UTC)
 
     assert soon(lambda: api.get("/readyz").json() == {"database": "ok", "broker": "ok", "tick": "ok"}, 90)
@@ -240,7 +244,6 @@ def _slots(installation: Installation, number: int) -> str:
     rebuilt = installation.manage("rebuild", "--experiment", f"live-{number}")
     everything = installation.manage("rebuild")
     assert not twice, "a slot was judged twice in one fold"
-    assert count > 3, "no verdict ever changed: nothing was tried"
     assert proposals == told, "a proposal was told twice, or not at all"
     assert rebuilt.returncode == 0, rebuilt.stdout + rebuilt.stderr
     assert everything.returncode == 0, everything.stdout + everything.stderr
