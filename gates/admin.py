@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, cast
 
@@ -197,7 +198,10 @@ class PolicyVersionAdmin(WithBody):
 
     @admin.display(description="body")
     def stored(self, version: PolicyVersion) -> SafeString:
-        return format_html('<pre class="canonical">{}</pre>', json.dumps(version.body, indent=2))
+        return format_html(
+            '<pre class="canonical" tabindex="0" role="region" aria-label="The body as it is stored">{}</pre>',
+            json.dumps(version.body, indent=2),
+        )
 
     @admin.action(description="Backtest the chosen versions", permissions=["try"])
     def backtest(self, request: HttpRequest, chosen: QuerySet[PolicyVersion]) -> None:
@@ -228,6 +232,14 @@ class PolicyVersionAdmin(WithBody):
         return bool(request.user.has_perm("gates.add_policyversion"))
 
 
+class NamedValues(admin.AllValuesFieldListFilter):
+    """Gives the empty value a word: a link without one cannot be followed by who does not see it."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        for choice in super().choices(changelist):
+            yield {**choice, "display": choice["display"] or "nothing"}
+
+
 @admin.register(PolicyBinding)
 class PolicyBindingAdmin(ModelAdmin):
     """Which policy judges which experiment, or a team's experiments by default."""
@@ -235,7 +247,7 @@ class PolicyBindingAdmin(ModelAdmin):
     list_display = ("team", "experiment", "policy")
     list_filter = ("team", "policy")
     list_select_related = ("team", "experiment", "policy")
-    autocomplete_fields = ("team", "experiment", "policy")
+    raw_id_fields = ("experiment",)
     search_fields = ("experiment__key", "team__key", "policy__name")
 
 
@@ -261,7 +273,7 @@ class RecommendationAdmin(ReadOnly):
 @admin.register(Decision)
 class DecisionAdmin(ReadOnly):
     list_display = ("id", "experiment", "recommendation", "action", "override_to", "by", "at", "reason")
-    list_filter = ("action", "override_to", "team")
+    list_filter = ("action", ("override_to", NamedValues), "team")
     list_select_related = ("experiment", "recommendation", "team")
     search_fields = ("experiment__key", "experiment__name", "by", "reason", "evidence_digest")
     date_hierarchy = "at"

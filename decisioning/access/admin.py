@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -13,8 +15,9 @@ from decisioning.access.models import ApiKey, Membership, Team
 if TYPE_CHECKING:  # generic for the type checker alone
     ModelAdmin = admin.ModelAdmin[Any]
     TabularInline = admin.TabularInline[Any, Any]
+    StackedInline = admin.StackedInline[Any, Any]
 else:
-    ModelAdmin, TabularInline = admin.ModelAdmin, admin.TabularInline
+    ModelAdmin, TabularInline, StackedInline = admin.ModelAdmin, admin.TabularInline, admin.StackedInline
 
 
 class ReadOnly(ModelAdmin):
@@ -61,10 +64,10 @@ def confirmed(
     return TemplateResponse(request, "admin/confirm_action.html", shown)
 
 
-class MembershipInline(TabularInline):
+class MembershipInline(StackedInline):  # whose fields have labels of their own, which a table's have not
     model = Membership
     extra = 0
-    autocomplete_fields = ("user",)
+    fields = (("user", "role"),)
 
 
 @admin.register(Team)
@@ -92,7 +95,21 @@ class MembershipAdmin(ModelAdmin):
     list_filter = ("role", "team")
     list_select_related = ("user", "team")
     search_fields = ("user__username", "user__email", "team__key", "team__name")
-    autocomplete_fields = ("user", "team")
+
+
+admin.site.unregister((User, Group))
+
+
+@admin.register(User)
+class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
+    """Django's, with plain lists for rights: the two boxes with a filter name their fields in a way not every reader hears."""
+
+    filter_horizontal = ()
+
+
+@admin.register(Group)
+class RightsAdmin(GroupAdmin):
+    filter_horizontal = ()
 
 
 @admin.register(ApiKey)
