@@ -5,7 +5,8 @@ People come in by session. Reading needs the scope `experiments:read` by being i
 
 import csv
 from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from datetime import datetime
+from functools import lru_cache, wraps
 from typing import Any, cast
 
 from django.contrib import messages
@@ -13,14 +14,16 @@ from django.contrib.auth.models import User
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.core.signing import BadSignature
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.cache import patch_vary_headers
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from decisioning.access import keys as access_keys
+from decisioning.access import pictures
 from decisioning.access.middleware import own_transaction
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
@@ -36,6 +39,7 @@ from decisioning.board.presenters import (
     policies,
     promises,
     records,
+    sheets,
     webhooks,
 )
 from decisioning.ledger import channels
@@ -48,13 +52,18 @@ from gates.decisions import DecisionRefused, record_decision
 from gates.models import PolicyVersion
 from telemetry import events, pulls
 from telemetry.models import QuarantinedEvent, Source
-from telemetry.sources import SourceRefused
+from telemetry.sources import SourceFailed, SourceRefused, preview
 
 type View = Callable[..., HttpResponse]
 
 
 def person(view: View) -> View:
-    """Only somebody who is signed in; a key is for the API."""
+    """Only somebody who is signed in; a key is for the API. No answer is kept by a browser."""
+    return never_cache(signed_in(view))
+
+
+def signed_in(view: View) -> View:
+    """As `person`, for what a browser may keep."""
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -64,7 +73,7 @@ def person(view: View) -> View:
             raise BadRequest("No text holds a NUL character.")
         return view(request, *args, **kwargs)
 
-    return never_cache(guarded)
+    return guarded
 
 
 def who(request: HttpRequest) -> Principal:
@@ -98,6 +107,36 @@ def spreadsheet(name: str, rows: Iterable[Iterable[object]]) -> HttpResponse:
             [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell for cell in row]
         )
     return response
+
+
+def sheet(
+    name: str,
+    rows: Callable[[Principal, QueryDict, datetime], Iterable[Iterable[object]]],
+    *,
+    need: Scope | None = None,
+) -> View:
+    """The door of one table of the portal as a spreadsheet; `need` is asked for in any team."""
+
+    @require_GET
+    @person
+    def view(request: HttpRequest) -> HttpResponse:
+        if need and not who(request).may(need):
+            raise PermissionDenied(f"This needs the right {need} in a team.")
+        return spreadsheet(f"{name}.csv", rows(who(request), request.GET, timezone.now()))
+
+    return view
+
+
+def sheet_of(name: str, rows: Callable[[dossier.Dossier], Iterable[Iterable[object]]]) -> View:
+    """The same for a table of one experiment."""
+
+    @require_GET
+    @person
+    def view(request: HttpRequest, ref: str) -> HttpResponse:
+        e = found(request, ref)
+        return spreadsheet(f"{e.key}-{name}.csv", rows(dossier.Dossier(e, who(request), now=timezone.now())))
+
+    return view
 
 
 def found(request: HttpRequest, ref: str) -> Experiment:
@@ -375,14 +414,40 @@ def upload(request: HttpRequest, ref: str, variant: str) -> HttpResponse:
 
 
 @require_GET
-@person
+@signed_in
 def asset(request: HttpRequest, pk: int) -> HttpResponse:
     """A picture, never as anything a browser would run."""
     picture = Asset.objects.filter(pk=pk).first()
     if picture is None:
         raise Http404(str(pk))
-    headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "inline"}
-    return HttpResponse(bytes(picture.body), content_type=picture.media_type, headers=headers)
+    return _picture(bytes(picture.body), picture.media_type)
+
+
+@require_GET
+@signed_in
+def asset_small(request: HttpRequest, pk: int) -> HttpResponse:
+    """The same picture as lists show it, hundreds of times lighter."""
+    if not Asset.objects.filter(pk=pk).exists():
+        raise Http404(str(pk))
+    return _picture(*_small(pk))
+
+
+@lru_cache(maxsize=512)
+def _small(pk: int) -> tuple[bytes, str]:
+    """Kept by the process: a picture never changes, and whether the person may see it was asked before."""
+    return pictures.small(bytes(Asset.objects.values_list("body", flat=True).get(pk=pk)))
+
+
+def _picture(body: bytes, media_type: str) -> HttpResponse:
+    """A picture never changes, so the browser of the person who may see it keeps it for a day."""
+    headers = {
+        "X-Content-Type-Options": "nosniff",
+        "Content-Disposition": "inline",
+        "Cache-Control": "private, max-age=86400, immutable",
+    }
+    response = HttpResponse(body, content_type=media_type, headers=headers)
+    patch_vary_headers(response, ["Cookie"])  # the next person at this browser asks anew
+    return response
 
 
 @require_GET
@@ -461,6 +526,22 @@ def sources(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @person
+def source_try(request: HttpRequest, pk: int) -> HttpResponse:
+    """What a run would do: the query is run and its first rows are taken in, then that is undone."""
+    source = get_object_or_404(Source.objects.select_related("team"), pk=pk)
+    allowed(request, Scope.TELEMETRY, source.team_id)
+    now = timezone.now()
+    shown = records.sources(who(request), is_staff=cast("User", request.user).is_staff, now=now)
+    status = 200
+    try:
+        shown["tried"] = records.tried(source, preview(source, now=now), now=now)
+    except (SourceRefused, SourceFailed) as refusal:
+        status, shown["failed"] = 422, {"key": source.key, "text": str(refusal)}
+    return page(request, "board/sources.html", shown, here="freshness", title="Sources", status=status, exact=False)
+
+
+@require_POST
+@person
 def source_refresh(request: HttpRequest, pk: int) -> HttpResponse:
     """Pull a source now; a job does it, and the refresh log tells what came of it."""
     source = get_object_or_404(Source.objects.select_related("team"), pk=pk)
@@ -508,6 +589,16 @@ def _candidate(request: HttpRequest, pk: int, number: int) -> PolicyVersion:
     if version.team_id is not None:
         allowed(request, Scope.POLICIES, version.team_id)
     return version
+
+
+@require_GET
+@person
+def policy_backtest_csv(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    version = policies.find(pk, number)
+    if version is None:
+        raise Http404(str(pk))
+    name = f"{version.policy.name}-{version.number}-backtest.csv"
+    return spreadsheet(name, sheets.of_backtest(version))
 
 
 @require_POST
@@ -653,6 +744,12 @@ def webhook(request: HttpRequest, pk: int) -> HttpResponse:
     channel = _channel(request, pk)
     shown = webhooks.webhook(channel, request.GET, now=timezone.now())
     return page(request, "board/webhook.html", shown, here="profile", title=channel.name, exact=False)
+
+
+@require_GET
+@person
+def deliveries_csv(request: HttpRequest, pk: int) -> HttpResponse:
+    return spreadsheet(f"deliveries-{pk}.csv", sheets.of_deliveries(_channel(request, pk), request.GET))
 
 
 @require_POST

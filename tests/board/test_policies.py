@@ -1,10 +1,12 @@
 """A candidate policy: backtested first, then activated by somebody who did not write it."""
 
+from datetime import timedelta
+
 from django.contrib.auth.models import User
 from django.test import Client
 
 from decisioning.access.models import Team
-from gates.models import Backtest, Policy, PolicyVersion
+from gates.models import Backtest, Cursor, Policy, PolicyBinding, PolicyVersion
 from gates.policy import DEFAULT_BODY
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
@@ -96,3 +98,22 @@ def test_a_viewer_is_offered_neither(scene: Scene, ines: User, growth: Team) -> 
     assert "Activate version" not in viewer.get(f"/policies/{version.policy_id}/2").text
     assert viewer.post(f"/policies/{version.policy_id}/2/backtest").status_code == 403
     assert viewer.post(f"/policies/{version.policy_id}/2/activate").status_code == 403
+
+
+def test_what_changed_in_the_policy_while_an_experiment_ran_stands_in_its_timeline(board: Client, scene: Scene) -> None:
+    e = scene.experiment(days=2, rows=False)
+    with as_role("owner"):
+        policy = Policy.objects.create(name="careful", team=scene.team, created_at=scene.now)
+        common = {"policy": policy, "team": scene.team, "author": "ada", "created_at": scene.now, "body": DEFAULT_BODY}
+        for number, days in ((1, 9), (2, 1)):
+            at = scene.now - timedelta(days=days)
+            version = PolicyVersion.objects.create(number=number, activated_at=at, activated_by="mei", **common)
+        Cursor.objects.filter(experiment=e).update(policy_version=version)
+        PolicyBinding.objects.create(team=scene.team, experiment=e, policy=policy)
+
+    text = board.get(f"/experiments/{e.key}").text.split('id="timeline"')[1]
+
+    assert "Policy careful, version 2 went live" in text
+    assert "By mei. It judges from the next slot on." in text
+    assert "version 1 went live" not in text, "that was before it began"
+    assert "For the experiment, by" in text

@@ -1,11 +1,11 @@
 """What was written down can be read, filtered and taken along; keys and pictures come and go."""
 
-import struct
-import zlib
+import io
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from PIL import Image
 
 from decisioning.access.models import ApiKey, Team
 from experiments.models import Asset
@@ -13,14 +13,11 @@ from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 
 
-def png() -> bytes:
-    """The smallest picture there is."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+def png(size: tuple[int, int] = (1, 1)) -> bytes:
+    """A picture in which hardly anything repeats."""
+    out = io.BytesIO()
+    Image.effect_noise(size, 90).save(out, "PNG")
+    return out.getvalue()
 
 
 @pytest.fixture
@@ -85,10 +82,27 @@ def test_a_picture_is_kept_with_its_words_and_served_as_nothing_but_a_picture(bo
     with as_role("owner"):
         asset = Asset.objects.defer("body").get()
     assert 'alt="All fields on one page"' in board.get(f"/experiments/{e.key}").text
-    assert f'<img src="/assets/{asset.pk}" alt="treatment: All fields on one page"' in board.get("/").text
+    assert f'<img src="/assets/{asset.pk}/small" alt="treatment: All fields on one page"' in board.get("/").text
     served = board.get(f"/assets/{asset.pk}")
     assert (served["Content-Type"], served["X-Content-Type-Options"]) == ("image/png", "nosniff")
     assert served.content.startswith(b"\x89PNG")  # drawn anew: nothing but the picture is kept
+
+
+def test_a_list_loads_a_picture_of_its_own_size_that_the_browser_keeps(board: Client, scene: Scene) -> None:
+    e = scene.experiment(rows=False)
+    large = SimpleUploadedFile("large.png", png((1200, 900)), "image/png")
+    board.post(f"/experiments/{e.key}/variants/treatment/picture", {"image": large, "alt": "The whole page"})
+    with as_role("owner"):
+        asset = Asset.objects.defer("body").get()
+
+    whole, small = (board.get(f"/assets/{asset.pk}{end}") for end in ("", "/small"))
+
+    assert Image.open(io.BytesIO(small.content)).size == (192, 120)
+    assert len(small.content) * 20 < len(whole.content)
+    assert (small["Content-Type"], small["X-Content-Type-Options"]) == ("image/webp", "nosniff")
+    assert "max-age=86400" in small["Cache-Control"]
+    assert "Cookie" in small["Vary"]
+    assert Client().get(f"/assets/{asset.pk}/small").status_code == 302
 
 
 @pytest.mark.parametrize(("body", "alt"), [(b"<script>alert(1)</script>", "A page"), (png(), "")])

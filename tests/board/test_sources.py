@@ -1,8 +1,11 @@
 """Sources on the board: whoever may send rows may ask for a pull, and hears when one is under way."""
 
-from django.test import Client
+from pathlib import Path
 
-from telemetry.models import RefreshRun, Source
+from django.test import Client
+from pytest_django import Settings
+
+from telemetry.models import ExperimentKpi, RefreshRun, Source
 from tests.board.scenes import HOUR, Scene, person
 from tests.conftest import as_role
 
@@ -25,3 +28,37 @@ def test_a_source_is_refreshed_from_its_page_by_whoever_may_send_rows(board: Cli
     onlooker.force_login(person("vic", scene.team, role="viewer"))
     assert "Refresh warehouse now" not in onlooker.get("/sources").text
     assert onlooker.post(f"/sources/{source.pk}/refresh").status_code == 403
+
+
+def test_a_dry_run_shows_what_a_run_would_bring_and_keeps_nothing(
+    board: Client, scene: Scene, settings: Settings, tmp_path: Path
+) -> None:
+    settings.SOURCES_DIR = tmp_path
+    e = scene.experiment(days=1, rows=False)
+    ts = (scene.now - HOUR).isoformat()
+    rows = [f"{e.key},control,{ts},3.5,10,2.0", f"{e.key},nobody,{ts},3.5,10,2.0"]
+    (tmp_path / "rows.csv").write_text("\n".join(["experiment,variant,ts,value,n,variance", *rows]))
+    query = "SELECT * FROM rows WHERE ts > :since AND ts <= :until"
+    with as_role("owner"):
+        source = Source.objects.create(
+            key="exports", team=scene.team, kind="file", path="rows.csv", query=query, schedule_s=900, metrics=["vrps"],
+            created_at=scene.now - HOUR, due_at=scene.now,
+        )  # fmt: skip
+    assert "Try exports out" in board.get("/sources").text
+
+    tried = board.post(f"/sources/{source.pk}/try")
+
+    assert tried.status_code == 200
+    assert "1 new, 0 changed, 0 duplicate, 1 refused." in tried.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "nobody" in tried.text, "the row that would be refused is shown with its reason"
+    with as_role("owner"):
+        assert not ExperimentKpi.objects.exists()
+        assert not RefreshRun.objects.exists()
+
+    (tmp_path / "rows.csv").unlink()
+    failed = board.post(f"/sources/{source.pk}/try")
+    assert failed.status_code == 422
+    assert "exports would fail" in failed.text
+    onlooker = Client()
+    onlooker.force_login(person("vic", scene.team, role="viewer"))
+    assert onlooker.post(f"/sources/{source.pk}/try").status_code == 403

@@ -6,6 +6,7 @@ from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+from django.db.models import Q
 from django.urls import reverse
 
 from decisioning.access.principal import Principal
@@ -21,7 +22,7 @@ from decisioning.ledger.models import Entry
 from experiments.lifecycle import BY_HAND, allowed
 from experiments.models import Asset, Experiment, Pause, Variant
 from gates import evidence, readings
-from gates.models import Cursor, Decision, Evidence, Recommendation
+from gates.models import Cursor, Decision, Evidence, PolicyVersion, Recommendation
 from gates.outlook import Outlook, outlook
 from gates.plan import Kpi
 from telemetry.models import ExperimentKpi, RefreshRun
@@ -117,6 +118,7 @@ def experiment(d: Dossier, *, answer: Mapping[str, Any] | None = None) -> dict[s
         "runs": present_runs(runs, now=d.now),
         "runs_url": f"{reverse('refresh_log')}?experiment={e.key}",
         "split": _split(d),
+        "shares": _shares(d, goal),
         "variants": _variants(d, goal),
         "may_edit": d.principal.may(Scope.WRITE, e.team_id),
         "trail": trail(d),
@@ -567,6 +569,44 @@ def _split(d: Dossier) -> str:
     )
 
 
+def _shares(d: Dossier, goal: Kpi | None) -> dict[str, Any] | None:
+    """Each variant's share of the units that were in by the end of each day; None while there is nothing to split."""
+    if goal is None or len(d.arms) < 2:
+        return None
+    units = {v.key: {x.day: x.units for x in d.series.get((d.e.pk, goal.metric, v.key), [])} for v in d.arms}
+    days = sorted(day for day in set.intersection(*map(set, units.values())) if any(of[day] for of in units.values()))
+    if not days:
+        return None
+    whole = {day: sum(of[day] for of in units.values()) for day in days}
+    arms = sorted(d.arms, key=lambda v: not v.control)
+    lines = [
+        (_CSS[min(j + (0 if d.control else 1), 8)], [units[v.key][day] / whole[day] for day in days])
+        for j, v in enumerate(arms)
+    ]
+    labels = [history.day_text(day) for day in days]
+    draw: dict[str, Any] = {
+        "days": labels,
+        "show": lambda share: words.share(share, 1),
+        "title": "Share of units by the end of each day",
+        "desc": "One line for each variant",
+    }
+    return {
+        "what": f"Units of {goal.name or goal.metric}, counted from the start",
+        "wide": svg(charts.values(lines, uid="xw", width=720, **draw)),
+        "narrow": svg(charts.values(lines, uid="xn", width=340, **draw)),
+        "legend": [{"css": css, "text": v.name or v.key} for (css, _), v in zip(lines, arms, strict=True)],
+        "table": {
+            "summary": "The split as a table",
+            "heads": ["Day", *(head for v in arms for head in (f"{v.name or v.key}, units", "share"))],
+            "rows": [
+                [label, *(text for v, (_, shares) in zip(arms, lines, strict=True)
+                          for text in (words.count(units[v.key][day]), words.share(shares[i], 2)))]
+                for i, (label, day) in enumerate(zip(labels, days, strict=True))
+            ],
+        },
+    }  # fmt: skip
+
+
 def _variants(d: Dossier, goal: Kpi | None) -> list[dict[str, Any]]:
     total = sum(v.weight for v in d.arms) or 1
     counted: dict[str, int] = {}
@@ -662,6 +702,7 @@ def trail(d: Dossier) -> list[dict[str, Any]]:
                 },
             )
         )
+    told += _policy_changes(e, d)
     corrections = Entry.objects.filter(
         experiment_id=e.pk, content_type__model="experimentkpi", action__gte=Entry.Action.UPDATE
     )
@@ -693,6 +734,29 @@ def trail(d: Dossier) -> list[dict[str, Any]]:
         )
     told.sort(key=lambda item: item[0], reverse=True)
     return [{"at": at.isoformat(), "when": words.instant(at, now), **line} for at, line in told[:TRAIL]]
+
+
+def _policy_changes(e: Experiment, d: Dossier) -> list[tuple[datetime, dict[str, str]]]:
+    """Versions of its policy that went live while it was open, and when another policy was chosen for it or its team."""
+    version = d.cursor.policy_version if d.cursor else None
+    began, ended = e.created_at, e.ended_at or d.now
+    out = []
+    if version:
+        live = PolicyVersion.objects.filter(policy=version.policy_id, activated_at__range=(began, ended))
+        for v in live.order_by("-activated_at")[:TRAIL]:
+            what = f"Policy {version.policy.name}, version {v.number} went live"
+            out.append((v.activated_at, what, f"By {v.activated_by or 'the portal'}. It judges from the next slot on."))
+    chosen = Entry.objects.filter(
+        Q(experiment_id=e.pk) | Q(experiment_id=None, team_id=e.team_id),
+        content_type__app_label="gates",
+        content_type__model="policybinding",
+        timestamp__range=(began, ended),
+    )
+    for entry in chosen.order_by("-id")[:TRAIL]:
+        whose = "the experiment" if entry.experiment_id else "its team"
+        what = "Policy no longer set" if entry.action == Entry.Action.DELETE else "Policy chosen"
+        out.append((entry.timestamp, what, f"For {whose}, by {entry.actor_name}."))
+    return [(at, {"icon": "doc", "tone": "", "what": what, "detail": said}) for at, what, said in out if at]
 
 
 def _made_by(e: Experiment) -> str:

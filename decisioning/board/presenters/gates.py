@@ -217,6 +217,7 @@ def row(
     return {
         "name": name_of(gate, metrics) + (f", {variant}" if several and variant else ""),
         "kind": kind,
+        "verdict": gate["verdict"],
         "pill": words.pill(gate["verdict"], words.VERDICTS[gate["verdict"]]),
         "since": words.instant(parse_datetime(gate["since"]), now) if gate.get("since") else "",
         "estimate": text,

@@ -262,7 +262,12 @@ def _pictures(facts: Facts, pk: int, variant: str | None) -> list[dict[str, str]
     chosen = variant or next((v.key for v in plan.subjects), "")
     shown = [v.key for v in plan.variants if v.control or v.key == chosen]
     return [
-        {"url": reverse("asset", args=[kept[key].pk]), "alt": kept[key].alt, "variant": key}
+        {
+            "url": reverse("asset", args=[kept[key].pk]),
+            "small": reverse("asset_small", args=[kept[key].pk]),
+            "alt": kept[key].alt,
+            "variant": key,
+        }
         for key in shown
         if key in kept
     ]

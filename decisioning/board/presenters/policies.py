@@ -105,6 +105,9 @@ def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         "steps": _steps(version, principal, candidate=candidate, now=now),
         "trial": _trial(version, principal, now=now) if compared else None,
         "activate": _activate(version, principal) if candidate else None,
+        "next_url": f"{reverse('admin:gates_policyversion_add')}?policy={version.policy_id}"
+        if principal.is_admin
+        else "",
         "versions_note": "What a version says never changes; another one replaces it.",
         "versions": [
             {
@@ -228,6 +231,7 @@ def _trial(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
     return {
         "note": f"Over {words.plural(len(experiments), 'recorded experiment')}, {asked}.",
         "ask": ask,
+        "csv": reverse("policy_backtest_csv", args=[version.policy_id, version.number]),
         "tally": [{"label": label, "figure": figure, "hint": hint} for label, figure, hint in tally],
         "rows": [
             {

@@ -21,6 +21,7 @@ from decisioning.ledger import seals
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
+from telemetry.sources import Preview
 
 PAGE = 50
 CSV_ROWS = 10_000
@@ -322,6 +323,7 @@ def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str,
                 "refresh_url": reverse("source_refresh", args=[s.pk])
                 if s.enabled and principal.may(Scope.TELEMETRY, s.team_id)
                 else "",
+                "try_url": reverse("source_try", args=[s.pk]) if principal.may(Scope.TELEMETRY, s.team_id) else "",
             }
         )
     return {
@@ -334,6 +336,28 @@ def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str,
             "label": "Add a source",
         },
     }
+
+
+def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
+    """What a dry run found: the counts a run would report, and the first rows as the query yields them."""
+    told = seen.stored
+    heads = list(dict.fromkeys(name for row in seen.rows for name in row))
+    counts = [
+        ("new", told.accepted),
+        ("changed", told.changed),
+        ("duplicate", told.duplicates),
+        ("refused", told.refused),
+    ]
+    return {
+        "key": source.key,
+        "said": f"Rows since {words.instant(seen.since, now)}: "
+        + ", ".join(f"{n:,} {kind}" for kind, n in counts)
+        + (", in the first part alone." if seen.more else "."),
+        "problems": list(told.problems[:5]),
+        "heads": heads,
+        "rows": [[_cell(row.get(name)) if not isinstance(row.get(name), datetime) else row[name].isoformat() for name in heads]
+                 for row in seen.rows],
+    }  # fmt: skip
 
 
 def keys(principal: Principal, *, now: datetime) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from django.urls import reverse
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import words
-from decisioning.board.presenters.frame import before, older, options
+from decisioning.board.presenters.frame import before, older, options, query
 from decisioning.ledger.channels import address_of
 from decisioning.ledger.models import Channel, Delivery
 
@@ -66,6 +66,7 @@ def webhook(channel: Channel, params: QueryDict, *, now: datetime) -> dict[str, 
         "facts": _facts(channel, now),
         "test_url": reverse("webhook_test", args=[channel.pk]),
         "delete_url": reverse("webhook_delete", args=[channel.pk]),
+        "csv": reverse("deliveries_csv", args=[channel.pk]) + query(params, before=None),
         "states": options(STATES, chosen),
         "deliveries": [_delivery(d, channel, now) for d in found[:PAGE]],
         "pages": older(params, found, size=PAGE, noun="delivery", nouns="deliveries"),

@@ -1,0 +1,200 @@
+"""Tables for a spreadsheet: the headings, then one line a row, with values as they are stored and nothing rounded.
+
+The board's list, the audit, the refresh log and an experiment's rows have theirs beside their pages; these are all others.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Count
+from django.http import QueryDict
+
+from decisioning.access.models import ApiKey
+from decisioning.access.principal import Principal
+from decisioning.board.presenters import freshness, promises, webhooks
+from decisioning.board.presenters.dossier import Dossier, trail
+from decisioning.ledger.models import Channel, Delivery
+from gates import trials
+from gates.models import Cursor, PolicyVersion
+from telemetry.models import QuarantinedEvent, Source
+
+MOST = 10_000
+type Sheet = list[Sequence[object]]
+
+
+def _sheet(heads: str, rows: Iterable[Sequence[object]]) -> Sheet:
+    return [heads.split(), *rows]
+
+
+# The portal ------------------------------------------------------------------------------------------------------------
+
+
+def of_freshness(_who: Principal, _params: QueryDict, now: datetime) -> Sheet:
+    found = sorted(freshness.ages(None, now=now), key=lambda a: a.badness, reverse=True)[:MOST]
+    p95 = freshness.latencies(found, now=now)
+
+    def after(a: freshness.Age, seconds: int) -> datetime | None:
+        return a.watermark + timedelta(seconds=seconds) if a.watermark else None
+
+    return _sheet(
+        "experiment metric role state age_s data_watermark due_at stale_at telemetry_p95_s last_received_at",
+        (
+            [a.experiment_key, a.metric, a.role, a.state, a.age_s, a.watermark, after(a, a.expected_every_s),
+             after(a, a.limit_s), p95.get((a.experiment_id, a.metric)), a.received_at]
+            for a in found
+        ),
+    )  # fmt: skip
+
+
+def of_sources(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
+    return _sheet(
+        "key team kind path url_env metrics schedule_s enabled failures last_refresh_at due_at",
+        (
+            [s.key, s.team.key, s.kind, s.path, s.url_env, " ".join(s.metrics), s.schedule_s, s.enabled, s.failures,
+             s.last_refresh_at, s.due_at]
+            for s in Source.objects.select_related("team").order_by("key")[:MOST]
+        ),
+    )  # fmt: skip
+
+
+def of_quarantine(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
+    held = QuarantinedEvent.objects.select_related("team").order_by("-id")[:MOST]
+    return _sheet(
+        "id received_at team type source event_id reason replayed_at body",
+        (
+            [e.pk, e.received_at, e.team.key, e.type, e.source, e.event_id, e.reason, e.replayed_at,
+             json.dumps(e.body, ensure_ascii=False)]
+            for e in held
+        ),
+    )  # fmt: skip
+
+
+def of_promises(who: Principal, _params: QueryDict, now: datetime) -> Sheet:
+    return _sheet(
+        "promise value target holds budget_left told",
+        (
+            [p.name, p.value, p.limit, p.holds, p.budget_left, "; ".join(f"{label}: {text}" for label, text in p.facts)]
+            for p in promises.levels(promises.figures(who, now=now))
+        ),
+    )
+
+
+def of_policies(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
+    judged = Cursor.objects.filter(policy_version__isnull=False).values_list("policy_version")
+    used = dict(judged.annotate(n=Count("pk")).order_by())
+    versions = PolicyVersion.objects.select_related("policy__team").order_by("policy__name", "policy_id", "number")
+    return _sheet(
+        "policy team version author created_at activated_at activated_by judges body",
+        (
+            [v.policy.name, v.policy.team.key if v.policy.team else None, v.number, v.author, v.created_at, v.activated_at,
+             v.activated_by, used.get(v.pk, 0), json.dumps(v.body)]
+            for v in versions[:MOST]
+        ),
+    )  # fmt: skip
+
+
+def of_backtest(version: PolicyVersion) -> Sheet:
+    """Every variant of every recorded experiment, also those in which nothing changes; empty without a finished backtest."""
+    newest = trials.newest(version)
+    found: Mapping[str, Any] = (newest.result if newest else None) or {}
+
+    def said(decided: Mapping[str, Any] | None) -> list[object]:
+        return [decided["action"], decided["code"]] if decided else ["hold", ""]
+
+    return _sheet(
+        "experiment variant live_action live_code candidate_action candidate_code days_saved",
+        (
+            [e["experiment"], v["variant"], *said(v["live"]), *said(v["candidate"]), v["days_saved"]]
+            for e in found.get("experiments", [])
+            for v in e["variants"]
+        ),
+    )
+
+
+# Keys and receivers ----------------------------------------------------------------------------------------------------
+
+
+def of_keys(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
+    return _sheet(
+        "key team owner scopes agent rate created_at expires_at revoked_at last_used_at",
+        (
+            [str(k), k.team.key, str(k.owner or ""), " ".join(k.scopes), k.agent, k.rate, k.created_at, k.expires_at,
+             k.revoked_at, k.last_used_at]
+            for k in ApiKey.objects.select_related("team", "owner").order_by("-id")[:MOST]
+        ),
+    )  # fmt: skip
+
+
+def of_webhooks(who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
+    found, teams = Channel.objects.select_related("team").order_by("-id"), webhooks.may_see(who)
+    if teams is not None:
+        found = found.filter(team__in=teams)
+    return _sheet(
+        "name team kind events enabled failures failing_since disabled_reason created_at created_by",
+        (
+            [c.name, c.team.key, c.kind, " ".join(c.events), c.enabled, c.failures, c.failing_since, c.disabled_reason,
+             c.created_at, c.created_by]
+            for c in found[:MOST]
+        ),
+    )  # fmt: skip
+
+
+def of_deliveries(channel: Channel, params: QueryDict) -> Sheet:
+    found = Delivery.objects.select_related("message").filter(channel=channel).order_by("-id")
+    if (state := params.get("state", "")) in webhooks.STATES:
+        found = found.filter(state=state)
+    return _sheet(
+        "message type happened_at experiment state attempts next_at last_status last_error delivered_at",
+        (
+            [f"msg_{d.message_id}", d.message.type, d.message.created_at, d.message.data.get("experiment"), d.state, d.attempts,
+             d.next_at, d.last_status, d.last_error, d.delivered_at]
+            for d in found[:MOST]
+        ),
+    )  # fmt: skip
+
+
+# One experiment --------------------------------------------------------------------------------------------------------
+
+
+def of_gates(d: Dossier) -> Sheet:
+    def figures(gate: Mapping[str, Any]) -> list[object]:
+        names = ("estimate", "lower", "upper", "running_lower", "running_upper", "n", "p")
+        return [(gate.get("reading") or {}).get(name) for name in names]
+
+    return _sheet(
+        "gate kind variant metric verdict since estimate lower upper running_lower running_upper n p reason",
+        (
+            [g["gate"], g["kind"], g.get("variant"), g.get("metric"), g["verdict"], g.get("since"), *figures(g), g.get("reason")]
+            for g in d.gates
+        ),
+    )  # fmt: skip
+
+
+def of_effects(d: Dossier) -> Sheet:
+    """The first goal's effect on each treatment, as the gates read it at the last look of each day."""
+    return _sheet(
+        "variant day estimate lower upper n",
+        (
+            [variant, r.day, r.point.estimate, r.point.lower, r.point.upper, r.n]
+            for (_, variant), readings in sorted(d.facts.effects.items())
+            for r in readings
+        ),
+    )
+
+
+def of_days(d: Dossier) -> Sheet:
+    """Every KPI of every variant day by day, and the units that were in by the end of each day."""
+    return _sheet(
+        "metric variant day value units_so_far value_so_far",
+        (
+            [metric, variant, day.day, day.value, day.units, day.so_far]
+            for (_, metric, variant), days in sorted(d.series.items())
+            for day in days
+        ),
+    )
+
+
+def of_trail(d: Dossier) -> Sheet:
+    return _sheet("at what detail", ([line["at"], line["what"], line["detail"]] for line in trail(d)))
