@@ -1,5 +1,6 @@
 """Every page in a real browser, light and dark, wide and narrow: nothing for axe, the console or a sideways scroll to complain of."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ PAGES = ["/", "/?q=nothing+like+it", "/new", "/experiments/checkout-one-page", "
 ADMIN = ["/admin/", "/admin/experiments/experiment/", "/admin/experiments/experiment/2/change/", "/admin/experiments/experiment/2/history/",
          "/admin/experiments/experiment/2/rows/", "/admin/experiments/metric/add/", "/admin/gates/policy/", "/admin/gates/policy/add/",
          "/admin/telemetry/source/", "/admin/telemetry/source/import/", "/admin/ledger/entry/", "/admin/ledger/channel/", "/admin/ledger/delivery/",
-         "/admin/auth/user/", "/admin/auth/user/add/"]  # fmt: skip
+         "/admin/auth/user/", "/admin/auth/user/add/", "/admin/auth/group/add/", "/admin/access/membership/add/", "/admin/gates/policybinding/add/",
+         "/admin/gates/decision/", "/admin/gates/policyversion/", "/admin/gates/policyversion/1/change/"]  # fmt: skip
 COLOUR = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
 
@@ -71,6 +73,19 @@ def test_no_page_has_a_fault_for_axe_an_error_in_the_console_or_a_sideways_scrol
         found += faults(admin_page, path)
     assert not found, "\n".join(found)
     assert [c for c in complaints if "/nowhere" not in c] == []
+
+
+@pytest.mark.looks
+def test_a_report_is_one_page_on_paper_and_dark_on_white_whatever_the_screen_shows(
+    admin_page: Page, served: str
+) -> None:
+    for key in ("checkout-one-page", "scene-8", "scene-12"):  # a proposal, two treatments, an answer
+        admin_page.goto(f"{served}/experiments/{key}/report")
+        admin_page.emulate_media(color_scheme="dark", media="print")
+        paper = admin_page.pdf(prefer_css_page_size=True)
+        assert len(re.findall(rb"/Type\s*/Page[^s]", paper)) == 1, key
+        ink = str(admin_page.evaluate("getComputedStyle(document.querySelector('h1')).color"))
+        assert max(map(int, re.findall(r"\d+", ink)[:3])) < 80, ink
 
 
 @pytest.mark.looks
