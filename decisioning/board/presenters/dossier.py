@@ -583,10 +583,14 @@ def _shares(d: Dossier, goal: Kpi | None) -> dict[str, Any] | None:
         (_CSS[min(j + (0 if d.control else 1), 8)], [units[v.key][day] / whole[day] for day in days])
         for j, v in enumerate(arms)
     ]
-    labels = [history.day_text(day) for day in days]
+    labels, weights = [history.day_text(day) for day in days], sum(v.weight for v in arms)
     draw: dict[str, Any] = {
         "days": labels,
-        "show": lambda share: words.share(share, 1),
+        "show": lambda share: words.share(share, 2),
+        "limits": [
+            Post(share, f"planned {words.share(share)}", "hold", "right")
+            for share in sorted({v.weight / weights for v in arms})
+        ],
         "title": "Share of units by the end of each day",
         "desc": "One line for each variant",
     }
