@@ -195,7 +195,7 @@ def beat(*, now: dt.datetime) -> None:
 def as_of(experiment: Experiment, slot: dt.datetime) -> dict[str, Any]:
     """What the gates say of a past slot on the rows stored now, in the document's words; nothing is written."""
     judging = load([experiment.pk])[0]
-    return found_in(_rebuilt(judging, slot).evaluations[-1])
+    return found_in(_rebuilt(judging, slot).tellings[-1].evaluation)
 
 
 def differences(experiment: Experiment) -> list[str]:
@@ -559,10 +559,10 @@ def _prove(draft: Draft, stored: Sequence[bytes]) -> None:
         return
     judging, folded = draft.judging, draft.outcome.folded
     steps = folded.steps if folded.rebuilt else [_STEP.decode(body) for body in stored]
-    judged = {telling.slot: telling.evaluation for telling in folded.tellings}
+    judged = {telling.slot: telling for telling in folded.tellings}
     for evaluation, detail in zip(draft.evaluations, draft.details, strict=True):
         behind = [step for step in steps if step.slot <= detail.slot]
-        assembled = evidence.assemble(judging.policy, judging.plan, behind, detail, judged[detail.slot])
+        assembled = evidence.assemble(judging.policy, judging.plan, behind, detail, judged[detail.slot].evaluation)
         body = evidence.canonical_bytes(assembled)
         evaluation.evidence_digest = evidence.digest(body)
         draft.bodies[evaluation.evidence_digest] = zlib.compress(body)
@@ -646,7 +646,7 @@ def _tell(draft: Draft, rows: Mapping[int, Rows], now: dt.datetime) -> None:
 def _reconcile(draft: Draft, now: dt.datetime) -> list[Recommendation]:
     """Make the open recommendations those the fold has latched: new ones are proposed, others superseded or withdrawn."""
     outcome = draft.outcome
-    newest = outcome.folded.evaluations[-1]
+    newest = outcome.folded.tellings[-1].evaluation
     wanted: dict[tuple[str | None, str, str, int | None], JudgedRecommendation] = {
         (r.variant, r.action, r.code, r.proposed_slot): r for r in _asked(outcome.judging.plan, newest, outcome.folded)
     }
@@ -757,7 +757,7 @@ def _revise(draft: Draft, rows: Rows) -> None:
             continue
         version = of.policy_version
         policy = parse(version.body, name=version.policy.name, version=version.number)
-        would = fold(policy, judging.plan, rows, to=to_us(slot)).evaluations[-1]
+        would = fold(policy, judging.plan, rows, to=to_us(slot)).tellings[-1].evaluation
         told = next(
             (r for r in (would.recommendation, *would.variants) if of.variant is None or r.variant == of.variant.key),
             would.recommendation,
@@ -776,7 +776,7 @@ def _show(draft: Draft, open_: Sequence[Recommendation], *, over: bool) -> None:
 
     The words of a recommendation never run ahead of its evidence, so that each of its figures can be proved.
     """
-    judging, found = draft.judging, found_in(draft.outcome.folded.evaluations[-1])
+    judging, found = draft.judging, found_in(draft.outcome.folded.tellings[-1].evaluation)
     on_record = draft.records[max(draft.records)]
     cursor = judging.cursor
     before = cursor.shown or {}
@@ -837,9 +837,12 @@ def _move_cursors(judgings: Sequence[Judging]) -> None:
               revisions = w.revisions, missed_slots = w.missed_slots
             FROM json_to_recordset(%s) AS w(experiment_id bigint, judged_to timestamptz, due_at timestamptz, quiet_to timestamptz,
               asked_slot timestamptz, fold int, policy_version_id bigint, state text, shown jsonb, revisions jsonb, missed_slots bigint)
-            WHERE c.experiment_id = w.experiment_id
-            """,
-            [msgspec.json.encode([_written(judging.cursor) for judging in judgings]).decode()],
+            WHERE c.experiment_id = w.experiment_id AND c.experiment_id = ANY (%s)
+            """,  # the ids once more, so that one experiment's cursor is found without reading all of them
+            [
+                msgspec.json.encode([_written(judging.cursor) for judging in judgings]).decode(),
+                [judging.cursor.pk for judging in judgings],
+            ],
         )
 
 

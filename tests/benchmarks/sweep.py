@@ -3,9 +3,11 @@
     uv run python -m tests.benchmarks.sweep [--experiments 10000] [--sample 100] [--workers 1 2 4]
 
 A PostgreSQL of its own gets one experiment with twelve hours of rows, judged by the tick, and copies of it with their cursors, facts
-and evidence. Then, wall seconds in one run: a slot at which nothing is new, one at which 1% have new rows, one at which all have, and
-the slot with nothing new judged in full, one by one, by a sample (extrapolated to all). With --workers, several processes share the slot at
-which all have new rows, as workers of the tick do; what they did is added up, so that nothing was judged twice.
+and evidence. Then, wall seconds in one run: a slot at which nothing is new, one at which 1% have new rows (a sweep as it is in life), and
+judging in full a sample of experiments, one by one in a transaction each and as many together in one. Two ratios follow: one by one,
+extrapolated to all, against the sweep as it is in life, and per experiment really folded, one by one against together. Without --quick
+also: all judged in full, and all with new rows. With --workers, several processes share the slot at which all have new rows, as workers of
+the tick do; what they did is added up, so that nothing was judged twice.
 """
 
 import argparse
@@ -171,18 +173,19 @@ def judged(now: datetime) -> tuple[int, int, int]:
     return folded, passed, written
 
 
-def alone(now: datetime, count: int) -> float:
-    """Seconds by the same engine for one experiment after the other, a transaction each, of the first `count` that are due."""
+def in_full(now: datetime, count: int, at_once: int) -> float:
+    """Seconds an experiment for the first `count` that are due, each judged in full, `at_once` in a transaction."""
     from gates.evaluation import due, evaluate
 
     chunks, _ = due(now=now)
+    ids = [pk for chunk in chunks for pk in chunk][:count]
     began = time.perf_counter()
-    for pk in [pk for ids in chunks for pk in ids][:count]:
+    for first in range(0, count, at_once):
         with job():
-            done = evaluate([pk], now=now)
-        if done.failed or done.experiments != 1:
+            done = evaluate(ids[first : first + at_once], now=now)
+        if done.failed or done.experiments != at_once:
             raise RuntimeError(done)
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) / count
 
 
 @contextmanager
@@ -241,7 +244,9 @@ def timed(what: str, now: datetime, count: int) -> float:
 def main() -> None:
     known = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known.add_argument("--experiments", type=int, default=10_000)
-    known.add_argument("--sample", type=int, default=100, help="experiments judged one by one")
+    known.add_argument(
+        "--sample", type=int, default=100, help="experiments judged in full, one by one and then together"
+    )
     known.add_argument("--workers", type=int, nargs="*", default=[])
     known.add_argument("--quick", action="store_true", help="leave out the sweeps that judge all of them in full")
     known.add_argument("--as-worker", help=argparse.SUPPRESS)
@@ -257,13 +262,19 @@ def main() -> None:
         root.execute("REVOKE decisioning_owner FROM decisioning_worker")
         copied(root, of, count - 1)
         say(f"{count} running experiments, as of {END + 7 * SLOT:%H:%M}; wall seconds of one sweep:")
-        quiet = timed("  nothing is new", END + 8 * SLOT, count)
+        timed("  nothing is new", END + 8 * SLOT, count)
         sent(root, END + 9 * SLOT - timedelta(seconds=20), 0.01)
-        timed("  1% have new rows", END + 9 * SLOT, count)
+        lived = timed("  1% have new rows", END + 9 * SLOT, count)
         root.execute("UPDATE metadata.cursors SET quiet_to = NULL")
-        each = alone(END + 10 * SLOT, options.sample) / options.sample
+        root.execute("ANALYZE metadata.cursors")
+        each = in_full(END + 10 * SLOT, options.sample, 1)
+        together = in_full(END + 10 * SLOT, options.sample, options.sample)
         say(
-            f"  one by one: {each * 1000:.2f} ms each by {options.sample} of them, so {each * count:.1f} s for all; {each * count / quiet:.0f} times the quiet sweep"
+            f"  judged in full, one by one: {each * 1000:.2f} ms each by {options.sample} of them, so {each * count:.1f} s for all; "
+            f"{each * count / lived:.0f} times the sweep in which 1% have new rows"
+        )
+        say(
+            f"  judged in full, {options.sample} together: {together * 1000:.2f} ms each; one by one {each / together:.1f} times that"
         )
         if options.quick:
             return
