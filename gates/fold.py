@@ -12,13 +12,13 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from gates.facts import Days, Detail, MetricLook, Observations, Step
 from gates.facts import State as Sums
@@ -203,7 +203,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
         for position, kept in enumerate(self.kept):
             if kept.slot <= slot:
                 restored = msgspec.msgpack.decode(kept.body, type=State)
-                return msgspec.structs.replace(restored, kept=self.kept[position + 1 :])
+                return replace(restored, kept=self.kept[position + 1 :])
         return None
 
     def fits(self, policy: Policy, plan: Plan) -> bool:
@@ -285,7 +285,7 @@ class _Facts(NamedTuple):
         steps = []
         for slot in sorted({*self.by_slot, *self.looks}):
             step = self.by_slot.get(slot) or Step(slot=slot, look=True)
-            steps.append(msgspec.structs.replace(step, looks=metric_looks[slot]) if slot in metric_looks else step)
+            steps.append(replace(step, looks=metric_looks[slot]) if slot in metric_looks else step)
         return steps
 
 
@@ -309,7 +309,7 @@ def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, state: State | None
         body = _BODY.decode(state.body)
         slot, kept, rebuilt = state.slot, list(state.kept), False
         if newest is not None and newest > slot:
-            kept.insert(0, Kept(slot, _ENCODER.encode(msgspec.structs.replace(state, kept=()))))
+            kept.insert(0, Kept(slot, _ENCODER.encode(replace(state, kept=()))))
     else:
         body = _Body(Cursors.at_start(court), Memory.at_start(court))
         slot, kept, rebuilt = plan.started_at, [], True
@@ -442,9 +442,9 @@ def _facts(court: Judge, slot: int) -> str:
     policy, plan = court.policy, court.plan
     turn = bisect_right(court.turns, slot)
     if turn not in court.facts_at:
-        happened = msgspec.structs.replace(
+        happened = replace(
             plan,
-            variants=tuple(msgspec.structs.replace(v, dropped_at=_by(v.dropped_at, slot)) for v in plan.variants),
+            variants=tuple(replace(v, dropped_at=_by(v.dropped_at, slot)) for v in plan.variants),
             ended_at=_by(plan.ended_at, slot),
             pauses=tuple((begin, _by(end, slot)) for begin, end in plan.pauses if begin < slot),
             answers=tuple(answer for answer in plan.answers if answer.at <= slot),
@@ -509,6 +509,10 @@ class _Strand:
             before = n
         return news
 
+    @property
+    def news_receipts(self) -> Sequence[int]:
+        return self.received if len(self.news) == len(self.received) else [self.received[i] for i in self.news]
+
     def newest(self, instant: int) -> int | None:
         """ts of the newest news at or before an instant."""
         i = bisect_right(self.news_ts, instant)
@@ -520,7 +524,7 @@ class _Strand:
 
     def units_after(self, rows: int) -> int | None:
         """Units so far after that many unread rows."""
-        if self.units_array is not None:
+        if len(self.n) >= MANY and self.units_array is not None:
             return int(self.units_array[rows])
         if self._units is None:
             self._units = self._units_so_far()
@@ -528,9 +532,9 @@ class _Strand:
 
     @cached_property
     def units_array(self) -> Any:
-        """Units before the first unread row of many and after each; None when one does not say, and for a few rows."""
+        """Units before the first unread row and after each, of many; None when a row does not say."""
         before = self.cursor.n_before if self.cumulative else self.cursor.units_before
-        if len(self.n) < MANY or before is None or before < 0 or self.counts is None:
+        if before is None or before < 0 or self.counts is None:
             return None
         return np.concatenate(([before], self.counts if self.cumulative else before + np.cumsum(self.counts)))
 
@@ -802,32 +806,41 @@ class _Stretch:
             source = strand.source
             if source.variant not in self.arms:
                 continue
-            cursor = copy(strand.cursor)
-            cursor.watermark, cursor.received_at = self._watermark(strand, to)
-            needed = [cursor.watermark if cursor.watermark is not None and is_known else cursor.base]
-            if source.compared:
-                needed.append(cursor.through)
+            cursor = strand.cursor
+            floor, gaps, filled = cursor.base, cursor.gaps, cursor.filled
+            watermark, received_at = self._watermark(strand, to)
+            base = watermark if watermark is not None and is_known else floor
+            if source.compared and cursor.through < base:
+                base = cursor.through
             if source.splits:
-                needed.append(self._common(source.metric, horizon) or cursor.base)
+                base = min(base, self._common(source.metric, horizon) or floor)
             if source.counted:
                 gaps, filled = self._filled(strand)
-                cursor.filled = filled
-                first = filled - source.window if source.window else 0
-                cursor.gaps = [j for j in gaps if first <= j < filled] if gaps else []
-                needed.append(court.clock.wall(filled * source.every) or cursor.base)
-            if source.at_horizon:
-                needed.append(horizon)
-            if source.at_present:
-                needed.append(present)
-            needed += [cursors.target_through[t] for t in source.targets]
-            base = cursor.base = max(min(needed), cursor.base)
+                if gaps:
+                    first = filled - source.window if source.window else 0
+                    gaps = [j for j in gaps if first <= j < filled]
+                base = min(base, court.clock.wall(filled * source.every) or floor)
+            if source.at_horizon and horizon < base:
+                base = horizon
+            if source.at_present and present < base:
+                base = present
+            for t in source.targets:
+                base = min(base, cursors.target_through[t])
+            if base < floor:
+                base = floor
             read = bisect_right(strand.ts, base)
             units = strand.units_after(read)
-            cursor.units_before = -1 if units is None else units
-            cursor.news_before = strand.newest(base)
-            if read:
-                cursor.n_before = strand.n[read - 1]
-            cursors.series[i] = cursor
+            cursors.series[i] = replace(
+                cursor,
+                base=base,
+                n_before=strand.n[read - 1] if read else cursor.n_before,
+                units_before=-1 if units is None else units,
+                news_before=strand.newest(base),
+                watermark=watermark,
+                received_at=received_at,
+                filled=filled,
+                gaps=gaps,
+            )
         for w, watch in enumerate(court.watches):
             if watch.variant in self.arms:
                 cursors.watched[w] = self._observations(w, watch, to)
@@ -908,15 +921,18 @@ class _Stretch:
         return {metric: run for metric, (run, _) in found.items()}
 
     def _metric_look(self, strands: Mapping[str, _Strand], instant: int) -> MetricLook:
-        restated = tuple([variant for variant, strand in strands.items() if strand.read_to(instant)])
-        cursors = {variant: strand.cursor for variant, strand in strands.items()}
-        return MetricLook(
-            at=instant,
-            states={v: c.sums for v, c in cursors.items() if c.sums is not None and not c.unreadable},
-            arrived=max([c.arrived for c in cursors.values()]),
-            unreadable={v: c.unreadable for v, c in cursors.items() if c.unreadable},
-            restated=restated,
-        )
+        states, unreadable, restated, arrived = {}, {}, [], 0
+        for variant, strand in strands.items():
+            if strand.read_to(instant):
+                restated.append(variant)
+            cursor = strand.cursor
+            if cursor.unreadable:
+                unreadable[variant] = cursor.unreadable
+            elif cursor.sums is not None:
+                states[variant] = cursor.sums
+            if cursor.arrived > arrived:
+                arrived = cursor.arrived
+        return MetricLook(instant, states, arrived, unreadable, tuple(restated))
 
     def _common(self, metric: str, horizon: int) -> int | None:
         """The least, over arms that have rows, of their newest news at or before the horizon."""
@@ -1011,11 +1027,29 @@ class _Stretch:
         before it.
         """
         if strand.known is None:
-            if self.after >= self.court.created and len(strand.news) < MANY:
-                strand.known = self._known(strand, [], [], [], strand.cursor.watermark)
-            else:
-                strand.known = self._known_long(strand)
+            few = self.after >= self.court.created and len(strand.news) < MANY
+            strand.known = (self._known_shortly(strand) if few else None) or self._known_long(strand)
         return strand.known
+
+    def _known_shortly(self, strand: _Strand) -> tuple[list[int], Sequence[int], Sequence[int]] | None:
+        """Of a few rows, each known after the one before it; else None."""
+        width, allowed, mark = self.court.slot_us, strand.source.allowed, strand.cursor.watermark
+        marks, receipts = strand.news_ts, strand.news_receipts
+        if mark is None or (marks and marks[0] <= mark):
+            return None
+        slots = [
+            -(-(received if received > ts else ts) // width) * width
+            for ts, received in zip(marks, receipts, strict=True)
+        ]
+        if len(slots) > 1 and sorted(slots) != slots:
+            return None
+        if slots and slots[0] < self.court.created:
+            return None
+        for slot, ts in zip(slots, marks, strict=True):
+            if slot > mark + allowed or slot - ts > allowed:
+                strand.late.append((slot, mark))
+            mark = ts
+        return slots, marks, receipts
 
     def _known(
         self,
@@ -1026,14 +1060,11 @@ class _Stretch:
         mark: int | None,
     ) -> tuple[list[int], list[int | None], list[int | None]]:
         """Row by row, in the order in which they were known."""
-        created, width, allowed = self.court.created, self.court.slot_us, strand.source.allowed
-        arrivals = []
-        for i in strand.news:
-            ts, received = strand.ts[i], strand.received[i]
-            slot = -(-(received if received > ts else ts) // width) * width
-            arrivals.append((slot if slot > created else created, ts, received))
-        if len(arrivals) > 1:
-            arrivals.sort()
+        created, allowed = self.court.created, strand.source.allowed
+        arrivals = sorted(
+            (max(self.court.slot_at(max(ts, received)), created), ts, received)
+            for ts, received in zip(strand.news_ts, strand.news_receipts, strict=True)
+        )
         for slot, ts, received in arrivals:
             if mark is None or ts > mark:
                 if mark is None or slot > mark + allowed or slot - ts > allowed:
@@ -1086,8 +1117,7 @@ class _Stretch:
         late = (known_at - marks > allowed) | (known_at > np.concatenate(([NEVER - 2 * allowed], marks[:-1])) + allowed)
         slots = known_at.tolist()
         strand.late = [(slots[k], strand.news_ts[k - 1] if k else None) for k in np.flatnonzero(late).tolist()]
-        received = strand.received
-        return slots, strand.news_ts, received if len(slots) == len(received) else [received[i] for i in strand.news]
+        return slots, strand.news_ts, strand.news_receipts
 
     def _watermark(self, strand: _Strand, slot: int) -> tuple[int | None, int | None]:
         slots, marks, receipts = self._know(strand)
@@ -1163,7 +1193,8 @@ class _Stretch:
         if clock.pauses:
             seen = {(max(clock.running(ts), 1) - 1) // every for ts in strand.news_ts}
         elif len(strand.news_ts) < MANY:
-            seen = {(ts - clock.started_at - 1) // every for ts in strand.news_ts}
+            before = clock.started_at + 1
+            seen = {(ts - before) // every for ts in strand.news_ts}
         else:
             places = (strand.news_array - clock.started_at - 1) // every - begin
             empty = np.ones(end - begin, dtype=bool)
@@ -1241,7 +1272,7 @@ class _Stretch:
 
     def _suspicious(self, of: Mapping[str, _Strand], floor: int) -> Iterable[int]:
         """Instants of news after `floor` where the split may be off: each of a few, of many those arrays point at."""
-        if any(strand.units_array is None for strand in of.values()):
+        if any(len(strand.n) < MANY or strand.units_array is None for strand in of.values()):
             news = [strand.news_ts for strand in of.values()]
             newest = self.to - self.court.closed_after
             return {ts for column in news for ts in column if floor < ts <= newest}

@@ -1161,10 +1161,13 @@ def is_dense(judge: Judge, counts: tuple[int, int]) -> bool:
 
 def dense_everywhere(judge: Judge, memory: Memory, arms: tuple[str, ...]) -> bool:
     """The density gate: every series of every arm; a cumulative one is dense when fresh."""
-    for source, dense, fresh in zip(judge.sources, memory.dense, memory.fresh, strict=True):
-        if not (fresh == FRESH if source.cumulative else dense) and source.variant in arms:
-            return False
-    return True
+    if all(memory.dense) and not any(memory.fresh):
+        return True
+    return all(
+        (fresh == FRESH if source.cumulative else dense)
+        for source, dense, fresh in zip(judge.sources, memory.dense, memory.fresh, strict=True)
+        if source.variant in arms
+    )
 
 
 def watch_verdict(gate: Gate, observations: Observations) -> Verdict:
