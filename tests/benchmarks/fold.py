@@ -1,10 +1,10 @@
 """What judging costs: one rebuild of 28 days of hourly looks, and one step on from a stored state.
 
-    uv run python -m tests.benchmarks.fold [--repeat 20]
+    uv run python -m tests.benchmarks.fold [--repeat 20] [--quick]
 
 Two variants, 672 looks, a goal, a guard and a threshold (density, freshness and split are always on). A step is given the rows production
 would read for it: those its state needs, none newer than its look. Beside each: the slow engine of the tests (`tests.gates.naive`), which
-judges every slot from the rows, and a plain loop as a measure of the machine. CPU milliseconds, least and median of the repeats; wanted:
+judges every slot from the rows (left out with --quick), and a plain loop as a measure of the machine. CPU milliseconds, least and median of the repeats; wanted:
 10 and 0.2.
 """
 
@@ -67,7 +67,9 @@ def cut(series: Series, after: int, to: int) -> Series:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=20, metavar="N")
-    repeat = parser.parse_args().repeat
+    parser.add_argument("--quick", action="store_true", help="leave out the slow engine, which takes a minute")
+    options = parser.parse_args()
+    repeat = options.repeat
     by = policy(GOAL, GUARD, DENSITY, CAP, min_days=7, max_days=28)
     end = START + HOURS * HOUR
     for name, effect in (("no effect", 0.0), ("a win", 0.03), ("harm", -0.05)):
@@ -75,11 +77,13 @@ def main() -> None:
         rows = rows_of(of, hours=HOURS, effect=effect)
         rebuild = cpu_ms(partial(fold, by, of, rows, to=end), repeat)
         onward = steps(by, of, rows, end, repeat)
-        (slow,) = cpu_ms(partial(Naive(by, of, rows).evaluations, end), 1)
+        slow = ""
+        if not options.quick:
+            (taken,) = cpu_ms(partial(Naive(by, of, rows).evaluations, end), 1)
+            slow = f" (the slow engine {taken / statistics.median(rebuild):5.0f} times as long)"
         loop = min(cpu_ms(lambda: sum(k for k in range(100_000)), 5)) * 10
         say(
-            f"{name:>10}: rebuild of {HOURS} looks {min(rebuild):6.2f}, median {statistics.median(rebuild):6.2f} ms "
-            f"(the slow engine {slow / statistics.median(rebuild):5.0f} times as long); "
+            f"{name:>10}: rebuild of {HOURS} looks {min(rebuild):6.2f}, median {statistics.median(rebuild):6.2f} ms{slow}; "
             f"one look on {min(onward):6.3f}, median {statistics.median(onward):6.3f} ms; a plain loop {loop:4.0f} ns a turn"
         )
 
