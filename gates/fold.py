@@ -629,26 +629,26 @@ class _Strand:
         series, rows = self.series, slice(self.first + read, self.end)
         n = self.counts[read:]
         k = np.maximum(n - 1, 0)
-        mean, value = series.value[rows], _numbers(series.value[rows])
+        value = _numbers(series.value[rows])
         if value is None:
             return None
         if self.kpi.kind == "proportion":
-            return None if ((value < 0) | (value > 1)).any() else (n, mean, n * value * (1.0 - value))
+            return None if ((value < 0) | (value > 1)).any() else (n, value, n * value * (1.0 - value))
         variance = _numbers(series.variance[rows], k)
         if variance is None or (variance < 0).any():
             return None
         if self.kpi.kind != "ratio":
-            return n, mean, variance * k
-        mean_d = series.denominator_value[rows]
+            return n, value, variance * k
+        value_d = _numbers(series.denominator_value[rows])
         variance_d, covariance = _numbers(series.denominator_variance[rows], k), _numbers(series.covariance[rows], k)
-        if len(mean_d) < len(n) or _numbers(mean_d) is None or variance_d is None or covariance is None:
+        if value_d is None or len(value_d) < len(n) or variance_d is None or covariance is None:
             return None
-        return None if (variance_d < 0).any() else (n, mean, variance * k, mean_d, variance_d * k, covariance * k)
+        return None if (variance_d < 0).any() else (n, value, variance * k, value_d, variance_d * k, covariance * k)
 
     @cached_property
     def counts(self) -> Any:
         """n as integers; None when one is missing, negative or beyond what a float holds exactly."""
-        counts = _numbers(self.n)
+        counts = None if self.n and self.n[0] is None else _numbers(self.n)
         return counts.astype(np.int64) if counts is not None and ((counts >= 0) & (counts < EXACT)).all() else None
 
     def stand_at(self, rows: _Sums, upto: int, instant: int) -> None:

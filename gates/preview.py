@@ -46,7 +46,7 @@ class Run:
         self.arrays = {v: tuple(column.astype(np.float64) for column in c) for v, c in columns.items()}
 
     def state(self, variant: str, k: int) -> State:
-        return tuple(column[k].item() for column in self.columns[variant])
+        return tuple([column.item(k) for column in self.columns[variant]])
 
     def look(self, k: int) -> MetricLook:
         return MetricLook(self.at[k], {variant: self.state(variant, k) for variant in self.columns}, self.arrived[k])

@@ -1088,16 +1088,16 @@ class _Glide:
         preview.synced = k
 
     def _mark(self, bounds: Bounds, preview: Preview, first: int, last: int) -> None:
-        at = preview.run.instants
+        at = preview.run.at
         k = first
         while True:
             if bounds.marks:
-                k = max(k, int(np.searchsorted(at, bounds.marks[-1][0] + DAY)))
+                k = max(k, bisect_left(at, bounds.marks[-1][0] + DAY))
             while k <= last and not preview.readable[k]:
                 k += 1
             if k > last:
                 return
-            mark(bounds, preview.run.at[k], int(preview.units[k]))
+            mark(bounds, at[k], int(preview.units[k]))
             k += 1
 
 

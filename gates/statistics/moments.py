@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,12 +155,12 @@ def ratio_of(mean: Any, m2: Any, mean_d: Any, m2_d: Any, co: Any, k: Any) -> tup
     return ratio, (m2 / k - 2.0 * ratio * (co / k) + ratio * ratio * (m2_d / k)) / (mean_d * mean_d)
 
 
-def chain(start: Moments, n: Ints, mean: Sequence[float], m2: Floats) -> tuple[Ints, Floats, Floats]:
+def chain(start: Moments, n: Ints, mean: Floats, m2: Floats) -> tuple[Ints, Floats, Floats]:
     """`merge` of one bucket after the other, to the same last bit: only the means need a loop.
 
     n, mean, m2: the buckets, shape (k,), n up to 2^53. Columns n, mean, M2 of the state before the first and after each: shape (k + 1,).
 
-    >>> [column.tolist() for column in chain(NOTHING, np.array([2, 0, 2]), [1.5, 9.0, 3.5], np.array([0.5, 0.0, 0.5]))]
+    >>> [column.tolist() for column in chain(NOTHING, np.array([2, 0, 2]), np.array([1.5, 9.0, 3.5]), np.array([0.5, 0.0, 0.5]))]
     [[0, 2, 2, 4], [0.0, 1.5, 1.5, 2.5], [0.0, 0.5, 0.5, 5.0]]
     """
     links = _Links(start.n, n)
@@ -170,7 +169,7 @@ def chain(start: Moments, n: Ints, mean: Sequence[float], m2: Floats) -> tuple[I
 
 
 def chain_pairs(
-    start: PairMoments, n: Ints, mean: Sequence[float], m2: Floats, mean_d: Sequence[float], m2_d: Floats, co: Floats
+    start: PairMoments, n: Ints, mean: Floats, m2: Floats, mean_d: Floats, m2_d: Floats, co: Floats
 ) -> tuple[Any, ...]:
     """The same for `merge_pairs`.
 
@@ -204,12 +203,13 @@ class _Links:
         self.share = n[self.counts] / after
         self.weight = (after - n[self.counts]) * self.share
 
-    def means(self, start: float, mean: Sequence[float]) -> tuple[Floats, Floats]:
+    def means(self, start: float, mean: Floats) -> tuple[Floats, Floats]:
         """The mean before and after each bucket, and how far each counting bucket was from the mean before it."""
-        values = mean if self.place is None else [mean[k] for k in self.counts.tolist()]
+        column = mean if self.place is None else mean[self.counts]
+        values: list[float] = column.tolist()
         average, found = start, [start]
         if self.first and len(values):
-            average = float(values[0])
+            average = values[0]
             found.append(average)
         shares = self.share[self.first :].tolist()
         found += [
@@ -217,7 +217,7 @@ class _Links:
             for value, share in zip(values[self.first :], shares, strict=True)
         ]
         means = np.array(found)
-        return self._placed(means), np.asarray(values, dtype=np.float64) - means[:-1]
+        return self._placed(means), column - means[:-1]
 
     def squares(self, start: float, squares: Floats, moved: Floats) -> Floats:
         """The second moment before and after each bucket."""
