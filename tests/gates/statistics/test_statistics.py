@@ -74,7 +74,12 @@ def test_a_chain_of_buckets_is_merge_after_merge_to_the_last_bit(buckets: list[l
 
     for begin in (0, len(moments) // 2):
         n, mean, m2 = ([m[c] for m in moments[begin:]] for c in range(3))
-        columns = chain(one_by_one[begin], np.array(n, dtype=np.int64), mean, np.array(m2, dtype=np.float64))
+        columns = chain(
+            one_by_one[begin],
+            np.array(n, dtype=np.int64),
+            np.array(mean, dtype=np.float64),
+            np.array(m2, dtype=np.float64),
+        )
         assert list(zip(*(c.tolist() for c in columns), strict=True)) == [tuple(s) for s in one_by_one[begin:]]
 
 
@@ -85,7 +90,7 @@ def test_a_chain_of_ratio_buckets_is_merge_after_merge_too() -> None:
         state = merge_pairs(state, each) if each.n else state
 
     n, mean, m2, mean_d, m2_d, co = (np.array(column) for column in zip(*buckets[1:], strict=True))
-    columns = chain_pairs(buckets[0], n, mean.tolist(), m2, mean_d.tolist(), m2_d, co)
+    columns = chain_pairs(buckets[0], n, mean, m2, mean_d, m2_d, co)
     assert tuple(column[-1].item() for column in columns) == state
 
 
