@@ -75,7 +75,9 @@ def test_search_and_filters_keep_what_fits_and_say_what_they_hide(board: Client,
     assert "Loyalty points" in paused
     assert "Price quotes" not in paused
     assert "1 decision that waits for you is outside this filter" in paused
-    assert "No experiment matches" in board.get("/?q=nothing+like+it").text
+    text = board.get("/?q=nothing+like+it").text
+    assert "No experiment matches" in text
+    assert "Nothing here yet" not in text, "there is something, only not what was asked for"
     assert names(board.get("/?recommendation=delete").text) == ["Price quotes"]
     assert names(board.get("/?recommendation=scale").text) == []
 

@@ -122,7 +122,7 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
     hidden_needs = len(everyone) - len(ids)
     shown = len(ids) + len(rows["progress"]) + len(rows["closed"])
     return {
-        "lead": _lead(waiting, any_shown=bool(shown), now=now),
+        "lead": _lead(waiting, any_shown=bool(shown), filtered=filtered, now=now),
         "may_create": principal.may(Scope.WRITE),
         "views": _views(params, principal),
         "search": params.get("q", ""),
@@ -459,7 +459,11 @@ def _ended(e: Experiment, facts: Facts) -> tuple[str, str]:
     return words.instant(e.ended_at, facts.now), f"{words.duration(took)} after the proposal"
 
 
-def _lead(waiting: Mapping[int, datetime], *, any_shown: bool, now: datetime) -> dict[str, str]:
+def _lead(waiting: Mapping[int, datetime], *, any_shown: bool, filtered: bool, now: datetime) -> dict[str, str]:
+    if filtered and not any_shown:
+        return {"title": "Nothing matches", "text": "Take a word or a filter away to see more."}
+    if filtered and not waiting:
+        return {"title": "Nothing here needs you", "text": "No open proposal fits this search or filter."}
     if not waiting and not any_shown:
         return {
             "title": "Nothing here yet",
