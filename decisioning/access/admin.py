@@ -23,7 +23,7 @@ else:
 class ReadOnly(ModelAdmin):
     """Facts: looked at here, written by the portal alone."""
 
-    actions: Any = None
+    actions: Any = ()
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -3,7 +3,6 @@
 People come in by session. Reading needs the scope `experiments:read` by being in a team; what the database hides is 404.
 """
 
-import csv
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache, wraps
@@ -29,6 +28,7 @@ from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import snapshots
+from decisioning.board.downloads import spreadsheet
 from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, WebhookForm
 from decisioning.board.presenters import (
     creation,
@@ -94,19 +94,6 @@ def page(
     around = frame.frame(who(request), here=here, exact=exact, now=timezone.now())
     around["notices"] = webhooks.notices(who(request))
     return render(request, template, {"page": content, "frame": around, "title": title}, status=status)
-
-
-def spreadsheet(name: str, rows: Iterable[Iterable[object]]) -> HttpResponse:
-    """CSV that a spreadsheet opens without running what somebody wrote into a name."""
-    response = HttpResponse(
-        content_type="text/csv; charset=utf-8", headers={"Content-Disposition": f'attachment; filename="{name}"'}
-    )
-    out = csv.writer(response)
-    for row in rows:
-        out.writerow(
-            [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell for cell in row]
-        )
-    return response
 
 
 def sheet(

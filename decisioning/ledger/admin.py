@@ -30,7 +30,7 @@ class EntryAdmin(LogEntryAdmin):  # type: ignore[misc]  # auditlog has no types
         (None, {"fields": ["timestamp", "who", "actor_kind", "cid"]}),
         ("What", {"fields": ["action", "thing", "object_repr", "object_pk", "team_id", "experiment_id", "changed"]}),
     ]
-    actions = None
+    actions = ()
 
     def has_change_permission(self, request: HttpRequest, obj: Entry | None = None) -> bool:
         return False

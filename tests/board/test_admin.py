@@ -4,6 +4,7 @@ import json
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
@@ -58,6 +59,24 @@ def test_stopping_from_the_list_asks_first_and_then_stops(root: Client, scene: S
     with as_role("owner"):
         assert Experiment.objects.get(pk=e.pk).status == "stopped"
         assert Entry.objects.filter(experiment_id=e.pk, actor_name="root", actor_kind="user").exists()
+
+
+def test_any_list_is_taken_along_as_it_is_shown_and_no_more(root: Client, scene: Scene) -> None:
+    e = scene.experiment("=Cheaper", days=1, rows=False)
+    with as_role("owner"):
+        entry, user = Entry.objects.earliest("pk").pk, User.objects.get(username="root").pk
+    lists = {"experiments_experiment": e.pk, "ledger_entry": entry, "auth_user": user}
+    told = {}
+    for name, pk in lists.items():
+        answer = root.post(reverse(f"admin:{name}_changelist"), {"action": "as_csv", "_selected_action": [pk]})
+        assert answer["Content-Type"] == "text/csv; charset=utf-8", name
+        told[name] = answer.text.splitlines()
+
+    assert told["experiments_experiment"][0] == "name,team,status,gates,said,data,on_board"
+    assert told["experiments_experiment"][1].startswith("'=Cheaper,growth,running,")
+    assert len(told["experiments_experiment"]) == 2
+    assert told["ledger_entry"][0].startswith("timestamp,who,actor_kind")
+    assert not any("md5" in line for line in told["auth_user"]), "a list shows no hash of a password"
 
 
 def test_renaming_goes_through_and_the_key_and_status_cannot_be_edited(root: Client, scene: Scene) -> None:
