@@ -72,7 +72,9 @@ def fill(on: Scene, experiments: list[dict[str, Any]], total: int) -> None:
                     "last": min(start + 20_000, last),
                 },
             )
-        connection.execute("ANALYZE metrics.experiment_kpis")
+        connection.execute("VACUUM (ANALYZE) metrics.experiment_kpis")  # now, and not while somebody reads
+        connection.execute("CHECKPOINT")
+    time.sleep(10)
 
 
 def main() -> None:
