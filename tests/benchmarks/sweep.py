@@ -276,11 +276,10 @@ def main() -> None:
         say(
             f"  judged in full, {options.sample} together: {together * 1000:.2f} ms each; one by one {each / together:.1f} times that"
         )
-        if options.quick:
-            return
-        timed("  all to be judged in full, nothing new", END + 10 * SLOT, count)
-        sent(root, END + 11 * SLOT - timedelta(seconds=20), 1)
-        timed("  all have new rows", END + 11 * SLOT, count)
+        if not options.quick:
+            timed("  all to be judged in full, nothing new", END + 10 * SLOT, count)
+            sent(root, END + 11 * SLOT - timedelta(seconds=20), 1)
+            timed("  all have new rows", END + 11 * SLOT, count)
         for turn, workers in enumerate(options.workers):
             at = END + (12 + turn) * SLOT
             sent(root, at - timedelta(seconds=20), 1)
