@@ -9,6 +9,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from experiments.models import Experiment, Variant
 from gates import evidence
 from gates import facts as slot_facts
 from gates import plan as facts
-from gates.fold import Folded, State, fold, quiet_to
+from gates.fold import Folded, State, StateOutdated, fold, quiet_to
 from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation, Step
 from gates.plan import Plan, from_us, rfc3339, to_us
 from gates.policy import Policy, parse
@@ -203,12 +204,17 @@ def differences(experiment: Experiment) -> list[str]:
     judging = load([experiment.pk])[0]
     if judging.cursor.state is None:
         return []
-    stored = State.from_bytes(zlib.decompress(judging.cursor.state))
-    rebuilt = _rebuilt(judging, from_us(stored.slot))
+    slot, stored = to_us(judging.cursor.judged_to) if judging.cursor.judged_to else judging.plan.started_at, None
+    with suppress(
+        StateOutdated
+    ):  # nobody goes on from a state of another version; what it led to is compared all the same
+        stored = State.from_bytes(zlib.decompress(judging.cursor.state))
+        slot = stored.slot
+    rebuilt = _rebuilt(judging, from_us(slot))
     found = []
-    if stored.body != rebuilt.state.body:
-        found.append(f"{experiment.key}: the state of {rfc3339(stored.slot)} is not what the rows give.")
-    kept = {step.slot: step for step in steps_until(experiment, stored.slot)}
+    if stored and stored.body != rebuilt.state.body:
+        found.append(f"{experiment.key}: the state of {rfc3339(slot)} is not what the rows give.")
+    kept = {step.slot: step for step in steps_until(experiment, slot)}
     given = {step.slot: step for step in rebuilt.steps}
     found += [
         f"{experiment.key}: the facts of {rfc3339(slot)} are not what the rows give."
@@ -309,7 +315,10 @@ def _state(judging: Judging) -> tuple[State | None, bool]:
     """The state to go on from, and whether the fold is retold: rows or plan changed behind what was judged."""
     if judging.cursor.state is None:
         return None, judging.cursor.judged_to is not None
-    stored = State.from_bytes(zlib.decompress(judging.cursor.state))
+    try:
+        stored = State.from_bytes(zlib.decompress(judging.cursor.state))
+    except StateOutdated:
+        return None, True
     if not stored.fits(judging.policy, judging.plan):
         return None, True
     state: State | None = stored

@@ -170,7 +170,11 @@ class State(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> State:
-        return msgspec.msgpack.decode(data, type=cls)
+        """Raises StateOutdated when another version wrote it in another shape."""
+        try:
+            return msgspec.msgpack.decode(data, type=cls)
+        except msgspec.DecodeError:
+            raise StateOutdated("The state was written by another version. Rebuild.") from None
 
     def needs_rows_after(self) -> dict[SeriesKey, int]:
         """Per series the instant: the next fold has to be given every row of it with ts > that (more does no harm)."""
@@ -290,7 +294,7 @@ class _Facts(NamedTuple):
 
 
 class StateOutdated(ValueError):
-    """The state was folded under another policy, or the plan has changed behind its slot."""
+    """The state was folded under another policy or by another version, or the plan has changed behind its slot."""
 
 
 def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, state: State | None = None) -> Folded:

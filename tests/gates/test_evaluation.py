@@ -260,3 +260,31 @@ def test_no_slot_is_passed_over_once_the_plan_or_the_policy_has_changed(running:
             cursor.execute(f"UPDATE metadata.{table} SET {column} = {column}")  # noqa: S608 - names of this test
     with as_role("worker"):
         assert Cursor.objects.get(experiment=experiment()).quiet_to is None
+
+
+def test_a_state_that_another_version_left_is_told_anew_from_the_rows(running: Target) -> None:
+    for hour in range(1, 30):
+        send(running, bucket(START + hour * HOUR, random.Random(hour)), now=START + hour * HOUR)
+    tick(START + 30 * HOUR)
+    by_name = {"slot": 0, "facts": "", "lags": {}, "needs": {}, "body": b"", "kept": []}
+    foreign = zlib.compress(msgspec.msgpack.encode(by_name))
+    told = ("id", "action", "code", "slot", "superseded_at")
+    with as_role("worker"):
+        proposed = list(Recommendation.objects.values_list(*told))
+        Cursor.objects.filter(experiment=experiment()).update(state=foreign, quiet_to=None)
+        assert differences(experiment()) == [], "what it led to is what the rows give"
+    send(running, bucket(START + 30 * HOUR, random.Random(30)), now=START + 30 * HOUR)
+    tick(START + 31 * HOUR)
+
+    with as_role("worker"):
+        after = Cursor.objects.get(experiment=experiment())
+        assert proposed
+        assert list(Recommendation.objects.values_list(*told)) == proposed
+        assert after.judged_to == START + 31 * HOUR
+        assert after.state != foreign
+        assert differences(experiment()) == []
+    with as_role("owner"):
+        Cursor.objects.filter(experiment=experiment()).update(state=foreign)
+        Evaluation.objects.filter(experiment=experiment(), slot=proposed[0][3]).delete()
+    with as_role("worker"):
+        assert "not on record" in " ".join(differences(experiment())), "what it led to is compared all the same"
