@@ -75,6 +75,23 @@ def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(see
     assert folded.evaluations[-1].gates == rebuilt.evaluations[-1].gates
 
 
+@settings(max_examples=20, deadline=None, derandomize=True, phases=FIND)
+@given(SEEDS)
+def test_a_history_judged_piece_by_piece_tells_at_every_slot_what_judging_it_at_once_tells(seed: int) -> None:
+    w, draw = world(seed), random.Random(seed)
+    told: list[Evaluation] = []
+    state, now = None, w.plan.started_at
+    while now < w.end:
+        now = min(w.end, now + draw.choice([1, 1, 6, 18, 40]) * 10 * MINUTE)
+        folded = fold(w.policy, w.plan, w.rows, to=now, state=state)
+        told = [] if folded.rebuilt else told
+        told += [t.evaluation for t in folded.tellings if t.changed]
+        state = folded.state
+    at_once = fold(w.policy, w.plan, w.rows, to=w.end)
+
+    assert [_told(e) for e in told] == [_told(t.evaluation) for t in at_once.tellings if t.changed]
+
+
 @settings(max_examples=4, deadline=None, derandomize=True, phases=FIND)
 @given(SEEDS)
 def test_a_state_survives_its_bytes_and_its_kept_states_lead_to_the_same_end(seed: int) -> None:
