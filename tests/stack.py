@@ -62,6 +62,7 @@ def pytest_load_initial_conftests(args: list[str]) -> None:
             target=_build_template, args=(postgres, os.environ | environment), name="template", daemon=True
         )
         building.start()
+        _running.callback(building.join)  # a run that is over sooner waits for it, or it would be cut off
     os.environ.update(environment)
 
 

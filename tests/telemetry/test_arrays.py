@@ -11,13 +11,21 @@ from telemetry import arrays
 pytestmark = pytest.mark.django_db
 
 INSTANTS = st.datetimes(
-    min_value=dt.datetime(1970, 1, 1), max_value=dt.datetime(9997, 12, 31), timezones=st.timezones()  # noqa: DTZ001
+    min_value=dt.datetime(1970, 1, 1), max_value=dt.datetime(9997, 12, 31), timezones=st.timezones()  # noqa: DTZ001 - bounds have no offset of their own
 )  # fmt: skip
+
+
+READ = {
+    "int4": "SELECT * FROM unnest(%s::int4[])",
+    "int8": "SELECT * FROM unnest(%s::int8[])",
+    "float8": "SELECT * FROM unnest(%s::float8[])",
+    "timestamptz": "SELECT * FROM unnest(%s::timestamptz[])",
+}
 
 
 def stored(kind: str, sent: arrays.Array | None) -> list[object]:
     with arrays.cursor() as cursor:
-        return [value for (value,) in cursor.execute(f"SELECT * FROM unnest(%s::{kind}[])", [sent])]  # noqa: S608
+        return [value for (value,) in cursor.execute(READ[kind], [sent])]
 
 
 @given(st.lists(st.none() | st.integers(-(2**31), 2**31 - 1)))
@@ -39,7 +47,8 @@ def test_floats_arrive_to_the_last_bit(values: list[float | None]) -> None:
 
 @given(st.lists(INSTANTS, min_size=1))
 def test_instants_arrive_to_the_microsecond_whatever_their_offset(values: list[dt.datetime]) -> None:
-    assert stored("timestamptz", arrays.instants(values)) == values
+    # An hour that a clock skips or repeats is equal to no time of another zone, so they are compared in one.
+    assert stored("timestamptz", arrays.instants(values)) == [value.astimezone(dt.UTC) for value in values]
 
 
 @given(st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])), min_size=1))

@@ -1,6 +1,7 @@
 """Rows in: what is stored, what is counted, what is refused."""
 
 import datetime as dt
+import itertools
 import json
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from django.db import connection
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric
-from telemetry.ingest import Denominator, IngestRefused, Row, Target, check, decode, ingest
+from telemetry.ingest import FUTURE, Denominator, IngestRefused, Row, Target, _all_fit, _misfit, check, decode, ingest
 from telemetry.models import ExperimentKpi
 from tests.conftest import as_role
 
@@ -231,3 +232,19 @@ def test_psql_may_insert_in_the_shape_of_the_requirements(target: Target) -> Non
             [target.experiment_id, NOON],
         )
     assert stored(target) == [1.5]
+
+
+def test_a_batch_looked_at_as_a_whole_is_let_through_only_when_each_row_of_it_would_be() -> None:
+    target = Target(1, 1, frozenset({"control", "treatment"}))
+    kinds = {"vrps": "mean", "rate": "proportion"}
+    oldest = NOON - dt.timedelta(days=30)
+    near = [edge + dt.timedelta(microseconds=off) for edge in (oldest, NOON + FUTURE) for off in (-1, 0, 1)]
+    for metric, ts, value, variant in itertools.product(
+        ["vrps", "rate", "unheard"], near, [0.5, -1.0, 2.0], ["control", "treatment", "other"]
+    ):
+        one = row(value, metric=metric, ts=ts, variant=variant)
+        misfit = _misfit(one, target, kinds, now=NOON, oldest=oldest)
+        for batch in ([one], [row(), one], [one, row()]):
+            let_through = _all_fit(list(enumerate(batch)), target, kinds, now=NOON, oldest=oldest)
+            # A proportion needs each value to be looked at, good or not.
+            assert let_through is (misfit is None and metric != "rate"), (one, misfit)
