@@ -16,8 +16,10 @@ if TYPE_CHECKING:  # generic for the type checker alone
     ModelAdmin = admin.ModelAdmin[Any]
     TabularInline = admin.TabularInline[Any, Any]
     StackedInline = admin.StackedInline[Any, Any]
+    PeopleAdmin = UserAdmin[User]
 else:
     ModelAdmin, TabularInline, StackedInline = admin.ModelAdmin, admin.TabularInline, admin.StackedInline
+    PeopleAdmin = UserAdmin
 
 
 class ReadOnly(ModelAdmin):
@@ -101,7 +103,7 @@ admin.site.unregister((User, Group))
 
 
 @admin.register(User)
-class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
+class PersonAdmin(PeopleAdmin):
     """Django's, with plain lists for rights: the two boxes with a filter name their fields in a way not every reader hears."""
 
     filter_horizontal = ()

@@ -19,14 +19,13 @@ from decisioning.access.admin import ModelAdmin, ReadOnly, TabularInline, confir
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import words
-from decisioning.board.downloads import spreadsheet
+from decisioning.board.downloads import MOST, spreadsheet
 from decisioning.board.presenters import freshness
 from experiments import lifecycle, plan
 from experiments.models import Asset, Experiment, TargetKpi, Variant
 from telemetry.models import ExperimentKpi
 
 ROWS = 200
-MOST_EXPORTED = 10_000
 admin.site.site_url = None  # the way to the board stands in the header already
 _COLUMNS = ("ts", "metric", "variant", "value", "n", "variance", "revision", "first_received_at", "received_at")
 
@@ -40,7 +39,7 @@ def as_csv(model_admin: ModelAdmin, request: HttpRequest, chosen: QuerySet[Any])
         _, _, value = lookup_field(name, row, model_admin)
         return strip_tags(value) if isinstance(value, SafeString) else value if value is None else str(value)
 
-    rows = [[cell(name, row) for name in heads] for row in chosen[:MOST_EXPORTED]]
+    rows = [[cell(name, row) for name in heads] for row in chosen[: MOST + 1]]
     return spreadsheet(f"{model_admin.opts.model_name}.csv", [heads, *rows])
 
 

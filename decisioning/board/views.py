@@ -28,7 +28,7 @@ from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import snapshots
-from decisioning.board.downloads import spreadsheet
+from decisioning.board.downloads import MOST_OF_ONE, spreadsheet
 from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, WebhookForm
 from decisioning.board.presenters import (
     creation,
@@ -346,7 +346,7 @@ def report(request: HttpRequest, ref: str) -> HttpResponse:
 @person
 def rows_csv(request: HttpRequest, ref: str) -> HttpResponse:
     e = found(request, ref)
-    return spreadsheet(f"{e.key}-rows.csv", dossier.rows(e))
+    return spreadsheet(f"{e.key}-rows.csv", dossier.rows(e), most=MOST_OF_ONE)
 
 
 @require_GET

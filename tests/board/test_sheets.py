@@ -7,6 +7,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from decisioning.access.models import Team
+from decisioning.board.downloads import MOST
 from decisioning.ledger import channels
 from gates.models import Backtest
 from telemetry.models import QuarantinedEvent, Source
@@ -108,3 +109,23 @@ def test_a_name_that_a_spreadsheet_would_run_is_only_a_name(board: Client, scene
                                         received_at=scene.now)  # fmt: skip
     assert lines(board, "/quarantine.csv")[0]["source"] == "'=HYPERLINK(1)"
     assert e.key in board.get("/freshness.csv").text
+
+
+def test_a_table_that_is_cut_off_says_so_in_its_last_line(board: Client, growth: Team, scene: Scene) -> None:
+    with as_role("owner"):
+        kept = {
+            "team": growth,
+            "source": "shop",
+            "type": "x.v9",
+            "reason": "unknown type",
+            "body": {},
+            "received_at": scene.now,
+        }
+        QuarantinedEvent.objects.bulk_create(QuarantinedEvent(event_id=str(n), **kept) for n in range(MOST))
+    assert len(lines(board, "/quarantine.csv")) == MOST
+    assert board.get("/quarantine.csv").text.splitlines()[-1].endswith(",0,unknown type,,{}"), "all of it is there"
+    with as_role("owner"):
+        QuarantinedEvent.objects.create(event_id="one more", **kept)
+    answer = board.get("/quarantine.csv").text.splitlines()
+    assert len(answer) == 1 + MOST + 1
+    assert answer[-1].startswith('"Cut off after 10,000 rows')

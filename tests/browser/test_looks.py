@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -46,8 +47,12 @@ def faults(page: Page, where: str) -> list[str]:
     """What axe finds on the page as it stands, light and dark, and how much wider than a phone it is."""
     found = []
     page.set_viewport_size({"width": 1440, "height": 900})
-    for theme, rules in (("light", RULES), ("dark", COLOUR)):  # only colour differs between the two
-        page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]  # a colour that still fades is no fault
+    themes: list[tuple[Literal["light", "dark"], Any]] = [
+        ("light", RULES),
+        ("dark", COLOUR),
+    ]  # only colour differs between the two
+    for theme, rules in themes:
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # a colour that still fades is no fault
         for fault in Axe().run(page, options=rules).response["violations"]:
             nodes = [node["html"][:120] for node in fault["nodes"]][:3]
             found.append(f"{where} {theme}: {fault['id']}: {nodes}")

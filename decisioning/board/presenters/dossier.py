@@ -13,6 +13,7 @@ from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import charts, words
 from decisioning.board.charts import Post
+from decisioning.board.downloads import MOST_OF_ONE
 from decisioning.board.presenters import freshness, history, listing
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters.frame import LATE_AFTER_S
@@ -42,7 +43,6 @@ _INSTEAD = {
     "hold": "Hold: go on reading",
 }
 TRAIL = 60
-CSV_ROWS = 200_000
 
 
 class Dossier:
@@ -887,4 +887,4 @@ def rows(experiment: Experiment) -> list[list[object]]:
     head = ["metric", "variant", "ts", "value", "n", "variance", "denominator_value", "denominator_variance", "covariance",
             "revision", "first_received_at", "received_at"]  # fmt: skip
     stored = ExperimentKpi.objects.filter(experiment_id=experiment.pk).order_by("ts", "metric", "variant")
-    return [list(head), *(list(row) for row in stored.values_list(*head)[:CSV_ROWS])]
+    return [list(head), *(list(row) for row in stored.values_list(*head)[: MOST_OF_ONE + 1])]

@@ -17,6 +17,7 @@ from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import charts, words
 from decisioning.board.charts import Point
+from decisioning.board.downloads import MOST
 from decisioning.board.presenters import freshness, history
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters.frame import options, query
@@ -619,7 +620,7 @@ def csv_rows(params: QueryDict, *, now: datetime) -> list[list[object]]:
         ["id", "key", "name", "team", "owner", "status", "started_at", "ended_at", "action", "code", "rationale"]
     ]
     found = matching(params, now=now).select_related("team", "cursor").defer("cursor__state").order_by("-id")
-    for e in found[:10_000]:
+    for e in found[: MOST + 1]:
         said = ((e.cursor.shown if hasattr(e, "cursor") else None) or {}).get("recommendation") or {}
         rows.append(
             [

@@ -16,6 +16,7 @@ from decisioning.access.models import ApiKey, Membership, Team
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import words
+from decisioning.board.downloads import MOST
 from decisioning.board.presenters.frame import before, older, options, query
 from decisioning.ledger import seals
 from decisioning.ledger.models import Entry
@@ -24,7 +25,6 @@ from telemetry.models import QuarantinedEvent, RefreshRun, Source
 from telemetry.sources import Preview
 
 PAGE = 50
-CSV_ROWS = 10_000
 RESULTS = {"succeeded": "Ok", "failed": "Failed", "aborted": "Aborted", "running": "Running"}
 
 # What people look for in the audit, in their words.
@@ -144,7 +144,7 @@ def refresh_log_rows(params: QueryDict) -> list[list[object]]:
         "rows",
         "error",
     ]
-    return [head, *(list(row) for row in runs_asked(params).values_list(*head)[:CSV_ROWS])]  # type: ignore[arg-type]
+    return [head, *(list(row) for row in runs_asked(params).values_list(*head)[: MOST + 1])]  # type: ignore[arg-type]
 
 
 def entries_asked(params: QueryDict) -> QuerySet[Entry]:
@@ -247,7 +247,7 @@ def audit_rows(params: QueryDict) -> list[list[object]]:
     rows: list[list[object]] = [
         ["id", "at", "actor_kind", "actor", "action", "model", "object", "experiment_id", "changes"]
     ]
-    for e in entries_asked(params)[:CSV_ROWS]:
+    for e in entries_asked(params)[: MOST + 1]:
         changes = json.dumps(e.changes, ensure_ascii=False)
         who = [e.actor_kind, e.actor_name]
         rows.append([e.pk, e.timestamp.isoformat(), *who, e.get_action_display(), e.content_type.model, e.object_repr])

@@ -13,6 +13,7 @@ from django.http import QueryDict
 
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
+from decisioning.board.downloads import MOST
 from decisioning.board.presenters import freshness, promises, webhooks
 from decisioning.board.presenters.dossier import Dossier, trail
 from decisioning.ledger.models import Channel, Delivery
@@ -20,7 +21,6 @@ from gates import trials
 from gates.models import Cursor, PolicyVersion
 from telemetry.models import QuarantinedEvent, Source
 
-MOST = 10_000
 type Sheet = list[Sequence[object]]
 
 
@@ -32,7 +32,7 @@ def _sheet(heads: str, rows: Iterable[Sequence[object]]) -> Sheet:
 
 
 def of_freshness(_who: Principal, _params: QueryDict, now: datetime) -> Sheet:
-    found = sorted(freshness.ages(None, now=now), key=lambda a: a.badness, reverse=True)[:MOST]
+    found = sorted(freshness.ages(None, now=now), key=lambda a: a.badness, reverse=True)[: MOST + 1]
     p95 = freshness.latencies(found, now=now)
 
     def after(a: freshness.Age, seconds: int) -> datetime | None:
@@ -54,13 +54,13 @@ def of_sources(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
         (
             [s.key, s.team.key, s.kind, s.path, s.url_env, " ".join(s.metrics), s.schedule_s, s.enabled, s.failures,
              s.last_refresh_at, s.due_at]
-            for s in Source.objects.select_related("team").order_by("key")[:MOST]
+            for s in Source.objects.select_related("team").order_by("key")[: MOST + 1]
         ),
     )  # fmt: skip
 
 
 def of_quarantine(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
-    held = QuarantinedEvent.objects.select_related("team").order_by("-id")[:MOST]
+    held = QuarantinedEvent.objects.select_related("team").order_by("-id")[: MOST + 1]
     return _sheet(
         "id received_at team type source event_id reason replayed_at body",
         (
@@ -90,7 +90,7 @@ def of_policies(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
         (
             [v.policy.name, v.policy.team.key if v.policy.team else None, v.number, v.author, v.created_at, v.activated_at,
              v.activated_by, used.get(v.pk, 0), json.dumps(v.body)]
-            for v in versions[:MOST]
+            for v in versions[: MOST + 1]
         ),
     )  # fmt: skip
 
@@ -122,7 +122,7 @@ def of_keys(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
         (
             [str(k), k.team.key, str(k.owner or ""), " ".join(k.scopes), k.agent, k.rate, k.created_at, k.expires_at,
              k.revoked_at, k.last_used_at]
-            for k in ApiKey.objects.select_related("team", "owner").order_by("-id")[:MOST]
+            for k in ApiKey.objects.select_related("team", "owner").order_by("-id")[: MOST + 1]
         ),
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def of_webhooks(who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
         (
             [c.name, c.team.key, c.kind, " ".join(c.events), c.enabled, c.failures, c.failing_since, c.disabled_reason,
              c.created_at, c.created_by]
-            for c in found[:MOST]
+            for c in found[: MOST + 1]
         ),
     )  # fmt: skip
 
@@ -150,7 +150,7 @@ def of_deliveries(channel: Channel, params: QueryDict) -> Sheet:
         (
             [f"msg_{d.message_id}", d.message.type, d.message.created_at, d.message.data.get("experiment"), d.state, d.attempts,
              d.next_at, d.last_status, d.last_error, d.delivered_at]
-            for d in found[:MOST]
+            for d in found[: MOST + 1]
         ),
     )  # fmt: skip
 
