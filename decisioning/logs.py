@@ -9,7 +9,7 @@ from typing import Any
 CAUSE: ContextVar[str] = ContextVar("cause", default="")
 """The id of the request or task at work here; the audit notes the same one."""
 WOKEN_BY: ContextVar[tuple[str, ...]] = ContextVar("woken_by", default=())
-"""The ids of the requests that asked for the task at work here; none when beat did."""
+"""The ids of the requests, or of the tick, that asked for the task at work here; none when beat did."""
 _ALWAYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "taskName"}
 
 
