@@ -19,7 +19,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import count
 from typing import Any
 
 import psycopg
@@ -119,13 +118,12 @@ def main() -> None:
     known.add_argument("--bodies", type=int, default=10, help="bodies of 1,000 points a round and way")
     arguments = known.parse_args()
     with scene(arguments) as on, naive_portal(on) as naive:
-        copied, sent, simple = on.experiment(), on.experiment(), on.experiment()
         found: dict[str, list[float]] = defaultdict(list)
-        place = count(0, POINTS)
         with psycopg.connect(on.dsn("superuser")) as connection:
             for warm in [True] + [False] * arguments.rounds:
+                copied, sent, simple = on.experiment(), on.experiment(), on.experiment()
                 size = 4 if warm else arguments.bodies
-                batches = [rows(copied, start=next(place), count=POINTS) for _ in range(size * 2)]
+                batches = [rows(copied, start=k * POINTS, count=POINTS) for k in range(size * 2)]
                 bodies = [json.dumps({"rows": batch}).encode() for batch in batches]
                 measured = {
                     "COPY": by_copy(connection, copied, batches[:size]),
