@@ -12,8 +12,8 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
@@ -61,7 +61,7 @@ from gates.statistics.moments import (
 )
 from gates.statistics.srm import srm_log_e_at_most
 
-FORMAT = 2
+FORMAT = 3
 """Of a state: one of another format is folded anew."""
 NEVER, NO_END = -1, 2**62
 """Instants before and after every row."""
@@ -241,8 +241,7 @@ class Telling:
         return recommended(self._court, self.memory)
 
 
-@dataclass(frozen=True)
-class Folded:
+class Folded(msgspec.Struct, frozen=True, dict=True):
     """What one fold found.
 
     tellings: oldest first, the slots at which something changed, and always the newest slot judged. steps: the facts of
@@ -464,18 +463,20 @@ def _by(instant: int | None, slot: int) -> int | None:
 def _proposals(court: Judge, memory: Memory) -> tuple[Proposal, ...]:
     arms = court.arms(memory.slot)
     return tuple(
-        Proposal(
-            variant=variant,
-            action=latch.action,
-            code=latch.code,
-            proposed_slot=latch.slot,
-            state=state_of(standing),
-            first_stable_at=latch.stable_at,
-            knowable_at=latch.knowable_at,
-            stands_alone=latch.row in (1, 3),
-        )
-        for variant, standing in zip(court.subjects, memory.standing, strict=True)
-        if (latch := standing.latch) is not None and variant in arms
+        [
+            Proposal(
+                variant=variant,
+                action=latch.action,
+                code=latch.code,
+                proposed_slot=latch.slot,
+                state=state_of(standing),
+                first_stable_at=latch.stable_at,
+                knowable_at=latch.knowable_at,
+                stands_alone=latch.row in (1, 3),
+            )
+            for variant, standing in zip(court.subjects, memory.standing, strict=True)
+            if (latch := standing.latch) is not None and variant in arms
+        ]
     )
 
 
@@ -487,24 +488,28 @@ class _Strand:
 
     def __init__(self, source: Source, series: Series, cursor: Cursor, to: int) -> None:
         self.source, self.kpi, self.series, self.cursor = source, source.kpi, series, cursor
-        first, end = bisect_right(series.ts, cursor.base), bisect_right(series.ts, to)
-        self.first, self.end = first, end
-        self.ts, self.n, self.received = series.ts, series.n, series.first_received_at
-        if first or end < len(series.ts):
-            self.ts, self.n, self.received = self.ts[first:end], self.n[first:end], self.received[first:end]
+        ts, n, received = series.ts, series.n, series.first_received_at
+        self.first, self.end = first, end = bisect_right(ts, cursor.base), bisect_right(ts, to)
+        if first or end < len(ts):
+            ts, n, received = ts[first:end], n[first:end], received[first:end]
+        self.ts, self.n, self.received = ts, n, received
         self.cumulative = source.cumulative
-        self.news = self._news()
-        self.news_ts = self.ts if len(self.news) == len(self.ts) else [self.ts[i] for i in self.news]
-        self.position = bisect_right(self.ts, cursor.through)
+        self.news: Sequence[int] = range(len(ts))
+        self.news_ts, self.news_receipts = ts, received
+        if self.cumulative or 0 in n:
+            news = self._news()
+            if len(news) < len(ts):
+                self.news, self.news_ts, self.news_receipts = news, [ts[i] for i in news], [received[i] for i in news]
+        self.position = bisect_right(ts, cursor.through)
         self.known: tuple[Sequence[int], Sequence[int | None], Sequence[int | None]] | None = None
         self.late: list[tuple[int, int | None]] = []
         self._units: list[int | None] | None = None
         self.buckets: tuple[list[int], int] | None = None
 
-    def _news(self) -> Sequence[int]:
+    def _news(self) -> list[int]:
         """Positions of rows with new units: not n = 0, nor a cumulative n equal to its predecessor's."""
         if not self.cumulative:
-            return [i for i, n in enumerate(self.n) if n != 0] if 0 in self.n else range(len(self.n))
+            return [i for i, n in enumerate(self.n) if n != 0]
         news = []
         before = self.cursor.n_before
         for i, n in enumerate(self.n):
@@ -513,21 +518,13 @@ class _Strand:
             before = n
         return news
 
-    @property
-    def news_receipts(self) -> Sequence[int]:
-        return self.received if len(self.news) == len(self.received) else [self.received[i] for i in self.news]
-
     def newest(self, instant: int) -> int | None:
         """ts of the newest news at or before an instant."""
         i = bisect_right(self.news_ts, instant)
         return self.news_ts[i - 1] if i else self.cursor.news_before
 
-    def units(self, instant: int) -> int | None:
-        """Units so far at an instant not before `base`; None when a row does not say."""
-        return self.units_after(bisect_right(self.ts, instant))
-
     def units_after(self, rows: int) -> int | None:
-        """Units so far after that many unread rows."""
+        """Units so far after that many unread rows; None when one does not say."""
         if len(self.n) >= MANY and self.units_array is not None:
             return int(self.units_array[rows])
         if self._units is None:
@@ -578,7 +575,7 @@ class _Strand:
                 elif isinstance(bucket, PairMoments):
                     cursor.sums = merge_pairs(PairMoments(*cursor.sums), bucket)  # type: ignore[arg-type]
                 else:
-                    cursor.sums = merge(Moments(*cursor.sums), bucket)  # type: ignore[arg-type]
+                    cursor.sums = merge(cursor.sums, bucket)  # type: ignore[arg-type]
             i += 1
         self.position = i
         cursor.through = max(cursor.through, instant)
@@ -674,14 +671,14 @@ class _Strand:
         value, n, kind = self.series.value[at], self.n[i], self.kpi.kind
         if n is None or n < 0:
             return f"its row of {rfc3339(self.ts[i])} has no n: send it with n and variance"
-        if not _real(value):
+        if value is None or not isfinite(value):
             return f"its row of {rfc3339(self.ts[i])} has no value"
         if kind == "proportion":
             if not 0 <= value <= 1:
                 return f"its row of {rfc3339(self.ts[i])} has {value:g}, which is no proportion"
             return of_proportion(n, value)
         variance = self.series.variance[at]
-        if n >= 2 and (not _real(variance) or variance < 0):
+        if n >= 2 and (variance is None or not isfinite(variance) or variance < 0):
             return f"its row of {rfc3339(self.ts[i])} has no variance: send it again with its variance"
         if kind == "mean":
             return of_mean(n, value, variance or 0.0)
@@ -709,7 +706,7 @@ class _Strand:
         if self.kpi.kind == "ratio":
             d = self.series.denominator_value[at] if at < len(self.series.denominator_value) else None
             return value / d if _real(value) and _real(d) and d != 0 else None
-        return value if _real(value) else None
+        return None if value is None or not isfinite(value) else value
 
 
 class _Sums(NamedTuple):
@@ -730,7 +727,7 @@ def _numbers(column: Sequence[float | None], where: Any = None) -> Any:
 
 
 def _real(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value)
+    return value is not None and isfinite(value)
 
 
 class _Stretch:
@@ -738,6 +735,7 @@ class _Stretch:
 
     def __init__(self, court: Judge, cursors: Cursors, rows: Rows, after: int, to: int) -> None:
         self.court, self.cursors, self.after, self.to = court, cursors, after, to
+        self.is_lived = after >= court.created
         self.arms = court.arms(after if to == NO_END else to)
         self.watched, self.verdicts = list(cursors.watched), list(cursors.watch_verdicts)
         self.strands = [
@@ -752,13 +750,15 @@ class _Stretch:
             self.by_metric[strand.source.metric][strand.source.variant] = strand
         self.commons: dict[tuple[str, int], int | None] = {}
         self.closed: dict[tuple[int, int], int] = {}
+        self.observed: dict[tuple[int, int], Observations] = {}
         self.pending: dict[int, dict[str, Any]] = {}
 
     @property
     def is_long(self) -> bool:
         """Whether arrays are worth their while."""
-        many = self.to - self.after >= FEW_LOOKS * self.court.look_us
-        return many or any(len(strand.ts) >= MANY for strand in self.read)
+        if self.to - self.after >= FEW_LOOKS * self.court.look_us:
+            return True
+        return max([len(strand.ts) for strand in self.read], default=0) >= MANY
 
     def facts(self) -> _Facts:
         """The facts of every slot at which anything may change."""
@@ -806,34 +806,32 @@ class _Stretch:
         """Leave cursors at the end of the stretch. They are new ones, so that details can be asked for later."""
         court, to, cursors = self.court, self.to, self.cursors
         horizon, present, is_known = court.horizon(to), court.present(to), to >= court.created
+        commons = {metric: self._common(metric, horizon) for metric in court.counting}
         for i, strand in enumerate(self.strands):
-            source = strand.source
+            source, cursor = strand.source, strand.cursor
             if source.variant not in self.arms:
                 continue
-            cursor = strand.cursor
             floor, gaps, filled = cursor.base, cursor.gaps, cursor.filled
             watermark, received_at = self._watermark(strand, to)
-            base = watermark if watermark is not None and is_known else floor
-            if source.compared and cursor.through < base:
-                base = cursor.through
+            bases = [watermark if watermark is not None and is_known else floor]
+            if source.compared:
+                bases.append(cursor.through)
             if source.splits:
-                base = min(base, self._common(source.metric, horizon) or floor)
+                bases.append(commons[source.metric] or floor)
             if source.counted:
-                gaps, filled = self._filled(strand)
+                gaps, filled = strand.buckets or self._fill(strand)
                 if gaps:
                     first = filled - source.window if source.window else 0
                     gaps = [j for j in gaps if first <= j < filled]
-                base = min(base, court.clock.wall(filled * source.every) or floor)
-            if source.at_horizon and horizon < base:
-                base = horizon
-            if source.at_present and present < base:
-                base = present
-            for t in source.targets:
-                base = min(base, cursors.target_through[t])
-            if base < floor:
-                base = floor
+                bases.append(court.clock.wall(filled * source.every) or floor)
+            if source.at_horizon:
+                bases.append(horizon)
+            if source.at_present:
+                bases.append(present)
+            bases += [cursors.target_through[t] for t in source.targets]
+            base = max(min(bases), floor)
             read = bisect_right(strand.ts, base)
-            units = strand.units_after(read)
+            units = strand.units_after(read) if source.splits else None
             cursors.series[i] = replace(
                 cursor,
                 base=base,
@@ -941,8 +939,12 @@ class _Stretch:
     def _common(self, metric: str, horizon: int) -> int | None:
         """The least, over arms that have rows, of their newest news at or before the horizon."""
         if (metric, horizon) not in self.commons:
-            newest = [strand.newest(horizon) for strand in self.by_metric[metric].values()]
-            self.commons[metric, horizon] = min([at for at in newest if at is not None], default=None)
+            common = None
+            for strand in self.by_metric[metric].values():
+                newest = strand.newest(horizon)
+                if newest is not None and (common is None or newest < common):
+                    common = newest
+            self.commons[metric, horizon] = common
         return self.commons[metric, horizon]
 
     # Targets, at looks
@@ -996,7 +998,7 @@ class _Stretch:
             source, cursor = strand.source, strand.cursor
             if source.variant not in self.arms:
                 continue
-            marks = self._know(strand)[1]
+            marks = (strand.known or self._know(strand))[1]
             newest = marks[-1] if marks else cursor.watermark
             status = cursor.status
             if status == FRESH and not strand.late and newest is not None and self.to - newest <= source.allowed:
@@ -1030,29 +1032,29 @@ class _Stretch:
         Leaves in `strand.late` the slots at which one became known that was old already or came after a gap, with the one
         before it.
         """
-        if strand.known is None:
-            few = self.after >= self.court.created and len(strand.news) < MANY
-            strand.known = (self._known_shortly(strand) if few else None) or self._known_long(strand)
+        strand.known = self._known_in_turn(strand) or self._known_long(strand)
         return strand.known
 
-    def _known_shortly(self, strand: _Strand) -> tuple[list[int], Sequence[int], Sequence[int]] | None:
+    def _known_in_turn(self, strand: _Strand) -> tuple[list[int], Sequence[int], Sequence[int]] | None:
         """Of a few rows, each known after the one before it; else None."""
-        width, allowed, mark = self.court.slot_us, strand.source.allowed, strand.cursor.watermark
-        marks, receipts = strand.news_ts, strand.news_receipts
-        if mark is None or (marks and marks[0] <= mark):
+        mark, marks, receipts = strand.cursor.watermark, strand.news_ts, strand.news_receipts
+        if mark is None or not self.is_lived or len(marks) >= MANY:
             return None
-        slots = [
-            -(-(received if received > ts else ts) // width) * width
-            for ts, received in zip(marks, receipts, strict=True)
-        ]
-        if len(slots) > 1 and sorted(slots) != slots:
-            return None
-        if slots and slots[0] < self.court.created:
-            return None
-        for slot, ts in zip(slots, marks, strict=True):
+        if marks and marks[0] <= mark:
+            seen = bisect_right(marks, mark)
+            marks, receipts = marks[seen:], receipts[seen:]
+        width, allowed, newest = self.court.slot_us, strand.source.allowed, self.court.created
+        slots: list[int] = []
+        late: list[tuple[int, int | None]] = []
+        for i, ts in enumerate(marks):
+            slot = -(-(receipts[i] if receipts[i] > ts else ts) // width) * width
+            if slot < newest:
+                return None
             if slot > mark + allowed or slot - ts > allowed:
-                strand.late.append((slot, mark))
-            mark = ts
+                late.append((slot, mark))
+            slots.append(slot)
+            mark, newest = ts, slot
+        strand.late = late
         return slots, marks, receipts
 
     def _known(
@@ -1124,7 +1126,7 @@ class _Stretch:
         return slots, strand.news_ts, strand.news_receipts
 
     def _watermark(self, strand: _Strand, slot: int) -> tuple[int | None, int | None]:
-        slots, marks, receipts = self._know(strand)
+        slots, marks, receipts = strand.known or self._know(strand)
         i = bisect_right(slots, slot)
         if not i:
             return strand.cursor.watermark, strand.cursor.received_at
@@ -1158,15 +1160,20 @@ class _Stretch:
             self.cursors.watch_verdicts[w] = verdict
 
     def _observations(self, w: int, watch: Watch, slot: int) -> Observations:
-        strand, before = self.strands[watch.series], self.watched[w]
+        found = self.observed.get((w, slot))
+        if found is not None:
+            return found
+        strand, found = self.strands[watch.series], self.watched[w]
         end = bisect_right(strand.news_ts, self._watch_horizon(watch, slot))
-        last = before.newest[-1][0] if before.newest else self.court.plan.started_at
+        last = found.newest[-1][0] if found.newest else self.court.plan.started_at
         first = max(bisect_right(strand.news_ts, last), end - watch.gate.times)
-        if first >= end:
-            return before
-        fresh = [(strand.news_ts[p], strand.observed(strand.news[p])) for p in range(first, end)]
-        newest = [*before.newest, *fresh][-watch.gate.times :]
-        return Observations(tuple(newest), strand.received[strand.news[end - 1]])
+        if first < end:
+            fresh = [(strand.news_ts[p], strand.observed(strand.news[p])) for p in range(first, end)]
+            found = Observations(
+                tuple([*found.newest, *fresh][-watch.gate.times :]), strand.received[strand.news[end - 1]]
+            )
+        self.observed[w, slot] = found
+        return found
 
     # Density of buckets, at slots
 
@@ -1178,38 +1185,44 @@ class _Stretch:
             instant = min(instant, court.plan.ended_at)
         return max(0, court.clock.running(instant) // source.every)
 
-    def _filled(self, strand: _Strand) -> tuple[list[int], int]:
+    def _fill(self, strand: _Strand) -> tuple[list[int], int]:
         """(missing buckets, buckets closed by the end of the stretch)."""
-        if strand.buckets is None:
-            source, begin, gaps = strand.source, strand.cursor.filled, strand.cursor.gaps
-            grid = source.every, source.lag
-            if grid not in self.closed:
-                self.closed[grid] = self._closed_buckets(source, self.to)
-            end = max(self.closed[grid], begin)
-            if end > begin:
-                gaps = gaps + self._missing(strand, begin, end)
-            strand.buckets = gaps, end
+        source, begin, gaps = strand.source, strand.cursor.filled, strand.cursor.gaps
+        grid = source.every, source.lag
+        closed = self.closed.get(grid)
+        if closed is None:
+            closed = self.closed[grid] = self._closed_buckets(source, self.to)
+        if closed > begin:
+            gaps, begin = gaps + self._missing(strand, begin, closed), closed
+        strand.buckets = gaps, begin
         return strand.buckets
 
     def _missing(self, strand: _Strand, begin: int, end: int) -> list[int]:
         """Buckets in [begin, end) without news."""
-        clock, every = self.court.clock, strand.source.every
+        clock, every, news = self.court.clock, strand.source.every, strand.news_ts
         if clock.pauses:
-            seen = {(max(clock.running(ts), 1) - 1) // every for ts in strand.news_ts}
-        elif len(strand.news_ts) < MANY:
-            before = clock.started_at + 1
-            seen = {(ts - before) // every for ts in strand.news_ts}
-        else:
+            seen = {(max(clock.running(ts), 1) - 1) // every for ts in news}
+            return [j for j in range(begin, end) if j not in seen]
+        if len(news) >= MANY:
             places = (strand.news_array - clock.started_at - 1) // every - begin
             empty = np.ones(end - begin, dtype=bool)
             empty[places[(places >= 0) & (places < len(empty))]] = False
             missing: list[int] = (np.flatnonzero(empty) + begin).tolist()
             return missing
-        return [j for j in range(begin, end) if j not in seen]
+        found: list[int] = []
+        closes = clock.started_at + begin * every
+        read = bisect_right(news, closes)
+        for j in range(begin, end):
+            closes += every
+            upto = bisect_right(news, closes, read)
+            if upto == read:
+                found.append(j)
+            read = upto
+        return found
 
     def _buckets_at(self, strand: _Strand, slot: int) -> tuple[int, int]:
         """(observed, expected) buckets over the last min_days whole days."""
-        gaps, _ = self._filled(strand)
+        gaps, _ = strand.buckets or self._fill(strand)
         closed = self._closed_buckets(strand.source, slot)
         window = strand.source.window
         first = max(0, closed - window) if window else 0
@@ -1222,7 +1235,7 @@ class _Stretch:
             source, cursor = strand.source, strand.cursor
             if not source.counted or source.variant not in self.arms:
                 continue
-            gaps, closed = self._filled(strand)
+            gaps, closed = strand.buckets or self._fill(strand)
             if cursor.dense and not gaps:
                 continue
             first, dense = cursor.filled + 1, cursor.dense
@@ -1246,8 +1259,9 @@ class _Stretch:
             return None
         split: dict[str, int] = {}
         for variant, strand in self.by_metric[metric].items():
-            units = strand.units(instant)
-            if units is None or strand.newest(instant) is None:
+            has_news = strand.cursor.news_before is not None or (strand.news_ts and strand.news_ts[0] <= instant)
+            units = strand.units_after(bisect_right(strand.ts, instant)) if has_news else None
+            if units is None:
                 return None
             split[variant] = units
         return split if len(split) > 1 else None
@@ -1276,10 +1290,10 @@ class _Stretch:
 
     def _suspicious(self, of: Mapping[str, _Strand], floor: int) -> Iterable[int]:
         """Instants of news after `floor` where the split may be off: each of a few, of many those arrays point at."""
-        if any(len(strand.n) < MANY or strand.units_array is None for strand in of.values()):
-            news = [strand.news_ts for strand in of.values()]
-            newest = self.to - self.court.closed_after
-            return {ts for column in news for ts in column if floor < ts <= newest}
+        for strand in of.values():
+            if len(strand.n) < MANY or strand.units_array is None:
+                newest = self.to - self.court.closed_after
+                return {ts for other in of.values() for ts in other.news_ts if floor < ts <= newest}
         arms = list(of.items())
         every = arms[0][1].news_array
         if any(not np.array_equal(strand.news_array, every) for _, strand in arms[1:]):

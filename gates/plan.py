@@ -82,7 +82,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     override_to: Literal["scale", "delete", "stop", "hold"] | None = None
 
 
-class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+class Plan(msgspec.Struct, frozen=True, omit_defaults=True, cache_hash=True):
     """Everything about an experiment, beside its rows, that a verdict depends on.
 
     `pauses`: (from, to) in order, not overlapping; `to` None while paused now. `created_at`: when the portal first knew the

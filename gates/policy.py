@@ -70,7 +70,7 @@ class GateRule(msgspec.Struct, frozen=True, rename={"for_": "for"}, omit_default
     days: int = TARGET_DAYS
 
 
-class Policy(msgspec.Struct, frozen=True):
+class Policy(msgspec.Struct, frozen=True, cache_hash=True):
     """A parsed policy version. Seconds, days, units and fractions as in GATES.md section 4; hashable."""
 
     gates: tuple[GateRule, ...]

@@ -20,7 +20,7 @@ from gates.plan import DAY, SECOND, Action, Answer, Clock, Kpi, Plan
 from gates.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
 from gates.preview import Preview, Run
 from gates.statistics.effects import difference, relative_se, relative_uplift
-from gates.statistics.moments import Arm, Moments, PairMoments, mean_arm, proportion_arm, ratio_arm
+from gates.statistics.moments import Arm, PairMoments, mean_arm, proportion_arm, ratio_arm
 from gates.statistics.planning import planned_units
 from gates.statistics.sequences import always_valid_p, half_width, intersect, tuning
 from gates.statistics.srm import srm_log_e
@@ -181,8 +181,12 @@ class Judge:
         self.series = tuple((metric, variant) for metric in self.metrics for variant in self.variants)
         self.series_index = {f"{metric}/{variant}": i for i, (metric, variant) in enumerate(self.series)}
         self.comparisons = tuple(self._comparison(gate) for gate in self.gates if gate.kind in ("uplift", "guard"))
+        goals = [g for g, comparison in enumerate(self.comparisons) if comparison.goal]
+        self.guards = tuple(g for g in range(len(self.comparisons)) if g not in goals)
         self.compared = tuple(dict.fromkeys(comparison.kpi.metric for comparison in self.comparisons))
         self.targets = tuple(gate for gate in self.gates if gate.kind == "target")
+        self.goals = tuple(goals) if self.control is not None else tuple(range(len(self.targets)))
+        """Places of goals among a subject's measured gates; a target counts as one."""
         self.watches = tuple(
             Watch(
                 gate=gate,
@@ -205,6 +209,8 @@ class Judge:
         self.answers = tuple(sorted(plan.answers, key=lambda answer: answer.at))
         self.dropped = self._dropped()
         self.closing_at = min((a.at for a in self.answers if _closes(a, self.subjects)), default=None)
+        self.is_steady = not self.clock.pauses and plan.ended_at is None and self.closing_at is None
+        """Every slot is judged."""
         self.final_slot = None if plan.ended_at is None else self.slot_at(plan.ended_at + self.closed_after)
         self.created = self.slot_at(plan.created_at)
         self.turns = self._turns()
@@ -233,6 +239,8 @@ class Judge:
 
     def next_judged(self, slot: int) -> int | None:
         """The first judged slot at or after a slot; None when there is none any more."""
+        if self.is_steady:
+            return slot
         judged: int | None = slot
         for begin, end in self.clock.pauses:
             if judged is not None and begin < judged and (end is None or judged < end):
@@ -493,16 +501,10 @@ class Rules:
         self.measured = [
             memory.bounds[index :: self.width] if self.treatments else memory.targets for index in range(self.width)
         ]
-        self.goals = [self._of(measured, goal=True) for measured in self.measured]
-        self.guards = [self._of(measured, goal=False) for measured in self.measured]
+        self.goals = [[measured[g] for g in judge.goals] for measured in self.measured]
+        self.guards = [[measured[g] for g in judge.guards] for measured in self.measured]
         self.touched = not memory.shown
         self.gliding: _Glide | None = None
-
-    def _of(self, measured: list[Bounds], *, goal: bool) -> list[Bounds]:
-        """Goals, or guards, among the gates of one subject; a target counts as a goal."""
-        if not self.treatments:
-            return measured if goal else []
-        return [b for comparison, b in zip(self.judge.comparisons, measured, strict=True) if comparison.goal == goal]
 
     def step(self, step: Step) -> bool:
         """Move memory over one slot; True when an action, code, state or verdict changed."""
@@ -620,14 +622,16 @@ class Rules:
         control = self.judge.control or ""
         moved = bounds.at is None or look.at > bounds.at
         bounds.at, bounds.arrived = look.at, look.arrived
-        if control in look.restated or variant in look.restated:
+        if look.restated and (control in look.restated or variant in look.restated):
             bounds.running_lower = bounds.running_upper = bounds.p = None
             bounds.small = bounds.lost = False
             bounds.fails = standing.streak = standing.calm = 0
             bounds.marks = []
             if standing.latch is not None and standing.latch.row not in NOT_MEASURED:
                 standing.latch.restated = self.touched = True
-        bounds.reasons = [f"{v}: {look.unreadable[v]}" for v in (control, variant) if v in look.unreadable]
+        bounds.reasons = []
+        if look.unreadable:
+            bounds.reasons = [f"{v}: {look.unreadable[v]}" for v in (control, variant) if v in look.unreadable]
         if bounds.reasons or control not in look.states or variant not in look.states:
             bounds.readable = bounds.floor = False
             bounds.why = "unreadable" if bounds.reasons else "missing"
@@ -654,9 +658,9 @@ class Rules:
         kpi = comparison.kpi
         bounds.readable = bounds.floor = False
         bounds.noise = 0.0
-        bounds.arms = (int(control[0]), int(treatment[0]))
-        bounds.n = sum(bounds.arms)
-        if min(bounds.arms) < 2 or (kpi.kind == "ratio" and (control[3] == 0 or treatment[3] == 0)):
+        units, units_t = int(control[0]), int(treatment[0])
+        bounds.arms, bounds.n = (units, units_t), units + units_t
+        if units < 2 or units_t < 2 or (kpi.kind == "ratio" and (control[3] == 0 or treatment[3] == 0)):
             bounds.why = "units"
             return
         c, t = arm_of(kpi, control), arm_of(kpi, treatment)
@@ -1124,8 +1128,7 @@ def arm_of(kpi: Kpi, state: State) -> Arm:
     """What an effect needs of a stored state with n >= 2."""
     if kpi.kind == "ratio":
         return ratio_arm(PairMoments(int(state[0]), *state[1:]))
-    moments = Moments(int(state[0]), state[1], state[2])
-    return proportion_arm(moments) if kpi.kind == "proportion" else mean_arm(moments)
+    return (proportion_arm if kpi.kind == "proportion" else mean_arm)(state)  # type: ignore[arg-type] # these are Moments
 
 
 def bounds_verdict(comparison: Comparison, bounds: Bounds) -> Verdict:

@@ -79,14 +79,16 @@ def merge(a: Moments, b: Moments) -> Moments:
     >>> merge(of_mean(2, 1.5, 0.5), of_mean(2, 3.5, 0.5))  # 1, 2 and 3, 4
     Moments(n=4, mean=2.5, m2=5.0)
     """
-    if not a.n:
+    n_a, mean_a, m2_a = a
+    n_b, mean_b, m2_b = b
+    if not n_a:
         return b
-    if not b.n:
+    if not n_b:
         return a
-    n = a.n + b.n
-    delta = b.mean - a.mean
-    share = b.n / n
-    return Moments(n, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.n * share))
+    n = n_a + n_b
+    delta = mean_b - mean_a
+    share = n_b / n
+    return Moments(n, mean_a + delta * share, m2_a + m2_b + delta * delta * (n_a * share))
 
 
 def merge_pairs(a: PairMoments, b: PairMoments) -> PairMoments:
@@ -119,9 +121,10 @@ def mean_arm(state: Moments) -> Arm:
     >>> mean_arm(Moments(5, 3.0, 10.0))
     Arm(m=3.0, v=2.5, n=5)
     """
-    if state.n < 2:
-        raise ValueError(f"n == {state.n}, must be at least 2 for a variance")
-    return Arm(state.mean, state.m2 / (state.n - 1), state.n)
+    n, mean, m2 = state
+    if n < 2:
+        raise ValueError(f"n == {n}, must be at least 2 for a variance")
+    return Arm(mean, m2 / (n - 1), n)
 
 
 def proportion_arm(state: Moments) -> Arm:
@@ -130,9 +133,10 @@ def proportion_arm(state: Moments) -> Arm:
     >>> proportion_arm(Moments(8, 0.25, 1.5))
     Arm(m=0.25, v=0.1875, n=8)
     """
-    if state.n < 1:
-        raise ValueError(f"n == {state.n}, must be at least 1")
-    return Arm(state.mean, state.mean * (1.0 - state.mean), state.n)
+    n, mean, _ = state
+    if n < 1:
+        raise ValueError(f"n == {n}, must be at least 1")
+    return Arm(mean, mean * (1.0 - mean), n)
 
 
 def ratio_arm(state: PairMoments) -> Arm:
