@@ -126,6 +126,13 @@ def _figures(now: datetime) -> Iterator[GaugeMetricFamily]:
         "decisioning_slo_budget_left", "Part of the error budget that is left; below 0 when it is overdrawn.",
         {name: f.budget_left for name, f in both.items()},
     )  # fmt: skip
+    days = {"0.5": found.days.median, "0.95": found.days.p95}
+    yield _gauges(
+        "decisioning_days_to_decide",
+        "Days from the first look that could be read to a proposal.",
+        days,
+        label="quantile",
+    )
     burns = {f"{burn.over.total_seconds() / 3600:.0f}h": burn.rate for burn in found.burns}
     yield _gauges(
         "decisioning_reads_burn", "Speed at which the budget of reads is used; 1 lasts the window.", burns, label="over"

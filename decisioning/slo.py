@@ -98,6 +98,16 @@ class Blocked:
 
 
 @dataclass(frozen=True)
+class Days:
+    """From the first look that could be read to the first proposal from there on, or to now while there is none (`waiting`)."""
+
+    median: float | None
+    p95: float | None
+    counted: int
+    waiting: int
+
+
+@dataclass(frozen=True)
 class Answers:
     """People's own promise: proposals answered in the team's time. p95_s from proposal to answer."""
 
@@ -110,7 +120,8 @@ class Answers:
 @dataclass(frozen=True)
 class Figures:
     """telemetry: rows and missing buckets of the last 24 h. decision: from the moment a stable read could be known to its
-    proposal; what is not proposed yet counts as its wait so far. recommended: experiments with a recommendation within 24 h, of
+    proposal. days: the second clock, since the first begins at a settled answer and says nothing of how long it took to settle.
+    recommended: experiments with a recommendation within 24 h, of
     which `decisive` (scale, delete, review) and `calm` (hold for units or days). failures: runs of telemetry jobs that failed, and of
     scheduled sources those that were due and never came (`missed`). reads: of the whole portal, whoever asks; `stale` of the good
     ones came from a copy, `unknown` are those a process was cut off before it could count, taken as failed."""
@@ -122,6 +133,7 @@ class Figures:
     burns: tuple[Burn, ...]
     telemetry: Latency
     decision: Latency
+    days: Days
     recommended: Share
     decisive: int
     calm: int
@@ -140,6 +152,7 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
         burns = tuple(_burn(cursor, over, asked) for over in BURNS_OVER)
         telemetry = _row(cursor, _TELEMETRY, asked)
         decision = _row(cursor, _DECISION, asked)
+        days = _row(cursor, _DAYS, asked)
         in_time, decisive, calm, whole = _row(cursor, _RECOMMENDED, asked)
         cursor.execute(_BLOCKED, asked)
         blocked = tuple(Blocked(code, tuple(keys)) for code, keys in cursor.fetchall())
@@ -157,6 +170,7 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
         burns=burns,
         telemetry=Latency(telemetry[0], TELEMETRY_TARGET_S, telemetry[1], telemetry[2]),
         decision=Latency(decision[0], DECISION_TARGET_S, decision[1], decision[2]),
+        days=Days(*days),
         recommended=Share(in_time, whole, WITHIN_TARGET, at_least=True),
         decisive=decisive,
         calm=calm,
@@ -315,6 +329,19 @@ _DECISION = f"""
 SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY waited_s), count(*), count(*) FILTER (WHERE waited_s > %(decision_target)s)
 FROM (SELECT greatest(extract(epoch FROM r.proposed_at - r.knowable_at), 0)::float8 AS waited_s
       FROM metadata.recommendations r WHERE r.proposed_at > %(since)s AND r.knowable_at IS NOT NULL AND {_mine("r.team_id")}) AS w
+"""
+
+# In the experiment's own time, so that history brought in late counts as it ran.
+_DAYS = f"""
+SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY days), percentile_disc(0.95) WITHIN GROUP (ORDER BY days), count(*),
+       count(*) FILTER (WHERE waits)
+FROM (SELECT (extract(epoch FROM coalesce(p.slot, e.ended_at, %(now)s) - c.readable_at) / 86400)::float8 AS days, p.slot IS NULL AS waits
+      FROM metadata.cursors c JOIN metadata.experiments e ON e.id = c.experiment_id
+      LEFT JOIN LATERAL (
+        SELECT r.slot, r.proposed_at FROM metadata.recommendations r WHERE r.experiment_id = e.id AND r.slot >= c.readable_at
+        ORDER BY r.slot LIMIT 1) AS p ON true
+      WHERE c.readable_at <= coalesce(e.ended_at, %(now)s) AND coalesce(p.proposed_at, e.ended_at, %(now)s) > %(since)s
+        AND {_mine("e.team_id")}) AS d
 """
 
 # Of the experiments that were judged in the window and have run for a day: proposed in time, or calmly held.

@@ -362,6 +362,7 @@ def _advance(judging: Judging, folded: Folded, to: dt.datetime, *, retold: bool)
     cursor.judged_to = to
     cursor.due_at = _next_due(judging.experiment, judging.policy, to)
     cursor.policy_version = judging.version
+    cursor.readable_at = None if folded.first_readable_at is None else from_us(folded.first_readable_at)
     cursor.state = zlib.compress(folded.state.to_bytes(), 1)
 
 
@@ -843,9 +844,10 @@ def _move_cursors(judgings: Sequence[Judging]) -> None:
             """
             UPDATE metadata.cursors c SET judged_to = w.judged_to, due_at = w.due_at, quiet_to = w.quiet_to, asked_slot = w.asked_slot,
               fold = w.fold, policy_version_id = w.policy_version_id, state = decode(w.state, 'base64'), shown = w.shown,
-              revisions = w.revisions, missed_slots = w.missed_slots
+              revisions = w.revisions, readable_at = w.readable_at, missed_slots = w.missed_slots
             FROM json_to_recordset(%s) AS w(experiment_id bigint, judged_to timestamptz, due_at timestamptz, quiet_to timestamptz,
-              asked_slot timestamptz, fold int, policy_version_id bigint, state text, shown jsonb, revisions jsonb, missed_slots bigint)
+              asked_slot timestamptz, fold int, policy_version_id bigint, state text, shown jsonb, revisions jsonb, readable_at timestamptz,
+              missed_slots bigint)
             WHERE c.experiment_id = w.experiment_id AND c.experiment_id = ANY (%s)
             """,  # the ids once more, so that one experiment's cursor is found without reading all of them
             [
@@ -864,6 +866,7 @@ _WRITTEN = (
     "policy_version_id",
     "shown",
     "revisions",
+    "readable_at",
     "missed_slots",
 )
 

@@ -127,6 +127,9 @@ class Cursor(models.Model):
         db_default={},
         help_text="By decision: {action, code} the gates would advise on the rows stored now, where that is another action.",
     )
+    readable_at = models.DateTimeField(
+        null=True, help_text="The first look that could be read: fresh, dense, with its floors and min_days."
+    )
     missed_slots = models.PositiveBigIntegerField(
         default=0, help_text="Slots that were judged later than one slot after their time."
     )

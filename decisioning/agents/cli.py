@@ -427,6 +427,11 @@ def slo(*, as_json: AsJson = False) -> None:
             rows.append((name.replace("_", " "), measured, target, holds, left))
     say(f"As of {found['as_of']}, over {found['window_days']} days")
     print_table(("promise", "measured", "target", "kept", "budget left"), rows)
+    days = found["days_to_decide"]
+    if days["counted"]:
+        say(
+            f"{days['median']:.1f} days by median from the first look that could be read to a proposal; {days['waiting']} wait for one."
+        )
     answers = found["answers"]
     say(f"{answers['open']} proposals wait for an answer, {answers['overdue']} for longer than they should.")
 

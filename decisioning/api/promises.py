@@ -44,6 +44,16 @@ class Promises(Door):
                     "counts": "From the moment a stable read could be known to its proposal.",
                     "excludes": "Experiments without a stable read: see recommended_within_24h.blocked.",
                 },
+                "days_to_decide": {
+                    "median": found.days.median,
+                    "p95": found.days.p95,
+                    "counted": found.days.counted,
+                    "waiting": found.days.waiting,
+                    "counts": "Days from an experiment's first look that could be read (fresh, dense, with its floors and min_days) to its "
+                    "first proposal from there on; while there is none (`waiting`) to now, or to its end.",
+                    "excludes": "Experiments that could not be read yet, and proposals made before: what is unsafe, invalid or harmful "
+                    "is proposed at once.",
+                },
                 "recommended_within_24h": {
                     **_share(found.recommended),
                     "decisive": found.decisive,

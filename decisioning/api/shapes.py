@@ -505,6 +505,15 @@ class ShareOut(Shape):
     excludes = text()
 
 
+class DaysOut(Shape):
+    median = maybe_number()
+    p95 = maybe_number()
+    counted = whole()
+    waiting = whole()
+    counts = text()
+    excludes = text()
+
+
 class BurnOut(Shape):
     over_h = s.FloatField()
     rate = maybe_number()
@@ -546,6 +555,7 @@ class PromisesOut(Shape):
     reads = ReadsOut()
     telemetry_latency = LatencyOut()
     decision_latency = LatencyOut()
+    days_to_decide = DaysOut()
     recommended_within_24h = RecommendedOut()
     telemetry_failures = FailuresOut()
     answers = AnswersOut()

@@ -10,7 +10,7 @@ from django.db import connection
 from decisioning import slo
 from decisioning.access.models import Reads
 from decisioning.slo import Latency, Share
-from gates.models import PolicyVersion, Recommendation
+from gates.models import Cursor, PolicyVersion, Recommendation
 from telemetry.models import RefreshRun, Source
 from tests.api.conftest import Caller
 from tests.conftest import as_role
@@ -102,6 +102,24 @@ def test_the_share_counts_decisive_and_calm_apart_and_names_what_blocks_the_rest
         "no_data": [unjudged["key"]],
     }
     assert (told["decision_latency"]["p95_s"], told["decision_latency"]["late"]) == (30 * 3600.0, 1)
+
+
+def test_the_second_clock_runs_from_the_first_read_to_a_proposal_and_on_while_there_is_none(
+    ops: Caller, stranger: Caller
+) -> None:
+    decided, waiting, unread = (running(ops, name, days=20) for name in ("decided", "waiting", "unread"))
+    for made, days in ((decided, 4), (waiting, 10)):
+        with as_role("owner"):
+            Cursor.objects.filter(experiment=made["id"]).update(readable_at=NOW - timedelta(days=days))
+    proposed(decided, ops.team.pk, after=HOUR)
+    proposed(unread, ops.team.pk, after=HOUR)
+
+    told = ops.get("/api/slo").json()["days_to_decide"]
+
+    assert (told["counted"], told["waiting"]) == (2, 1)
+    assert (told["median"], told["p95"]) == (4.0, pytest.approx(10, abs=0.01))
+    none = stranger.get("/api/slo").json()["days_to_decide"]
+    assert (none["median"], none["counted"], none["waiting"]) == (None, 0, 0)
 
 
 def test_reads_that_failed_or_were_never_counted_use_up_the_budget(ops: Caller) -> None:

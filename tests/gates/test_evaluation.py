@@ -140,6 +140,29 @@ def test_a_second_tick_of_the_same_slot_writes_nothing(running: Target) -> None:
         assert Evaluation.objects.count() == before
 
 
+def test_the_first_look_that_could_be_read_is_kept_until_its_rows_turn_out_to_be_too_few(running: Target) -> None:
+    for hour in range(1, 31):
+        ts = START + hour * HOUR
+        send(running, bucket(ts, random.Random(hour)), now=ts + dt.timedelta(minutes=2))
+        tick(ts + dt.timedelta(minutes=5))
+    read = Cursor.objects.values_list("readable_at", flat=True)
+    with as_role("worker"):
+        first = read.get()
+        found = Evaluation.objects.order_by("slot").exclude(code__in=("no_data", "stale", "collecting"))[0]
+    assert first is not None
+    assert found.slot == first
+
+    few = [
+        msgspec.structs.replace(row, n=2)
+        for hour in range(1, 31)
+        for row in bucket(START + hour * HOUR, random.Random(hour))
+    ]
+    send(running, few, now=START + 31 * HOUR)
+    tick(START + 31 * HOUR)
+    with as_role("worker"):
+        assert read.get() is None
+
+
 def test_missed_slots_are_counted(running: Target) -> None:
     tick(START + dt.timedelta(minutes=5))
     tick(START + dt.timedelta(minutes=30))

@@ -96,6 +96,18 @@ def test_a_winner_with_harmless_guards_is_scaled() -> None:
     assert w.recommended().variant == "t1"
 
 
+def test_an_experiment_can_be_read_from_its_first_look_that_lacks_nothing_on_and_that_look_stays() -> None:
+    w = walk(min_days=1)
+    first = next(hour for hour in range(1, 60) if w.said(hour)[1] not in ("no_data", "stale", "collecting"))
+    w.stop("value", "t1", 40)
+
+    assert 24 < first < 30
+    assert w.folded(first - 1).first_readable_at is None
+    assert w.folded(first).first_readable_at == START + first * HOUR
+    assert (w.said(59)[1], w.folded(59).first_readable_at) == ("wins", START + first * HOUR)
+    assert w.said(59)[2] == "suspended", "it went stale since"
+
+
 def test_a_proved_loss_is_deleted_as_harmful() -> None:
     assert walk(effect=-0.1).said() == ("delete", "harmful", "proposed")
 

@@ -75,7 +75,7 @@ def levels(f: slo.Figures) -> list[_Level]:
             "Decision latency, p95", "Decision p95", d.p95_s, d.target_s, d.target_s * 1.2, d.holds, d.budget_left,
             words.duration, f"at most {words.duration(d.target_s)}",
             [("Counted", f"{words.plural(d.counted, 'proposal')} of {_DAYS}, from when the stable read could be known"),
-             ("Over the target", f"{d.late:,}")],
+             ("Over the target", f"{d.late:,}"), ("From the first read", _days(f.days))],
         ),
         _Level(
             "Recommended within 24 h", "Within 24 h", r.share, r.target, 1.0, r.holds, r.budget_left,
@@ -90,6 +90,14 @@ def levels(f: slo.Figures) -> list[_Level]:
             [("Counted", f"{x.part:,} of {words.plural(x.whole, 'run')} in {_DAYS}, {f.missed_runs:,} of them missed")],
         ),
     ]  # fmt: skip
+
+
+def _days(d: slo.Days) -> str:
+    """The second clock: a latency that begins at a settled answer says nothing of how long it took to settle."""
+    if d.median is None or d.p95 is None:
+        return "nothing could be read yet"
+    waiting = f", {d.waiting} of them not proposed yet" if d.waiting else ""
+    return f"{d.median:.1f} days to a proposal by median, {d.p95:.1f} at p95, of {words.plural(d.counted, 'experiment')}{waiting}"
 
 
 def pulse(principal: Principal, *, now: datetime) -> list[dict[str, Any]]:
