@@ -246,8 +246,9 @@ class Scene:
         ]
         said = {"action": action, "code": code, "variant": None, "state": "open", "rationale": ["2 of 7 days and 41,200 units are still to come."],
                 "blockers": [], "evidence_digest": None}  # fmt: skip
+        lacks = code in ("no_data", "stale", "collecting", "unsafe", "invalid")
         Cursor.objects.update_or_create(
             experiment=e,
-            defaults={"team": self.team, "judged_to": at, "policy_version": PolicyVersion.objects.get(policy__name="default", number=1),
+            defaults={"team": self.team, "judged_to": at, "readable_at": None if lacks else self.now - 32 * HOUR, "policy_version": PolicyVersion.objects.get(policy__name="default", number=1),
                       "shown": {"as_of": at.isoformat(), "gates": gates, "recommendation": said, "variants": []}},
         )  # fmt: skip

@@ -5,7 +5,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from tests.board.scenes import Scene
+from tests.board.scenes import HOUR, Scene
 
 PAGES = ["board", "experiment_new", "freshness", "refresh_log", "sources", "quarantine", "promises", "policies", "audit", "profile",
          "password_change"]  # fmt: skip
@@ -30,6 +30,18 @@ def test_every_page_is_there_with_experiments_in_every_state(board: Client, scen
     for number in range(1, 6):
         for page in ("experiment", "report"):
             assert board.get(reverse(page, args=[f"scene-{number}"])).status_code == 200, (page, number)
+
+
+def test_the_promises_show_both_clocks_of_a_decision(board: Client, scene: Scene) -> None:
+    scene.proposal(scene.experiment(action="scale", code="wins", days=3), ago=6 * HOUR)
+    scene.experiment("Still open", code="open", days=3)
+
+    page = board.get(reverse("promises")).text.replace("\xa0", " ")
+
+    assert "30 min</span>" in page, "from the stable read"
+    assert "median 1.1 days to a proposal, p95 1.3, of 2 experiments, 1 of them not proposed yet" in page.replace(
+        "\xa0", " "
+    )
 
 
 @pytest.mark.django_db

@@ -97,7 +97,7 @@ def _days(d: slo.Days) -> str:
     if d.median is None or d.p95 is None:
         return "nothing could be read yet"
     waiting = f", {d.waiting} of them not proposed yet" if d.waiting else ""
-    return f"{d.median:.1f} days to a proposal by median, {d.p95:.1f} at p95, of {words.plural(d.counted, 'experiment')}{waiting}"
+    return f"median {d.median:.1f} days to a proposal, p95 {d.p95:.1f}, of {words.plural(d.counted, 'experiment')}{waiting}"
 
 
 def pulse(principal: Principal, *, now: datetime) -> list[dict[str, Any]]:
