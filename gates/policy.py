@@ -20,7 +20,6 @@ FromPlan = Literal["plan"]
 Body = dict[str, Any]
 
 TARGET_DAYS = 7
-SRM_CONCENTRATION = 1_000.0
 SRM_ALARM = 1_000.0
 
 DEFAULT_BODY: Body = {

@@ -41,7 +41,7 @@ from gates.rules import (
 from gates.statistics.planning import units_for_half
 
 DIGITS = 12
-MINUS, NARROW = "−", "\u202f"
+MINUS = "−"
 
 
 def evaluation_of(court: Judge, memory: Memory, detail: Detail, *, changed: bool) -> Evaluation:

@@ -13,7 +13,6 @@ State = Literal["fresh", "due", "late", "unknown", "stale"]
 WORST_LAST: tuple[State, ...] = ("fresh", "due", "late", "unknown", "stale")
 """From best to worst: an experiment is as fresh as its worst KPI."""
 
-TRAILING = timedelta(hours=24)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -2,15 +2,21 @@
 
 import datetime as dt
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from django.db import transaction
 from django.db.models import Count, Q
 
 from telemetry.freshness import FAILURES_OVER, failure_share
 from telemetry.models import RefreshRun, Source
+
+RunState = Literal["ok", "failed", "missed", "running"]
+MOST_SHOWN = 96
+_STATES: dict[str, RunState] = {"succeeded": "ok", "failed": "failed", "aborted": "failed", "running": "running"}
 
 
 @dataclass
@@ -41,8 +47,8 @@ def logged(job_name: str, *, clock: Callable[[], dt.datetime]) -> Iterator[Run]:
         raise
 
 
-def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[str, float | None]:
-    """Of each source, by key: failed and missed runs of the last 7 days (or since it was made) as a share of those due."""
+def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[int, float | None]:
+    """Of each source, by id: failed and missed runs of the last 7 days (or since it was made) as a share of those due."""
     since = now - FAILURES_OVER
     ended = (
         RefreshRun.objects.filter(source__in=[s.key for s in sources], finished_at__gt=since)
@@ -53,20 +59,50 @@ def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[str, 
         )
     )
     counted = {(row["team_id"], row["source"]): (row["succeeded"], row["failed"]) for row in ended}
-    found: dict[str, float | None] = {}
+    found: dict[int, float | None] = {}
     for source in sources:
         succeeded, failed = counted.get((source.team_id, source.key), (0, 0))
         length = now - max(since, source.created_at)
         due = length // dt.timedelta(seconds=source.schedule_s) if source.enabled else 0
-        found[source.key] = failure_share(due=due, succeeded=succeeded, failed=failed)
+        found[source.pk] = failure_share(due=due, succeeded=succeeded, failed=failed)
+    return found
+
+
+def newest_runs(sources: Sequence[Source], *, now: dt.datetime) -> dict[int, list[RunState]]:
+    """Of each source, by id: what came of the runs of the last day, oldest first, at most the newest `MOST_SHOWN`.
+
+    A run that was due and left no trace is `missed`: a gap between two runs, or since the last, half a schedule wider than it
+    should be.
+    """
+    since = now - dt.timedelta(days=1)
+    runs: dict[tuple[int | None, str], list[tuple[dt.datetime, str]]] = defaultdict(list)
+    for team, key, began, status in (
+        RefreshRun.objects.filter(source__in=[s.key for s in sources], started_at__gt=since, started_at__lte=now)
+        .order_by("started_at")
+        .values_list("team_id", "source", "started_at", "status")
+    ):
+        if began is not None:
+            runs[team, key].append((began, status))
+    found: dict[int, list[RunState]] = {}
+    for source in sources:
+        before, width = max(since, source.created_at), dt.timedelta(seconds=source.schedule_s)
+        states: list[RunState] = []
+        for began, status in [*runs[source.team_id, source.key], (now, "")]:
+            if source.enabled:
+                lost = (began - before + width / 2) // width - 1
+                states += ["missed"] * min(max(lost, 0), MOST_SHOWN)
+            if status:
+                states.append(_STATES[status])
+            before = began
+        found[source.pk] = states[-MOST_SHOWN:]
     return found
 
 
 def missed(sources: Iterable[Source], *, since: dt.datetime, now: dt.datetime) -> int:
     """Runs of these sources that were due since then (or since the source was made) and left no trace."""
-    found = {source.key: source for source in sources if source.enabled}
+    found = [source for source in sources if source.enabled]
     ended = (
-        RefreshRun.objects.filter(source__in=list(found), finished_at__gt=since)
+        RefreshRun.objects.filter(source__in=[source.key for source in found], finished_at__gt=since)
         .values("team_id", "source")
         .annotate(runs=Count("id"))
     )
@@ -77,7 +113,7 @@ def missed(sources: Iterable[Source], *, since: dt.datetime, now: dt.datetime) -
             (now - max(since, source.created_at)) // dt.timedelta(seconds=source.schedule_s)
             - counted.get((source.team_id, source.key), 0),
         )
-        for source in found.values()
+        for source in found
     )
 
 

@@ -574,7 +574,8 @@ class QuarantinedOut(Shape):
 
 
 class SourceOut(Shape):
-    """Where rows are pulled from, and how it fares. failure_share: of its runs in the last 28 days, null without any."""
+    """Where rows are pulled from, and how it fares. failure_share: failed and missed runs of those due in the last 7 days, null when
+    none was."""
 
     key = text()
     team = text()

@@ -119,7 +119,7 @@ def _found(key: str) -> Source:
 
 def _all_told(found: Sequence[Source], now: datetime) -> list[dict[str, Any]]:
     shares = failure_shares(found, now=now)
-    return [{**_told(source), "failure_share": shares[source.key]} for source in found]
+    return [{**_told(source), "failure_share": shares[source.pk]} for source in found]
 
 
 def _told(source: Source) -> dict[str, Any]:

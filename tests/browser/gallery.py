@@ -1,6 +1,7 @@
 """A board with something of everything: long names, every action, every status, stale data, nothing yet."""
 
 import datetime as dt
+import uuid
 
 from decisioning.ledger import channels
 from decisioning.ledger.delivery import Outcome, deliver
@@ -8,7 +9,7 @@ from decisioning.ledger.models import Channel
 from decisioning.ledger.outbox import EVENTS, tell
 from gates.models import Cursor, Policy, PolicyVersion
 from gates.policy import DEFAULT_BODY
-from telemetry.models import Source
+from telemetry.models import RefreshRun, Source
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 
@@ -57,10 +58,17 @@ def hang(scene: Scene) -> None:
 
 def _sources(scene: Scene) -> None:
     """One that is good, and one with a long name that fails."""
-    common = {"team": scene.team, "kind": "file", "query": "SELECT :since, :until", "schedule_s": 900, "created_at": scene.now,
-              "due_at": scene.now, "metrics": ["vrps"]}  # fmt: skip
+    common = {"team": scene.team, "kind": "file", "query": "SELECT :since, :until", "schedule_s": 900,
+              "created_at": scene.now - 60 * HOUR, "due_at": scene.now, "metrics": ["vrps"]}  # fmt: skip
     with as_role("owner"):
         Source.objects.create(key="warehouse", path="rows.csv", last_refresh_at=scene.now - HOUR, **common)
+        for quarter in range(1, 97):
+            if quarter % 31 not in (7, 8):
+                began = scene.now - quarter * HOUR / 4
+                RefreshRun.objects.create(
+                    run_id=uuid.uuid4(), job_name="warehouse", source="warehouse", team=scene.team, started_at=began, finished_at=began,
+                    status="failed" if quarter % 29 == 3 else "succeeded",
+                )  # fmt: skip
         Source.objects.create(key=LONG[:60].lower().replace(".", "-"), path=f"{LONG}.parquet", failures=3, **common)
 
 

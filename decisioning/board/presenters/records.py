@@ -1,7 +1,8 @@
 """Pages that read what was written down: the refresh log, the audit, keys, a person's own page."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,18 +11,22 @@ from django.db.models import Q, QuerySet
 from django.http import QueryDict
 from django.urls import reverse
 from django.utils.dateparse import parse_date
+from django.utils.safestring import SafeString
 
 from decisioning.access.keys import create_key
 from decisioning.access.models import ApiKey, Membership, Team
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
-from decisioning.board import words
+from decisioning.board import charts, words
 from decisioning.board.downloads import MOST
 from decisioning.board.presenters.frame import before, older, options, query
+from decisioning.board.presenters.gates import svg
 from decisioning.ledger import seals
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment
+from telemetry.freshness import FAILURES_OVER
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
+from telemetry.refresh import RunState, failure_shares, newest_runs
 from telemetry.sources import Preview
 
 PAGE = 50
@@ -300,7 +305,9 @@ def quarantine(principal: Principal, params: QueryDict, *, now: datetime) -> dic
 def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str, Any]:
     """Where rows are pulled from; staff reach the form in the admin."""
     rows = []
-    for s in Source.objects.select_related("team").order_by("key"):
+    found = list(Source.objects.select_related("team").order_by("key", "team"))
+    runs, shares = newest_runs(found, now=now), failure_shares(found, now=now)
+    for s in found:
         state = (
             ("hold", "Off")
             if not s.enabled
@@ -318,6 +325,9 @@ def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str,
                 "schedule": f"every {words.duration(s.schedule_s)}",
                 "metrics": ", ".join(s.metrics),
                 "last": words.instant(s.last_refresh_at, now),
+                "runs": _strip(s, runs[s.pk]),
+                "runs_said": _said_of(runs[s.pk]),
+                "failing": _failing(shares[s.pk]),
                 "due": words.instant(s.due_at, now) if s.enabled else "not while it is off",
                 "admin_url": reverse("admin:telemetry_source_change", args=[s.pk]) if is_staff else "",
                 "refresh_url": reverse("source_refresh", args=[s.pk])
@@ -336,6 +346,26 @@ def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str,
             "label": "Add a source",
         },
     }
+
+
+def _strip(source: Source, states: Sequence[RunState]) -> SafeString:
+    if not states:
+        return svg("")
+    title = f"Runs of {source.key} in the last 24 h"
+    return svg(charts.run_strip(states, uid=f"runs{source.pk}", title=title, desc=_said_of(states), step=3))
+
+
+def _said_of(states: Sequence[RunState]) -> str:
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in ("ok", "failed", "missed", "running") if counts[state])
+
+
+def _failing(share: float | None) -> str:
+    return (
+        ""
+        if share is None
+        else f"{words.share(share, 1)} failed or missed in {words.duration(FAILURES_OVER.total_seconds())}"
+    )
 
 
 def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
