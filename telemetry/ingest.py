@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import msgspec
 from django.conf import settings
 from django.db import connection, transaction
+from psycopg import Cursor
+from psycopg.errors import UniqueViolation
 
 from telemetry import arrays, wake
 
@@ -171,7 +173,7 @@ def ingest(
     if faults and atomic:
         raise IngestRefused("invalid_rows", _summary(faults), errors=faults)
     unique, repeated = _deduplicated(kept, faults, atomic=atomic)
-    accepted, changed, conflicts = _upsert(target, unique, now=now)
+    accepted, changed, conflicts = _stored(target, unique, now=now)
     if conflicts:
         clash = [BadRow(index, f"/rows/{index}/value", "conflicting_row", _CONFLICT) for index in conflicts]
         if atomic:
@@ -395,16 +397,26 @@ WITH ORDINALITY AS sent(ts, metric, variant, value, n, variance, denominator_val
 """
 _DIFFERS = f"({', '.join(f'k.{c}' for c in _FACTS)}) IS DISTINCT FROM ({', '.join(f'excluded.{c}' for c in _FACTS)})"
 
-_UPSERT = f"""
+_INSERT = f"""
 INSERT INTO metrics.experiment_kpis AS k (experiment_id, team_id, first_received_at, received_at, {", ".join(_COLUMNS)})
 SELECT %(experiment)s, %(team)s, %(now)s, %(now)s, {", ".join(f"t.{c}" for c in _COLUMNS)} FROM ({_SENT}) AS t({", ".join((*_COLUMNS, "position"))})
-ON CONFLICT (experiment_id, metric, variant, ts) DO UPDATE SET
+"""  # noqa: S608 - column names are this module's own
+
+_UPSERT = f"""
+WITH written AS ({_INSERT}ON CONFLICT (experiment_id, metric, variant, ts) DO UPDATE SET
   {", ".join(f"{c} = excluded.{c}" for c in _FACTS)}, window_s = excluded.window_s,
   revision = coalesce(excluded.revision, k.revision), received_at = excluded.received_at
 WHERE CASE WHEN excluded.revision IS NULL OR k.revision IS NULL THEN {_DIFFERS} OR (k.revision IS NULL AND excluded.revision IS NOT NULL)
            ELSE excluded.revision > k.revision END
-RETURNING (old.ts IS NULL)
-"""  # noqa: S608 - column names are this module's own
+RETURNING old.ts IS NULL AS is_new)
+SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written
+"""  # noqa: S608
+
+# Whether there may be a row that the batch would change: one at its times, of its metrics and variants.
+_MEETS = """
+SELECT EXISTS (SELECT FROM metrics.experiment_kpis WHERE experiment_id = %(experiment)s AND metric = ANY (%(metrics)s)
+               AND variant = ANY (%(variants)s) AND ts BETWEEN %(first)s AND %(last)s)
+"""
 
 _CONFLICTS = f"""
 SELECT t.position - 1 FROM ({_SENT}) AS t({", ".join((*_COLUMNS, "position"))})
@@ -413,18 +425,31 @@ WHERE t.revision = k.revision AND ({", ".join(f"k.{c}" for c in _FACTS)}) IS DIS
 """  # noqa: S608
 
 
-def _upsert(target: Target, rows: Sequence[tuple[int, Row]], *, now: dt.datetime) -> tuple[int, int, list[int]]:
+def _stored(target: Target, rows: Sequence[tuple[int, Row]], *, now: dt.datetime) -> tuple[int, int, list[int]]:
     """(new, changed, batch indexes whose revision is stored with another value)."""
     if not rows:
         return 0, 0, []
     sent = _columns([row for _, row in rows]) | {"experiment": target.experiment_id, "team": target.team_id, "now": now}
     conflicts: list[int] = []
     with connection.wrap_database_errors, arrays.cursor() as cursor:
-        written = [is_new for (is_new,) in cursor.execute(_UPSERT, sent)]
+        if _all_new(cursor, sent):
+            return len(rows), 0, []
+        new, changed = cursor.execute(_UPSERT, sent).fetchone() or (0, 0)
         if sent["revision"]:
             conflicts = [rows[position][0] for (position,) in cursor.execute(_CONFLICTS, sent)]
-    new = sum(written)
-    return new, len(written) - new, conflicts
+    return new, changed, conflicts
+
+
+def _all_new(cursor: Cursor[Any], sent: Mapping[str, Any]) -> bool:
+    """Whether the rows met none of their keys and are stored: most batches are such, and ON CONFLICT takes twice as long."""
+    if cursor.execute(_MEETS, sent).fetchone() == (True,):
+        return False
+    try:
+        with transaction.atomic():
+            cursor.execute(_INSERT, sent)
+    except UniqueViolation:  # another batch came in between
+        return False
+    return True
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Any]:
@@ -437,6 +462,8 @@ def _columns(rows: Sequence[Row]) -> dict[str, Any]:
         "variants": variants,
         "variant": variant,
         "ts": arrays.instants([row.ts for row in rows]),
+        "first": min(row.ts for row in rows),
+        "last": max(row.ts for row in rows),
         "value": arrays.float8s([row.value for row in rows]),
         "n": arrays.int8s([row.n for row in rows]),
         "variance": arrays.float8s([row.variance for row in rows]),

@@ -6,10 +6,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric
+from telemetry import ingest as module
 from telemetry.ingest import FUTURE, Denominator, IngestRefused, Row, Target, _all_fit, _misfit, check, decode, ingest
 from telemetry.models import ExperimentKpi
 from tests.conftest import as_role
@@ -248,3 +251,43 @@ def test_a_batch_looked_at_as_a_whole_is_let_through_only_when_each_row_of_it_wo
             let_through = _all_fit(list(enumerate(batch)), target, kinds, now=NOON, oldest=oldest)
             # A proportion needs each value to be looked at, good or not.
             assert let_through is (misfit is None and metric != "rate"), (one, misfit)
+
+
+ROWS = st.lists(
+    st.builds(
+        row,
+        st.sampled_from([0.0, 0.5, 1.0]),
+        metric=st.sampled_from(["vrps", "rate"]),
+        variant=st.sampled_from(["control", "treatment"]),
+        ts=st.integers(0, 5).map(lambda hours: NOON - dt.timedelta(hours=hours)),
+        revision=st.sampled_from([None, None, 1, 2]),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(ROWS, max_size=4))
+def test_batches_end_alike_whether_they_look_for_rows_expect_some_or_are_surprised_by_them(
+    target: Target, now: dt.datetime, batches: list[list[Row]]
+) -> None:
+    def ended() -> list[object]:
+        told: list[object] = []
+        with transaction.atomic():
+            with as_role("worker"):
+                for number, batch in enumerate(batches):
+                    at = now + dt.timedelta(minutes=number)
+                    try:
+                        with transaction.atomic():
+                            told.append(ingest(target, list(enumerate(batch)), now=at))
+                    except IngestRefused as refusal:
+                        told.append((refusal.code, refusal.errors))
+                told += ExperimentKpi.objects.order_by("metric", "variant", "ts").values_list()
+            transaction.set_rollback(True)
+        return told
+
+    looks = ended()
+    for answer in ("true", "false"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_MEETS", f"SELECT {answer}")
+            assert ended() == looks
