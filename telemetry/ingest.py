@@ -86,20 +86,21 @@ class Target:
     variants: frozenset[str]
 
 
-def targets(refs: Iterable[str | int], *, team_id: int) -> dict[str | int, Target]:
-    """A team's experiments by number and by key, as far as they exist. Keys hold a letter, so the two never meet."""
+def targets(refs: Iterable[str | int], *, team_id: int | None = None) -> dict[str | int, Target]:
+    """Experiments by number and by key, as far as they exist: a team's, or all that the caller sees. Keys hold a letter, so the two never meet."""
     keys, numbers = [r for r in refs if isinstance(r, str)], [r for r in refs if isinstance(r, int) and r < 2**63]
     with connection.cursor() as cursor:
-        cursor.execute(_TARGETS, [team_id, keys, numbers])
+        cursor.execute(_TARGETS, {"team": team_id, "keys": keys, "numbers": numbers})
         found: dict[str | int, Target] = {}
-        for pk, key, variants in cursor.fetchall():
-            found |= dict.fromkeys((pk, key), Target(pk, team_id, frozenset(variants)))
+        for pk, key, team, variants in cursor.fetchall():
+            found |= dict.fromkeys((pk, key), Target(pk, team, frozenset(variants)))
     return found
 
 
 _TARGETS = """
-SELECT e.id, e.key, array(SELECT v.key::text FROM metadata.variants v WHERE v.experiment_id = e.id) FROM metadata.experiments e
-WHERE e.team_id = %s AND (e.key = ANY (%s::text[]) OR e.id = ANY (%s::bigint[]))
+SELECT e.id, e.key, e.team_id, array(SELECT v.key::text FROM metadata.variants v WHERE v.experiment_id = e.id)
+FROM metadata.experiments e
+WHERE (e.key = ANY (%(keys)s::text[]) OR e.id = ANY (%(numbers)s::bigint[])) AND e.team_id = coalesce(%(team)s, e.team_id)
 """
 
 

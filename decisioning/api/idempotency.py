@@ -24,8 +24,9 @@ KEPT = timedelta(hours=24)
 LONGEST_KEY = 255
 _HEADERS = ("Content-Type", "Location", "ETag")
 
-_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
-_FIND = """
+# Two statements that travel together: the second has to see what was committed before the lock was free.
+_LOCK_AND_FIND = """
+SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0));
 SELECT fingerprint, status, headers::text, body FROM metadata.idempotency WHERE principal = %s AND key = %s AND created_at > %s
 """
 _KEEP = """
@@ -78,12 +79,12 @@ def _fingerprint(request: Request) -> bytes:
 def _stored(principal: str, key: str, fingerprint: bytes, *, now: datetime) -> HttpResponse | None:
     """The answer given before. Raises Problem: 409 `in_progress`, 422 `idempotency_key_reused`, 409 `secret_shown_once`."""
     with connection.cursor() as cursor:
-        cursor.execute(_LOCK, [f"idempotency {principal} {key}"])
+        cursor.execute(_LOCK_AND_FIND, [f"idempotency {principal} {key}", principal, key, now - KEPT])
         (free,) = cursor.fetchone() or (False,)
         if not free:
             detail = "The first request with this Idempotency-Key still runs. Ask again in a moment."
             raise Problem(409, "in_progress", detail, headers={"Retry-After": "1"})
-        cursor.execute(_FIND, [principal, key, now - KEPT])
+        cursor.nextset()
         found = cursor.fetchone()
     if found is None:
         return None
