@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from django.db import connection
+from numpy.typing import NDArray
 from psycopg import Cursor, pq
 from psycopg.adapt import Dumper
 
 _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
-_MICROSECOND = dt.timedelta(microseconds=1)
 
 
 class Array:
@@ -22,8 +22,8 @@ class Array:
     oid, element, form = 0, 0, ""
     """The array's type, its elements' type, and how numpy writes one of them."""
 
-    def __init__(self, values: Sequence[Any]) -> None:
-        nulls = values.count(None)
+    def __init__(self, values: NDArray[Any] | Sequence[Any]) -> None:
+        nulls = 0 if isinstance(values, np.ndarray) else values.count(None)
         cells = np.empty(len(values), dtype=[("length", ">i4"), ("value", self.form)])
         cells["length"] = cells["value"].itemsize
         if not nulls:
@@ -69,16 +69,27 @@ def float8s(values: Sequence[float | None]) -> Array | None:
     return _unless_empty(_Float8s, values)
 
 
-def instants(values: Sequence[dt.datetime]) -> Array:
-    """Times with an offset, as timestamptz."""
-    return _Instants([(value - _EPOCH) // _MICROSECOND for value in values])
+def instants(counted: NDArray[np.int64]) -> Array:
+    """Times that `microseconds` has counted, as timestamptz."""
+    return _Instants(counted)
 
 
-def coded(texts: Sequence[str]) -> tuple[list[str], Array]:
-    """The distinct texts, and for each text its place among them, from 1: rows repeat a few names many times."""
-    places: dict[str, int] = {}
-    coded = [places.setdefault(text, len(places) + 1) for text in texts]
-    return list(places), _Int4s(coded)
+def numbers(places: NDArray[np.int32]) -> Array:
+    """What `places` has found, as integers of 32 bits."""
+    return _Int4s(places)
+
+
+def microseconds(values: Sequence[dt.datetime]) -> NDArray[np.int64]:
+    """Times with an offset as PostgreSQL counts them: microseconds since 2000."""
+    since = [value - _EPOCH for value in values]
+    return np.array([(s.days * 86_400 + s.seconds) * 1_000_000 + s.microseconds for s in since], np.int64)
+
+
+def places(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int32]]:
+    """The distinct texts in order, and for each text its place among them, from 1: rows repeat a few names many times."""
+    names = sorted(set(texts))
+    place = {name: number for number, name in enumerate(names, 1)}
+    return names, np.array([place[text] for text in texts], np.int32)
 
 
 def cursor() -> Cursor[Any]:

@@ -8,12 +8,14 @@ import datetime as dt
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 from django.conf import settings
 from django.db import connection, transaction
+from numpy.typing import NDArray
 from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
@@ -159,22 +161,24 @@ def ingest(
     Raises IngestRefused: 422 `invalid_rows`, 409 `conflicting_row`, 413 `batch_too_large`.
     """
     _not_too_many(len(rows) + len({fault.index for fault in bad}))
-    kinds = _metric_kinds({row.metric for _, row in rows})
+    keys = _Keys.of(rows)
+    kinds = _metric_kinds(set(keys.metrics))
     faults = list(bad)
     oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
     kept = rows
-    if not _all_fit(rows, target, kinds, now=now, oldest=oldest):
+    if not _all_fit(keys, target, kinds, now=now, oldest=oldest):
         kept = []
         for index, row in rows:
             if found := _misfit(row, target, kinds, now=now, oldest=oldest):
                 faults.append(BadRow(index, f"/rows/{index}{found[0]}", found[1], found[2]))
             else:
                 kept.append((index, row))
+        keys = _Keys.of(kept)
     faults.sort(key=lambda fault: fault.index)
     if faults and atomic:
         raise IngestRefused("invalid_rows", _summary(faults), errors=faults)
-    unique, repeated = _deduplicated(kept, faults, atomic=atomic)
-    accepted, changed, conflicts = _stored(target, unique, now=now)
+    unique, keys, repeated = _in_key_order(kept, keys, faults, atomic=atomic)
+    accepted, changed, conflicts = _stored(target, unique, keys, now=now)
     if conflicts:
         clash = [BadRow(index, f"/rows/{index}/value", "conflicting_row", _CONFLICT) for index in conflicts]
         if atomic:
@@ -308,18 +312,40 @@ def row_of(raw: Mapping[str, Any]) -> Row:
     return msgspec.convert({**{k: v for k, v in raw.items() if v is not None}, **whole}, Row)
 
 
-def _all_fit(
-    rows: Sequence[tuple[int, Row]], target: Target, kinds: Mapping[str, str], *, now: dt.datetime, oldest: dt.datetime
-) -> bool:
+@dataclass(frozen=True)
+class _Keys:
+    """The keys of some rows in numbers that sort as they do: places in the sorted names, and microseconds."""
+
+    metrics: list[str]
+    metric: NDArray[np.int32]
+    variants: list[str]
+    variant: NDArray[np.int32]
+    ts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, Row]]) -> "_Keys":
+        metrics, metric = arrays.places([row.metric for _, row in rows])
+        variants, variant = arrays.places([row.variant for _, row in rows])
+        return cls(metrics, metric, variants, variant, arrays.microseconds([row.ts for _, row in rows]))
+
+    def at(self, order: NDArray[np.intp]) -> "_Keys":
+        return replace(self, metric=self.metric[order], variant=self.variant[order], ts=self.ts[order])
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """One line a row."""
+        return np.column_stack((self.metric, self.variant, self.ts))
+
+
+def _all_fit(keys: _Keys, target: Target, kinds: Mapping[str, str], *, now: dt.datetime, oldest: dt.datetime) -> bool:
     """Whether `_misfit` finds nothing in any row, told by what the rows have in common; False may only mean: look closely."""
-    if not rows:
+    if not keys.metrics:
         return True
-    ends = [row.ts for _, row in rows]
+    first, last = arrays.microseconds([max(oldest, _EARLIEST), now + FUTURE])
     return (
-        {row.variant for _, row in rows} <= target.variants
-        and all(kinds.get(metric, "proportion") != "proportion" for metric in {row.metric for _, row in rows})
-        and max(oldest, _EARLIEST) <= min(ends)
-        and max(ends) <= now + FUTURE
+        target.variants.issuperset(keys.variants)
+        and all(kinds.get(metric, "proportion") != "proportion" for metric in keys.metrics)
+        and bool(first <= keys.ts.min() and keys.ts.max() <= last)
     )
 
 
@@ -352,17 +378,30 @@ def _misfit(
     return None
 
 
+def _in_key_order(
+    rows: Sequence[tuple[int, Row]], keys: _Keys, faults: list[BadRow], *, atomic: bool
+) -> tuple[Sequence[tuple[int, Row]], _Keys, int]:
+    """One row a key, in key order (so that opposite batches cannot deadlock), their keys, and how many rows repeated one."""
+    order = np.lexsort((keys.ts, keys.variant, keys.metric))
+    ordered = keys.at(order)
+    repeats = (ordered.numbers[1:] == ordered.numbers[:-1]).all(axis=1)
+    if repeats.any():
+        unique, repeated = _deduplicated(rows, keys, faults, atomic=atomic)
+        return *_in_key_order(unique, _Keys.of(unique), faults, atomic=atomic)[:2], repeated
+    return [rows[place] for place in order.tolist()], ordered, 0
+
+
 def _deduplicated(
-    rows: Sequence[tuple[int, Row]], faults: list[BadRow], *, atomic: bool
+    rows: Sequence[tuple[int, Row]], keys: _Keys, faults: list[BadRow], *, atomic: bool
 ) -> tuple[list[tuple[int, Row]], int]:
-    """One row a key, in key order (so that opposite batches cannot deadlock), and how many repeated it.
+    """One row a key, and how many repeated it.
 
     Within a batch the rules are those between batches: the highest revision wins, without one the later row.
     """
-    best: dict[tuple[str, str, dt.datetime], tuple[int, Row]] = {}
+    best: dict[tuple[int, ...], tuple[int, Row]] = {}
     repeated = 0
-    for index, row in rows:
-        key = (row.metric, row.variant, row.ts)
+    for (index, row), numbers in zip(rows, keys.numbers.tolist(), strict=True):
+        key = tuple(numbers)
         if key not in best:
             best[key] = (index, row)
             continue
@@ -377,7 +416,7 @@ def _deduplicated(
         elif row.revision is None or held.revision is None or row.revision > held.revision:
             newest = row if row.revision is not None else msgspec.structs.replace(row, revision=held.revision)
             best[key] = (index, newest)
-    return [best[key] for key in sorted(best)], repeated
+    return list(best.values()), repeated
 
 
 # The database -------------------------------------------------------------------------------------------------------------
@@ -426,11 +465,14 @@ WHERE t.revision = k.revision AND ({", ".join(f"k.{c}" for c in _FACTS)}) IS DIS
 """  # noqa: S608
 
 
-def _stored(target: Target, rows: Sequence[tuple[int, Row]], *, now: dt.datetime) -> tuple[int, int, list[int]]:
+def _stored(
+    target: Target, rows: Sequence[tuple[int, Row]], keys: _Keys, *, now: dt.datetime
+) -> tuple[int, int, list[int]]:
     """(new, changed, batch indexes whose revision is stored with another value)."""
     if not rows:
         return 0, 0, []
-    sent = _columns([row for _, row in rows]) | {"experiment": target.experiment_id, "team": target.team_id, "now": now}
+    sent = _columns([row for _, row in rows], keys)
+    sent |= {"experiment": target.experiment_id, "team": target.team_id, "now": now}
     conflicts: list[int] = []
     with connection.wrap_database_errors, arrays.cursor() as cursor:
         if _all_new(cursor, sent):
@@ -453,18 +495,16 @@ def _all_new(cursor: Cursor[Any], sent: Mapping[str, Any]) -> bool:
     return True
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, Any]:
-    metrics, metric = arrays.coded([row.metric for row in rows])
-    variants, variant = arrays.coded([row.variant for row in rows])
+def _columns(rows: Sequence[Row], keys: _Keys) -> dict[str, Any]:
     below = [row.denominator for row in rows]
     return {
-        "metrics": metrics,
-        "metric": metric,
-        "variants": variants,
-        "variant": variant,
-        "ts": arrays.instants([row.ts for row in rows]),
-        "first": min(row.ts for row in rows),
-        "last": max(row.ts for row in rows),
+        "metrics": keys.metrics,
+        "metric": arrays.numbers(keys.metric),
+        "variants": keys.variants,
+        "variant": arrays.numbers(keys.variant),
+        "ts": arrays.instants(keys.ts),
+        "first": rows[int(keys.ts.argmin())].ts,
+        "last": rows[int(keys.ts.argmax())].ts,
         "value": arrays.float8s([row.value for row in rows]),
         "n": arrays.int8s([row.n for row in rows]),
         "variance": arrays.float8s([row.variance for row in rows]),

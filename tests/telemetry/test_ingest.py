@@ -4,6 +4,7 @@ import datetime as dt
 import itertools
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -13,7 +14,20 @@ from hypothesis import strategies as st
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric
 from telemetry import ingest as module
-from telemetry.ingest import FUTURE, Denominator, IngestRefused, Row, Target, _all_fit, _misfit, check, decode, ingest
+from telemetry.ingest import (
+    FUTURE,
+    Denominator,
+    IngestRefused,
+    Row,
+    Target,
+    _all_fit,
+    _in_key_order,
+    _Keys,
+    _misfit,
+    check,
+    decode,
+    ingest,
+)
 from telemetry.models import ExperimentKpi
 from tests.conftest import as_role
 
@@ -248,7 +262,7 @@ def test_a_batch_looked_at_as_a_whole_is_let_through_only_when_each_row_of_it_wo
         one = row(value, metric=metric, ts=ts, variant=variant)
         misfit = _misfit(one, target, kinds, now=NOON, oldest=oldest)
         for batch in ([one], [row(), one], [one, row()]):
-            let_through = _all_fit(list(enumerate(batch)), target, kinds, now=NOON, oldest=oldest)
+            let_through = _all_fit(_Keys.of(list(enumerate(batch))), target, kinds, now=NOON, oldest=oldest)
             # A proportion needs each value to be looked at, good or not.
             assert let_through is (misfit is None and metric != "rate"), (one, misfit)
 
@@ -291,3 +305,40 @@ def test_batches_end_alike_whether_they_look_for_rows_expect_some_or_are_surpris
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "_MEETS", f"SELECT {answer}")
             assert ended() == looks
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch=ROWS)
+def test_a_batch_ends_as_its_rows_would_one_by_one(target: Target, now: dt.datetime, batch: list[Row]) -> None:
+    def ended(*batches: list[tuple[int, Row]]) -> tuple[list[int], list[Any]]:
+        refused: list[int] = []
+        with transaction.atomic():
+            with as_role("worker"):
+                for sent in batches:
+                    refused += [fault.index for fault in ingest(target, sent, now=now, atomic=False).refused]
+                kept = list(ExperimentKpi.objects.order_by("metric", "variant", "ts").values_list())
+            transaction.set_rollback(True)
+        return sorted(refused), kept
+
+    rows = list(enumerate(batch))
+    assert ended(rows) == ended(*([one] for one in rows))
+
+
+@given(
+    st.lists(
+        st.builds(
+            row,
+            metric=st.text("abÄ-_", max_size=3),
+            variant=st.text("abÄ-_", max_size=3),
+            ts=st.datetimes(timezones=st.timezones(), min_value=dt.datetime(1970, 1, 2), max_value=dt.datetime(9997, 1, 1)),  # noqa: DTZ001
+        ),
+        max_size=30,
+    )
+)  # fmt: skip
+def test_rows_go_to_the_database_in_the_order_of_their_keys(rows: list[Row]) -> None:
+    sent = list(enumerate(rows))
+    ordered, keys, repeated = _in_key_order(sent, _Keys.of(sent), [], atomic=True)
+    known = [(r.metric, r.variant, r.ts.astimezone(dt.UTC)) for _, r in ordered]
+    assert known == sorted({(r.metric, r.variant, r.ts.astimezone(dt.UTC)) for r in rows})
+    assert repeated == len(rows) - len(known)
+    assert (keys.numbers == _Keys.of(ordered).numbers).all()
