@@ -454,8 +454,8 @@ SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM w
 
 # Whether there may be a row that the batch would change: one at its times, of its metrics and variants.
 _MEETS = """
-SELECT EXISTS (SELECT FROM metrics.experiment_kpis WHERE experiment_id = %(experiment)s AND metric = ANY (%(metrics)s)
-               AND variant = ANY (%(variants)s) AND ts BETWEEN %(first)s AND %(last)s)
+EXISTS (SELECT FROM metrics.experiment_kpis WHERE experiment_id = %(experiment)s AND metric = ANY (%(metrics)s)
+        AND variant = ANY (%(variants)s) AND ts BETWEEN %(first)s AND %(last)s)
 """
 
 _CONFLICTS = f"""
@@ -485,14 +485,12 @@ def _stored(
 
 def _all_new(cursor: Cursor[Any], sent: Mapping[str, Any]) -> bool:
     """Whether the rows met none of their keys and are stored: most batches are such, and ON CONFLICT takes twice as long."""
-    if cursor.execute(_MEETS, sent).fetchone() == (True,):
-        return False
     try:
         with transaction.atomic():
-            cursor.execute(_INSERT, sent)
+            cursor.execute(f"{_INSERT} WHERE NOT {_MEETS}", sent)
     except UniqueViolation:  # another batch came in between
         return False
-    return True
+    return cursor.rowcount > 0
 
 
 def _columns(rows: Sequence[Row], keys: _Keys) -> dict[str, Any]:
