@@ -119,7 +119,7 @@ class Ingested:
 
 def decode(body: bytes) -> list[Row] | None:
     """The rows of a well-formed body, None when anything is wrong with it: `check` then says what."""
-    if b"\\u0000" in body:
+    if b"\\" in body and b"\\u0000" in body:  # one character is found ten times as fast as six
         return None
     try:
         return _fast.decode(body).rows
@@ -452,10 +452,11 @@ RETURNING old.ts IS NULL AS is_new)
 SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written
 """  # noqa: S608
 
-# Whether there may be a row that the batch would change: one at its times, of its metrics and variants.
-_MEETS = """
-EXISTS (SELECT FROM metrics.experiment_kpis WHERE experiment_id = %(experiment)s AND metric = ANY (%(metrics)s)
-        AND variant = ANY (%(variants)s) AND ts BETWEEN %(first)s AND %(last)s)
+# Whether no row can be one that the batch would change: none is at its times, of its metrics and variants. Asked for in the index's order, since
+# for EXISTS the planner may read a whole partition where it expects many rows and there are none.
+_MEETS_NONE = """
+(SELECT true FROM metrics.experiment_kpis WHERE experiment_id = %(experiment)s AND metric = ANY (%(metrics)s) AND variant = ANY (%(variants)s)
+ AND ts BETWEEN %(first)s AND %(last)s ORDER BY metric, variant, ts LIMIT 1) IS NULL
 """
 
 _CONFLICTS = f"""
@@ -487,7 +488,7 @@ def _all_new(cursor: Cursor[Any], sent: Mapping[str, Any]) -> bool:
     """Whether the rows met none of their keys and are stored: most batches are such, and ON CONFLICT takes twice as long."""
     try:
         with transaction.atomic():
-            cursor.execute(f"{_INSERT} WHERE NOT {_MEETS}", sent)
+            cursor.execute(f"{_INSERT} WHERE {_MEETS_NONE}", sent)
     except UniqueViolation:  # another batch came in between
         return False
     return cursor.rowcount > 0

@@ -303,7 +303,7 @@ def test_batches_end_alike_whether_they_look_for_rows_expect_some_or_are_surpris
     looks = ended()
     for answer in ("true", "false"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_MEETS", answer)
+            patch.setattr(module, "_MEETS_NONE", answer)
             assert ended() == looks
 
 
@@ -342,3 +342,22 @@ def test_rows_go_to_the_database_in_the_order_of_their_keys(rows: list[Row]) -> 
     assert known == sorted({(r.metric, r.variant, r.ts.astimezone(dt.UTC)) for r in rows})
     assert repeated == len(rows) - len(known)
     assert (keys.numbers == _Keys.of(ordered).numbers).all()
+
+
+def test_looking_for_rows_to_meet_reads_no_whole_partition_where_many_are_expected_and_there_are_none(
+    target: Target,
+) -> None:
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metrics.experiment_kpis (experiment_id, team_id, ts, metric, variant, value) "
+            "SELECT %s, %s, %s::timestamptz - i * interval '1 minute', 'vrps', variant, 1 "
+            "FROM generate_series(1, 10000) AS i, unnest('{control,treatment}'::text[]) AS variant WHERE variant = 'control' OR i <= 5000",
+            [target.experiment_id, target.team_id, NOON],
+        )
+        cursor.execute("ANALYZE metrics.experiment_kpis")
+        sent: dict[str, Any] = {"experiment": target.experiment_id, "metrics": ["vrps"], "variants": ["treatment"]}
+        sent |= {"first": NOON - dt.timedelta(minutes=9_000), "last": NOON - dt.timedelta(minutes=6_000)}
+        cursor.execute(f"SELECT {module._MEETS_NONE}", sent)
+        assert cursor.fetchall() == [(True,)]
+        cursor.execute(f"EXPLAIN SELECT {module._MEETS_NONE}", sent)
+        assert "Seq Scan" not in str(cursor.fetchall())
