@@ -8,11 +8,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from decisioning.access.models import Membership
 from experiments.models import Experiment
 from gates.evaluation import differences
 from gates.tasks import tick
@@ -101,6 +104,30 @@ def test_late_repeated_and_corrected_rows_in_any_order_end_where_one_sorted_pass
     with as_role("worker"):
         assert hours.differences() == []
         assert differences(Experiment.objects.get(pk=mixed["id"])) == []
+
+
+def test_rows_find_their_experiment_by_number_and_by_key_and_no_other(ops: Caller) -> None:
+    made = experiment(ops, "found")
+    body = {"rows": [row("vrps", "control", 0, 0)]}
+    for ref in (made["id"], "found"):
+        assert ops.post(f"/api/experiments/{ref}/kpis", body).status_code == 200, ref
+    for ref in ("lost", "0", "9" * 19, "9" * 5000):
+        assert ops.post(f"/api/experiments/{ref}/kpis", body).status_code == 404, ref
+
+
+def test_who_may_send_rows_in_one_team_and_only_look_in_another_sends_none_there(ops: Caller, stranger: Caller) -> None:
+    experiment(ops, "looked-at")
+    experiment(stranger, "measured")
+    with as_role("owner"):
+        person = User.objects.create_user("ada")
+        for team, role in ((ops.team, "viewer"), (stranger.team, "operator")):
+            Membership.objects.create(team=team, user=person, role=role)
+    client = Client()
+    client.force_login(person)
+    for key, status in (("looked-at", 403), ("measured", 200)):
+        sent = {"rows": [row("vrps", "control", 0, 0)]}
+        response = client.post(f"/api/experiments/{key}/kpis", sent, content_type="application/json")
+        assert response.status_code == status, response.content
 
 
 @pytest.mark.django_db(transaction=True)
