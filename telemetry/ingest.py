@@ -1,4 +1,4 @@
-"""Rows in: bytes -> typed rows -> one set-based statement in the caller's transaction. The only writer of KPI rows.
+"""Rows in: bytes -> typed rows -> set-based statements in the caller's transaction. The only writer of KPI rows.
 
 The good path decodes straight into typed rows (msgspec) and never builds a dict. Only when that fails, or a value is out of
 its range, is the body read again row by row, to say exactly which value is wrong.
@@ -485,7 +485,7 @@ def _stored(
 
 
 def _all_new(cursor: Cursor[Any], sent: Mapping[str, Any]) -> bool:
-    """Whether the rows met none of their keys and are stored: most batches are such, and ON CONFLICT takes twice as long."""
+    """Whether the rows met none of their keys and are stored: most batches are such, and ON CONFLICT takes nearly twice as long."""
     try:
         with transaction.atomic():
             cursor.execute(f"{_INSERT} WHERE {_MEETS_NONE}", sent)
