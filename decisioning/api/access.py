@@ -79,7 +79,7 @@ class OneKey(Door):
     def _found(self, ref: str) -> ApiKey:
         keys = ApiKey.objects.select_related("team", "owner")
         key = keys.filter(public_id=ref.removeprefix("dk_")).first()
-        if key is None and ref.isascii() and ref.isdigit() and int(ref) <= MAX_ID:
+        if key is None and ref.isascii() and ref.isdigit() and len(ref) < 20 and int(ref) <= MAX_ID:
             key = keys.filter(pk=int(ref)).first()
         if key is None:
             raise Http404
