@@ -36,6 +36,8 @@ LOG_BYTES = 5_000_000
 LONGEST_BACKOFF_S = 30.0
 MOST_PROCESSES = 32
 WEB_THREADS = 32
+THREAD_STACK = 16 * 1024 * 1024
+"""Bytes for each of them. With the 2 MiB they get otherwise, what nests thousands deep ends the process before Python can raise RecursionError."""
 """Of each web process. Each keeps a connection to PostgreSQL once it has had one."""
 
 
@@ -372,6 +374,7 @@ class Installation:
             shutil.rmtree(counts, ignore_errors=True)
             counts.mkdir()
             environment["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
+        environment["RUST_MIN_STACK"] = str(THREAD_STACK)
         # Slow or endless headers are cut off by the server, slow bodies by access.availability; a stop waits for what is being answered.
         options += ["--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536"]
         options += ["--workers-kill-timeout", "10"]

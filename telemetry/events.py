@@ -9,6 +9,7 @@ import binascii
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from django.db.models import Max
 from msgspec import Meta
 
 from decisioning.access.models import Team
+from decisioning.access.nesting import MAX_DEPTH, is_too_deep
 from experiments.models import Experiment, Metric, TargetKpi
 from telemetry import ingest
 from telemetry.ingest import MAX_ROWS, BadRow, Row
@@ -211,18 +213,12 @@ def is_json(content_type: str) -> bool:
 
 def _payload(raw: Mapping[str, Any], *, attributes: str, at: str) -> object:
     if "data_base64" in raw and "data" not in raw:
-        try:
-            return msgspec.json.decode(base64.b64decode(raw["data_base64"], validate=True))
-        except (
-            msgspec.MsgspecError,
-            UnicodeDecodeError,
-            RecursionError,
-            binascii.Error,
-            TypeError,
-            ValueError,
-        ) as error:
-            detail = "data_base64 must be the base64 of a JSON text."
-            raise _Faulty([(f"{attributes}data_base64", "invalid", detail)]) from error
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, TypeError, ValueError):
+            text = base64.b64decode(raw["data_base64"], validate=True)
+            if not is_too_deep(text):
+                return msgspec.json.decode(text)
+        detail = f"data_base64 must be the base64 of a JSON text, at most {MAX_DEPTH} levels deep."
+        raise _Faulty([(f"{attributes}data_base64", "invalid", detail)])
     if "data" not in raw:
         raise _Faulty([(at, "missing_field", "The event has no data.")])
     return raw["data"]

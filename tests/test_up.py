@@ -1,5 +1,6 @@
 """`manage.py up`: one supervisor that never gives up, and a whole installation under it."""
 
+import base64
 import json
 import os
 import re
@@ -283,6 +284,21 @@ def test_the_id_of_a_request_is_in_the_logs_of_web_and_worker_and_in_the_audit(i
     assert by_request is not None
     assert by_request[0] >= 2, "the experiment and the batch of rows"
     assert ticks()[0]["cause"] != name, "a task has an id of its own, which the audit keeps for what it writes"
+
+
+def test_bodies_that_nest_thousands_deep_are_refused_and_the_web_process_lives_on(installation: Installation) -> None:
+    held = installation.credentials()
+    headers = {"Authorization": f"Bearer {held['api_key']}", "Content-Type": "application/json"}
+    deep = base64.b64encode(b"[" * 30_000 + b"]" * 30_000).decode()
+    hidden = {"specversion": "1.0", "id": "1", "source": "shop", "type": "x", "data_base64": deep}
+    with httpx.Client(base_url=held["url"], headers=headers, timeout=10) as api:
+        for path in ("experiments", "experiments/none/kpis", "events", "sources"):
+            for body in (b"[" * 8_000, b'{"rows": [], "x": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"):
+                assert api.post(f"/api/{path}", content=body).status_code in (400, 404, 415), path
+        kind = {"Content-Type": "application/cloudevents+json"}
+        assert api.post("/api/events", json=hidden, headers=kind).status_code == 422
+
+    assert "Unexpected exit" not in (installation.home / "logs" / "web.log").read_text()
 
 
 def test_no_process_has_the_database_login_of_another_role(installation: Installation) -> None:

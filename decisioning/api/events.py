@@ -89,12 +89,13 @@ def _read(request: Request, *, batch: bool) -> Read:
         )
     # Some servers put text/plain where a client sent no Content-Type.
     attributes["datacontenttype"] = "application/json" if media in ("", "text/plain") else str(request.content_type)
-    body = parsers.read(request._request)
-    quick = events.decode_binary(attributes, body)
+    is_json = events.is_json(attributes["datacontenttype"])
+    body = parsers.read(request._request, nests=is_json)
+    quick = events.decode_binary(attributes, body) if is_json else None
     if quick is not None:
         return quick, []
     payload: dict[str, Any] = dict(attributes)
-    if body and events.is_json(attributes["datacontenttype"]):
+    if body and is_json:
         payload["data"] = parsers.decode(body)
     elif body:
         payload["data_base64"] = base64.b64encode(body).decode()

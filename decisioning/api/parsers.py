@@ -11,11 +11,11 @@ from django.http import HttpRequest
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 
+from decisioning.access.nesting import MAX_DEPTH, is_too_deep
 from decisioning.api.problems import Error, Problem, invalid
 
 MAX_BODY = 8 * 1024 * 1024
 MAX_INFLATED = 32 * 1024 * 1024
-MAX_DEPTH = 32
 
 
 class StrictJSONParser(BaseParser):
@@ -30,8 +30,11 @@ class StrictJSONParser(BaseParser):
         return decode(read(request._request, stream))
 
 
-def read(request: HttpRequest, stream: IO[Any] | None = None) -> bytes:
-    """The body as sent, inflated when it is gzip. Raises Problem: 413 `body_too_large`, 415, 400 for broken gzip."""
+def read(request: HttpRequest, stream: IO[Any] | None = None, *, nests: bool = True) -> bytes:
+    """The body as sent, inflated when it is gzip. Raises Problem: 413 `body_too_large`, 415, 400 `too_deep` or for broken gzip.
+
+    nests: it is JSON, or may be.
+    """
     length = request.META.get("CONTENT_LENGTH") or "0"
     if not length.isdigit():
         raise Problem(400, "invalid_request", "Content-Length is not a number.")
@@ -41,11 +44,12 @@ def read(request: HttpRequest, stream: IO[Any] | None = None) -> bytes:
     if len(body) > MAX_BODY:
         raise Problem(413, "body_too_large", f"The body has more than {MAX_BODY} bytes. Split it.")
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    if encoding != "gzip":
+    if encoding not in ("", "identity", "gzip"):
         raise Problem(415, "unsupported_encoding", f"Content-Encoding {encoding!r} is not taken. Use gzip, or none.")
-    return _inflated(body)
+    plain = _inflated(body) if encoding == "gzip" else body
+    if nests and is_too_deep(plain):
+        raise Problem(400, "too_deep", f"The body nests deeper than {MAX_DEPTH} levels.")
+    return plain
 
 
 def take_chunks(request: HttpRequest) -> None:
@@ -71,11 +75,9 @@ def _inflated(body: bytes) -> bytes:
 
 
 def decode(body: bytes) -> Any:
-    """The value of a JSON text. Raises Problem: 400 `invalid_json` or `too_deep`, 422 `invalid_text`."""
+    """The value of a JSON text that `read` has let through. Raises Problem: 400 `invalid_json`, 422 `invalid_text`."""
     try:
         value = msgspec.json.decode(body)
-    except RecursionError as error:
-        raise _too_deep() from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         bad = _unpaired_surrogates(body)
         if bad:
@@ -87,29 +89,22 @@ def decode(body: bytes) -> Any:
     return value
 
 
-def _too_deep() -> Problem:
-    return Problem(400, "too_deep", f"The body nests deeper than {MAX_DEPTH} levels.")
-
-
-def _unfit_texts(value: object, pointer: str, depth: int = 0) -> Iterator[Error]:
-    """Texts PostgreSQL cannot hold; and, on the way, refuse what nests too deep."""
+def _unfit_texts(value: object, pointer: str) -> Iterator[Error]:
+    """Texts PostgreSQL cannot hold."""
     if isinstance(value, str):
         if "\x00" in value:
             yield pointer, "invalid_text", "The text holds a NUL character. Remove it."
         elif not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             yield pointer, "invalid_text", "The text holds half a surrogate pair. Send whole characters."
-    elif isinstance(value, (dict, list)):
-        if depth >= MAX_DEPTH:
-            raise _too_deep()
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                for _, code, detail in _unfit_texts(name, pointer):
-                    yield pointer, code, detail
-                yield from _unfit_texts(inner, f"{pointer}/{name}", depth + 1)
-        else:
-            for position, inner in enumerate(value):
-                if isinstance(inner, (str, dict, list)):
-                    yield from _unfit_texts(inner, f"{pointer}/{position}", depth + 1)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            for _, code, detail in _unfit_texts(name, pointer):
+                yield pointer, code, detail
+            yield from _unfit_texts(inner, f"{pointer}/{name}")
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            if isinstance(inner, (str, dict, list)):
+                yield from _unfit_texts(inner, f"{pointer}/{position}")
 
 
 def _unpaired_surrogates(body: bytes) -> list[Error]:

@@ -1,0 +1,26 @@
+"""How deep a JSON text nests, told before anything recurses into it: a thread of the web server has a small stack."""
+
+import re
+
+MAX_DEPTH = 32
+_FLAT = bytes(set(range(256)) - set(b'"[]{}'))
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def is_too_deep(json: bytes) -> bool:
+    """Whether arrays and objects nest deeper than MAX_DEPTH. Of what is no JSON it may say either; a decoder then refuses it.
+
+    >>> is_too_deep(b"[" * 32 + b"]" * 32), is_too_deep(b"[" * 33 + b"]" * 33)
+    (False, True)
+    """
+    if b"\\" in json:
+        json = _TEXT.sub(b"", json)
+    outline = json.translate(_ALIKE, _FLAT).replace(b'""', b"")
+    if b'"' in outline:  # texts with brackets in them
+        outline = _TEXT.sub(b"", outline)
+    for _ in range(MAX_DEPTH):  # each turn takes the innermost level away
+        if not outline:
+            return False
+        outline = outline.replace(b"[]", b"")
+    return b"[]" in outline or outline.count(b"[") > MAX_DEPTH
