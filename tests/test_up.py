@@ -290,7 +290,13 @@ def test_bodies_that_nest_thousands_deep_are_refused_and_the_web_process_lives_o
     held = installation.credentials()
     headers = {"Authorization": f"Bearer {held['api_key']}", "Content-Type": "application/json"}
     deep = base64.b64encode(b"[" * 30_000 + b"]" * 30_000).decode()
-    hidden = {"specversion": "1.0", "id": "1", "source": "shop", "type": "x", "data_base64": deep}
+    hidden = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "shop",
+        "type": "decisioning.metric.observed.v1",
+        "data_base64": deep,
+    }
     with httpx.Client(base_url=held["url"], headers=headers, timeout=10) as api:
         for path in ("experiments", "experiments/none/kpis", "events", "sources"):
             for body in (b"[" * 8_000, b'{"rows": [], "x": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"):

@@ -19,6 +19,8 @@ def is_too_deep(json: bytes) -> bool:
     outline = json.translate(_ALIKE, _FLAT).replace(b'""', b"")
     if b'"' in outline:  # texts with brackets in them
         outline = _TEXT.sub(b"", outline)
+    if b"[" * (MAX_DEPTH + 1) in outline:
+        return True
     for _ in range(MAX_DEPTH):  # each turn takes the innermost level away
         if not outline:
             return False
