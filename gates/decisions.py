@@ -57,8 +57,11 @@ def record_decision(
             now, cursor.judged_to + dt.timedelta(microseconds=1)
         )  # a slot that is judged already did not know of it
     recommendation = _answerable(experiment, digest, cursor)
-    if (override_to or recommendation.action) == "scale":
-        _fresh_enough(experiment, recommendation, cursor, now)
+    scales = (override_to or recommendation.action) == "scale"
+    if scales or action == Decision.Action.ACCEPT:
+        _stands(recommendation, cursor)
+    if scales:
+        _fresh_enough(experiment, recommendation, now)
     decision = Decision.objects.create(
         experiment=experiment,
         recommendation=recommendation,
@@ -152,8 +155,8 @@ def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommen
     )
 
 
-def _fresh_enough(experiment: Experiment, recommendation: Recommendation, cursor: Cursor, now: dt.datetime) -> None:
-    """Nothing is scaled on telemetry that has died: neither as of the newest slot, nor since, should the tick itself be late."""
+def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
+    """What is suspended as of the newest slot is not accepted, and scales nothing: its rows died, or were restated."""
     shown = (cursor.shown or {}).get("recommendation") or {}
     mine = [
         r
@@ -161,10 +164,14 @@ def _fresh_enough(experiment: Experiment, recommendation: Recommendation, cursor
         if r.get("evidence_digest") == recommendation.evidence_digest
     ]
     if any(r.get("state") == "suspended" for r in mine):
-        blockers = " ".join(b for r in mine for b in r.get("blockers", []))
+        blockers = " ".join(dict.fromkeys(b for r in mine for b in r.get("blockers", [])))
         raise DecisionRefused(
-            "recommendation_suspended", f"The inputs are not good at present: {blockers} Decide when they are back."
+            "recommendation_suspended", f"The proposal is suspended: {blockers} Decide when it stands again."
         )
+
+
+def _fresh_enough(experiment: Experiment, recommendation: Recommendation, now: dt.datetime) -> None:
+    """Nothing is scaled on telemetry that has died since the newest slot, should the tick itself be late."""
     if _correction_waits(experiment, recommendation):
         raise DecisionRefused(
             "recommendation_suspended",

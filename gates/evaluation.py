@@ -204,6 +204,8 @@ def differences(experiment: Experiment) -> list[str]:
     judging = load([experiment.pk])[0]
     if judging.cursor.state is None:
         return []
+    if version := judging.cursor.policy_version:  # what is stored was judged by it, whatever is in force now
+        judging.policy = parse(version.body, name=version.policy.name, version=version.number)
     slot, stored = to_us(judging.cursor.judged_to) if judging.cursor.judged_to else judging.plan.started_at, None
     with suppress(
         StateOutdated

@@ -82,7 +82,7 @@ class Policy(msgspec.Struct, frozen=True, cache_hash=True):
     max_days: int = 28
     min_units: int = 1000
     max_relative_se: float = 0.1
-    planned_units: float = 100_000
+    planned_units: float = 100_000.0
     require: Literal["all", "any"] = "all"
     snooze_days: int = 7
     name: str = ""

@@ -332,6 +332,11 @@ class _Sentences:
                 f"it is {_effect(comparison, have)}"
             )
             said.append(f"{sentence}{self._days_left(comparison, bounds)}.")
+        said += [
+            f"Scale needs {w.gate.name} to pass: {self._watch_reason(w.gate, w.variant)}"
+            for w, verdict in zip(self.court.watches, self.memory.watched, strict=True)
+            if verdict != "pass" and w.gate.kind == "threshold" and concerns(w, variant, self.arms)
+        ]
         return said
 
     def _days_left(self, comparison: Comparison, bounds: Bounds) -> str:
@@ -350,16 +355,26 @@ class _Sentences:
         by = "" if surely is None else f", by {_days(surely)} whatever it is"
         return f"{text} {about}{by}"
 
-    # Blockers: what rows 4 and 5 lack
+    # Blockers: what rows 4 and 5 lack, and what has suspended a proposal
 
     def _blockers(self, index: int, variant: str) -> list[str]:
         standing = self.memory.standing[index]
-        if standing.row not in (4, COLLECTING):
-            return []
-        found = self._stale(variant) + self._unreadable(index, variant)
-        if standing.row == COLLECTING or not found:
-            found += self._collecting(index, variant)
+        found = self._restated(standing)
+        if standing.row in (4, COLLECTING):
+            lacks = self._stale(variant) + self._unreadable(index, variant)
+            if standing.row == COLLECTING or not lacks:
+                lacks += self._collecting(index, variant)
+            found += lacks
         return list(dict.fromkeys(found))
+
+    def _restated(self, standing: Standing) -> list[str]:
+        latch = standing.latch
+        if latch is None or not latch.restated:
+            return []
+        behind = f"Rows that the proposal of {rfc3339(latch.slot)} rests on were restated"
+        return [
+            f"{behind}; it stands again when {latch.action} has held at {self.court.policy.persist} looks on the new ones."
+        ]
 
     def _stale(self, variant: str) -> list[str]:
         court, slot = self.court, self.detail.slot

@@ -3,6 +3,7 @@
 import datetime as dt
 import random
 import zlib
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,10 +13,20 @@ from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates import evidence
-from gates.decisions import record_decision
+from gates.decisions import DecisionRefused, record_decision
 from gates.evaluation import differences, evaluate_due, open_recommendations
-from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyBinding, Recommendation
+from gates.models import (
+    Cursor,
+    Decision,
+    Evaluation,
+    Evidence,
+    Policy,
+    PolicyBinding,
+    PolicyVersion,
+    Recommendation,
+)
 from gates.policies import named
+from gates.policy import DEFAULT_BODY
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
 
@@ -161,6 +172,50 @@ def test_the_first_look_that_could_be_read_is_kept_until_its_rows_turn_out_to_be
     tick(START + 31 * HOUR)
     with as_role("worker"):
         assert read.get() is None
+
+
+def test_a_suspended_proposal_is_not_accepted_whatever_it_proposes(running: Target) -> None:
+    for hour in range(1, 40):
+        sent = bucket(START + hour * HOUR, random.Random(hour), gain=-0.3)
+        send(running, sent, now=START + hour * HOUR + dt.timedelta(minutes=2))
+    end = START + 40 * HOUR
+    tick(end)
+    with as_role("worker"):
+        proposal, cursor = Recommendation.objects.get(), Cursor.objects.get()
+        assert proposal.action == "delete"
+        assert cursor.shown is not None
+        for part in (cursor.shown["recommendation"], *cursor.shown["variants"]):
+            part |= {"state": "suspended", "blockers": ["Rows that it rests on were restated."]}
+        cursor.save()
+    given: dict[str, Any] = {
+        "digest": proposal.evidence_digest,
+        "by": Principal(kind="user", name="ann", owner="ann"),
+        "now": end,
+    }
+    with as_role("worker"):
+        with pytest.raises(DecisionRefused, match=r"Rows that it rests on were restated\.") as refused:
+            record_decision(experiment(), action="accept", **given)
+        assert refused.value.code == "recommendation_suspended"
+        assert experiment().status == "running"
+        record_decision(experiment(), action="override", override_to="stop", reason="We end it.", **given)
+        assert experiment().status == "stopped", "a person's own reason needs no rows"
+
+
+def test_what_was_judged_by_an_older_policy_is_compared_by_that_policy(running: Target, team: Team) -> None:
+    for hour in range(1, 31):
+        send(
+            running, bucket(START + hour * HOUR, random.Random(hour)), now=START + hour * HOUR + dt.timedelta(minutes=2)
+        )
+    tick(START + 31 * HOUR)
+    with as_role("owner"):
+        other = Policy.objects.create(name="slow", team=team, created_at=START)
+        PolicyVersion.objects.create(
+            policy=other, team=team, number=1, author="a", created_at=START, activated_at=START, activated_by="a",
+            body={"gates": DEFAULT_BODY["gates"], "min_days": 20},
+        )  # fmt: skip
+        PolicyBinding.objects.update(policy=other)
+    with as_role("worker"):
+        assert differences(experiment()) == []
 
 
 def test_missed_slots_are_counted(running: Target) -> None:

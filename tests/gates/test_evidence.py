@@ -10,6 +10,7 @@ import pytest
 
 from gates.evidence import EvidenceRefused, canonical_bytes, digest, evidence, replay
 from gates.fold import fold
+from gates.policy import parse
 from tests.gates.histories import CAP, DENSITY, ERRORS, GOAL, GUARD, HOUR, START, VALUE
 from tests.gates.test_rules import SPEED, Walk, walk
 
@@ -29,6 +30,22 @@ def test_evidence_replays_to_the_same_bytes_and_digest() -> None:
     assert replay(stored) == stored
     assert digest(replay(stored)) == digest(stored)
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest(stored))
+
+
+def test_evidence_of_a_policy_that_leaves_settings_out_replays_however_their_numbers_were_written() -> None:
+    w = scaled()
+    w.policy = parse({"gates": [GOAL, GUARD, DENSITY, CAP]}, name="short", version=1)
+    document = document_of(w)
+    stored = canonical_bytes(document)
+    document["policy"]["body"]["planned_units"] = 100_000
+    written_otherwise = canonical_bytes(document)
+    document["policy"]["body"]["planned_units"] = 100_001
+    document["outcome"]["recommendation"]["code"] = "open"
+
+    assert b'"planned_units":100000.0' in stored
+    assert replay(stored) == stored
+    assert replay(written_otherwise) == written_otherwise != stored
+    assert replay(canonical_bytes(document)) != canonical_bytes(document)
 
 
 def test_evidence_says_policy_plan_slot_outcome_and_when_rows_arrived() -> None:

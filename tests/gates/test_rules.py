@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gates.fold import Folded, fold
+from gates.fold import Folded, State, fold
 from gates.plan import DAY, Answer, Kpi, Plan, Target
 from gates.policy import Policy
 from gates.rules import Evaluation, GateState, Recommendation
@@ -411,9 +411,43 @@ def test_a_restated_cumulative_count_suspends_until_it_has_held_again() -> None:
 
     assert w.said(41) == ("scale", "wins", "proposed")
     assert w.said(42) == ("scale", "wins", "suspended")
+    (blocker,) = w.recommended(42).blockers
+    assert "were restated; it stands again when scale has held at 4 looks" in blocker
+    assert w.recommended(46).blockers == ()
     assert gate(w.at(42), "orders_uplift").reading.running_lower is not None  # type: ignore[union-attr]
     assert w.said(44) == ("scale", "wins", "suspended")
     assert w.said(46) == ("scale", "wins", "proposed")
+
+
+def test_a_threshold_that_is_off_for_now_is_named_where_it_alone_holds_back_a_scale() -> None:
+    often = {**CAP, "times": 3}
+    w = walk(VALUE, SPEED, ERRORS, gates=(GOAL, GUARD, DENSITY, often), hours=40)
+    for variant in ("control", "t1"):
+        w.spoil("error_rate", variant, 0, value=lambda i: 0.5 if i % 2 else 0.05)
+
+    waits = w.recommended(38)
+    assert w.said(38)[:2] == ("hold", "open")
+    assert any(
+        said.startswith("Scale needs cap to pass: error_rate of t1 is outside its limit") for said in waits.rationale
+    )
+    w.spoil("error_rate", "t1", 0, value=lambda _: 0.05)
+    w.spoil("error_rate", "control", 0, value=lambda _: 0.05)
+    assert w.said(38)[:2] == ("scale", "wins"), "what was named was what held it back"
+
+
+def test_a_goal_or_guard_that_nothing_can_judge_is_never_judged_however_it_is_folded() -> None:
+    gauge = msgspec.structs.replace(VALUE, kind="gauge")
+    neither = msgspec.structs.replace(VALUE, direction=None)
+    for kpi, why in ((gauge, "is a gauge"), (neither, "does not say which direction is better")):
+        w = walk(kpi, SPEED)
+        state: State | None = None
+        told: list[Recommendation] = []
+        for hour in range(1, 61):
+            folded = fold(w.policy, w.plan, w.rows, to=START + hour * HOUR, state=state)
+            state, told = folded.state, [*told, folded.evaluations[-1].recommendation]
+        assert {(r.action, r.code) for r in told} == {("hold", "no_data")}
+        assert {(r.action, r.code) for e in w.folded().evaluations for r in [e.recommendation]} == {("hold", "no_data")}
+        assert why in w.recommended().blockers[0]
 
 
 def test_a_latched_scale_is_withdrawn_by_harm() -> None:
