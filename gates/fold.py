@@ -518,13 +518,6 @@ class _Strand:
             before = n
         return news
 
-    @property
-    def unfit(self) -> str:
-        """Why no goal or guard can judge the KPI, whatever its rows; empty when one can. Plans with such goals are refused."""
-        if self.kpi.kind == "gauge":
-            return f"{self.kpi.metric} is a gauge, which has no units to compare"
-        return "" if self.kpi.direction else f"{self.kpi.metric} does not say which direction is better"
-
     def newest(self, instant: int) -> int | None:
         """ts of the newest news at or before an instant."""
         i = bisect_right(self.news_ts, instant)
@@ -635,7 +628,7 @@ class _Strand:
     def _buckets(self, read: int) -> tuple[Any, ...] | None:
         """Columns of the rows from position `read` on as moments; None when one is unreadable."""
         series, rows = self.series, slice(self.first + read, self.end)
-        if self.unfit:
+        if self.source.unfit:
             return None
         n = self.counts[read:]
         k = np.maximum(n - 1, 0)
@@ -678,8 +671,8 @@ class _Strand:
         """One row as moments, or why it is unreadable."""
         at = self.first + i
         value, n, kind = self.series.value[at], self.n[i], self.kpi.kind
-        if self.unfit:
-            return self.unfit
+        if self.source.unfit:
+            return self.source.unfit
         if n is None or n < 0:
             return f"its row of {rfc3339(self.ts[i])} has no n: send it with n and variance"
         if value is None or not isfinite(value):

@@ -617,7 +617,7 @@ def units_per_day(court: Judge, bounds: Bounds) -> float | None:
     """Units of both arms a day, over the last week or since the start; None before anything can be said."""
     if bounds.at is None or bounds.n <= 0:
         return None
-    for at, n in bounds.marks:
+    for at, n in zip(bounds.marks[::2], bounds.marks[1::2], strict=True):
         ran = court.clock.running(bounds.at) - court.clock.running(at)
         if ran >= DAY and bounds.n > n:
             return (bounds.n - n) * DAY / ran

@@ -144,7 +144,8 @@ class Source(NamedTuple):
 
     allowed: how old its watermark may be. every, lag: how wide a bucket is, and how long after its end it is overdue. window:
     over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
-    reads it up to there. targets: positions of the targets that read it.
+    reads it up to there. targets: positions of the targets that read it. unfit: why no goal or guard can judge it, whatever its
+    rows; empty when one can, and such plans are refused.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Source(NamedTuple):
     at_horizon: bool
     at_present: bool
     targets: tuple[int, ...]
+    unfit: str
 
 
 class Judge:
@@ -328,6 +330,7 @@ class Judge:
             at_horizon=any(watch.closed for watch in watches),
             at_present=any(not watch.closed for watch in watches),
             targets=tuple(t for t, gate in enumerate(self.targets) if gate.metric == metric),
+            unfit=_unfit(kpi),
         )
 
     def _lag(self, kpi: Kpi) -> int:
@@ -365,6 +368,12 @@ class Judge:
 def judge(policy: Policy, plan: Plan) -> Judge:
     """The judge of a plan; the same object for equal arguments."""
     return Judge(policy, plan)
+
+
+def _unfit(kpi: Kpi) -> str:
+    if kpi.kind == "gauge":
+        return f"{kpi.metric} is a gauge, which has no units to compare"
+    return "" if kpi.direction else f"{kpi.metric} does not say which direction is better"
 
 
 def tightest_at(policy: Policy, kpi: Kpi, gate: Gate, worthwhile: float) -> float:
@@ -414,8 +423,8 @@ class Bounds(msgspec.Struct, array_like=True):
     noise: float = 0.0
     reasons: list[str] = []
     """Why series are unreadable, one a series."""
-    marks: list[tuple[int, int]] = []
-    """(instant, units) about a day apart, oldest first: the present units a day."""
+    marks: list[int] = []
+    """Instants about a day apart, oldest first, each followed by the units until then: the present units a day."""
 
 
 class Latch(msgspec.Struct, array_like=True):
@@ -1096,7 +1105,7 @@ class _Glide:
         k = first
         while True:
             if bounds.marks:
-                k = max(k, bisect_left(at, bounds.marks[-1][0] + DAY))
+                k = max(k, bisect_left(at, bounds.marks[-2] + DAY))
             while k <= last and not preview.readable[k]:
                 k += 1
             if k > last:
@@ -1118,10 +1127,10 @@ def is_newer(instants: Sequence[int | None], counted: Sequence[int | None]) -> b
 
 def mark(bounds: Bounds, at: int, n: int) -> None:
     """Keep units about a day apart, for the present rate."""
-    if not bounds.marks or at - bounds.marks[-1][0] >= DAY:
-        bounds.marks.append((at, n))
-        if len(bounds.marks) > MARKS:
-            del bounds.marks[0]
+    if not bounds.marks or at - bounds.marks[-2] >= DAY:
+        bounds.marks += (at, n)
+        if len(bounds.marks) > 2 * MARKS:
+            del bounds.marks[:2]
 
 
 def arm_of(kpi: Kpi, state: State) -> Arm:
