@@ -549,7 +549,8 @@ def sentence(gate: Mapping[str, Any]) -> str:
 
     >>> for rule in DEFAULT_BODY["gates"]:
     ...     print(sentence(rule))
-    Scale when every goal is proved above 0% against control; delete when it is proved below the KPI's minimum effect.
+    Every goal passes when it is proved above 0% against control and fails when it is proved below the KPI's minimum effect. \
+With require all, all goals must pass to scale and one that fails deletes; with any, one must pass to scale and all must fail to delete.
     Every guardrail must be proved not to lose more than the KPI's max harm against control; a proved larger loss deletes.
     At least 95% of the expected buckets must have arrived over the policy's minimum days.
     >>> sentence({"name": "cap", "kind": "threshold", "metric": "error_rate", "at_most": 0.05, "times": 2})
@@ -563,7 +564,12 @@ def sentence(gate: Mapping[str, Any]) -> str:
         below = gate.get("delete_below", "plan")
         limit = "the KPI's minimum effect" if below == "plan" else _amount(below, relative=relative)
         above = _amount(gate.get("scale_above", 0.0), relative=relative)
-        return f"Scale when {what} is proved above {above} {against}; delete when it is proved below {limit}."
+        subject = what[0].upper() + what[1:] if gate.get("metric") is None else what
+        return (
+            f"{subject} passes when it is proved above {above} {against} and fails when it is proved below {limit}. With "
+            "require all, all goals must pass to scale and one that fails deletes; with any, one must pass to scale and all "
+            "must fail to delete."
+        )
     if kind == "guard":
         harm = gate.get("max_harm", "plan")
         limit = "the KPI's max harm" if harm == "plan" else _amount(harm, relative=relative)
@@ -571,9 +577,10 @@ def sentence(gate: Mapping[str, Any]) -> str:
         return f"{subject} must be proved not to lose more than {limit} against control; a proved larger loss deletes."
     if kind == "threshold":
         times = gate.get("times", 1)
-        whose = "the whole experiment" if gate.get("scope") == "experiment" else "every variant"
         seen = "1 observation outside deletes" if times == 1 else f"{times} observations outside in a row delete"
-        return f"{what} of {whose} must stay {_band(gate)}; {seen}."
+        if gate.get("scope") == "experiment":
+            seen += " the whole experiment, whichever variant it is"
+        return f"{what} of every variant must stay {_band(gate)}; {seen}."
     if kind == "density":
         if gate.get("metric"):
             return f"The newest closed value of {what} must be at least {gate['at_least']:g} in every variant."

@@ -240,18 +240,21 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
     def setting(field: str, say: Callable[[Any], str] = str) -> _Parts:
         return changed(say(body[field]), say(then[field]))
 
-    goals = "every goal" if body["require"] == "all" else "any goal"
+    # What all goals must prove to scale, one of them refutes to delete; and the other way round under `any`.
+    proved, refuted = ("every goal", "any goal") if body["require"] == "all" else ("any goal", "every goal")
     rules: dict[str, list[Sentence]] = {kind: [] for kind in ("threshold", "guard", "uplift", "target")}
     dense: _Parts = []
+    reached: _Parts = []
     told: _Parts
     for gate in body["gates"]:
         name, kind = Part(_of(gate), "metric"), gate["kind"]
         if kind == "threshold":
             times = gate.get("times", 1)
             tail = f" at {times} readings in a row." if times > 1 else "."
+            whose = " of any variant, the control too," if gate.get("scope") == "experiment" else ""
             for field, word in (("at_most", "above"), ("at_least", "below")):
                 if gate.get(field) is not None:
-                    told = ["at once when ", name, f" is {word} ", *value(gate, field), tail]
+                    told = ["at once when ", name, f"{whose} is {word} ", *value(gate, field), tail]
                     rules[kind].append(_rule("delete", "shield", "Stop", *told))
         elif kind == "guard":
             told = [
@@ -268,7 +271,7 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
                 name,
                 " is above ",
                 *value(gate, "scale_above"),
-                f", for {goals}, ",
+                f", for {proved}, ",
             ]
             rules[kind].append(_rule("scale", "scale", "Scale", *above, "and no guard or limit is open or harmed."))
             below: _Parts = [
@@ -276,7 +279,7 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
                 name,
                 " is below ",
                 *value(gate, "delete_below"),
-                f", for {goals}.",
+                f", for {refuted}.",
             ]
             rules[kind].append(_rule("delete", "delete", "Delete", *below))
         elif kind == "target":
@@ -288,6 +291,9 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
                 " days; ",
             ]
             rules[kind].append(_rule("scale", "scale", "Scale", *told, "delete when it was outside on each."))
+        elif kind == "density" and gate.get("metric"):
+            reached += [" and the newest closed value of ", name, " is at least ", *value(gate, "at_least")]
+            reached.append(" in every variant")
         elif kind == "density":
             dense += [" and ", *value(gate, "at_least"), " of the expected buckets"]
     split: _Parts = [
@@ -299,7 +305,15 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
         *(sentence for found in rules.values() for sentence in found),
         _rule("review", "review", "Review", *split, " days without an answer."),
         _rule(
-            "hold", "hold", "Hold", "until ", *units, *dense, " are in, and while any input is older than its target."
+            "hold",
+            "hold",
+            "Hold",
+            "until ",
+            *units,
+            *dense,
+            " are in",
+            *reached,
+            ", and while any input is older than its target.",
         ),
     ]
 

@@ -131,7 +131,7 @@ def test_a_policy_is_looked_at_as_sentences_then_saved_and_its_next_version_trie
     form = {"name": "careful", "team": scene.team.pk, "body": json.dumps(body)}
     looked = root.post(add, form | {"look_first": "on"}).text
     assert "Nothing is saved yet" in looked
-    assert "Scale when every goal is proved above 0% against control" in looked
+    assert "Every goal passes when it is proved above 0% against control" in looked
     assert not Policy.objects.filter(name="careful").exists()
 
     wrong = root.post(add, form | {"body": json.dumps({**body, "alpha": 0.7})}).text
@@ -145,7 +145,7 @@ def test_a_policy_is_looked_at_as_sentences_then_saved_and_its_next_version_trie
     assert root.post(add, {"policy": policy.pk, "body": json.dumps(body | {"min_days": 5})}).status_code == 302
     candidate = policy.versions.get(number=2)
     assert candidate.activated_at is None
-    assert "Scale when every goal" in root.get(reverse("admin:gates_policyversion_change", args=[candidate.pk])).text
+    assert "Every goal passes" in root.get(reverse("admin:gates_policyversion_change", args=[candidate.pk])).text
 
     where, chosen = reverse("admin:gates_policyversion_changelist"), {"_selected_action": candidate.pk}
     activate = {"action": "activate", "confirmed": "yes", **chosen}

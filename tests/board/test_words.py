@@ -32,11 +32,32 @@ def test_the_default_policy_is_read_as_sentences() -> None:
         "Scale when the whole interval of the goal is above 0%, for every goal, and no guard or limit is open or harmed."
     )
     assert said[2] == (
-        "Delete when the whole interval of the goal is below the least effect its plan finds worthwhile, for every goal."
+        "Delete when the whole interval of the goal is below the least effect its plan finds worthwhile, for any goal."
     )
     assert said[3].endswith("or after 28 days without an answer.")
     assert said[4].startswith(
         "Hold until 7 whole days and 1,000 units in each arm and 95% of the expected buckets are in"
+    )
+
+
+def test_any_goal_is_enough_to_scale_and_every_goal_has_to_fail_to_delete_where_one_of_them_is_required() -> None:
+    said = aloud(DEFAULT_BODY | {"require": "any"})
+
+    assert "is above 0%, for any goal, and" in said[1]
+    assert said[2].endswith("finds worthwhile, for every goal.")
+
+
+def test_a_lower_bound_on_a_metric_is_read_as_a_value_of_it_and_a_limit_of_the_whole_experiment_as_one() -> None:
+    said = aloud(DEFAULT_BODY | {"gates": [
+        {"name": "cap", "kind": "threshold", "metric": "error_rate", "at_most": 0.05, "scope": "experiment"},
+        {"name": "density", "kind": "density", "at_least": 0.9},
+        {"name": "cover", "kind": "density", "metric": "coverage", "at_least": 0.5},
+    ]})  # fmt: skip
+
+    assert said[0] == "Stop at once when error_rate of any variant, the control too, is above 0.05."
+    assert said[-1] == (
+        "Hold until 7 whole days and 1,000 units in each arm and 90% of the expected buckets are in and the newest closed value "
+        "of coverage is at least 0.5 in every variant, and while any input is older than its target."
     )
 
 

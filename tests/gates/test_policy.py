@@ -184,7 +184,11 @@ def test_every_kind_reads_aloud() -> None:
     assert sentence({**GUARD, "max_harm": 0.05}) == (
         "Every guardrail must be proved not to lose more than 5% against control; a proved larger loss deletes."
     )
+    goal = sentence({"name": "g", "kind": "uplift", "metric": "value"})
+    assert "value passes when it is proved above 0% against control and fails" in goal
+    assert "with any, one must pass to scale and all must fail to delete" in goal
     assert "1 observation outside deletes" in sentence({**CAP, "times": 1})
+    assert "deletes the whole experiment" in sentence({**CAP, "times": 1, "scope": "experiment"})
     assert "descriptive, not causal" in sentence({"name": "t", "kind": "target"})
     assert "newest closed value of coverage" in sentence(
         {"name": "d", "kind": "density", "metric": "coverage", "at_least": 5}
