@@ -133,12 +133,15 @@ class Scene:
                 reason=reason, by=by, at=self.now - HOUR, evidence_digest=r.evidence_digest,
             )  # fmt: skip
 
-    def suspend(self, e: Experiment) -> None:
-        """What the tick shows when the inputs of a proposal have died."""
+    def suspend(
+        self, e: Experiment, why: str = "vrps of control is 5 h old, its limit is 2 h.", *, late: bool = True
+    ) -> None:
+        """What the tick shows when the inputs of a proposal have died, or were restated while all of them are fresh."""
         with as_role("owner"):
             cursor = Cursor.objects.get(experiment=e)
-            blockers = ["vrps of control is 5 h old, its limit is 2 h."]
-            cursor.shown = _saying(cursor, {"state": "suspended", "blockers": blockers})
+            shown = _saying(cursor, {"state": "suspended", "blockers": [why]})
+            gates = [g | {"verdict": "stale"} if late and g["kind"] == "freshness" else g for g in shown["gates"]]
+            cursor.shown = shown | {"gates": gates}
             cursor.save()
 
     def _rows(

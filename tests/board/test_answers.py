@@ -4,7 +4,7 @@ from django.test import Client
 
 from decisioning.access.models import Team
 from experiments.models import Experiment
-from gates.models import Decision
+from gates.models import Cursor, Decision
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 
@@ -106,10 +106,48 @@ def test_while_the_inputs_are_dead_there_is_no_form_and_no_way_around_it(board: 
     r = scene.proposal(e)
     scene.suspend(e)
 
-    assert "evidence_digest" not in board.get(f"/experiments/{e.key}").text
+    page = board.get(f"/experiments/{e.key}").text
+    assert "evidence_digest" not in page
+    assert "Its inputs are late" in page
     response = board.post(f"/experiments/{e.key}/decision", {"action": "accept", "evidence_digest": r.evidence_digest})
     assert response.status_code == 409
     assert status_of(e) == "running"
+
+
+def test_a_proposal_whose_rows_were_restated_says_so_and_not_that_its_inputs_are_late(
+    board: Client, scene: Scene
+) -> None:
+    e = scene.experiment(action="scale", days=2)
+    scene.proposal(e)
+    scene.suspend(e, "vrps of control was restated after the proposal.", late=False)
+
+    page, listed = board.get(f"/experiments/{e.key}").text, board.get("/").text
+
+    assert "vrps of control was restated after the proposal." in page
+    assert "What it rests on changed" in page
+    assert "inputs are late" not in page
+    assert "vrps of control was restated" in listed
+    assert "when data is back" not in listed
+
+
+def test_a_suspended_variant_shows_what_blocks_it_and_not_what_blocks_another(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="delete", days=2, treatments=("a", "b"))
+    r = scene.proposal(e, "delete", "harm", variant="a")
+    with as_role("owner"):
+        cursor = Cursor.objects.get(experiment=e)
+        mine = {"variant": "a", "action": "delete", "code": "harm", "state": "suspended",
+                "blockers": ["vrps of a was restated."], "evidence_digest": r.evidence_digest}  # fmt: skip
+        told = (cursor.shown or {})["recommendation"] | {
+            "evidence_digest": None,
+            "blockers": ["vrps of b has no rows."],
+        }
+        cursor.shown = (cursor.shown or {}) | {"variants": [mine], "recommendation": told}
+        cursor.save()
+
+    page = board.get(f"/experiments/{e.key}").text
+
+    assert "vrps of a was restated." in page
+    assert "vrps of b has no rows." not in page
 
 
 def test_a_viewer_reads_and_does_not_decide(scene: Scene, growth: Team) -> None:

@@ -269,7 +269,7 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
         "said": f"{words.CODES.get(r.code, r.code)} · proposed {words.instant(r.proposed_at, d.now)}{stable}",
         **_proof(d, r.code, variant, uid=f"p{r.pk}"),
         "because": _because(
-            d, r.rationale, [*r.blockers, *(d.said.get("blockers") or [] if suspended else [])], r.action
+            d, r.rationale, [*r.blockers, *(suspended.get("blockers") or [] if suspended else [])], r.action
         ),
         **_digest(d, r.evidence_digest, r.slot),
         "late": left < 6 * 3600,
@@ -281,14 +281,7 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
         "aside": None,
     }
     if suspended:
-        lines = ["Its inputs are late, so it cannot be answered: a proposal is only as good as its newest data.",
-                 "When the data is back it is judged again, and this form with it."]  # fmt: skip
-        banner["aside"] = {
-            "title": "Not now",
-            "lines": lines,
-            "url": d.url("experiment") + "#freshness",
-            "label": "See the freshness",
-        }
+        banner["aside"] = _not_now(d)
     elif not d.principal.may(Scope.REVIEW, e.team_id):
         lines = ["Your role in the team may look and not decide. An approver of the team answers this."]
         banner["aside"] = {"title": "Waits for an approver", "lines": lines}
@@ -297,10 +290,27 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
     return banner
 
 
-def _suspended(d: Dossier, r: Recommendation) -> bool:
-    """Whether the newest slot says that this proposal's inputs have died."""
-    told = [d.said, *(d.shown.get("variants") or [])]
-    return any(t.get("state") == "suspended" and t.get("evidence_digest") == r.evidence_digest for t in told)
+def _suspended(d: Dossier, r: Recommendation) -> Mapping[str, Any] | None:
+    """What the newest slot says of this proposal when it suspends it: its inputs have died, or were restated."""
+    told = [*(d.shown.get("variants") or []), d.said]
+    mine = (t for t in told if t.get("state") == "suspended" and t.get("evidence_digest") == r.evidence_digest)
+    return next(mine, None)
+
+
+def _not_now(d: Dossier) -> dict[str, Any]:
+    """Beside a suspended proposal; what blocks it stands in its reasons."""
+    if gate_presenter.late(d.gates):
+        lines = ["Its inputs are late, so it cannot be answered: a proposal is only as good as its newest data.",
+                 "When the data is back it is judged again, and this form with it."]  # fmt: skip
+        return {
+            "title": "Not now",
+            "lines": lines,
+            "url": d.url("experiment") + "#freshness",
+            "label": "See the freshness",
+        }
+    lines = ["What it rests on changed or is no longer whole, so it cannot be answered.",
+             "It is judged again at every look; once the gates give the same answer again, the form is back."]  # fmt: skip
+    return {"title": "Not now", "lines": lines, "url": d.url("experiment") + "#gates", "label": "See the gates"}
 
 
 def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[str, Any] | None) -> dict[str, Any]:

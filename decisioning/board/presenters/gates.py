@@ -72,6 +72,11 @@ def telling(gates: Sequence[Mapping[str, Any]], *, code: str, variant: str | Non
     return next((g for g in mine if g["kind"] in ("uplift", "target")), None)
 
 
+def late(gates: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether an input is missing or older than it may be."""
+    return any(g["kind"] == "freshness" and g["verdict"] != "pass" for g in gates)
+
+
 def reading(gate: Mapping[str, Any] | None) -> Point | None:
     """The estimate with the bounds that decide: the running ones where they count already."""
     found = (gate or {}).get("reading")

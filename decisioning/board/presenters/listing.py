@@ -430,7 +430,10 @@ def _last(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[str, st
     cursor = facts.cursors.get(e.pk)
     body = _body(cursor.policy_version if cursor else None)
     least, most = body.get("min_days", 7), body.get("max_days", 28)
-    if said.get("code") in ("stale", "no_data") or said.get("state") == "suspended":
+    suspended = said.get("state") == "suspended"
+    if suspended and not gate_presenter.late(shown_of(facts, e.pk).get("gates") or []):
+        return "when it holds again", f"day {ran} of {most}"
+    if suspended or said.get("code") in ("stale", "no_data"):
         return "when data is back", f"day {ran} of {most}"
     left = _days_left(facts, e.pk)
     if left is not None and left < most - ran:
