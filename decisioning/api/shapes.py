@@ -126,6 +126,9 @@ class ValueOut(Shape):
     value = number()
     n = maybe_whole()
     ts = at()
+    judged = s.BooleanField(
+        help_text="Whether the gates have read up to it; false of a value newer than that, and where no gate reads the metric."
+    )
 
 
 class KpiOut(Shape):

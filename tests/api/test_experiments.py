@@ -6,6 +6,7 @@ from typing import Any
 from django.db import connection
 
 from experiments.models import Metric
+from gates.models import Cursor
 from tests.api.conftest import PLAN, Caller, Makes, errors_of
 from tests.conftest import as_role
 
@@ -177,6 +178,46 @@ def test_values_show_at_once_and_freshness_is_that_of_the_worst_series(ops: Call
     ]
     assert datetime.fromisoformat(kpi["freshness"]["data_watermark"]) == now - timedelta(minutes=20)
     assert datetime.fromisoformat(kpi["freshness"]["due_at"]) == now - timedelta(minutes=5)
+
+
+def test_a_value_newer_than_what_the_gates_have_read_is_marked_as_not_judged(ops: Caller) -> None:
+    shown = {"metric": "clicks", "role": "shown"}
+    made = ops.experiment(started_at=ago(hours=6), target_kpis=["vrps", "errors", shown])
+    now = datetime.now(UTC)
+    read_to = now - timedelta(minutes=35)
+    for metric in ("vrps", "errors", "clicks"):
+        arrive(made, metric, "control", read_to)
+        arrive(made, metric, "treatment", now - timedelta(minutes=5))
+    gate = {
+        "gate": "x",
+        "kind": "uplift",
+        "verdict": "pass",
+        "since": ago(hours=1),
+        "reason": "",
+        "reading": None,
+        "limits": {},
+    }
+    seen = [[ago(hours=1), 0.1], [ago(minutes=5), 0.2]]
+    gates = [
+        {**gate, "metric": "vrps", "variant": "treatment", "reading": {"at": read_to.isoformat()}},
+        {**gate, "metric": "vrps", "variant": "treatment-2"},
+        {**gate, "metric": "errors", "variant": "control", "limits": {"observed": seen}},
+        {**gate, "metric": None, "variant": None, "limits": {"observed": 12}},
+    ]
+    with as_role("owner"):
+        Cursor.objects.update_or_create(
+            experiment_id=made["id"], defaults={"team": ops.team, "shown": {"gates": gates}}
+        )
+
+    told = {k["metric"]: k["values"] for k in ops.get(f"/api/experiments/{made['id']}").json()["kpis"]}
+
+    assert {metric: [v["judged"] for v in values] for metric, values in told.items()} == {
+        "vrps": [True, False],
+        "errors": [True, True],
+        "clicks": [False, False],
+    }
+    (row,) = ops.get("/api/experiments").json()["results"]
+    assert [v["judged"] for v in row["kpis"][0]["values"]] == [True, False]
 
 
 def test_an_unchanged_document_is_304_and_a_row_changes_its_tag(ops: Caller) -> None:

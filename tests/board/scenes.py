@@ -217,6 +217,7 @@ class Scene:
                 "running_lower": -0.02,
                 "running_upper": 0.03,
                 "p": 1.0,
+                "at": at.isoformat(),
             }
             verdict = "pass" if wins else "fail" if action == "delete" else "inconclusive"
             gates += [

@@ -5,7 +5,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
+from gates.models import Cursor
 from tests.board.scenes import HOUR, Scene
+from tests.conftest import as_role
 
 PAGES = ["board", "experiment_new", "freshness", "refresh_log", "sources", "quarantine", "promises", "policies", "audit", "profile",
          "password_change"]  # fmt: skip
@@ -42,6 +44,22 @@ def test_the_promises_show_both_clocks_of_a_decision(board: Client, scene: Scene
     assert "median 1.1 days to a proposal, p95 1.3, of 2 experiments, 1 of them not proposed yet" in page.replace(
         "\xa0", " "
     )
+
+
+def test_a_figure_with_rows_newer_than_what_the_gates_have_read_says_that_they_are_not_judged_yet(
+    board: Client, scene: Scene
+) -> None:
+    e = scene.experiment(days=2)
+    assert "not judged yet" not in board.get(f"/experiments/{e.key}").text
+
+    with as_role("owner"):
+        cursor = Cursor.objects.get(experiment=e)
+        (goal, *others) = (cursor.shown or {})["gates"]
+        goal["reading"]["at"] = (scene.now - 3 * HOUR).isoformat()
+        cursor.shown = (cursor.shown or {}) | {"gates": [goal, *others]}
+        cursor.save()
+
+    assert board.get(f"/experiments/{e.key}").text.count("not judged yet") == 2, "control and treatment of the goal"
 
 
 @pytest.mark.django_db

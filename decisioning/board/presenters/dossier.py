@@ -74,6 +74,11 @@ class Dossier:
             return [found for judging in readings.load([self.e.pk]) for found in outlook(judging.policy, judging.plan)]
         return outlook(policy, self.plan)
 
+    @cached_property
+    def newest(self) -> Mapping[tuple[str, str], datetime]:
+        """The newest row's time of each (metric, variant), whether the gates have read it or not."""
+        return freshness.newest(self.e.pk)
+
     @property
     def body(self) -> Mapping[str, Any]:
         return self.cursor.policy_version.body if self.cursor and self.cursor.policy_version else {}
@@ -553,10 +558,15 @@ def _trip(
     d: Dossier, kpi: Kpi, arms: Sequence[Variant], found: Mapping[str, Sequence[history.Day]]
 ) -> list[dict[str, str]]:
     out = []
+    read = any(g.get("metric") == kpi.metric for g in d.gates) and d.e.status in listing.OPEN
+    to = gate_presenter.read_to(d.gates, kpi.metric)
     for v in arms:
         newest = found[v.key][-1] if found[v.key] else None
         value = None if newest is None else newest.value if newest.so_far is None else newest.so_far
-        out.append({"label": v.name or v.key, "figure": words.figure(value, kpi.unit, kpi.kind)})
+        at = d.newest.get((kpi.metric, v.key))
+        ahead = read and at is not None and (to is None or at > to)
+        note = f"newest {words.instant(at, d.now)}, not judged yet" if ahead else ""
+        out.append({"label": v.name or v.key, "figure": words.figure(value, kpi.unit, kpi.kind), "note": note})
     several = len(d.treatments) > 1
     for g in d.gates:
         if g.get("metric") == kpi.metric and g["kind"] in ("uplift", "guard"):

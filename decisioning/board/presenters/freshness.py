@@ -32,6 +32,14 @@ LEFT JOIN LATERAL (
 WHERE {which}
 GROUP BY e.id, m.id, t.id ORDER BY e.id, t.position
 """
+_NEWEST = """
+SELECT m.key, v.key, newest.ts
+FROM target_kpis t JOIN metrics m ON m.id = t.metric_id JOIN variants v ON v.experiment_id = t.experiment_id
+CROSS JOIN LATERAL (
+  SELECT k.ts FROM experiment_kpis k
+  WHERE k.experiment_id = t.experiment_id AND k.metric = m.key AND k.variant = v.key ORDER BY k.ts DESC LIMIT 1) AS newest
+WHERE t.experiment_id = %s
+"""
 _LATENCY = """
 SELECT w.experiment_id, w.metric, percentile_disc(0.95) WITHIN GROUP (ORDER BY l.latency_s)
 FROM unnest(%(ids)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
@@ -91,6 +99,13 @@ def ages(ids: Iterable[int] | None, *, now: datetime) -> list[Age]:
                 Age(pk, key, name, metric, metric_name or metric, every, target, role, watermark, received, age_s, at)
             )
     return found
+
+
+def newest(experiment: int) -> dict[tuple[str, str], datetime]:
+    """The newest row's time of each (metric, variant) of one experiment that has any."""
+    with connection.cursor() as cursor:
+        cursor.execute(_NEWEST, [experiment])
+        return {(metric, variant): ts for metric, variant, ts in cursor.fetchall()}
 
 
 def worst(ids: Sequence[int], *, now: datetime) -> dict[int, Age]:

@@ -72,6 +72,14 @@ def telling(gates: Sequence[Mapping[str, Any]], *, code: str, variant: str | Non
     return next((g for g in mine if g["kind"] in ("uplift", "target")), None)
 
 
+def read_to(gates: Iterable[Mapping[str, Any]], metric: str) -> datetime | None:
+    """The newest instant up to which a gate has read a metric, as measured or as watched; None where none has."""
+    mine = [g for g in gates if g.get("metric") == metric]
+    measured = [g["reading"].get("at") for g in mine if g.get("reading")]
+    watched = [seen[-1][0] for g in mine if (seen := (g.get("limits") or {}).get("observed"))]
+    return max((at for text in (*measured, *watched) if text and (at := parse_datetime(text))), default=None)
+
+
 def late(gates: Iterable[Mapping[str, Any]]) -> bool:
     """Whether an input is missing or older than it may be."""
     return any(g["kind"] == "freshness" and g["verdict"] != "pass" for g in gates)
