@@ -477,6 +477,8 @@ def show_decision(
         if given := found["decision"]:
             to = f" to {given['override_to']}" if given["override_to"] else ""
             say(f"Answered: {given['action']}{to} by {given['by']} at {given['at']}")
+            if now := given.get("would_now"):
+                say(f"Decided on older data: the gates would now say {now['action']} ({now['code']}).")
     raise typer.Exit(EXIT_CODES[acts_on(found, answered=answered)])
 
 

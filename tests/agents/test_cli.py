@@ -100,6 +100,19 @@ def test_a_rationale_is_printed_as_it_is_and_json_is_the_answer_itself(
     assert json.loads(capsys.readouterr().out) == told
 
 
+def test_an_answer_that_rows_have_overtaken_says_what_would_be_advised_now(
+    run: Run, answers: dict[str, httpx.Response], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"action": "accept", "override_to": None, "by": "ann", "at": "2026-11-24T06:00:00Z",
+             "would_now": {"action": "hold", "code": "collecting"}}  # fmt: skip
+    told = {"recommendation": PROPOSAL, "decision": given}
+    answers["/api/experiments/x/decision"] = httpx.Response(200, json=told)
+
+    run("decision", "show", "x")
+
+    assert "Decided on older data: the gates would now say hold (collecting)." in capsys.readouterr().out
+
+
 def test_a_refusal_is_code_1_and_says_why_on_stderr(
     run: Run, answers: dict[str, httpx.Response], capsys: pytest.CaptureFixture[str]
 ) -> None:

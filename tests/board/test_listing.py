@@ -66,6 +66,26 @@ def test_an_answer_on_rows_that_were_corrected_since_says_so_on_list_and_page(bo
     assert said in board.get(f"/experiments/{e.key}").text
 
 
+def test_an_answer_on_rows_that_were_corrected_since_says_so_while_the_experiment_runs_on(
+    board: Client, scene: Scene
+) -> None:
+    e = scene.experiment("Runs on", rows=False)
+    decision = scene.answered(scene.proposal(e), override_to="hold", reason="Not in December.")
+    with as_role("owner"):
+        Cursor.objects.filter(experiment=e).update(
+            revisions={str(decision.pk): {"action": "review", "code": "too_small"}}
+        )
+    said = "Decided on older data: would now be review (real, but too small)."
+
+    assert said in board.get("/").text
+    page = board.get(f"/experiments/{e.key}").text
+    assert said in page
+    assert "Scale overridden by Mei Tanaka" in page
+
+    scene.proposal(e, "review", "too_small", digest="sha256:" + "a" * 64)
+    assert said in board.get("/").text, "beside what it says now"
+
+
 def test_search_and_filters_keep_what_fits_and_say_what_they_hide(board: Client, scene: Scene) -> None:
     scene.proposal(scene.experiment("Price quotes", action="delete", rows=False), "delete", "harm")
     scene.experiment("Loyalty points", status="paused", rows=False)

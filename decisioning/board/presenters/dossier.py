@@ -182,7 +182,29 @@ def _notes(d: Dossier) -> list[dict[str, str]]:
             f"Newest slot {words.instant(judged, d.now)}, {words.duration(behind)} ago. Verdicts below are as of then."
         )
         notes.append({"tone": "late", "icon": "stale", "title": "Evaluation is late.", "text": text})
-    return notes
+    return [*notes, *_revised(d)]
+
+
+def _revised(d: Dossier) -> list[dict[str, str]]:
+    """Answers that would now be others, while it runs on; of what has ended the banner says it."""
+    revisions = d.cursor.revisions if d.cursor and d.e.status in listing.OPEN else {}
+    if not revisions:
+        return []
+    answers = Decision.objects.filter(experiment=d.e, pk__in=revisions).select_related("recommendation__variant")
+    return [
+        {
+            "tone": "review",
+            "icon": "review",
+            "title": f"{_answered(a)} by {a.by}, {words.instant(a.at, d.now)}.",
+            "text": words.on_older_data(revisions[str(a.pk)]),
+        }
+        for a in answers.order_by("-pk")
+    ]
+
+
+def _answered(a: Decision) -> str:
+    of = f" of {a.recommendation.variant.key}" if a.recommendation.variant else ""
+    return f"{a.recommendation.action.capitalize()}{of} {'accepted' if a.action == 'accept' else 'overridden'}"
 
 
 def _no_gates(e: Experiment) -> dict[str, Any]:
@@ -710,10 +732,8 @@ def trail(d: Dossier) -> list[dict[str, Any]]:
         .order_by("-pk")[:TRAIL]
     ):
         told += _told(r)
-    for a in Decision.objects.filter(experiment=e).select_related("recommendation").order_by("-pk")[:TRAIL]:
-        what = (
-            f"{a.recommendation.action.capitalize()} {'accepted' if a.action == 'accept' else 'overridden'} by {a.by}"
-        )
+    for a in Decision.objects.filter(experiment=e).select_related("recommendation__variant").order_by("-pk")[:TRAIL]:
+        what = f"{_answered(a)} by {a.by}"
         detail = f"{'Decided ' + a.override_to + ' instead. ' if a.override_to else ''}{'“' + a.reason + '”' if a.reason else ''}"
         told.append(
             (

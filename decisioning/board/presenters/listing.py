@@ -309,6 +309,7 @@ def _case(pk: int, facts: Facts, *, first: bool) -> dict[str, Any]:
         "url": reverse("experiment", args=[e.key]),
         "hypothesis": e.hypothesis,
         "reason": r.rationale[0] if r.rationale else "",
+        "revised": _revised(facts, pk),
         "chips": gate_presenter.chips(gates, facts.metrics),
         "meta": [e.team.name, e.owner, _day_of(e, facts, pk)],
         "kpi": gate_presenter.name_of(gate, facts.metrics) if gate else "",
@@ -372,6 +373,7 @@ def _row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
         "owner": e.owner,
         "pill": pill,
         "reason": reason,
+        "revised": _revised(facts, pk),
         "chips": gate_presenter.chips(gates, facts.metrics),
         "kpi": (goal.name or goal.metric) if goal else "Goal KPI",
         "tone": {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold"),
@@ -402,6 +404,13 @@ def _said_open(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[di
     if said.get("state") == "suspended":
         return words.pill(action, f"{action.capitalize()}, suspended", line=True), first
     return words.pill(action, f"{action.capitalize()}, {why}"), first
+
+
+def _revised(facts: Facts, pk: int) -> str:
+    """Of what runs on: that its newest answer among those that rows have overtaken would now be another."""
+    cursor = facts.cursors.get(pk)
+    revisions = cursor.revisions if cursor and facts.experiments[pk].status in OPEN else {}
+    return words.on_older_data(revisions[max(revisions, key=int)]) if revisions else ""
 
 
 def _said_closed(e: Experiment, facts: Facts) -> tuple[dict[str, Any], str]:
