@@ -8,6 +8,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from decisioning.access.models import Team
+from decisioning.board import words
+from experiments.models import Pause
 from gates.models import Cursor
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
@@ -51,6 +53,24 @@ def test_what_was_answered_does_not_need_anybody(board: Client, scene: Scene) ->
     assert "Nothing needs you" in text
     assert "Scaled, accepted" in text
     assert "Accepted by Mei Tanaka" in text
+
+
+def test_days_are_counted_as_the_gates_count_them_without_its_pauses(board: Client, scene: Scene) -> None:
+    e = scene.experiment("Paused for a while", days=16, rows=False)
+    ended = scene.experiment("Paused and over", days=16, rows=False, status="stopped")
+    with as_role("owner"):
+        for one in (e, ended):
+            begin = scene.now - dt.timedelta(days=14)
+            Pause.objects.create(
+                experiment=one, team=scene.team, paused_at=begin, resumed_at=begin + dt.timedelta(days=10)
+            )
+
+    listed, page = board.get("/").text, board.get(f"/experiments/{e.key}").text
+
+    assert "day 6 of 28" in listed.replace("\xa0", " ")
+    assert ">day 6 of 28<" in page
+    assert f"Not before {words.day(scene.now + dt.timedelta(days=1))} (7 days)." in page.replace("\xa0", " ")
+    assert ", after 5 days" in board.get(f"/experiments/{ended.key}").text
 
 
 def test_an_answer_on_rows_that_were_corrected_since_says_so_on_list_and_page(board: Client, scene: Scene) -> None:

@@ -143,8 +143,8 @@ def _day(d: Dossier) -> str:
     if e.started_at is None:
         return "not started"
     if e.ended_at is not None:
-        return f"ended {words.day(e.ended_at)}, after {words.plural((e.ended_at - e.started_at).days, 'day')}"
-    return f"day {max((d.now - e.started_at).days, 0)} of {d.body.get('max_days', 28)}"
+        return f"ended {words.day(e.ended_at)}, after {words.plural(listing.ran_days(d.plan, e.ended_at), 'day')}"
+    return f"day {listing.ran_days(d.plan, d.now)} of {d.body.get('max_days', 28)}"
 
 
 def _actions(d: Dossier) -> list[dict[str, Any]]:
@@ -463,7 +463,7 @@ def _wait(d: Dossier) -> dict[str, Any] | None:
     lines = []
     if e.started_at and e.status == "running":
         least, most = d.body.get("min_days", 7), d.body.get("max_days", 28)
-        first, last = e.started_at + timedelta(days=least), e.started_at + timedelta(days=most)
+        first, last = listing.ran_until(d.plan, least), listing.ran_until(d.plan, most)
         lines.append(f"Not before {words.day(first)} ({least} days)." if first > d.now else f"{least} days are in.")
         lines.append(f"By {words.day(last)} at the latest it asks for a person ({most} days).")
         previous = Decision.objects.filter(experiment=e).order_by("-pk").first()

@@ -23,7 +23,7 @@ from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters.frame import options, query
 from experiments.models import Asset, Experiment
 from gates.models import Cursor, Decision, PolicyVersion, Recommendation
-from gates.plan import Kpi, Plan
+from gates.plan import DAY, Clock, Kpi, Plan, from_us, to_us
 from gates.policy import Policy, parse
 from gates.rules import judge
 
@@ -203,6 +203,10 @@ SELECT e.id, json_build_object(
   'created_at', (extract(epoch FROM e.created_at) * 1000000)::bigint,
   'ended_at', (extract(epoch FROM e.ended_at) * 1000000)::bigint,
   'expected_units_per_day', e.expected_units_per_day,
+  'pauses', (
+    SELECT coalesce(json_agg(json_build_array((extract(epoch FROM p.paused_at) * 1000000)::bigint,
+      (extract(epoch FROM p.resumed_at) * 1000000)::bigint) ORDER BY p.paused_at), '[]')
+    FROM pauses p WHERE p.experiment_id = e.id),
   'variants', (
     SELECT coalesce(json_agg(json_build_object('key', v.key, 'weight', v.weight, 'control', v.control, 'position', v.position,
       'dropped_at', (extract(epoch FROM v.dropped_at) * 1000000)::bigint) ORDER BY v.position), '[]')
@@ -221,10 +225,22 @@ FROM experiments e WHERE e.id = ANY (%s)
 
 
 def _plans(ids: Sequence[int]) -> dict[int, Plan]:
-    """Plans as gates.readings gives them, by one query; without pauses and answers, which no figure here depends on."""
+    """Plans as gates.readings gives them, by one query; without answers, which no figure here depends on."""
     with connection.cursor() as cursor:
         cursor.execute(_PLANS, [list(ids)])
         return {pk: Plan.from_json(text.encode()) for pk, text in cursor.fetchall()}
+
+
+def ran_days(plan: Plan, at: datetime) -> int:
+    """The age as the gates count it: whole days since the start, pauses not counted."""
+    return max(Clock(plan).days(to_us(at)), 0)
+
+
+def ran_until(plan: Plan, days: int) -> datetime:
+    """When it will have run so many days if it is not paused again; the earliest there can be of one that is paused now."""
+    clock = Clock(plan)
+    at = clock.wall(days * DAY)
+    return from_us(clock.started_at + days * DAY if at is None else at)
 
 
 def policies_of(facts: Facts) -> dict[int, Policy]:
@@ -348,7 +364,7 @@ def _day_of(e: Experiment, facts: Facts, pk: int) -> str:
         return "not started"
     cursor = facts.cursors.get(pk)
     most = _body(cursor.policy_version if cursor else None).get("max_days", 28)
-    return f"day {max((facts.now - e.started_at).days, 0)} of {most}"
+    return f"day {ran_days(facts.plans[pk], facts.now)} of {most}"
 
 
 def _row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
@@ -433,9 +449,10 @@ def _said_closed(e: Experiment, facts: Facts) -> tuple[dict[str, Any], str]:
 def _last(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[str, str]:
     if e.started_at is None:
         return "no date", f"draft since {words.day(e.created_at)}"
-    ran = (facts.now - e.started_at).days
+    plan = facts.plans[e.pk]
+    ran = ran_days(plan, facts.now)
     if e.status == "paused":
-        return "not counting", f"{words.plural(ran, 'day')} since the start"
+        return "not counting", f"ran {words.plural(ran, 'day')}"
     cursor = facts.cursors.get(e.pk)
     body = _body(cursor.policy_version if cursor else None)
     least, most = body.get("min_days", 7), body.get("max_days", 28)
@@ -449,8 +466,8 @@ def _last(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[str, st
         when = words.day(facts.now + timedelta(days=max(left, least - ran)))[:-5]
         return f"about {when}", f"if the effect stays; day {ran} of {most}"
     if ran < least:
-        return f"not before {words.day(e.started_at + timedelta(days=least))[:-5]}", f"day {ran} of at least {least}"
-    return f"by {words.day(e.started_at + timedelta(days=most))[:-5]}", f"day {ran} of {most}"
+        return f"not before {words.day(ran_until(plan, least))[:-5]}", f"day {ran} of at least {least}"
+    return f"by {words.day(ran_until(plan, most))[:-5]}", f"day {ran} of {most}"
 
 
 def _days_left(facts: Facts, pk: int) -> float | None:
