@@ -50,7 +50,7 @@ CODES = {
     "harmful": "The goal is harmed",
     "not_worth_it": "Not worth it",
     "undecided": "Undecided at the end",
-    "open": "Guards still open",
+    "open": "Still open",  # a goal, a guard, or both
 }
 VERDICTS = {
     "pass": "Pass",

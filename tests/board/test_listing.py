@@ -55,6 +55,16 @@ def test_what_was_answered_does_not_need_anybody(board: Client, scene: Scene) ->
     assert "Accepted by Mei Tanaka" in text
 
 
+def test_a_hold_whose_goal_is_open_does_not_blame_its_guards(board: Client, scene: Scene) -> None:
+    e = scene.experiment("Undecided so far", code="open", rows=False)
+
+    listed, page = board.get("/").text, board.get(f"/experiments/{e.key}").text
+
+    assert "Hold, still open" in listed
+    assert "Hold, still open" in page
+    assert "uards still open" not in listed + page
+
+
 def test_days_are_counted_as_the_gates_count_them_without_its_pauses(board: Client, scene: Scene) -> None:
     e = scene.experiment("Paused for a while", days=16, rows=False)
     ended = scene.experiment("Paused and over", days=16, rows=False, status="stopped")
