@@ -65,6 +65,18 @@ def test_a_hold_whose_goal_is_open_does_not_blame_its_guards(board: Client, scen
     assert "uards still open" not in listed + page
 
 
+def test_a_split_that_is_wrong_takes_the_effect_its_trust_where_it_waits_for_a_person_too(
+    board: Client, scene: Scene
+) -> None:
+    e = scene.experiment("Split", action="review", code="invalid", uplift=0.0312, days=2)
+    scene.proposal(e, "review", "invalid")
+
+    listed = board.get("/").text
+
+    assert "<b>not trusted</b>" in listed
+    assert "+3.1" not in listed
+
+
 def test_days_are_counted_as_the_gates_count_them_without_its_pauses(board: Client, scene: Scene) -> None:
     e = scene.experiment("Paused for a while", days=16, rows=False)
     ended = scene.experiment("Paused and over", days=16, rows=False, status="stopped")

@@ -266,9 +266,8 @@ def _proof(d: Dossier, code: str, variant: str | None, *, uid: str) -> dict[str,
         return {"kpi": "", "estimate": "", "range": "", "interval": ""}
     text, spread = gate_presenter.value_text(gate, d.metrics)
     name = gate_presenter.name_of(gate, d.metrics)
-    if code == "invalid" and gate["verdict"] != "invalid":
-        spread, text = "the split is wrong, so this is not a result", "not trusted"
-        return {"kpi": name, "estimate": text, "range": spread, "interval": ""}
+    if why := gate_presenter.distrust(d.gates, gate, code=code):
+        return {"kpi": name, "estimate": "not trusted", "range": f"{why}, so this is not a result", "interval": ""}
     return {"kpi": name, "estimate": text, "range": spread, "interval": gate_presenter.drawn(gate, d.metrics, uid=uid)}
 
 
@@ -487,7 +486,7 @@ def _uplift(d: Dossier, goal: Kpi, treatment: Variant, *, several: bool, i: int)
     points, days = [r.point for r in found], [history.day_text(r.day) for r in found]
     last = points[-1]
     spread = gate_presenter.spread(say, last)
-    trusted = not any(g["kind"] == "srm" and g["verdict"] == "invalid" for g in d.gates)
+    trusted = not gate_presenter.split_is_wrong(d.gates)
     draw: dict[str, Any] = {
         "days": days,
         "posts": gate_presenter.posts(gate) if gate else [],

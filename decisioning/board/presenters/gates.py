@@ -72,6 +72,20 @@ def telling(gates: Sequence[Mapping[str, Any]], *, code: str, variant: str | Non
     return next((g for g in mine if g["kind"] in ("uplift", "target")), None)
 
 
+def split_is_wrong(gates: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the sample ratio has raised its alarm: no effect is a result then."""
+    return any(g["kind"] == "srm" and g["verdict"] == "invalid" for g in gates)
+
+
+def distrust(gates: Iterable[Mapping[str, Any]], gate: Mapping[str, Any] | None, *, code: str) -> str:
+    """Why the effect a gate reads is no result; empty where it is one."""
+    if gate is None or gate["kind"] not in ("uplift", "guard"):
+        return ""
+    if split_is_wrong(gates):
+        return "the split is wrong"
+    return "another reading contradicts itself" if code == "invalid" and gate["verdict"] != "invalid" else ""
+
+
 def read_to(gates: Iterable[Mapping[str, Any]], metric: str) -> datetime | None:
     """The newest instant up to which a gate has read a metric, as measured or as watched; None where none has."""
     mine = [g for g in gates if g.get("metric") == metric]

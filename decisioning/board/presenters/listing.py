@@ -297,6 +297,8 @@ def _spark(facts: Facts, pk: int, variant: str | None, *, uid: str) -> SafeStrin
     gate = next((g for g in shown_of(facts, pk).get("gates") or [] if g["kind"] == "uplift"), None)
     say, last = gate_presenter.sayer(gate, facts.metrics), points[-1]
     title = f"So far: {say(last.estimate)} {gate_presenter.spread(say, last)}"
+    if gate_presenter.split_is_wrong(shown_of(facts, pk).get("gates") or []):
+        title = "So far: not trusted, the split is wrong"
     return gate_presenter.svg(
         charts.sparkline(points, uid=uid, title=title, desc="The effect day by day, against zero")
     )
@@ -309,6 +311,7 @@ def _case(pk: int, facts: Facts, *, first: bool) -> dict[str, Any]:
     variant = r.variant.key if r.variant else (shown.get("recommendation") or {}).get("variant")
     gate = gate_presenter.telling(gates, code=r.code, variant=variant)
     text, spread = gate_presenter.value_text(gate, facts.metrics) if gate else ("", "")
+    distrust = gate_presenter.distrust(gates, gate, code=r.code)
     due = r.proposed_at + timedelta(hours=e.team.answer_within_h)
     left = (due - facts.now).total_seconds()
     safety = r.code in _URGENT
@@ -329,9 +332,9 @@ def _case(pk: int, facts: Facts, *, first: bool) -> dict[str, Any]:
         "chips": gate_presenter.chips(gates, facts.metrics),
         "meta": [e.team.name, e.owner, _day_of(e, facts, pk)],
         "kpi": gate_presenter.name_of(gate, facts.metrics) if gate else "",
-        "estimate": text,
-        "range": spread,
-        "interval": gate_presenter.drawn(gate, facts.metrics, uid=f"i{pk}") if gate else "",
+        "estimate": "not trusted" if distrust else text,
+        "range": distrust or spread,
+        "interval": gate_presenter.drawn(gate, facts.metrics, uid=f"i{pk}") if gate and not distrust else "",
         "pictures": _pictures(facts, pk, variant),
         "spark": _spark(facts, pk, variant, uid=f"s{pk}"),
         "age": freshness.text(age, now=facts.now) if age else None,
@@ -379,7 +382,7 @@ def _row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
     pill, reason = _said_closed(e, facts) if lane == "closed" else _said_open(e, said, facts)
     left, since = _last(e, said, facts) if lane == "progress" else _ended(e, facts)
     age = facts.ages.get(pk) if e.status in ("running", "paused") else None
-    invalid = said.get("code") == "invalid"
+    invalid = said.get("code") == "invalid" or gate_presenter.split_is_wrong(gates)
     return {
         "name": e.name,
         "url": reverse("experiment", args=[e.key]),
