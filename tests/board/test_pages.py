@@ -46,6 +46,24 @@ def test_the_promises_show_both_clocks_of_a_decision(board: Client, scene: Scene
     )
 
 
+def test_an_effect_that_drifts_says_so_beside_its_interval(board: Client, scene: Scene) -> None:
+    e = scene.experiment(rows=False)
+    assert "drifts" not in board.get(f"/experiments/{e.key}").text
+
+    with as_role("owner"):
+        cursor = Cursor.objects.get(experiment=e)
+        (goal, *others) = (cursor.shown or {})["gates"]
+        goal["limits"]["drift"] = True
+        goal["reading"] |= {"running_lower": 0.05, "running_upper": 0.03}
+        cursor.shown = (cursor.shown or {}) | {"gates": [goal, *others]}
+        cursor.save()
+
+    page = board.get(f"/experiments/{e.key}").text
+    assert "[+1.0%, +7.0%], drifts" in page
+    assert "what earlier looks proved and what is read now exclude each other" in page
+    assert "[+1.0%, +7.0%], drifts" in board.get("/").text
+
+
 def test_a_figure_with_rows_newer_than_what_the_gates_have_read_says_that_they_are_not_judged_yet(
     board: Client, scene: Scene
 ) -> None:

@@ -163,11 +163,12 @@ def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Kpi]) -> tuple[str
     if gate["kind"] in ("uplift", "guard"):
         if point is None:
             return "no reading", ""
+        drift = ", drifts" if extra.get("drift") else ""
         if extra.get("effect", "relative") == "relative":
-            return charts.percent(point.estimate), words.bounds(point.lower, point.upper)
+            return charts.percent(point.estimate), words.bounds(point.lower, point.upper) + drift
         unit = metric.unit if metric else ""
         spread = f"[{words.figure(point.lower, unit)}, {words.figure(point.upper, unit)}]"
-        return words.figure(point.estimate, unit), spread
+        return words.figure(point.estimate, unit), spread + drift
     unit, kind = (metric.unit, metric.kind) if metric else ("", "mean")
     if gate["kind"] == "threshold" or (gate["kind"] == "density" and gate.get("metric")):
         return words.figure(_newest(extra), unit, kind), "newest value"
@@ -230,6 +231,13 @@ def drawn(gate: Mapping[str, Any], metrics: Mapping[str, Kpi], *, uid: str) -> S
     return svg("")
 
 
+def _drifts(gate: Mapping[str, Any]) -> str:
+    """What it means that the bounds of all looks have crossed."""
+    if not (gate.get("limits") or {}).get("drift"):
+        return ""
+    return "It drifts: what earlier looks proved and what is read now exclude each other. Drawn as read now; the verdict stands."
+
+
 def _told(limits: Sequence[Post]) -> str:
     return "Posts: " + "; ".join(post.label for post in limits) if limits else "No posts"
 
@@ -250,5 +258,5 @@ def row(
         "estimate": text,
         "range": spread,
         "svg": drawn(gate, metrics, uid=uid),
-        "reason": gate.get("reason", ""),
+        "reason": " ".join(filter(None, (gate.get("reason", ""), _drifts(gate)))),
     }
