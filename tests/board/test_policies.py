@@ -1,5 +1,6 @@
 """A candidate policy: backtested first, then activated by somebody who did not write it."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from django.contrib.auth.models import User
@@ -28,7 +29,9 @@ def candidate(scene: Scene, author: User) -> PolicyVersion:
         return PolicyVersion.objects.create(number=2, body=DEFAULT_BODY | {"min_days": 10}, **common)
 
 
-def finish(scene: Scene, version: PolicyVersion, key: str) -> None:
+def finish(
+    scene: Scene, version: PolicyVersion, key: str, *, answers: Sequence[object] = (), stretches: Sequence[object] = ()
+) -> None:
     decided = {"action": "delete", "code": "harm", "slot": scene.now.isoformat()}
     variant = {
         "variant": "treatment",
@@ -39,7 +42,7 @@ def finish(scene: Scene, version: PolicyVersion, key: str) -> None:
         "lost": False,
         "days_saved": None,
     }
-    told = {"experiment": key, "variants": [variant], "stretches": [], "answers": []}
+    told = {"experiment": key, "variants": [variant], "stretches": list(stretches), "answers": list(answers)}
     with as_role("owner"):
         trial = Backtest.objects.get(version=version)
         trial.state, trial.finished_at, trial.result = (
@@ -88,6 +91,35 @@ def test_a_second_person_reads_the_report_and_activates(board: Client, scene: Sc
     assert "Delete, a guard is harmed" in report
     assert mei.post(f"{where}/activate").status_code == 302
     assert "Activated" in mei.get(where).text
+
+
+def test_what_each_figure_of_a_backtest_is_counted_from_stands_folded_below_it_and_stays_when_the_version_is_live(
+    board: Client, scene: Scene, ines: User, growth: Team
+) -> None:
+    version = candidate(scene, ines)
+    where = f"/policies/{version.policy_id}/2"
+    board.post(f"{where}/backtest")
+    at = scene.now.isoformat()
+    answer = {"at": at, "variant": "treatment", "person": "scale", "live": "hold", "candidate": "scale"}
+    stretch = {"begin": at, "end": at, "live": ["hold", "open"], "candidate": ["scale", "wins"]}
+    finish(scene, version, scene.experiment("Wide pictures", rows=False).key, answers=[answer], stretches=[stretch])
+
+    page = board.get(where).text
+    assert "1 answer of people, one by one" in page
+    assert "1 stretch of time in which they differ" in page
+    assert "Scale, it wins" in page
+    sheet = board.get(f"{where}/backtest.csv").text.splitlines()
+    assert [line.split(",")[7] for line in sheet] == ["kind", "variant", "answer", "stretch"]
+    assert sheet[2].split(",")[1:5] == ["treatment", "hold", "", "scale"]
+    assert sheet[3].split(",")[2:6] == ["hold", "open", "scale", "wins"]
+
+    mei = Client()
+    mei.force_login(person("mei", growth))
+    mei.post(f"{where}/activate")
+    page = mei.get(where).text
+    assert "1 answer of people, one by one" in page
+    assert "What was live says" in page
+    assert "Run it again" not in page
 
 
 def test_a_viewer_is_offered_neither(scene: Scene, ines: User, growth: Team) -> None:

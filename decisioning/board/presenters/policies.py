@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db.models import Count, Prefetch
 from django.urls import reverse
+from django.utils.dateparse import parse_datetime
 
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
@@ -16,6 +17,9 @@ from experiments.models import Experiment
 from gates import trials
 from gates.models import Backtest, Cursor, Policy, PolicyVersion
 from gates.policy import canonical, parse
+
+
+MOST_LISTED = 200  # of what is folded away below a backtest
 
 
 def _live(versions: Sequence[PolicyVersion]) -> PolicyVersion | None:
@@ -103,7 +107,7 @@ def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         "stored": _stored(body, then),
         "steps_title": "Make it live" if candidate else "How it came to be",
         "steps": _steps(version, principal, candidate=candidate, now=now),
-        "trial": _trial(version, principal, now=now) if compared else None,
+        "trial": _trial(version, principal, live=live, now=now) if compared or trials.newest(version) else None,
         "activate": _activate(version, principal) if candidate else None,
         "next_url": f"{reverse('admin:gates_policyversion_add')}?policy={version.policy_id}"
         if principal.is_admin
@@ -200,10 +204,16 @@ def _activate(version: PolicyVersion, principal: Principal) -> dict[str, Any] | 
     }
 
 
-def _trial(version: PolicyVersion, principal: Principal, *, now: datetime) -> dict[str, Any]:
-    """The newest backtest in words; asking for one is offered where the person may change policies."""
+def _trial(
+    version: PolicyVersion, principal: Principal, *, live: PolicyVersion | None, now: datetime
+) -> dict[str, Any]:
+    """The newest backtest in words; asking for one is offered where the person may change policies.
+
+    What has gone live keeps the one that it went live on; against itself there is nothing to try.
+    """
     newest = trials.newest(version)
-    ask = reverse("policy_backtest", args=[version.policy_id, version.number]) if _may(version, principal) else ""
+    may_ask = _may(version, principal) and version != live
+    ask = reverse("policy_backtest", args=[version.policy_id, version.number]) if may_ask else ""
     if newest is None:
         return {"note": "Not held against the live version yet.", "ask": ask, "tally": [], "rows": []}
     asked = f"asked for by {newest.asked_by}, {words.instant(newest.asked_at, now)}"
@@ -219,7 +229,7 @@ def _trial(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         ("Gained, lost", f"+{found['gained']}, {words.MINUS}{found['lost']}", "decisions"),
         ("Days saved", "none" if saved is None else f"{saved:+.1f}".replace("-", words.MINUS), "on average, where both decide"),
         ("Agrees with people", "none yet" if agrees is None else words.share(agrees),
-         "" if before is None else f"live version: {words.share(before)}"),
+         "" if before is None else f"{'what was live' if version == live else 'live version'}: {words.share(before)}"),
     ]  # fmt: skip
     rows = [
         (e["experiment"], v)
@@ -227,12 +237,19 @@ def _trial(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         for v in e["variants"]
         if v["flip"] or v["gained"] or v["lost"] or v["days_saved"]
     ]
-    names = dict(Experiment.objects.filter(key__in=[key for key, _ in rows]).values_list("key", "name"))
+    keys = [e["experiment"] for e in experiments]
+    names = dict(Experiment.objects.filter(key__in=keys).values_list("key", "name"))
     return {
         "note": f"Over {words.plural(len(experiments), 'recorded experiment')}, {asked}.",
         "ask": ask,
         "csv": reverse("policy_backtest_csv", args=[version.policy_id, version.number]),
         "tally": [{"label": label, "figure": figure, "hint": hint} for label, figure, hint in tally],
+        "before": "Live says" if live is None or version.number > live.number else "What was live says",
+        "lists": [
+            found
+            for found in (_answers(experiments, names, version, now), _stretches(experiments, names, version, now))
+            if found
+        ],
         "rows": [
             {
                 "name": names.get(key, key),
@@ -246,6 +263,50 @@ def _trial(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         ],
         "same": words.plural(len(experiments) - len({key for key, _ in rows}), "experiment"),
     }
+
+
+def _answers(
+    experiments: Sequence[Mapping[str, Any]], names: Mapping[str, str], version: PolicyVersion, now: datetime
+) -> dict[str, Any] | None:
+    """Every answer of people beside what both versions recommended then: what the agreement is counted from."""
+    rows = [
+        [
+            names.get(e["experiment"], e["experiment"]),
+            a["variant"] or "all of it",
+            words.instant(parse_datetime(a["at"]), now),
+            *(a[who].capitalize() for who in ("person", "live", "candidate")),
+            "yes" if a["person"] == a["candidate"] else "no",
+        ]
+        for e in experiments
+        for a in e["answers"]
+    ]
+    heads = ["Experiment", "Variant", "Answered", "People", "Live", f"Version {version.number}", "Agrees"]
+    return _list(f"{words.plural(len(rows), 'answer')} of people, one by one", heads, rows)
+
+
+def _stretches(
+    experiments: Sequence[Mapping[str, Any]], names: Mapping[str, str], version: PolicyVersion, now: datetime
+) -> dict[str, Any] | None:
+    """Every stretch of time over which the two versions recommend different things of an experiment."""
+    rows = [
+        [
+            names.get(e["experiment"], e["experiment"]),
+            *(words.instant(parse_datetime(stretch[end]), now) for end in ("begin", "end")),
+            *(f"{action.capitalize()}, {words.CODES.get(code, code).lower()}"
+              for action, code in (stretch["live"], stretch["candidate"])),
+        ]
+        for e in experiments
+        for stretch in e["stretches"]
+    ]  # fmt: skip
+    heads = ["Experiment", "From", "To", "Live", f"Version {version.number}"]
+    return _list(f"{words.plural(len(rows), 'stretch', 'stretches')} of time in which they differ", heads, rows)
+
+
+def _list(summary: str, heads: list[str], rows: list[list[str]]) -> dict[str, Any] | None:
+    if not rows:
+        return None
+    cut = f", the first {MOST_LISTED} of them; the CSV has all" if len(rows) > MOST_LISTED else ""
+    return {"summary": f"{summary}{cut}", "heads": heads, "rows": rows[:MOST_LISTED]}
 
 
 def _said(decided: Mapping[str, Any] | None, *, line: bool = False) -> dict[str, Any]:

@@ -96,20 +96,47 @@ def of_policies(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
 
 
 def of_backtest(version: PolicyVersion) -> Sheet:
-    """Every variant of every recorded experiment, also those in which nothing changes; empty without a finished backtest."""
+    """Every variant of every recorded experiment, also those in which nothing changes, then every answer of people and every
+    stretch of time in which the versions differ; empty without a finished backtest."""
     newest = trials.newest(version)
     found: Mapping[str, Any] = (newest.result if newest else None) or {}
 
     def said(decided: Mapping[str, Any] | None) -> list[object]:
         return [decided["action"], decided["code"]] if decided else ["hold", ""]
 
+    experiments = found.get("experiments", [])
     return _sheet(
-        "experiment variant live_action live_code candidate_action candidate_code days_saved",
-        (
-            [e["experiment"], v["variant"], *said(v["live"]), *said(v["candidate"]), v["days_saved"]]
-            for e in found.get("experiments", [])
-            for v in e["variants"]
-        ),
+        "experiment variant live_action live_code candidate_action candidate_code days_saved kind person begin end",
+        [
+            *(
+                [e["experiment"], v["variant"], *said(v["live"]), *said(v["candidate"]), v["days_saved"], "variant"]
+                + [None] * 3
+                for e in experiments
+                for v in e["variants"]
+            ),
+            *(
+                [
+                    e["experiment"],
+                    a["variant"],
+                    a["live"],
+                    None,
+                    a["candidate"],
+                    None,
+                    None,
+                    "answer",
+                    a["person"],
+                    a["at"],
+                    None,
+                ]
+                for e in experiments
+                for a in e["answers"]
+            ),
+            *(
+                [e["experiment"], None, *s["live"], *s["candidate"], None, "stretch", None, s["begin"], s["end"]]
+                for e in experiments
+                for s in e["stretches"]
+            ),
+        ],
     )
 
 
