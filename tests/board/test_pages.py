@@ -5,7 +5,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from gates.models import Cursor
+from decisioning.board import words
+from gates.models import Cursor, Evaluation
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 
@@ -44,6 +45,28 @@ def test_the_promises_show_both_clocks_of_a_decision(board: Client, scene: Scene
     assert "median 1.1 days to a proposal, p95 1.3, of 2 experiments, 1 of them not proposed yet" in page.replace(
         "\xa0", " "
     )
+
+
+def test_the_evidence_line_names_the_slot_that_the_evidence_proves_and_not_the_newest_judged(
+    board: Client, scene: Scene
+) -> None:
+    e = scene.experiment(rows=False)
+    digest, slot = "sha256:" + "a" * 64, scene.now - 5 * HOUR
+    with as_role("owner"):
+        cursor = Cursor.objects.get(experiment=e)
+        cursor.shown = (cursor.shown or {}) | {
+            "recommendation": (cursor.shown or {})["recommendation"] | {"evidence_digest": digest}
+        }
+        cursor.save()
+        Evaluation.objects.create(
+            experiment=e, team=scene.team, slot=slot, fold=1, computed_at=slot, action="hold", code="open", found={},
+            evidence_digest=digest, policy_version_id=cursor.policy_version_id,
+        )  # fmt: skip
+
+    page = board.get(f"/experiments/{e.key}").text
+
+    assert f"<span>as of slot {words.instant(slot, scene.now)}</span>" in page
+    assert f"<dt>Of the slot</dt><dd>{words.instant(slot, scene.now)}</dd>" in page
 
 
 def test_an_effect_that_drifts_says_so_beside_its_interval(board: Client, scene: Scene) -> None:

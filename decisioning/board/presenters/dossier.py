@@ -23,7 +23,7 @@ from decisioning.ledger.models import Entry
 from experiments.lifecycle import BY_HAND, allowed
 from experiments.models import Asset, Experiment, Pause, Variant
 from gates import evidence, readings
-from gates.models import Cursor, Decision, Evidence, PolicyVersion, Recommendation
+from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from gates.outlook import Outlook, outlook
 from gates.plan import Kpi
 from telemetry.models import ExperimentKpi, RefreshRun
@@ -371,6 +371,14 @@ def _digest(d: Dossier, digest: str, slot: datetime | None) -> dict[str, str]:
     return {"digest": digest, "short": short, "evidence_url": d.url("evidence", digest), "as_of": as_of}
 
 
+def _slot_of(d: Dossier, digest: str) -> datetime | None:
+    """The slot that evidence proves: the one on record with it, and not the newest judged, at which nothing had changed."""
+    if not digest:
+        return None
+    found = Evaluation.objects.filter(experiment=d.e, evidence_digest=digest).order_by("-slot", "-fold")
+    return found.values_list("slot", flat=True).first()
+
+
 def _decided(d: Dossier, answer: Decision) -> dict[str, Any]:
     r = answer.recommendation
     verb = {"scaled": "scale", "deleted": "delete"}.get(d.e.status, "hold")
@@ -437,7 +445,7 @@ def _nothing(d: Dossier) -> dict[str, Any]:
         "said": f"read{_as_of(d)}" if d.said else "",
         **_proof(d, code, d.said.get("variant"), uid="p0"),
         "because": [*_because(d, rationale, blockers, action), *warnings],
-        **_digest(d, d.said.get("evidence_digest") or "", d.cursor.judged_to if d.cursor else None),
+        **_digest(d, proven := d.said.get("evidence_digest") or "", _slot_of(d, proven)),
         "aside": aside,
     }
 
@@ -876,6 +884,8 @@ def _evidence(d: Dossier) -> dict[str, Any] | None:
         return None
     version = d.cursor.policy_version if d.cursor else None
     facts: list[dict[str, Any]] = [{"label": "Digest", "text": digest, "code": True}]
+    if slot := _slot_of(d, digest):
+        facts.append({"label": "Of the slot", "text": words.instant(slot, d.now)})
     if version:
         url = reverse("policy_version", args=[version.policy_id, version.number])
         facts.append({"label": "Policy", "text": f"{version.policy.name}, version {version.number}", "url": url})

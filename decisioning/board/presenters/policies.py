@@ -18,7 +18,6 @@ from gates import trials
 from gates.models import Backtest, Cursor, Policy, PolicyVersion
 from gates.policy import canonical, parse
 
-
 MOST_LISTED = 200  # of what is folded away below a backtest
 
 
