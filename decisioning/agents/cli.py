@@ -181,13 +181,16 @@ def create_experiment(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Create an experiment from a JSON file; prints its key.
+    """Create an experiment from a JSON file; prints its key, and on stderr what its plan has to be warned of.
 
     The least it needs: {"name": "...", "hypothesis": "...", "target_kpis": ["metric"]}.
     """
     with _portal() as portal:
         document = portal.create_experiment(_json_of(file))
     tell(document, document["key"], as_json=as_json)
+    for goal in document.get("planning", []):
+        if goal["warning"]:
+            err().print(goal["warning"], markup=False)
 
 
 @experiments.command("start", epilog="Example: decisioning experiments start checkout")

@@ -321,14 +321,24 @@ def experiment_new(request: HttpRequest) -> HttpResponse:
             )
             return redirect("experiment", ref=made.key)
     return page(
-        request, "board/new.html", creation.page(form), here="board", title="New experiment", status=status, exact=False
+        request,
+        "board/new.html",
+        creation.page(form, teams),
+        here="board",
+        title="New experiment",
+        status=status,
+        exact=False,
     )
 
 
 @require_GET
 @person
 def planned_duration(request: HttpRequest) -> HttpResponse:
-    return render(request, "board/_duration.html", {"duration": creation.duration(request.GET)})
+    return render(
+        request,
+        "board/_duration.html",
+        {"duration": creation.duration(request.GET, creation.writable_teams(who(request)))},
+    )
 
 
 @require_GET

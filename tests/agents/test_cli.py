@@ -160,6 +160,18 @@ def test_creating_prints_the_key(
     assert capsys.readouterr().out == "pay-later\n"
 
 
+def test_creating_a_plan_that_cannot_end_says_so_beside_the_key(
+    run: Run, answers: dict[str, httpx.Response], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planning = [{"warning": None}, {"warning": "vrps may take up to 90 days [28 are allowed]."}]
+    answers["/api/experiments"] = httpx.Response(201, json={"key": "pay-later", "planning": planning})
+    (tmp_path / "plan.json").write_text('{"name": "Pay later"}')
+
+    assert run("experiments", "create", str(tmp_path / "plan.json")) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("pay-later\n", "vrps may take up to 90 days [28 are allowed].\n")
+
+
 # Waiting and answering ------------------------------------------------------------------------------------------------
 
 

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.test import Client
 
+from decisioning.access.models import Membership, Team
 from experiments.models import Experiment, TargetKpi, Variant
+from gates.models import Policy, PolicyBinding, PolicyVersion
+from gates.policy import DEFAULT_BODY
 from tests.board.scenes import Scene
 from tests.conftest import as_role
 
@@ -87,6 +91,41 @@ def test_the_planned_duration_is_worked_out_from_baseline_effect_and_units(board
     assert "Decided in" in board.get("/new/duration", plan).text
     assert "Too long" in board.get("/new/duration", plan | {"units": "200"}).text
     assert "Never less than 7 days" in board.get("/new/duration", {"minimum_effect": "x", "units": "inf"}).text
+
+
+def test_the_planned_duration_is_that_of_the_policy_of_the_team_that_is_chosen(
+    board: Client, scene: Scene, ines: User
+) -> None:
+    plan = {"baseline_mean": "3.1", "baseline_stddev": "3", "units": "4000000", "minimum_effect": "2"}
+    with as_role("owner"):
+        careful = Team.objects.create(key="careful", name="Careful", created_at=scene.now)
+        Membership.objects.create(team=careful, user=ines, role="approver")
+        own = Policy.objects.create(name="slow", team=careful, created_at=scene.now)
+        PolicyVersion.objects.create(
+            policy=own, team=careful, number=1, body=DEFAULT_BODY | {"min_days": 21}, author="ada", created_at=scene.now, activated_at=scene.now
+        )  # fmt: skip
+        PolicyBinding.objects.create(team=careful, policy=own)
+
+    assert "Decided in 7 days" in board.get("/new/duration", plan | {"team": scene.team.pk}).text
+    assert "Decided in 21 days" in board.get("/new/duration", plan | {"team": careful.pk}).text
+    assert "Decided in 21 days" in send(board, scene, **plan, team=careful.pk, name="").text
+
+
+def test_a_goal_that_no_gate_of_the_teams_policy_compares_is_said_to_be_decided_never(
+    board: Client, scene: Scene
+) -> None:
+    plan = {"baseline_mean": "3.1", "baseline_stddev": "3", "units": "40000", "minimum_effect": "2"}
+    with as_role("owner"):
+        scene.metric("vrps", name="Value per session")
+        own = Policy.objects.create(name="one-metric", team=scene.team, created_at=scene.now)
+        gate = {"name": "vrps", "kind": "uplift", "metric": "vrps", "delete_below": "plan"}
+        PolicyVersion.objects.create(
+            policy=own, team=scene.team, number=1, body={"gates": [gate]}, author="ada", created_at=scene.now, activated_at=scene.now
+        )  # fmt: skip
+        PolicyBinding.objects.create(team=scene.team, policy=own)
+
+    assert "Decided in" in board.get("/new/duration", plan | {"goal": "Value per session"}).text
+    assert "nothing decides it" in board.get("/new/duration", plan | {"goal": "returns"}).text
 
 
 def test_an_answer_with_htmx_is_a_part_and_without_it_the_whole_page(board: Client, scene: Scene) -> None:

@@ -6,7 +6,7 @@ from django.test import Client
 from django.urls import reverse
 
 from decisioning.board import words
-from gates.models import Cursor, Evaluation
+from gates.models import Cursor, Evaluation, PolicyVersion
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 
@@ -60,7 +60,7 @@ def test_the_evidence_line_names_the_slot_that_the_evidence_proves_and_not_the_n
         cursor.save()
         Evaluation.objects.create(
             experiment=e, team=scene.team, slot=slot, fold=1, computed_at=slot, action="hold", code="open", found={},
-            evidence_digest=digest, policy_version_id=cursor.policy_version_id,
+            evidence_digest=digest, policy_version=PolicyVersion.objects.get(policy__name="default", number=1),
         )  # fmt: skip
 
     page = board.get(f"/experiments/{e.key}").text

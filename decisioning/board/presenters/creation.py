@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from django.db import transaction
@@ -17,9 +17,11 @@ from decisioning.board import charts, words
 from decisioning.board.forms import ExperimentForm
 from experiments import plan
 from experiments.models import Experiment, Metric
+from gates import policies
+from gates.models import PolicyBinding
 from gates.outlook import outlook
 from gates.plan import Baseline, Kpi, Plan, Variant
-from gates.policy import DEFAULT_BODY, parse
+from gates.policy import DEFAULT_BODY, Policy, parse
 
 # Where the domain's pointers are in the form.
 _FIELDS = (("/name", "name"), ("/hypothesis", "hypothesis"), ("/target_kpis/0/minimum_effect", "minimum_effect"),
@@ -34,11 +36,11 @@ def writable_teams(principal: Principal) -> QuerySet[Team]:
     return Team.objects.filter(pk__in=[t for t, s in principal.teams.items() if Scope.WRITE in s]).order_by("name")
 
 
-def page(form: ExperimentForm) -> dict[str, Any]:
+def page(form: ExperimentForm, teams: QuerySet[Team]) -> dict[str, Any]:
     return {
         "form": form,
         "metrics": [{"key": m.key, "name": m.name} for m in Metric.objects.order_by("key")[:500]],
-        "duration": duration(form.data if form.is_bound else {}),
+        "duration": duration(form.data if form.is_bound else {}, teams),
     }
 
 
@@ -120,20 +122,36 @@ def _number(sent: Mapping[str, Any], name: str) -> float | None:
     return value if abs(value) < 1e15 else None
 
 
-def duration(sent: Mapping[str, Any]) -> dict[str, str]:
-    """How long a decision takes at these numbers, in words; what is missing when it cannot be said."""
+def _policy(sent: Mapping[str, Any], teams: QuerySet[Team]) -> Policy:
+    """What judges the experiments of the chosen team that name no policy; until one is chosen, of the first."""
+    chosen = str(sent.get("team") or "")
+    team = (teams.filter(pk=int(chosen)).first() if chosen.isdecimal() and len(chosen) < 10 else None) or teams.first()
+    bound = PolicyBinding.objects.filter(team=team, experiment__isnull=True).select_related("policy").first()
+    version = policies.in_force(bound.policy) if bound else None
+    return parse(version.body if version else DEFAULT_BODY)
+
+
+def duration(sent: Mapping[str, Any], teams: QuerySet[Team]) -> dict[str, str]:
+    """How long a decision takes at these numbers by the team's policy, in words; what is missing when it cannot be said."""
     mean, spread, units = (_number(sent, n) for n in ("baseline_mean", "baseline_stddev", "units"))
     worthwhile = (_number(sent, "minimum_effect") or 0) / 100
-    policy = parse(DEFAULT_BODY)
+    policy = _policy(sent, teams)
     if not (mean and spread and units and worthwhile > 0 and spread > 0 and units >= 1):
         text = f"Give the goal's mean and deviation today and the units a day, and it is said here. Never less than {policy.min_days} days."
         return {"tone": "hold", "icon": "clock", "title": "Planned duration", "text": text}
     treatments = min(max(int(_number(sent, "treatments") or 1), 1), 20)
-    goal = Kpi("goal", direction="increase", minimum_effect=worthwhile, baseline=Baseline(mean, spread))
+    named = str(sent.get("goal") or "goal")
+    key = _Named([named]).metric(named, "mean increase")
+    metric = key if isinstance(key, str) else key.key
+    goal = Kpi(metric, direction="increase", minimum_effect=worthwhile, baseline=Baseline(mean, spread))
     arms = (Variant("control", control=True), *(Variant(f"t{i}", position=i + 1) for i in range(treatments)))
-    (found,) = outlook(
+    planned = outlook(
         policy, Plan(started_at=0, created_at=0, variants=arms, kpis=(goal,), expected_units_per_day=units)
     )
+    if not planned:
+        text = "No gate of the team's policy compares this goal, so nothing decides it."
+        return {"tone": "late", "icon": "late", "title": "Never", "text": text}
+    found = max(planned, key=lambda one: inf if one.days is None else one.days)
     if found.ends and found.units and found.days:
         return {
             "tone": "scale",
@@ -147,5 +165,5 @@ def duration(sent: Mapping[str, Any]) -> dict[str, str]:
         "icon": "late",
         "title": f"Too long: {took}",
         "text": f"After {found.max_days} days it asks for a person, decided or not. With these units the smallest effect that is surely "
-        f"decided by then is {charts.percent(found.smallest_effect).lstrip('+')}.",
+        f"decided by then is {charts.percent(found.smallest_effect).lstrip('+') if found.relative else f'{found.smallest_effect:.3g}'}.",
     }
