@@ -85,6 +85,45 @@ def test_what_is_missing_or_wrong_is_said_at_its_field_and_nothing_is_made(board
         assert Experiment.objects.count() == 0
 
 
+def test_what_the_policy_cannot_judge_is_refused_at_its_field_in_the_words_of_the_api(
+    board: Client, scene: Scene
+) -> None:
+    with as_role("owner"):
+        scene.metric("temperature", kind="gauge", direction="increase")
+        scene.metric("colour", kind="mean", direction=None)
+
+    for changes, field, said in (
+        ({"goal": "temperature"}, "goal", "temperature_uplift: temperature is a gauge, which has no units to compare."),
+        ({"goal": "colour"}, "goal", "colour_uplift: colour has no direction"),
+        ({"guardrails": "temperature"}, "guardrails", "temperature_guard: temperature is a gauge"),
+        ({"guardrails": "colour"}, "guardrails", "colour_guard: colour has no direction"),
+        ({"goal": "colour", "start": ""}, "goal", "colour_uplift: colour has no direction"),
+    ):
+        response = send(board, scene, **changes)
+        assert response.status_code == 422, changes
+        assert said in response.text.split(f'id="id_{field}_error"')[1].split("</p>")[0], changes
+    with as_role("owner"):
+        assert Experiment.objects.count() == 0
+
+
+def test_an_effect_below_what_the_teams_policy_scales_at_is_refused_at_its_number(board: Client, scene: Scene) -> None:
+    gate = {"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "scale_above": 0.05, "delete_below": "plan"}
+    with as_role("owner"):
+        own = Policy.objects.create(name="steep", team=scene.team, created_at=scene.now)
+        PolicyVersion.objects.create(
+            policy=own, team=scene.team, number=1, body={"gates": [gate]}, author="ada", created_at=scene.now, activated_at=scene.now
+        )  # fmt: skip
+        PolicyBinding.objects.create(team=scene.team, policy=own)
+
+    refused = send(board, scene)
+
+    assert refused.status_code == 422
+    assert (
+        "delete_below (0.02) is less than scale_above (0.05)" in refused.text.split('id="id_minimum_effect_error"')[1]
+    )
+    assert send(board, scene, minimum_effect="6").status_code == 302
+
+
 def test_the_planned_duration_is_worked_out_from_baseline_effect_and_units(board: Client) -> None:
     plan = {"baseline_mean": "3.1", "baseline_stddev": "3", "units": "40000", "minimum_effect": "2", "treatments": "1"}
 

@@ -17,16 +17,20 @@ from decisioning.board import charts, words
 from decisioning.board.forms import ExperimentForm
 from experiments import plan
 from experiments.models import Experiment, Metric
-from gates import policies
+from gates import policies, readings
 from gates.models import PolicyBinding
 from gates.outlook import outlook
 from gates.plan import Baseline, Kpi, Plan, Variant
-from gates.policy import DEFAULT_BODY, Policy, parse
+from gates.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse
 
 # Where the domain's pointers are in the form.
 _FIELDS = (("/name", "name"), ("/hypothesis", "hypothesis"), ("/target_kpis/0/minimum_effect", "minimum_effect"),
            ("/target_kpis/0/baseline", "baseline_stddev"), ("/target_kpis/0", "goal"), ("/target_kpis", "guardrails"),
            ("/expected_units_per_day", "units"))  # fmt: skip
+
+# Where the policy's refusals are in the form: a number of the plan by its code, else the KPI by its gate's kind.
+_NUMBERS = {"delete_below_scale_above": "minimum_effect", "max_harm_not_positive": "max_harm"}
+_ROLES = {"uplift": "goal", "guard": "guardrails"}
 
 
 def writable_teams(principal: Principal) -> QuerySet[Team]:
@@ -76,11 +80,24 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
     )
     try:
         with transaction.atomic():
-            return plan.create(new, team=data["team"], by=by, now=now)
+            made = plan.create(new, team=data["team"], by=by, now=now)
+            if _fits(form, made):
+                return made
+            transaction.set_rollback(True)
     except plan.PlanRefused as refusal:
         for pointer, _, detail in refusal.errors or [("", refusal.code, refusal.message)]:
             form.add_error(next((field for start, field in _FIELDS if pointer.startswith(start)), None), detail)
-        return None
+    return None
+
+
+def _fits(form: ExperimentForm, made: Experiment) -> bool:
+    """Whether its policy can judge the new experiment; what it cannot, such as a goal on a gauge, is said at its field."""
+    policy, planned = parse(policies.version_for(made).body), readings.plans_of([made])[made.pk]
+    kinds = {gate.name: gate.kind for gate in derive(policy, planned)}
+    problems = lint_plan(policy, planned)
+    for problem in problems:
+        form.add_error(_NUMBERS.get(problem.code) or _ROLES.get(kinds.get(problem.gate or "", "")), problem.message)
+    return not problems
 
 
 class _Named:
