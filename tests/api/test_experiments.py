@@ -188,7 +188,7 @@ def test_a_value_newer_than_what_the_gates_have_read_is_marked_as_not_judged(ops
     for metric in ("vrps", "errors", "clicks"):
         arrive(made, metric, "control", read_to)
         arrive(made, metric, "treatment", now - timedelta(minutes=5))
-    gate = {
+    gate: dict[str, Any] = {
         "gate": "x",
         "kind": "uplift",
         "verdict": "pass",

@@ -7,7 +7,8 @@ from decisioning.ledger import channels
 from decisioning.ledger.delivery import Outcome, deliver
 from decisioning.ledger.models import Channel
 from decisioning.ledger.outbox import EVENTS, tell
-from gates.models import Cursor, Policy, PolicyVersion
+from experiments.models import Experiment
+from gates.models import Backtest, Cursor, Policy, PolicyVersion
 from gates.policy import DEFAULT_BODY
 from telemetry.models import RefreshRun, Source
 from tests.board.scenes import HOUR, Scene
@@ -36,7 +37,7 @@ def hang(scene: Scene) -> None:
     dead = scene.experiment("Checkout with a scan", action="scale", code="wins", days=12, lag=dt.timedelta(hours=5))
     scene.proposal(dead, "scale", "wins", ago=8 * HOUR)
     scene.suspend(dead)
-    scene.experiment("Quieter push digest", days=2, uplift=0.016)
+    _overtaken(scene, scene.experiment("Quieter push digest", days=2, uplift=0.016))
     scene.experiment(
         "Receipt QR on store terminals", days=6, code="stale", lag=dt.timedelta(hours=3), treatments=("qr", "nfc")
     )
@@ -56,6 +57,22 @@ def hang(scene: Scene) -> None:
     _candidate(scene)
 
 
+def _overtaken(scene: Scene, e: Experiment) -> None:
+    """It runs on after an answer that rows have overtaken; its effect drifts, and its newest rows are not judged yet."""
+    decided = scene.answered(
+        scene.proposal(e, "scale", "wins", ago=7 * HOUR), override_to="hold", reason="Not in December."
+    )
+    with as_role("owner"):
+        cursor = Cursor.objects.get(experiment=e)
+        cursor.revisions = {str(decided.pk): {"action": "review", "code": "too_small"}}
+        shown = cursor.shown or {}
+        shown["recommendation"] |= {"action": "hold", "code": "open", "state": "open", "evidence_digest": None}
+        (goal, *_) = shown["gates"]
+        goal["limits"]["drift"] = True
+        goal["reading"] |= {"running_lower": 0.03, "running_upper": 0.01, "at": (scene.now - 3 * HOUR).isoformat()}
+        cursor.save()
+
+
 def _sources(scene: Scene) -> None:
     """One that is good, and one with a long name that fails."""
     common = {"team": scene.team, "kind": "file", "query": "SELECT :since, :until", "schedule_s": 900,
@@ -73,12 +90,23 @@ def _sources(scene: Scene) -> None:
 
 
 def _candidate(scene: Scene) -> None:
-    """A policy whose second version waits for a backtest."""
+    """A policy whose second version has a backtest and waits for somebody else."""
     with as_role("owner"):
         policy = Policy.objects.create(name="careful", team=scene.team, created_at=scene.now)
         common = {"policy": policy, "team": scene.team, "author": "ada", "created_at": scene.now}
         PolicyVersion.objects.create(number=1, body=DEFAULT_BODY, activated_at=scene.now, activated_by="ada", **common)
-        PolicyVersion.objects.create(number=2, body=DEFAULT_BODY | {"min_days": 10}, **common)
+        version = PolicyVersion.objects.create(number=2, body=DEFAULT_BODY | {"min_days": 10}, **common)
+        at = scene.now.isoformat()
+        decided = {"action": "scale", "code": "wins", "slot": at}
+        told = {
+            "experiment": "checkout-one-page",
+            "variants": [{"variant": "treatment", "live": decided, "candidate": None, "flip": False, "gained": False, "lost": True, "days_saved": None}],
+            "answers": [{"at": at, "variant": None, "person": "scale", "live": "scale", "candidate": "hold"}],
+            "stretches": [{"begin": at, "end": at, "live": ["scale", "wins"], "candidate": ["hold", "collecting"]}],
+        }  # fmt: skip
+        figures = {"flips": 0, "gained": 0, "lost": 1, "days_saved": None, "agreement": 0.0, "live_agreement": 1.0}
+        Backtest.objects.create(version=version, team=scene.team, asked_by="ada", asked_at=scene.now, state=Backtest.State.FINISHED,
+                                finished_at=scene.now, result=figures | {"experiments": [told]})  # fmt: skip
 
 
 def _webhooks(scene: Scene) -> None:
