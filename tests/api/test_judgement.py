@@ -86,6 +86,20 @@ def test_a_winner_is_proposed_with_rationale_gates_and_evidence(ops: Caller, win
     assert [(row["key"], row["recommendation"]["action"]) for row in listed] == [(winner["key"], "scale")]
 
 
+def test_a_value_is_judged_once_the_gates_reading_has_come_to_its_instant(ops: Caller, winner: dict[str, Any]) -> None:
+    path, now = f"/api/experiments/{winner['id']}", datetime.now(UTC)
+    (gate,) = [g for g in ops.get(f"{path}/gates").json()["results"] if g["gate"] == "vrps_uplift"]
+    read_to = datetime.fromisoformat(gate["reading"]["at"])
+    (kpi,) = ops.get(path).json()["kpis"]
+    assert [v["judged"] for v in kpi["values"]] == [datetime.fromisoformat(v["ts"]) <= read_to for v in kpi["values"]]
+
+    newer = {"metric": "vrps", "variant": "treatment", "ts": now.isoformat(), "value": 3.3, "n": 10, "variance": 4.0}
+    ops.post(f"{path}/kpis", {"rows": [newer]})
+
+    (kpi,) = ops.get(path).json()["kpis"]
+    assert {v["variant"]: v["judged"] for v in kpi["values"]}["treatment"] is False
+
+
 def test_the_evidence_is_what_its_digest_says_and_replays_to_the_same(ops: Caller, winner: dict[str, Any]) -> None:
     import hashlib
 
