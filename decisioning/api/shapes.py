@@ -127,7 +127,8 @@ class ValueOut(Shape):
     n = maybe_whole()
     ts = at()
     judged = s.BooleanField(
-        help_text="Whether the gates have read up to it; false of a value newer than that, and where no gate reads the metric."
+        help_text="Whether the gates have read up to it; false of a value newer than that, where no gate reads the metric, and of a "
+        "metric with a target alone, whose gate reads days that are over."
     )
 
 

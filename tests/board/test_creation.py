@@ -165,6 +165,8 @@ def test_a_goal_that_no_gate_of_the_teams_policy_compares_is_said_to_be_decided_
 
     assert "Decided in" in board.get("/new/duration", plan | {"goal": "Value per session"}).text
     assert "nothing decides it" in board.get("/new/duration", plan | {"goal": "returns"}).text
+    for odd in ({"goal": "\0"}, {"team": "x"}, {"team": "9" * 30}, {"goal": "!" * 3000}):
+        assert board.get("/new/duration", plan | odd).status_code in (200, 400), odd
 
 
 def test_an_answer_with_htmx_is_a_part_and_without_it_the_whole_page(board: Client, scene: Scene) -> None:

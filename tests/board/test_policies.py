@@ -118,7 +118,7 @@ def test_what_each_figure_of_a_backtest_is_counted_from_stands_folded_below_it_a
     mei.post(f"{where}/activate")
     page = mei.get(where).text
     assert "1 answer of people, one by one" in page
-    assert "What was live says" in page
+    assert "What was live said" in page
     assert "Run it again" not in page
 
 

@@ -426,7 +426,7 @@ def _said_open(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[di
 
 
 def _revised(facts: Facts, pk: int) -> str:
-    """Of what runs on: that its newest answer among those that rows have overtaken would now be another."""
+    """Said of an experiment that runs on: that an answer of people would now be another; of several, the newest."""
     cursor = facts.cursors.get(pk)
     revisions = cursor.revisions if cursor and facts.experiments[pk].status in OPEN else {}
     return words.on_older_data(revisions[max(revisions, key=int)]) if revisions else ""

@@ -243,7 +243,7 @@ def _trial(
         "ask": ask,
         "csv": reverse("policy_backtest_csv", args=[version.policy_id, version.number]),
         "tally": [{"label": label, "figure": figure, "hint": hint} for label, figure, hint in tally],
-        "before": "Live says" if live is None or version.number > live.number else "What was live says",
+        "before": "Live says" if live is None or version.number > live.number else "What was live said",
         "lists": [
             found
             for found in (_answers(experiments, names, version, now), _stretches(experiments, names, version, now))
