@@ -83,7 +83,7 @@ _NOW = "least(%(now)s::timestamptz, e.ended_at)"
 # The newest instant up to which a gate has read a metric. One that is measured says so, one that watches names what it saw; a
 # target gate reads days that are over, so what is newest of its metric is still to be judged.
 _READ_TO = """
-  SELECT max(coalesce(g #>> '{reading,at}', g #>> '{limits,observed,-1,0}')::timestamptz)
+  SELECT max(coalesce(g #>> '{reading,at}', g #>> '{limits,observed,-1,0}')::timestamptz) AS at
   FROM metadata.cursors c CROSS JOIN LATERAL jsonb_array_elements(c.shown -> 'gates') AS g
   WHERE c.experiment_id = e.id AND g ->> 'metric' = m.key
 """
@@ -94,9 +94,10 @@ _KPIS = f"""
          {STATE_SQL.format(watermark="v.watermark", now=_NOW, every_s="m.expected_every_s", target_s="m.freshness_target_s")} AS state
   FROM metadata.target_kpis k
   JOIN metadata.metrics m ON m.id = k.metric_id
+  CROSS JOIN LATERAL ({_READ_TO}) AS read_to
   CROSS JOIN LATERAL (
     SELECT coalesce(json_agg(json_build_object('variant', a.key, 'value', r.value, 'n', r.n, 'ts', {instant("r.ts")},
-                                               'judged', coalesce(r.ts <= ({_READ_TO}), false))
+                                               'judged', coalesce(r.ts <= read_to.at, false))
                              ORDER BY a.position) FILTER (WHERE r.ts IS NOT NULL), '[]') AS newest,
            CASE WHEN bool_and(r.ts IS NOT NULL) FILTER (WHERE a.dropped_at IS NULL)
                 THEN min(r.ts) FILTER (WHERE a.dropped_at IS NULL) END AS watermark,
