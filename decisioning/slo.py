@@ -30,7 +30,7 @@ FAILURE_TARGET = 0.01
 READS_TARGET = 0.999
 BURNS_OVER = (timedelta(hours=1), timedelta(hours=6), timedelta(days=3))
 CALM = ("open", "collecting")
-"""Codes of a hold that is an answer: the data is good, units or days are missing."""
+"""Codes of a hold that is an answer: the data is good, units or days are missing. `collecting` that lacks anything else is called by it."""
 
 
 @dataclass(frozen=True)
@@ -344,12 +344,17 @@ FROM (SELECT (extract(epoch FROM coalesce(p.slot, e.ended_at, %(now)s) - c.reada
         AND {_mine("e.team_id")}) AS d
 """
 
-# Of the experiments that were judged in the window and have run for a day: proposed in time, or calmly held.
+# Of the experiments that were judged in the window and have run for a day: proposed in time, or calmly held. More units and days bring
+# neither missing buckets nor an estimate to rely on, so a hold that lacks those goes by their name.
 _JUDGED = f"""
-SELECT e.id, e.key, c.shown #>> '{{recommendation,action}}' AS action, coalesce(c.shown #>> '{{recommendation,code}}', 'no_data') AS code,
-       p.proposed, p.in_time
+SELECT e.id, e.key, CASE WHEN said.code = 'collecting' THEN coalesce(g.lacks, said.code) ELSE said.code END AS code, p.proposed, p.in_time
 FROM metadata.experiments e
 LEFT JOIN metadata.cursors c ON c.experiment_id = e.id
+CROSS JOIN LATERAL (SELECT coalesce(c.shown #>> '{{recommendation,code}}', 'no_data') AS code) AS said
+CROSS JOIN LATERAL (
+  SELECT coalesce(min(kind) FILTER (WHERE kind = 'density' AND verdict <> 'pass'),
+                  min(limits ->> 'why') FILTER (WHERE limits ->> 'why' NOT IN ('', 'units', 'young'))) AS lacks
+  FROM jsonb_to_recordset(c.shown -> 'gates') AS gate(kind text, verdict text, limits jsonb)) AS g
 CROSS JOIN LATERAL (
   SELECT count(*) > 0 AS proposed,
          coalesce(bool_and(r.proposed_at - r.knowable_at <= make_interval(secs => %(decision_target)s)), false) AS in_time

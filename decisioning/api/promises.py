@@ -62,7 +62,8 @@ class Promises(Door):
                         {"code": b.code, "count": len(b.experiments), "experiments": b.experiments}
                         for b in found.blocked
                     ],
-                    "counts": "Experiments that have run for 24 h: proposed within 24 h, or held for units or days alone.",
+                    "counts": "Experiments that have run for 24 h: proposed within 24 h, or held for units or days alone; `blocked` by code of the "
+                    "hold, or by what a collecting one lacks beside units and days: density, noisy, spread, zero.",
                     "excludes": "Drafts and experiments that have not run for 24 h yet.",
                 },
                 "telemetry_failures": {

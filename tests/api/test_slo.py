@@ -10,10 +10,12 @@ from django.db import connection
 from decisioning import slo
 from decisioning.access.models import Reads
 from decisioning.slo import Latency, Share
+from experiments.models import Experiment
 from gates.models import Cursor, PolicyVersion, Recommendation
 from telemetry.models import RefreshRun, Source
 from tests.api.conftest import Caller
 from tests.conftest import as_role
+from tests.walk import Walk
 
 NOW = datetime.now(UTC)
 HOUR = timedelta(hours=1)
@@ -102,6 +104,46 @@ def test_the_share_counts_decisive_and_calm_apart_and_names_what_blocks_the_rest
         "no_data": [unjudged["key"]],
     }
     assert (told["decision_latency"]["p95_s"], told["decision_latency"]["late"]) == (30 * 3600.0, 1)
+
+
+@pytest.fixture
+def walk(ops: Caller) -> Walk:
+    return Walk(ops.team)
+
+
+def told_of(walk: Walk) -> dict[str, Any]:
+    """What is promised about an experiment that the portal has known since its start."""
+    with as_role("owner"):
+        Experiment.objects.filter(key=walk.key).update(created_at=walk.start)
+    return walk.get("/api/slo")
+
+
+def every_second_hour(walk: Walk) -> list[dict[str, Any]]:
+    """Half the buckets, the newest among them."""
+    kept = {ts.isoformat() for ts in list(walk.hours())[::-2]}
+    return [row for row in walk.rows() if row["ts"] in kept]
+
+
+def test_a_hold_that_lacks_buckets_is_no_calm_one_and_is_listed_by_what_it_lacks(walk: Walk) -> None:
+    walk.create()
+    walk.send(every_second_hour(walk))
+    walk.tick()
+    assert walk.recommendation()["code"] == "collecting"
+
+    share = told_of(walk)["recommended_within_24h"]
+
+    assert (share["part"], share["whole"], share["calm"]) == (0, 1, 0)
+    assert share["blocked"] == [{"code": "density", "count": 1, "experiments": [walk.key]}]
+
+
+def test_a_hold_that_lacks_an_estimate_one_can_rely_on_is_no_calm_one(walk: Walk) -> None:
+    walk.create()
+    walk.send([row | ({"variance": 1e7} if row["metric"] == "vrps" else {}) for row in walk.rows()])
+    walk.tick()
+
+    share = told_of(walk)["recommended_within_24h"]
+
+    assert (share["calm"], [(b["code"], b["experiments"]) for b in share["blocked"]]) == (0, [("noisy", [walk.key])])
 
 
 def test_the_second_clock_runs_from_the_first_read_to_a_proposal_and_on_while_there_is_none(

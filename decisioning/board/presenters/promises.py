@@ -19,6 +19,14 @@ from gates.models import Decision
 
 _KEPT_FOR_S = 60.0
 _DAYS = f"{slo.WINDOW.days} days"
+_LACKS = {
+    "density": "Buckets are missing",
+    "noisy": "Too noisy to judge",
+    "spread": "Every unit has the same value",
+    "zero": "The control is still 0",
+    "proposed_late": "Proposed after 24 h",
+}
+"""What blocks a stable read beside the codes of a recommendation."""
 
 
 def figures(principal: Principal, *, now: datetime) -> slo.Figures:
@@ -167,9 +175,10 @@ def _blockers(f: slo.Figures) -> list[dict[str, Any]]:
     keys = [key for blocked in f.blocked for key in blocked.experiments[:12]]
     names = dict(Experiment.objects.filter(key__in=keys).values_list("key", "name"))
     tones = {"stale": "stale", "no_data": "no_data", "invalid": "invalid", "proposed_late": "late"}
+    said = words.CODES | _LACKS
     return [
         {
-            "pill": words.pill(tones.get(b.code, "hold"), words.CODES.get(b.code, "Proposed after 24 h")),
+            "pill": words.pill(tones.get(b.code, "hold"), said.get(b.code, b.code)),
             "count": len(b.experiments),
             "experiments": [
                 {"name": names[key], "url": reverse("experiment", args=[key])}
