@@ -17,6 +17,7 @@ from django.db import connection
 
 from decisioning.ledger.alarms import Wrong, reconcile
 from experiments.models import Experiment
+from gates.policy import DEFAULT_BODY
 from telemetry.freshness import LATENCIES_SQL
 from telemetry.models import Source
 from telemetry.refresh import missed
@@ -98,6 +99,17 @@ class Blocked:
 
 
 @dataclass(frozen=True)
+class Calm:
+    """An experiment that is held for units or days alone. units: still needed, of control and treatment together, if the effect
+    stays, else whatever it is. about_at: when the hold ends at the present units a day, never before min_days; at max_days a person
+    is asked, whatever is lacking then. None: cannot be said, or it does not run."""
+
+    experiment: str
+    units: int | None
+    about_at: datetime | None
+
+
+@dataclass(frozen=True)
 class Days:
     """From the first look that could be read to the first proposal from there on, or to now while there is none (`waiting`)."""
 
@@ -122,7 +134,7 @@ class Figures:
     """telemetry: rows and missing buckets of the last 24 h. decision: from the moment a stable read could be known to its
     proposal. days: the second clock, since the first begins at a settled answer and says nothing of how long it took to settle.
     recommended: experiments with a recommendation within 24 h, of
-    which `decisive` (scale, delete, review) and `calm` (hold for units or days). failures: runs of telemetry jobs that failed, and of
+    which `decisive` (scale, delete, review) and `calm` (hold for units or days; `calm_holds` are those one by one). failures: runs of telemetry jobs that failed, and of
     scheduled sources those that were due and never came (`missed`). reads: of the whole portal, whoever asks; `stale` of the good
     ones came from a copy, `unknown` are those a process was cut off before it could count, taken as failed."""
 
@@ -137,6 +149,7 @@ class Figures:
     recommended: Share
     decisive: int
     calm: int
+    calm_holds: tuple[Calm, ...]
     blocked: tuple[Blocked, ...]
     failures: Share
     missed_runs: int
@@ -154,6 +167,8 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
         decision = _row(cursor, _DECISION, asked)
         days = _row(cursor, _DAYS, asked)
         in_time, decisive, calm, whole = _row(cursor, _RECOMMENDED, asked)
+        cursor.execute(_CALM_HOLDS, asked)
+        calm_holds = tuple(Calm(*hold) for hold in cursor.fetchall())
         cursor.execute(_BLOCKED, asked)
         blocked = tuple(Blocked(code, tuple(keys)) for code, keys in cursor.fetchall())
         failed, runs = _row(cursor, _FAILURES, asked)
@@ -174,6 +189,7 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
         recommended=Share(in_time, whole, WITHIN_TARGET, at_least=True),
         decisive=decisive,
         calm=calm,
+        calm_holds=calm_holds,
         blocked=blocked,
         failures=Share(failed + missed_runs, runs + missed_runs, FAILURE_TARGET, at_least=False),
         missed_runs=missed_runs,
@@ -289,6 +305,7 @@ def _parameters(now: datetime, team_id: int | None) -> dict[str, Any]:
         "telemetry_target": TELEMETRY_TARGET_S,
         "decision_target": DECISION_TARGET_S,
         "calm": list(CALM),
+        **{name: DEFAULT_BODY[name] for name in ("min_units", "min_days", "max_days")},
     }
 
 
@@ -367,6 +384,34 @@ _CALM = "NOT proposed AND code = ANY (%(calm)s)"
 _RECOMMENDED = f"""
 SELECT count(*) FILTER (WHERE in_time OR ({_CALM})), count(*) FILTER (WHERE in_time), count(*) FILTER (WHERE {_CALM}), count(*)
 FROM ({_JUDGED}) AS j
+"""
+# What the gates that are still open lack, the one that lacks most: A of GATES.md section 6, else B, and the floor of the smaller arm.
+_CALM_HOLDS = f"""
+SELECT j.key, CASE WHEN runs THEN ceil(lack.units)::bigint END AS units,
+       CASE WHEN runs THEN least(greatest(c.judged_to + make_interval(secs => least(lack.days, span.most) * 86400),
+                                          began + make_interval(days => span.least)), began + make_interval(days => span.most)) END AS about_at
+FROM ({_JUDGED}) AS j
+JOIN metadata.experiments e ON e.id = j.id
+JOIN metadata.cursors c ON c.experiment_id = e.id
+JOIN metadata.policy_versions v ON v.id = c.policy_version_id
+CROSS JOIN LATERAL (
+  SELECT e.status = 'running' AS runs, e.started_at + coalesce(sum(p.resumed_at - p.paused_at), interval '0') AS began
+  FROM metadata.pauses p WHERE p.experiment_id = e.id) AS ran
+CROSS JOIN LATERAL (
+  SELECT coalesce((v.body ->> 'min_days')::int, %(min_days)s) AS least, coalesce((v.body ->> 'max_days')::int, %(max_days)s) AS most) AS span
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN bool_and(needs.units IS NOT NULL) THEN max(needs.units) END AS units,
+         CASE WHEN bool_and(needs.days IS NOT NULL) IS NOT FALSE THEN coalesce(max(needs.days), 0) ELSE span.most END AS days
+  FROM jsonb_to_recordset(c.shown -> 'gates') AS gate(kind text, verdict text, limits jsonb)
+  CROSS JOIN LATERAL (
+    SELECT (limits ->> 'units_per_day')::float8 AS daily, coalesce(limits ->> 'days_left', limits ->> 'days_left_at_most')::float8 AS days,
+           CASE WHEN limits ->> 'why' = 'units' THEN
+             (SELECT nullif(greatest(coalesce((v.body ->> 'min_units')::int, %(min_units)s) - min(n::int), 0), 0) * sum(n::int) / nullif(min(n::int), 0)
+              FROM jsonb_array_elements_text(limits -> 'arms') AS n)::float8 END AS floor) AS known
+  CROSS JOIN LATERAL (
+    SELECT greatest(known.days * daily, known.floor) AS units, greatest(known.days, known.floor / daily) AS days) AS needs
+  WHERE verdict = 'inconclusive' AND (kind IN ('uplift', 'guard') OR (kind = 'target' AND j.code = 'open'))) AS lack
+WHERE {_CALM} ORDER BY about_at NULLS LAST, e.id
 """
 _BLOCKED = f"""
 SELECT CASE WHEN proposed THEN 'proposed_late' ELSE code END, array_agg(key ORDER BY id)

@@ -58,12 +58,17 @@ class Promises(Door):
                     **_share(found.recommended),
                     "decisive": found.decisive,
                     "calm": found.calm,
+                    "calm_holds": [
+                        {"experiment": hold.experiment, "units": hold.units, "about_at": rfc3339(hold.about_at)}
+                        for hold in found.calm_holds
+                    ],
                     "blocked": [
                         {"code": b.code, "count": len(b.experiments), "experiments": b.experiments}
                         for b in found.blocked
                     ],
                     "counts": "Experiments that have run for 24 h: proposed within 24 h, or held for units or days alone; `blocked` by code of the "
-                    "hold, or by what a collecting one lacks beside units and days: density, noisy, spread, zero.",
+                    "hold, or by what a collecting one lacks beside units and days: density, noisy, spread, zero. `calm_holds`: "
+                    "the units a calm hold still needs, of control and treatment together, and about when it ends, at max_days the latest.",
                     "excludes": "Drafts and experiments that have not run for 24 h yet.",
                 },
                 "telemetry_failures": {

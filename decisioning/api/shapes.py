@@ -539,9 +539,16 @@ class BlockedOut(Shape):
     experiments = texts()
 
 
+class CalmOut(Shape):
+    experiment = text()
+    units = maybe_whole()
+    about_at = maybe_at()
+
+
 class RecommendedOut(ShareOut):
     decisive = s.IntegerField()
     calm = s.IntegerField()
+    calm_holds = CalmOut(many=True)
     blocked = BlockedOut(many=True)
 
 

@@ -146,6 +146,45 @@ def test_a_hold_that_lacks_an_estimate_one_can_rely_on_is_no_calm_one(walk: Walk
     assert (share["calm"], [(b["code"], b["experiments"]) for b in share["blocked"]]) == (0, [("noisy", [walk.key])])
 
 
+def test_a_calm_hold_says_how_many_units_it_needs_and_about_when(walk: Walk) -> None:
+    walk.create()
+    walk.send([row | {"n": 300} for row in walk.rows(uplift=0.01)])
+    walk.tick()
+    share = told_of(walk)["recommended_within_24h"]
+    undecided = [g["limits"] for g in Cursor.objects.get().shown["gates"] if g["verdict"] == "inconclusive"]
+    assert undecided
+
+    [hold] = share["calm_holds"]
+
+    assert (share["calm"], share["blocked"], hold["experiment"]) == (1, [], walk.key)
+    assert hold["units"] == math.ceil(max(lacks["days_left"] * lacks["units_per_day"] for lacks in undecided)) > 0
+    judged_to = Cursor.objects.get().judged_to
+    days = max(lacks["days_left"] for lacks in undecided)
+    assert abs(at(hold) - (judged_to + timedelta(days=days))) < HOUR
+
+
+def test_a_calm_hold_never_ends_before_the_days_it_needs_nor_after_a_person_is_asked(ops: Caller) -> None:
+    young = Walk(ops.team, days=3)
+    young.create()
+    young.send(young.rows(uplift=0.5))
+    young.tick()
+    [hold] = told_of(young)["recommended_within_24h"]["calm_holds"]
+    assert at(hold) == young.start + timedelta(days=7)
+
+    few = Walk(ops.team, days=9)
+    few.key = "few-units"
+    few.create()
+    few.send([row | {"n": 4} for row in few.rows()])
+    few.tick()
+    hold = told_of(few)["recommended_within_24h"]["calm_holds"][-1]
+    assert (hold["experiment"], at(hold)) == ("few-units", few.start + timedelta(days=28))
+    assert hold["units"] >= 2 * (1000 - 9 * 24 * 4)
+
+
+def at(hold: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(hold["about_at"])
+
+
 def test_the_second_clock_runs_from_the_first_read_to_a_proposal_and_on_while_there_is_none(
     ops: Caller, stranger: Caller
 ) -> None:

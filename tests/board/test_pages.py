@@ -1,5 +1,7 @@
 """Every page answers a person of the team, and only them."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
@@ -7,6 +9,7 @@ from django.urls import reverse
 
 from decisioning.board import words
 from gates.models import Cursor, Evaluation, PolicyVersion
+from gates.models import Cursor
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 
@@ -101,6 +104,30 @@ def test_a_figure_with_rows_newer_than_what_the_gates_have_read_says_that_they_a
         cursor.save()
 
     assert board.get(f"/experiments/{e.key}").text.count("not judged yet") == 2, "control and treatment of the goal"
+
+
+def test_the_promises_list_calm_holds_with_units_and_date_apart_from_what_blocks_others(
+    board: Client, scene: Scene
+) -> None:
+    calm, sparse = (scene.experiment(name, days=9, rows=False) for name in ("Calm", "Sparse"))
+    with as_role("owner"):
+        for e, verdict in ((calm, "pass"), (sparse, "inconclusive")):
+            cursor = Cursor.objects.get(experiment=e)
+            for gate in (cursor.shown or {})["gates"]:
+                gate["limits"] |= {"units_per_day": 1000.0} if gate["kind"] == "uplift" else {}
+                gate["verdict"] = verdict if gate["kind"] == "density" else gate["verdict"]
+            cursor.save()
+            judged_to = cursor.judged_to or scene.now
+
+    page = board.get(reverse("promises")).text.replace("\xa0", " ")
+
+    blocked, _, held = page.partition("Held calmly")
+    assert "Buckets are missing" in blocked
+    assert f'<a href="/experiments/{sparse.key}">Sparse</a>' in blocked
+    assert "Sparse" not in held
+    about = judged_to + timedelta(days=3.2)
+    assert "3,200</td>" in held
+    assert f"{about.day} {about:%b %Y}</td>" in held
 
 
 @pytest.mark.django_db

@@ -18,6 +18,7 @@ from experiments.models import Experiment
 from gates.models import Decision
 
 _KEPT_FOR_S = 60.0
+_CALM_SHOWN = 50
 _DAYS = f"{slo.WINDOW.days} days"
 _LACKS = {
     "density": "Buckets are missing",
@@ -155,6 +156,7 @@ def page(principal: Principal, *, now: datetime) -> dict[str, Any]:
             for i, level in enumerate(shown)
         ],
         "blockers": _blockers(found),
+        "calm": _calm(found),
         "watchdog": {
             "pill": words.pill("late" if seen["late"] else "pass", "Late" if seen["late"] else "On time"),
             "facts": _watchdog_facts(seen, found),
@@ -188,6 +190,29 @@ def _blockers(f: slo.Figures) -> list[dict[str, Any]]:
         }
         for b in f.blocked
     ]
+
+
+def _calm(f: slo.Figures) -> dict[str, Any]:
+    """Holds for units or days alone, those that end first on top."""
+    shown = f.calm_holds[:_CALM_SHOWN]
+    names = dict(Experiment.objects.filter(key__in=[hold.experiment for hold in shown]).values_list("key", "name"))
+    return {
+        "more": len(f.calm_holds) - len(shown),
+        "holds": [
+            {
+                "name": names[hold.experiment],
+                "url": reverse("experiment", args=[hold.experiment]),
+                "units": "days alone"
+                if hold.units == 0
+                else "not known"
+                if hold.units is None
+                else words.count(hold.units),
+                "when": words.day(hold.about_at) if hold.about_at else "not while it does not run",
+            }
+            for hold in shown
+            if hold.experiment in names
+        ],
+    }
 
 
 def _watchdog_facts(seen: dict[str, Any], f: slo.Figures) -> list[dict[str, str]]:
