@@ -132,7 +132,7 @@ class Answers:
 @dataclass(frozen=True)
 class Figures:
     """telemetry: rows and missing buckets of the last 24 h. decision: from the moment a stable read could be known to its
-    proposal. days: the second clock, since the first begins at a settled answer and says nothing of how long it took to settle.
+    proposal; `not_judged` of them are experiments without one whose next slot is late, counted as late as it is. days: the second clock, since the first begins at a settled answer and says nothing of how long it took to settle.
     recommended: experiments with a recommendation within 24 h, of
     which `decisive` (scale, delete, review) and `calm` (hold for units or days; `calm_holds` are those one by one). failures: runs of telemetry jobs that failed, and of
     scheduled sources those that were due and never came (`missed`). reads: of the whole portal, whoever asks; `stale` of the good
@@ -145,6 +145,7 @@ class Figures:
     burns: tuple[Burn, ...]
     telemetry: Latency
     decision: Latency
+    not_judged: int
     days: Days
     recommended: Share
     decisive: int
@@ -185,6 +186,7 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
         burns=burns,
         telemetry=Latency(telemetry[0], TELEMETRY_TARGET_S, telemetry[1], telemetry[2]),
         decision=Latency(decision[0], DECISION_TARGET_S, decision[1], decision[2]),
+        not_judged=decision[3],
         days=Days(*days),
         recommended=Share(in_time, whole, WITHIN_TARGET, at_least=True),
         decisive=decisive,
@@ -305,7 +307,7 @@ def _parameters(now: datetime, team_id: int | None) -> dict[str, Any]:
         "telemetry_target": TELEMETRY_TARGET_S,
         "decision_target": DECISION_TARGET_S,
         "calm": list(CALM),
-        **{name: DEFAULT_BODY[name] for name in ("min_units", "min_days", "max_days")},
+        **{name: DEFAULT_BODY[name] for name in ("slot_s", "min_units", "min_days", "max_days")},
     }
 
 
@@ -342,10 +344,18 @@ WHERE e.status = 'running' AND {_mine("e.team_id")}
 """
 )
 
+# What a slot would propose is not known before it is judged: one that is late has whoever is not proposed yet wait for as long.
 _DECISION = f"""
-SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY waited_s), count(*), count(*) FILTER (WHERE waited_s > %(decision_target)s)
-FROM (SELECT greatest(extract(epoch FROM r.proposed_at - r.knowable_at), 0)::float8 AS waited_s
-      FROM metadata.recommendations r WHERE r.proposed_at > %(since)s AND r.knowable_at IS NOT NULL AND {_mine("r.team_id")}) AS w
+SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY waited_s), count(*), count(*) FILTER (WHERE waited_s > %(decision_target)s),
+       count(*) FILTER (WHERE NOT judged)
+FROM (SELECT greatest(extract(epoch FROM r.proposed_at - r.knowable_at), 0)::float8 AS waited_s, true AS judged
+      FROM metadata.recommendations r WHERE r.proposed_at > %(since)s AND r.knowable_at IS NOT NULL AND {_mine("r.team_id")}
+      UNION ALL
+      SELECT extract(epoch FROM %(now)s - c.due_at)::float8, false
+      FROM metadata.cursors c LEFT JOIN metadata.policy_versions v ON v.id = c.policy_version_id
+      WHERE c.due_at < %(now)s::timestamptz - make_interval(secs => coalesce((v.body ->> 'slot_s')::int, %(slot_s)s)) AND {_mine("c.team_id")}
+        AND NOT EXISTS (SELECT FROM metadata.recommendations r WHERE r.experiment_id = c.experiment_id
+                        AND r.answered_at IS NULL AND r.superseded_at IS NULL AND r.withdrawn_at IS NULL)) AS w
 """
 
 # In the experiment's own time, so that history brought in late counts as it ran.
@@ -362,9 +372,11 @@ FROM (SELECT (extract(epoch FROM coalesce(p.slot, e.ended_at, %(now)s) - c.reada
 """
 
 # Of the experiments that were judged in the window and have run for a day: proposed in time, or calmly held. More units and days bring
-# neither missing buckets nor an estimate to rely on, so a hold that lacks those goes by their name.
+# neither missing buckets nor an estimate to rely on, so a hold that lacks those goes by their name; what it said a day ago says nothing.
 _JUDGED = f"""
-SELECT e.id, e.key, CASE WHEN said.code = 'collecting' THEN coalesce(g.lacks, said.code) ELSE said.code END AS code, p.proposed, p.in_time
+SELECT e.id, e.key, p.proposed, p.in_time,
+       CASE WHEN c.due_at < %(now)s::timestamptz - make_interval(secs => %(decision_target)s) THEN 'not_judged'
+            WHEN said.code = 'collecting' THEN coalesce(g.lacks, said.code) ELSE said.code END AS code
 FROM metadata.experiments e
 LEFT JOIN metadata.cursors c ON c.experiment_id = e.id
 CROSS JOIN LATERAL (SELECT coalesce(c.shown #>> '{{recommendation,code}}', 'no_data') AS code) AS said
@@ -393,7 +405,7 @@ SELECT j.key, CASE WHEN runs THEN ceil(lack.units)::bigint END AS units,
 FROM ({_JUDGED}) AS j
 JOIN metadata.experiments e ON e.id = j.id
 JOIN metadata.cursors c ON c.experiment_id = e.id
-JOIN metadata.policy_versions v ON v.id = c.policy_version_id
+LEFT JOIN metadata.policy_versions v ON v.id = c.policy_version_id
 CROSS JOIN LATERAL (
   SELECT e.status = 'running' AS runs, e.started_at + coalesce(sum(p.resumed_at - p.paused_at), interval '0') AS began
   FROM metadata.pauses p WHERE p.experiment_id = e.id) AS ran

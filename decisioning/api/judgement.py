@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, Value
+from django.db.models.functions import Least
 from django.http import Http404, HttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -180,7 +181,8 @@ class Evaluate(Door):
             detail = f"{experiment.key} is {experiment.status}: experiments are judged while they run."
             raise Problem(409, "not_running", detail)
         slot = evaluation.newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
-        Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=now)
+        # Never later than it was due: asking does not make a slot that is late a punctual one.
+        Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=Least("due_at", Value(now)))
         transaction.on_commit(wake.tick)
         return Response({"slot": rfc3339(slot)}, status=202)
 

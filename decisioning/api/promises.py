@@ -41,7 +41,9 @@ class Promises(Door):
                 },
                 "decision_latency": {
                     **_latency(found.decision),
-                    "counts": "From the moment a stable read could be known to its proposal.",
+                    "not_judged": found.not_judged,
+                    "counts": "From the moment a stable read could be known to its proposal. `not_judged`: experiments that nothing is "
+                    "proposed for and whose next slot is late; what it would propose cannot be known, so each counts as late as its slot.",
                     "excludes": "Experiments without a stable read: see recommended_within_24h.blocked.",
                 },
                 "days_to_decide": {
@@ -67,7 +69,8 @@ class Promises(Door):
                         for b in found.blocked
                     ],
                     "counts": "Experiments that have run for 24 h: proposed within 24 h, or held for units or days alone; `blocked` by code of the "
-                    "hold, or by what a collecting one lacks beside units and days: density, noisy, spread, zero. `calm_holds`: "
+                    "hold, or by what a collecting one lacks beside units and days: density, noisy, spread, zero; not_judged: "
+                    "its slots have not been judged for a day. `calm_holds`: "
                     "the units a calm hold still needs, of control and treatment together, and about when it ends, at max_days the latest.",
                     "excludes": "Drafts and experiments that have not run for 24 h yet.",
                 },

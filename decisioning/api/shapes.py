@@ -498,6 +498,10 @@ class LatencyOut(Shape):
     excludes = text()
 
 
+class DecisionLatencyOut(LatencyOut):
+    not_judged = whole()
+
+
 class ShareOut(Shape):
     share = maybe_number()
     target = number()
@@ -565,7 +569,7 @@ class PromisesOut(Shape):
     window_days = whole()
     reads = ReadsOut()
     telemetry_latency = LatencyOut()
-    decision_latency = LatencyOut()
+    decision_latency = DecisionLatencyOut()
     days_to_decide = DaysOut()
     recommended_within_24h = RecommendedOut()
     telemetry_failures = FailuresOut()

@@ -185,6 +185,26 @@ def at(hold: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(hold["about_at"])
 
 
+def test_slots_that_nobody_judges_count_as_late_proposals_and_their_holds_are_no_calm_ones(ops: Caller) -> None:
+    made = {name: running(ops, name) for name in ("prompt", "unjudged", "proposed", "quiet")}
+    proposed(made["prompt"], ops.team.pk, after=HOUR)
+    proposed(made["proposed"], ops.team.pk, after=HOUR)
+    judged(made["unjudged"], "hold", "open")
+    judged(made["quiet"], "hold", "open")
+    with as_role("owner"):
+        for name, hours in (("unjudged", 30.0), ("proposed", 30.0), ("quiet", 0.05)):
+            Cursor.objects.filter(experiment=made[name]["id"]).update(due_at=NOW - hours * HOUR)
+    assert ops.post(f"/api/experiments/{made['unjudged']['key']}/evaluate").status_code == 202, "asking hides nothing"
+
+    told = ops.get("/api/slo").json()
+
+    latency, share = told["decision_latency"], told["recommended_within_24h"]
+    assert (latency["counted"], latency["late"], latency["not_judged"], latency["holds"]) == (3, 1, 1, False)
+    assert latency["p95_s"] == pytest.approx(30 * 3600, abs=60)
+    assert (share["decisive"], [hold["experiment"] for hold in share["calm_holds"]]) == (2, [made["quiet"]["key"]])
+    assert share["blocked"] == [{"code": "not_judged", "count": 1, "experiments": [made["unjudged"]["key"]]}]
+
+
 def test_the_second_clock_runs_from_the_first_read_to_a_proposal_and_on_while_there_is_none(
     ops: Caller, stranger: Caller
 ) -> None:

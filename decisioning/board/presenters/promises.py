@@ -25,6 +25,7 @@ _LACKS = {
     "noisy": "Too noisy to judge",
     "spread": "Every unit has the same value",
     "zero": "The control is still 0",
+    "not_judged": "Not judged for a day",
     "proposed_late": "Proposed after 24 h",
 }
 """What blocks a stable read beside the codes of a recommendation."""
@@ -83,7 +84,8 @@ def levels(f: slo.Figures) -> list[_Level]:
         _Level(
             "Decision latency, p95", "Decision p95", d.p95_s, d.target_s, d.target_s * 1.2, d.holds, d.budget_left,
             words.duration, f"at most {words.duration(d.target_s)}",
-            [("Counted", f"{words.plural(d.counted, 'proposal')} of {_DAYS}, from when the stable read could be known"),
+            [("Counted", f"{words.plural(d.counted - f.not_judged, 'proposal')} of {_DAYS}, from when the stable read could be known"),
+             *([("Not judged yet", f"{words.plural(f.not_judged, 'experiment')} more, each counted as late as its next slot is")] if f.not_judged else []),
              ("Over the target", f"{d.late:,}"), ("From the first read", _days(f.days))],
         ),
         _Level(
@@ -176,7 +178,13 @@ def _blockers(f: slo.Figures) -> list[dict[str, Any]]:
     """What is not stable, by what blocks it."""
     keys = [key for blocked in f.blocked for key in blocked.experiments[:12]]
     names = dict(Experiment.objects.filter(key__in=keys).values_list("key", "name"))
-    tones = {"stale": "stale", "no_data": "no_data", "invalid": "invalid", "proposed_late": "late"}
+    tones = {
+        "stale": "stale",
+        "no_data": "no_data",
+        "invalid": "invalid",
+        "proposed_late": "late",
+        "not_judged": "late",
+    }
     said = words.CODES | _LACKS
     return [
         {
