@@ -262,9 +262,10 @@ class RecommendationAdmin(ReadOnly):
         "proposed_at",
         "answered_at",
         "superseded_at",
+        "superseded_because",
         "withdrawn_at",
     )
-    list_filter = ("action", "code", "team", ("answered_at", admin.EmptyFieldListFilter))
+    list_filter = ("action", "code", "superseded_because", "team", ("answered_at", admin.EmptyFieldListFilter))
     list_select_related = ("experiment", "variant", "team")
     search_fields = ("experiment__key", "experiment__name", "evidence_digest")
     date_hierarchy = "proposed_at"

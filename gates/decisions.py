@@ -239,7 +239,9 @@ def _apply(
         recommendation.variant.save(update_fields=["dropped_at"])
     elif goes_to and experiment.status != goes_to:
         transition(experiment, goes_to, by=by, now=now, reason=reason)
-        open_recommendations([experiment]).update(superseded_at=now)
+        open_recommendations([experiment]).update(
+            superseded_at=now, superseded_because=Recommendation.Superseded.ANOTHER_ANSWER
+        )
     return experiment.status
 
 

@@ -36,6 +36,7 @@ from gates.series import Rows
 CHUNK, LONG_CHUNK, LONG_ROUND = 200, 2, 10
 _UNJUDGEABLE = (ArithmeticError, LookupError, TypeError, ValueError, AssertionError)
 """What numbers nobody foresaw may raise in pure code; anything else is the database's and ends the tick."""
+Superseded = Recommendation.Superseded
 _STEP = msgspec.msgpack.Decoder(slot_facts.Step)
 
 
@@ -57,13 +58,13 @@ class Done:
 class Outcome:
     """One experiment folded: what it was read from and what came out.
 
-    after: the slot it went on from, None when it was rebuilt. retold: facts behind the newest slot had changed.
+    after: the slot it went on from, None when it was rebuilt. retold: why facts behind the newest slot are other ones than before.
     """
 
     judging: Judging
     folded: Folded
     after: int | None
-    retold: bool
+    retold: Superseded | None
 
 
 @dataclass
@@ -307,22 +308,23 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list
             continue
         after = state.slot if state and not folded.rebuilt else None
         outcomes.append(Outcome(judging, folded, after, retold))
-        _advance(judging, folded, to, retold=retold)
+        _advance(judging, folded, to, retold=retold is not None)
         judging.cursor.quiet_to = _quiet_to(judging, rows[judging.experiment.pk], folded.state)
         done.newest_slot = max(filter(None, (done.newest_slot, to)))
     return outcomes
 
 
-def _state(judging: Judging) -> tuple[State | None, bool]:
-    """The state to go on from, and whether the fold is retold: rows or plan changed behind what was judged."""
+def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
+    """The state to go on from, and why the fold is retold: rows, policy or plan changed behind what was judged."""
     if judging.cursor.state is None:
-        return None, judging.cursor.judged_to is not None
+        return None, None if judging.cursor.judged_to is None else Superseded.JUDGED_ANEW
     try:
         stored = State.from_bytes(zlib.decompress(judging.cursor.state))
     except StateOutdated:
-        return None, True
+        return None, Superseded.JUDGED_ANEW
     if not stored.fits(judging.policy, judging.plan):
-        return None, True
+        same = judging.cursor.policy_version_id == judging.version.pk
+        return None, Superseded.JUDGED_ANEW if same else Superseded.POLICY_CHANGED
     state: State | None = stored
     passed = _passed_since(judging, stored)
     retold = False
@@ -337,7 +339,7 @@ def _state(judging: Judging) -> tuple[State | None, bool]:
         state = state.before(metric, from_ts, late=not unseen)
         if state is not None and unseen:
             state = state.at_most(received - 1)
-    return state, retold or state is not stored
+    return state, Superseded.EVIDENCE_CORRECTED if retold or state is not stored else None
 
 
 def _passed_since(judging: Judging, stored: State) -> int:
@@ -597,9 +599,8 @@ def _save(drafts: Sequence[Draft], now: dt.datetime) -> None:
         ignore_conflicts=True,
     )
     Evaluation.objects.bulk_create([e for draft in drafts for e in draft.evaluations], ignore_conflicts=True)
-    for ended in ("superseded_at", "withdrawn_at"):
-        if rows := [row.pk for draft in drafts for row in draft.waiting if getattr(row, ended) is not None]:
-            Recommendation.objects.filter(pk__in=rows).update(**{ended: now})
+    if ended := [row for draft in drafts for row in draft.waiting if row.superseded_at or row.withdrawn_at]:
+        Recommendation.objects.bulk_update(ended, ("superseded_at", "superseded_because", "withdrawn_at"))
     Recommendation.objects.bulk_create([row for draft in drafts for row in draft.proposed])
     tell_all([_message(draft.judging.experiment, row, now) for draft in drafts for row in draft.proposed])
 
@@ -668,8 +669,11 @@ def _reconcile(draft: Draft, now: dt.datetime) -> list[Recommendation]:
         if wanted.pop(identity, None) is not None:
             kept.append(row)
             continue
-        replaced = outcome.retold or any(variant == identity[0] for variant, *_ in wanted)
-        setattr(row, "superseded_at" if replaced else "withdrawn_at", now)
+        newer = Superseded.NEWER_PROPOSAL if any(variant == identity[0] for variant, *_ in wanted) else None
+        if why := outcome.retold or newer:
+            row.superseded_at, row.superseded_because = now, why
+        else:
+            row.withdrawn_at = now
     answered = {_identity(decision.recommendation): decision.recommendation for decision in draft.answered}
     for proposed, proposal in wanted.items():
         if proposed in answered:  # judged again as of a slot that could not know the answer yet

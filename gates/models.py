@@ -199,9 +199,18 @@ class Evaluation(OfExperiment):
 class Recommendation(OfExperiment):
     """One proposal for one variant (null: for the experiment as a whole). Its wording and figures never change.
 
-    Open until a person answers (its decision), a later fold no longer gives it (`superseded_at`) or rows 1-3 of
-    GATES.md section 5 take it back (`withdrawn_at`).
+    Open until a person answers (its decision), a later fold no longer gives it or something else settles it
+    (`superseded_at`, `superseded_because`), or rows 1-3 of GATES.md section 5 take it back (`withdrawn_at`).
     """
+
+    class Superseded(models.TextChoices):
+        """Why nobody needs to answer it any more."""
+
+        EVIDENCE_CORRECTED = "evidence_corrected", "Evidence corrected"
+        POLICY_CHANGED = "policy_changed", "Policy changed"
+        JUDGED_ANEW = "judged_anew", "Judged anew"
+        NEWER_PROPOSAL = "newer_proposal", "Newer proposal"
+        ANOTHER_ANSWER = "another_answer", "Another answer"
 
     variant = models.ForeignKey(Variant, null=True, on_delete=models.CASCADE, related_name="+")
     action = models.CharField(max_length=10)
@@ -217,6 +226,9 @@ class Recommendation(OfExperiment):
     fold = models.PositiveIntegerField()
     answered_at = models.DateTimeField(null=True)
     superseded_at = models.DateTimeField(null=True)
+    superseded_because = models.CharField(
+        max_length=20, choices=Superseded, blank=True, db_default="", help_text="Empty in records older than the field."
+    )
     withdrawn_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -228,7 +240,10 @@ class Recommendation(OfExperiment):
                 condition=Q(answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True),
                 name="one_open_recommendation_per_variant",
                 nulls_distinct=False,
-            )
+            ),
+            models.CheckConstraint(
+                name="because_only_of_superseded", condition=Q(superseded_because="") | Q(superseded_at__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:

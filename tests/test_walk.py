@@ -121,8 +121,10 @@ def test_a_correction_takes_the_proposal_back_and_keeps_it_on_record(walk: Walk)
         == "recommendation_replaced"
     )
     with as_role("owner"), connection.cursor() as cursor:
-        cursor.execute("SELECT action, superseded_at IS NOT NULL FROM metadata.recommendations ORDER BY id")
-        assert cursor.fetchall()[0] == ("scale", True)
+        cursor.execute(
+            "SELECT action, superseded_at IS NOT NULL, superseded_because FROM metadata.recommendations ORDER BY id"
+        )
+        assert cursor.fetchall()[0] == ("scale", True, "evidence_corrected")
 
 
 def test_rows_sent_in_any_order_and_any_batches_end_in_the_same_state(walk: Walk) -> None:

@@ -52,6 +52,13 @@ CODES = {
     "undecided": "Undecided at the end",
     "open": "Still open",  # a goal, a guard, or both
 }
+SUPERSEDED = {
+    "evidence_corrected": "Evidence was corrected, and the newer reading no longer gives it.",
+    "policy_changed": "Another policy judges now, and under it the same rows no longer give it.",
+    "judged_anew": "All was judged anew under a changed plan or by a newer version of the portal, which no longer gives it.",
+    "newer_proposal": "A newer proposal took its place.",
+    "another_answer": "Another answer ended the experiment.",
+}
 VERDICTS = {
     "pass": "Pass",
     "fail": "Fail",

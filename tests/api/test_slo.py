@@ -151,16 +151,18 @@ def test_a_calm_hold_says_how_many_units_it_needs_and_about_when(walk: Walk) -> 
     walk.send([row | {"n": 300} for row in walk.rows(uplift=0.01)])
     walk.tick()
     share = told_of(walk)["recommended_within_24h"]
-    undecided = [g["limits"] for g in Cursor.objects.get().shown["gates"] if g["verdict"] == "inconclusive"]
+    cursor = Cursor.objects.get()
+    assert cursor.shown
+    assert cursor.judged_to
+    undecided = [g["limits"] for g in cursor.shown["gates"] if g["verdict"] == "inconclusive"]
     assert undecided
 
     [hold] = share["calm_holds"]
 
     assert (share["calm"], share["blocked"], hold["experiment"]) == (1, [], walk.key)
     assert hold["units"] == math.ceil(max(lacks["days_left"] * lacks["units_per_day"] for lacks in undecided)) > 0
-    judged_to = Cursor.objects.get().judged_to
     days = max(lacks["days_left"] for lacks in undecided)
-    assert abs(at(hold) - (judged_to + timedelta(days=days))) < HOUR
+    assert abs(at(hold) - (cursor.judged_to + timedelta(days=days))) < HOUR
 
 
 def test_a_calm_hold_never_ends_before_the_days_it_needs_nor_after_a_person_is_asked(ops: Caller) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from decisioning.access.models import ApiKey, Team
 from experiments.models import Asset
+from gates.models import Recommendation
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 
@@ -40,6 +41,25 @@ def test_the_audit_shows_who_paused_what_and_is_filtered_by_experiment(board: Cl
     assert other.name not in text
     assert "paused" in board.get(f"/audit.csv?object={e.key}").text
     assert "No entry matches" in board.get("/audit?who=nobody-at-all").text
+
+
+def test_why_a_proposal_was_superseded_stands_in_the_timeline_the_audit_and_the_admin(
+    board: Client, scene: Scene
+) -> None:
+    e = scene.experiment(rows=False)
+    root = Client()
+    root.force_login(person("root", scene.team, admin=True))
+    proposal = scene.proposal(e)
+    with as_role("owner"):
+        proposal.superseded_at, proposal.superseded_because = scene.now, Recommendation.Superseded.POLICY_CHANGED
+        proposal.save()
+
+    timeline = board.get(f"/experiments/{e.key}").text.split('id="timeline"')[1]
+
+    assert "Another policy judges now, and under it the same rows no longer give it." in timeline.replace("\xa0", " ")
+    assert "Evidence was corrected" not in timeline
+    assert "policy_changed" in board.get(f"/audit?object={e.key}").text
+    assert 'superseded_because">Policy changed<' in root.get("/admin/gates/recommendation/").text
 
 
 def test_a_key_is_shown_once_and_is_refused_after_it_was_revoked(admin: Client, growth: Team) -> None:

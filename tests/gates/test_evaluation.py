@@ -25,6 +25,7 @@ from gates.models import (
     PolicyVersion,
     Recommendation,
 )
+from gates.models import Cursor, Decision, Evaluation, Evidence, Policy, PolicyBinding, Recommendation
 from gates.policies import named
 from gates.policy import DEFAULT_BODY
 from telemetry.ingest import Row, Target, ingest
@@ -140,6 +141,71 @@ def test_when_and_how_often_the_tick_runs_does_not_matter(running: Target) -> No
         assert often.shown is not None
         assert once.shown is not None
         assert often.shown["gates"] == once.shown["gates"]
+
+
+@pytest.fixture
+def proposed(running: Target) -> Recommendation:
+    """A scale that is open as of hour 40."""
+    for hour in range(1, 41):
+        send(running, bucket(START + hour * HOUR, random.Random(hour)), now=START + hour * HOUR)
+    tick(START + 40 * HOUR)
+    with as_role("worker"):
+        found = Recommendation.objects.get()
+        assert found.action == "scale"
+        return found
+
+
+def became(proposal: Recommendation) -> str:
+    """Why it was superseded; empty when it was not."""
+    with as_role("worker"):
+        proposal.refresh_from_db()
+    assert (proposal.superseded_at is None) == (proposal.superseded_because == "")
+    return proposal.superseded_because
+
+
+def test_a_proposal_that_a_correction_takes_back_says_so(running: Target, proposed: Recommendation) -> None:
+    for hour in range(1, 41):
+        send(running, bucket(START + hour * HOUR, random.Random(hour), gain=0.0), now=START + 41 * HOUR)
+    tick(START + 41 * HOUR)
+    assert became(proposed) == "evidence_corrected"
+
+
+def test_a_proposal_that_another_policy_would_not_make_says_so(proposed: Recommendation) -> None:
+    with as_role("owner"):
+        PolicyBinding.objects.update(policy=Policy.objects.get(name="default"))
+    tick(START + 41 * HOUR)
+    assert became(proposed) == "policy_changed"
+
+
+def test_a_proposal_that_a_changed_metric_takes_back_says_that_all_was_judged_anew(proposed: Recommendation) -> None:
+    with as_role("owner"):
+        Metric.objects.filter(key="vrps").update(direction="decrease")
+    tick(START + 41 * HOUR)
+    assert became(proposed) == "judged_anew"
+
+
+def test_a_proposal_in_whose_place_a_newer_one_came_says_so(proposed: Recommendation) -> None:
+    with as_role("owner"):
+        Recommendation.objects.update(action="review", code="undecided")
+    tick(START + 41 * HOUR)
+    assert became(proposed) == "newer_proposal"
+
+
+def test_a_proposal_that_another_answer_settles_says_so(proposed: Recommendation) -> None:
+    with as_role("owner"):
+        beside = Recommendation.objects.get(pk=proposed.pk)
+        beside.pk, beside.variant, beside.evidence_digest = None, None, "sha256:beside"
+        beside.save()
+        record_decision(
+            experiment(),
+            digest=proposed.evidence_digest,
+            action="override",
+            override_to="stop",
+            reason="The season is over.",
+            by=Principal(kind="user", name="ann", owner="ann"),
+            now=START + 40 * HOUR,
+        )
+    assert (became(beside), became(proposed)) == ("another_answer", "")
 
 
 def test_a_second_tick_of_the_same_slot_writes_nothing(running: Target) -> None:

@@ -848,7 +848,7 @@ def _told(r: Recommendation) -> list[tuple[datetime, dict[str, str]]]:
                     "icon": "edit",
                     "tone": "late",
                     "what": f"{r.action.capitalize()}{variant} superseded",
-                    "detail": "Evidence was corrected, and the newer reading no longer gives it.",
+                    "detail": words.SUPERSEDED.get(r.superseded_because, "Why was not recorded then."),
                 },
             )
         )
