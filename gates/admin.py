@@ -240,15 +240,43 @@ class NamedValues(admin.AllValuesFieldListFilter):
             yield {**choice, "display": choice["display"] or "nothing"}
 
 
+class BindingForm(forms.ModelForm):  # type: ignore[type-arg] # generic for the type checker alone
+    """A binding that lets every experiment that has started keep its policy."""
+
+    class Meta:
+        model = PolicyBinding
+        fields = ("team", "experiment", "policy")
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        if not self.errors:
+            before = PolicyBinding.objects.filter(pk=self.instance.pk)
+            try:
+                policies.check_bindings(gone=before, made=[PolicyBinding(**cleaned)])
+            except policies.PolicyRefused as refusal:
+                raise forms.ValidationError(refusal.message, code=refusal.code) from refusal
+        return cleaned
+
+
 @admin.register(PolicyBinding)
 class PolicyBindingAdmin(ModelAdmin):
     """Which policy judges which experiment, or a team's experiments by default."""
 
+    form = BindingForm
     list_display = ("team", "experiment", "policy")
     list_filter = ("team", "policy")
     list_select_related = ("team", "experiment", "policy")
     raw_id_fields = ("experiment",)
     search_fields = ("experiment__key", "team__key", "policy__name")
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """What keeps them from being taken away stands on the page that asks once more, whose button is gone then."""
+        deleted, counts, lacking, protected = super().get_deleted_objects(objs, request)
+        try:
+            policies.check_bindings(gone=objs)
+        except policies.PolicyRefused as refusal:
+            protected = [*protected, refusal.message]
+        return deleted, counts, lacking, protected
 
 
 @admin.register(Recommendation)

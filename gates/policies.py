@@ -1,7 +1,7 @@
 """Which policy judges an experiment, and how a policy gets new versions. The only writer of policies and bindings."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from gates.models import Policy, PolicyBinding, PolicyVersion
 from gates.policy import MetricSpec, Problem, lint
 
 SHIPPED_DEFAULT = "default"
+_STARTED = (Experiment.Status.RUNNING, Experiment.Status.PAUSED)
 
 
 class PolicyRefused(Exception):
@@ -49,6 +50,40 @@ def bind(experiment: Experiment, name: str | None) -> None:
     PolicyBinding.objects.update_or_create(
         experiment=experiment, defaults={"team_id": experiment.team_id, "policy": policy}
     )
+
+
+def check_bindings(*, gone: Iterable[PolicyBinding] = (), made: Iterable[PolicyBinding] = ()) -> None:
+    """Whether bindings may be taken away and others made, as far as experiments are concerned that have started and not ended.
+
+    Those keep their policy: only a new version of it, backtested and activated by a second person, may judge them otherwise.
+    Raises PolicyRefused `policy_in_use`.
+    """
+    gone, made = list(gone), list(made)
+    teams = {binding.team_id for binding in (*gone, *made)}
+    own = {binding.experiment_id for binding in (*gone, *made)}
+    shipped = Policy.objects.get(team__isnull=True, name=SHIPPED_DEFAULT).pk
+    before = {_scope(b): b.policy_id for b in PolicyBinding.objects.filter(Q(team__in=teams) | Q(experiment__in=own))}
+    after = {scope: policy for scope, policy in before.items() if scope not in {_scope(b) for b in gone}}
+    after |= {_scope(binding): binding.policy_id for binding in made}
+
+    def judges(bound: Mapping[tuple[str, int], int], experiment: Experiment) -> int:
+        default = bound.get(("team", experiment.team_id), shipped)
+        return bound.get(("experiment", experiment.pk), default)
+
+    started = Experiment.objects.filter(Q(team__in=teams) | Q(pk__in=own), status__in=_STARTED).order_by("key")
+    moved = [experiment.key for experiment in started if judges(before, experiment) != judges(after, experiment)]
+    if moved:
+        others = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+        raise PolicyRefused(
+            "policy_in_use",
+            f"{', '.join(moved[:3])}{others} would be judged by another policy in the middle of the run. To change how they are "
+            "judged, add a version to their policy, backtest it, and let a second person activate it. To give a team another "
+            "default for new experiments, first bind those that run to the policy that judges them now.",
+        )
+
+
+def _scope(binding: PolicyBinding) -> tuple[str, int]:
+    return ("experiment", binding.experiment_id) if binding.experiment_id else ("team", binding.team_id)
 
 
 def policy_of(experiment: Experiment) -> Policy:

@@ -1,6 +1,7 @@
 """The Django admin: every list and form opens, facts cannot be edited, actions ask first."""
 
 import json
+from typing import Any
 
 import pytest
 from django.contrib import admin
@@ -10,7 +11,7 @@ from django.urls import reverse
 
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment
-from gates.models import Policy
+from gates.models import Policy, PolicyBinding
 from gates.trials import run_one
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
@@ -160,3 +161,38 @@ def test_a_policy_is_looked_at_as_sentences_then_saved_and_its_next_version_trie
     assert "judges from now on" in other.post(where, activate, follow=True).text
     candidate.refresh_from_db()
     assert candidate.activated_by == "kim"
+
+
+def test_an_experiment_that_runs_keeps_its_policy_whoever_edits_a_binding(root: Client, scene: Scene) -> None:
+    """Else one person could put another policy in force without a backtest."""
+    bound, by_default, draft = (
+        scene.experiment(name, key=name, days=1, rows=False, status=status)
+        for name, status in (("bound", "paused"), ("by-default", "running"), ("draft", "draft"))
+    )
+    with as_role("owner"):
+        judging, other = (Policy.objects.get(team=None, name=name) for name in ("default", "quick"))
+        own = PolicyBinding.objects.create(team=scene.team, experiment=bound, policy=judging)
+
+    def said(where: str, **form: Any) -> str:
+        return root.post(where, form, follow=True).text.replace("\xa0", " ")
+
+    def binding(of: Experiment | None, to: Policy) -> dict[str, Any]:
+        return {"team": scene.team.pk, "experiment": of.pk if of else "", "policy": to.pk}
+
+    add = reverse("admin:gates_policybinding_add")
+    change, delete = (reverse(f"admin:gates_policybinding_{verb}", args=[own.pk]) for verb in ("change", "delete"))
+    assert "bound would be judged by another policy" in said(change, **binding(bound, other))
+    assert "by-default would be judged by another policy" in said(add, **binding(by_default, other))
+    assert "by-default would be judged by another policy" in said(add, **binding(None, other))
+    assert "let a second person activate it" in said(add, **binding(None, other))
+
+    assert "was added" in said(add, **binding(draft, other)), "what has not started may be judged by any policy"
+    assert "was added" in said(add, **binding(by_default, judging)), "what judges it anyway"
+    assert "was added" in said(add, **binding(None, other)), "now nothing that runs goes by the default"
+    assert "bound would be judged by another policy" in said(delete, post="yes")
+    assert "bound would be judged by another policy" in said(
+        reverse("admin:gates_policybinding_changelist"), action="delete_selected", _selected_action=own.pk, post="yes"
+    )
+    with as_role("owner"):
+        assert PolicyBinding.objects.get(experiment=bound).policy == judging
+        assert PolicyBinding.objects.get(experiment=None).policy == other
