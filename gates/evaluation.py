@@ -24,7 +24,7 @@ from gates import evidence
 from gates import facts as slot_facts
 from gates import plan as facts
 from gates.fold import Folded, State, StateOutdated, fold, quiet_to
-from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation, Step
+from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation, Step
 from gates.plan import Plan, from_us, rfc3339, to_us
 from gates.policy import Policy, parse
 from gates.readings import Judging, load, rows_of, series_of
@@ -194,9 +194,10 @@ def beat(*, now: dt.datetime) -> None:
     Heartbeat.objects.update_or_create(name="gates.tick", defaults={"at": now, "slot": slot})
 
 
-def as_of(experiment: Experiment, slot: dt.datetime) -> dict[str, Any]:
-    """What the gates say of a past slot on the rows stored now, in the document's words; nothing is written."""
+def as_of(experiment: Experiment, slot: dt.datetime, version: PolicyVersion) -> dict[str, Any]:
+    """What the gates say of a past slot on the rows stored now, by a version of a policy, in the document's words; nothing is written."""
     judging = load([experiment.pk])[0]
+    judging.policy = parse(version.body, name=version.policy.name, version=version.number)
     return found_in(_rebuilt(judging, slot).tellings[-1].evaluation)
 
 

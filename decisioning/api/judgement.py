@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -26,7 +26,7 @@ from gates import evaluation, policies
 from gates.decisions import DecisionRefused, record_decision
 from gates.evidence import EvidenceRefused, replay
 from gates.evidence import digest as digest_of
-from gates.models import Cursor, Decision, Evaluation, Evidence
+from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion
 from telemetry import wake
 
 
@@ -192,14 +192,15 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
         raise bad_parameter("as_of", f"{rfc3339(past)} is in the future")
     if experiment.started_at is None or past <= experiment.started_at:
         raise bad_parameter("as_of", f"{experiment.key} had not started by {rfc3339(past)}")
-    version = policies.version_for(experiment)
+    version = _in_force(experiment, past)
     policy = {"name": version.policy.name, "version": version.number}
     slot = evaluation.newest_slot(past, version.body.get("slot_s", 300))
     recommendation, variants = recommendation_before_the_first_look(policy), []
     if slot > experiment.started_at:
-        found = evaluation.as_of(experiment, slot)
-        recorded = Evaluation.objects.filter(experiment=experiment, slot=slot).order_by("-fold").first()
-        beside = {"evidence_digest": recorded.evidence_digest if recorded else None, "policy": policy}
+        found = evaluation.as_of(experiment, slot, version)
+        recorded = Evaluation.objects.filter(experiment=experiment, slot=slot, policy_version=version)
+        same = (e.evidence_digest for e in recorded.order_by("-fold") if _outcome(e.found) == _outcome(found))
+        beside = {"evidence_digest": next(same, None), "policy": policy}
         recommendation, *variants = (
             {**told, "proposed_at": told["proposed_slot"], **beside}
             for told in (found["recommendation"], *found["variants"])
@@ -212,6 +213,22 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
         "variants": variants,
         "decision": _standing(experiment, until=past),
     }
+
+
+def _in_force(experiment: Experiment, past: datetime) -> PolicyVersion:
+    """The version that judged then: of what was on record by the end of that slot the newest, else what first judged the slots up to it
+    (history brought in later); with nothing on record today's."""
+    recorded = Evaluation.objects.filter(experiment=experiment, slot__lte=past).select_related("policy_version__policy")
+    today = policies.version_for(experiment)
+    by_then = recorded.filter(computed_at__lt=past + timedelta(seconds=today.body.get("slot_s", 300)))
+    judged = by_then.order_by("-computed_at", "-slot").first() or recorded.order_by("computed_at", "slot").first()
+    return judged.policy_version if judged else today
+
+
+def _outcome(found: Mapping[str, Any]) -> object:
+    """What evidence proves of a slot, whatever words tell it: what is recommended, and each gate with its reading."""
+    told = [(r["action"], r["code"], r["variant"], r["state"]) for r in (found["recommendation"], *found["variants"])]
+    return told, [(g["gate"], g["variant"], g["verdict"], g["reading"]) for g in found["gates"]]
 
 
 def _per_treatment(document: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ import pytest
 
 from decisioning.access.scopes import Scope
 from gates.evaluation import evaluate_due
+from gates.models import Evaluation, Policy, PolicyVersion, Recommendation
+from gates.policy import QUICK_BODY
 from gates.trials import run_one
 from tests.api.conftest import Caller, Makes, errors_of
 from tests.conftest import as_role
@@ -186,6 +188,53 @@ def test_a_past_slot_is_recomputed(ops: Caller, winner: dict[str, Any], started:
     assert (told["as_of"], told["recommendation"]["action"]) == (early, "hold")
     for bad in ("2999-01-01T00:00:00Z", "2020-01-01T00:00:00Z", "yesterday", "2026-11-24T00:00:00"):
         assert ops.get(f"{path}?as_of={bad}").json()["code"] == "invalid_parameter"
+
+
+@pytest.fixture
+def first_look(winner: dict[str, Any]) -> str:
+    """The address of the decision as of the slot at which the winner was proposed."""
+    with as_role("worker"):
+        slot = Recommendation.objects.get().slot
+    return f"/api/experiments/{winner['id']}/decision?as_of={slot:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def test_a_past_slot_is_judged_by_the_policy_that_was_in_force_then(
+    ops: Caller, winner: dict[str, Any], first_look: str
+) -> None:
+    then = ops.get(first_look).json()
+    assert (then["recommendation"]["action"], then["recommendation"]["policy"]["version"]) == ("scale", 1)
+    assert then["recommendation"]["evidence_digest"]
+
+    with as_role("owner"):
+        PolicyVersion.objects.create(
+            policy=Policy.objects.get(name="quick"), number=2, body=QUICK_BODY | {"min_days": 20}, author="ann",
+            created_at=datetime.now(UTC), activated_at=datetime.now(UTC),
+        )  # fmt: skip
+    ops.post(f"/api/experiments/{winner['id']}/evaluate")
+    tick()
+    today = ops.get(f"/api/experiments/{winner['id']}/decision").json()["recommendation"]
+    assert (today["action"], today["policy"]["version"]) == ("hold", 2)
+
+    assert ops.get(first_look).json() == then
+
+
+def test_a_past_slot_has_a_digest_only_where_that_evidence_says_the_same(
+    ops: Caller, winner: dict[str, Any], started: datetime, first_look: str
+) -> None:
+    worse = rows({"treatment": 3.0}, started, datetime.now(UTC))
+    assert ops.post(f"/api/experiments/{winner['id']}/kpis", {"rows": worse}).json()["changed"] > 0
+    told = ops.get(first_look).json()
+    assert told["recommendation"]["action"] != "scale"
+    assert {part["evidence_digest"] for part in (told["recommendation"], *told["variants"])} == {None}
+
+
+def test_a_past_slot_of_which_nothing_is_on_record_is_judged_as_today_without_a_digest(
+    ops: Caller, winner: dict[str, Any], first_look: str
+) -> None:
+    with as_role("owner"):
+        Evaluation.objects.all().delete()
+    told = ops.get(first_look).json()["recommendation"]
+    assert (told["action"], told["evidence_digest"], told["policy"]["version"]) == ("scale", None, 1)
 
 
 def test_another_team_reaches_none_of_it(ops: Caller, stranger: Caller, winner: dict[str, Any]) -> None:
