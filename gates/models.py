@@ -1,5 +1,7 @@
 """How experiments are judged, what was found, and what people answered."""
 
+from datetime import datetime
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -248,6 +250,12 @@ class Recommendation(OfExperiment):
 
     def __str__(self) -> str:
         return f"{self.action} {self.code}"
+
+    @property
+    def became(self) -> tuple[str, datetime]:
+        """(answered, superseded, withdrawn or still proposed, since when); the newest slot alone knows whether it is suspended."""
+        ends = (("answered", self.answered_at), ("superseded", self.superseded_at), ("withdrawn", self.withdrawn_at))
+        return next(((state, at) for state, at in ends if at), ("proposed", self.proposed_at))
 
 
 class Decision(OfExperiment):

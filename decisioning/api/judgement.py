@@ -1,6 +1,7 @@
 """What the gates say of an experiment, on which evidence, and what people answered."""
 
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +27,7 @@ from gates import evaluation, policies
 from gates.decisions import DecisionRefused, record_decision
 from gates.evidence import EvidenceRefused, replay
 from gates.evidence import digest as digest_of
-from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion
+from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from telemetry import wake
 
 
@@ -103,23 +104,15 @@ class Evaluations(Door):
     parameters = {"GET": PAGING}
 
     def get(self, request: Request, ref: str) -> Response:
-        """Newest first. A slot that was judged again after a correction shows its newest judgement."""
-        newest = Evaluation.objects.filter(experiment=self.experiment(ref))
+        """Newest first. A slot that was judged again after a correction shows its newest judgement, and all that was ever proposed there."""
+        experiment = self.experiment(ref)
+        newest = Evaluation.objects.filter(experiment=experiment)
         # The last retelling of each slot: no evaluation of the same slot has a higher fold.
         retold = newest.order_by("slot", "-fold").distinct("slot").values("pk")
         return page(
             request,
             Evaluation.objects.filter(pk__in=retold),
-            shown=lambda found: [
-                {
-                    "slot": rfc3339(e.slot),
-                    "computed_at": rfc3339(e.computed_at),
-                    "action": e.action,
-                    "code": e.code,
-                    "evidence_digest": e.evidence_digest,
-                }
-                for e in found
-            ],
+            shown=lambda found: _evaluations(experiment, found),
             ordering="-slot",
             orderings=("slot",),
         )
@@ -185,6 +178,41 @@ class Evaluate(Door):
         Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=Least("due_at", Value(now)))
         transaction.on_commit(wake.tick)
         return Response({"slot": rfc3339(slot)}, status=202)
+
+
+def _evaluations(experiment: Experiment, found: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Each slot with what was proposed there: here alone stands what nobody answered and is not proposed any more."""
+    made = defaultdict(list)
+    recommended = Recommendation.objects.filter(experiment=experiment, slot__in=[e.slot for e in found])
+    for proposal in recommended.select_related("variant"):
+        made[proposal.slot].append(proposal)
+    shown = Cursor.objects.filter(pk=experiment.pk).values_list("shown", flat=True).first() or {}
+    parts = [shown.get("recommendation") or {}, *shown.get("variants", [])]
+    suspended = {part.get("evidence_digest") for part in parts if part.get("state") == "suspended"}
+    return [
+        {
+            "slot": rfc3339(e.slot),
+            "computed_at": rfc3339(e.computed_at),
+            "action": e.action,
+            "code": e.code,
+            "evidence_digest": e.evidence_digest,
+            "proposals": [_proposal(p, suspended=p.evidence_digest in suspended) for p in made[e.slot]],
+        }
+        for e in found
+    ]
+
+
+def _proposal(of: Recommendation, *, suspended: bool) -> dict[str, Any]:
+    state, since = of.became
+    return {
+        "variant": of.variant.key if of.variant else None,
+        "action": of.action,
+        "code": of.code,
+        "evidence_digest": of.evidence_digest,
+        "state": "suspended" if suspended and state == "proposed" else state,
+        "since": rfc3339(since),
+        "because": of.superseded_because or None,
+    }
 
 
 def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str, Any]:

@@ -255,12 +255,25 @@ class GatesOut(Shape):
     previous = maybe_text()
 
 
+class ProposalOut(Shape):
+    """What was proposed at a slot and what became of it: its state now, since when (a suspended one: when it was proposed), and why it was superseded."""
+
+    variant = maybe_text()
+    action = s.ChoiceField(ACTIONS)
+    code = text()
+    evidence_digest = text()
+    state = s.ChoiceField(RECOMMENDATION_STATES)
+    since = at()
+    because = maybe_text()
+
+
 class EvaluationOut(Shape):
     slot = at()
     computed_at = at()
     action = text()
     code = text()
     evidence_digest = text()
+    proposals = ProposalOut(many=True)
 
 
 class SlotOut(Shape):

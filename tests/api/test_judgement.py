@@ -7,7 +7,7 @@ import pytest
 
 from decisioning.access.scopes import Scope
 from gates.evaluation import evaluate_due
-from gates.models import Evaluation, Policy, PolicyVersion, Recommendation
+from gates.models import Cursor, Evaluation, Policy, PolicyVersion, Recommendation
 from gates.policy import QUICK_BODY
 from gates.trials import run_one
 from tests.api.conftest import Caller, Makes, errors_of
@@ -235,6 +235,41 @@ def test_a_past_slot_of_which_nothing_is_on_record_is_judged_as_today_without_a_
         Evaluation.objects.all().delete()
     told = ops.get(first_look).json()["recommendation"]
     assert (told["action"], told["evidence_digest"], told["policy"]["version"]) == ("scale", None, 1)
+
+
+def test_what_became_of_a_proposal_stands_at_the_slot_that_made_it(
+    ops: Caller, winner: dict[str, Any], started: datetime
+) -> None:
+    path = f"/api/experiments/{winner['id']}"
+
+    def told() -> list[tuple[str, str, str | None]]:
+        results = ops.get(f"{path}/evaluations?limit=200").json()["results"]
+        assert all(p["evidence_digest"].startswith("sha256:") for e in results for p in e["proposals"])
+        return [(p["action"], p["state"], p["because"]) for e in results for p in e["proposals"]]
+
+    assert told() == [("scale", "proposed", None)]
+    worse = rows({"treatment": 2.5}, started, datetime.now(UTC))
+    ops.post(f"{path}/kpis", {"rows": worse})
+    tick()
+    assert told() == [("delete", "proposed", None), ("scale", "superseded", "evidence_corrected")]
+
+    newest = ops.get(f"{path}/decision").json()["recommendation"]["evidence_digest"]
+    ops.post(f"{path}/decision", {"evidence_digest": newest, "action": "accept"})
+    assert told()[0] == ("delete", "answered", None)
+
+    with as_role("owner"):
+        Recommendation.objects.filter(action="delete").update(answered_at=None, withdrawn_at=datetime.now(UTC))
+    assert told()[0] == ("delete", "withdrawn", None)
+
+
+def test_a_proposal_whose_data_went_late_is_told_as_suspended(ops: Caller, winner: dict[str, Any]) -> None:
+    with as_role("owner"):
+        cursor = Cursor.objects.get()
+        assert cursor.shown
+        cursor.shown["recommendation"]["state"] = "suspended"
+        cursor.save()
+    results = ops.get(f"/api/experiments/{winner['id']}/evaluations?limit=200").json()["results"]
+    assert [p["state"] for e in results for p in e["proposals"]] == ["suspended"]
 
 
 def test_another_team_reaches_none_of_it(ops: Caller, stranger: Caller, winner: dict[str, Any]) -> None:
