@@ -77,8 +77,9 @@ def check_bindings(*, gone: Iterable[PolicyBinding] = (), made: Iterable[PolicyB
         raise PolicyRefused(
             "policy_in_use",
             f"{', '.join(moved[:3])}{others} would be judged by another policy in the middle of the run. To change how they are "
-            "judged, add a version to their policy, backtest it, and let a second person activate it. To give a team another "
-            "default for new experiments, first bind those that run to the policy that judges them now.",
+            "judged, add a version to their policy, backtest it, and let a second person activate it; a policy that ships with the "
+            "portal has no new versions and judges to the end. To give a team another default for new experiments, first bind those "
+            "that run to the policy that judges them now.",
         )
 
 
