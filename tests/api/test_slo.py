@@ -173,14 +173,26 @@ def test_a_calm_hold_never_ends_before_the_days_it_needs_nor_after_a_person_is_a
     [hold] = told_of(young)["recommended_within_24h"]["calm_holds"]
     assert at(hold) == young.start + timedelta(days=7)
 
-    few = Walk(ops.team, days=9)
-    few.key = "few-units"
-    few.create()
-    few.send([row | {"n": 4} for row in few.rows()])
-    few.tick()
-    hold = told_of(few)["recommended_within_24h"]["calm_holds"][-1]
-    assert (hold["experiment"], at(hold)) == ("few-units", few.start + timedelta(days=28))
-    assert hold["units"] >= 2 * (1000 - 9 * 24 * 4)
+    slow = Walk(ops.team, days=9)
+    slow.key = "slow"
+    slow.create()
+    slow.send([row | {"n": 4} for row in slow.rows()])
+    slow.tick()
+    hold = told_of(slow)["recommended_within_24h"]["calm_holds"][-1]
+    assert (hold["experiment"], at(hold)) == ("slow", slow.start + timedelta(days=28))
+
+
+def test_a_calm_hold_with_too_few_units_for_an_interval_says_how_many_are_missing(walk: Walk) -> None:
+    goal = {"metric": {"key": "vrps", "expected_every_s": 3600, "freshness_target_s": 3600}}
+    walk.create(target_kpis=[goal])
+    walk.send([row | {"n": 4} for row in walk.rows(uplift=0.9) if row["metric"] == "vrps"])
+    walk.tick()
+
+    [hold] = told_of(walk)["recommended_within_24h"]["calm_holds"]
+
+    arm = 9 * 24 * 4
+    assert hold["units"] == pytest.approx(2 * (1000 - arm), abs=20), "of both arms"
+    assert abs(at(hold) - NOW - (1000 - arm) / (24 * 4) * timedelta(days=1)) < 3 * HOUR
 
 
 def at(hold: dict[str, Any]) -> datetime:
