@@ -205,9 +205,10 @@ def test_slots_that_nobody_judges_count_as_late_proposals_and_their_holds_are_no
     proposed(made["proposed"], ops.team.pk, after=HOUR)
     judged(made["unjudged"], "hold", "open")
     judged(made["quiet"], "hold", "open")
+    now = datetime.now(UTC)
     with as_role("owner"):
         for name, hours in (("unjudged", 30.0), ("proposed", 30.0), ("quiet", 0.05)):
-            Cursor.objects.filter(experiment=made[name]["id"]).update(due_at=NOW - hours * HOUR)
+            Cursor.objects.filter(experiment=made[name]["id"]).update(due_at=now - hours * HOUR)
     assert ops.post(f"/api/experiments/{made['unjudged']['key']}/evaluate").status_code == 202, "asking hides nothing"
 
     told = ops.get("/api/slo").json()
