@@ -376,14 +376,15 @@ FROM (SELECT (extract(epoch FROM coalesce(p.slot, e.ended_at, %(now)s) - c.reada
 _JUDGED = f"""
 SELECT e.id, e.key, p.proposed, p.in_time,
        CASE WHEN c.due_at < %(now)s::timestamptz - make_interval(secs => %(decision_target)s) THEN 'not_judged'
-            WHEN said.code = 'collecting' THEN coalesce(g.lacks, said.code) ELSE said.code END AS code
+            ELSE coalesce(g.lacks, said.code) END AS code
 FROM metadata.experiments e
 LEFT JOIN metadata.cursors c ON c.experiment_id = e.id
 CROSS JOIN LATERAL (SELECT coalesce(c.shown #>> '{{recommendation,code}}', 'no_data') AS code) AS said
 CROSS JOIN LATERAL (
   SELECT coalesce(min(kind) FILTER (WHERE kind = 'density' AND verdict <> 'pass'),
                   min(limits ->> 'why') FILTER (WHERE limits ->> 'why' NOT IN ('', 'units', 'young'))) AS lacks
-  FROM jsonb_to_recordset(c.shown -> 'gates') AS gate(kind text, verdict text, limits jsonb)) AS g
+  FROM jsonb_to_recordset(CASE WHEN said.code = 'collecting' THEN c.shown -> 'gates' END)
+    AS gate(kind text, verdict text, limits jsonb)) AS g
 CROSS JOIN LATERAL (
   SELECT count(*) > 0 AS proposed,
          coalesce(bool_and(r.proposed_at - r.knowable_at <= make_interval(secs => %(decision_target)s)), false) AS in_time
