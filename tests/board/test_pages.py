@@ -9,7 +9,6 @@ from django.urls import reverse
 
 from decisioning.board import words
 from gates.models import Cursor, Evaluation, PolicyVersion
-from gates.models import Cursor
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 

@@ -25,7 +25,6 @@ from gates.models import (
     PolicyVersion,
     Recommendation,
 )
-from gates.models import Cursor, Decision, Evaluation, Evidence, Policy, PolicyBinding, Recommendation
 from gates.policies import named
 from gates.policy import DEFAULT_BODY
 from telemetry.ingest import Row, Target, ingest
