@@ -10,6 +10,7 @@ from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
 from gates.evaluation import open_recommendations
 from gates.models import Cursor, Decision, Recommendation
+from telemetry.freshness import WATERMARK_SQL
 
 OVERRIDES = {
     "scale": Experiment.Status.SCALED,
@@ -198,6 +199,11 @@ def _correction_waits(experiment: Experiment, recommendation: Recommendation) ->
         return bool((cursor.fetchone() or (False,))[0])
 
 
+_WATERMARK = WATERMARK_SQL.format(
+    experiment="t.experiment_id", metric="m.key", variant="v.key", temporality="m.temporality"
+)
+
+
 def stale_series(experiment: Experiment, now: dt.datetime) -> list[str]:
     """Series ("metric of variant") of goals, guards and thresholds whose newest row is older than its target allows, as of now.
 
@@ -205,16 +211,15 @@ def stale_series(experiment: Experiment, now: dt.datetime) -> list[str]:
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
             SELECT m.key || ' of ' || v.key
             FROM metadata.target_kpis t JOIN metadata.metrics m ON m.id = t.metric_id
             JOIN metadata.variants v ON v.experiment_id = t.experiment_id AND v.dropped_at IS NULL
-            LEFT JOIN LATERAL (SELECT ts FROM metrics.experiment_kpis k WHERE k.experiment_id = t.experiment_id AND k.metric = m.key
-                               AND k.variant = v.key AND k.n IS DISTINCT FROM 0 ORDER BY ts DESC LIMIT 1) AS newest ON true
+            LEFT JOIN LATERAL ({_WATERMARK}) AS newest ON true
             WHERE t.experiment_id = %s AND t.role IN ('goal', 'guardrail', 'exposure')
               AND (newest.ts IS NULL OR newest.ts < %s - make_interval(secs => m.expected_every_s + m.freshness_target_s))
             ORDER BY 1
-            """,
+            """,  # noqa: S608 - constants
             [experiment.pk, experiment.ended_at or now],
         )
         return [name for (name,) in cursor.fetchall()]

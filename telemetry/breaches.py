@@ -8,9 +8,10 @@ from django.db import connection
 from decisioning.ledger.alarms import GRACE, Wrong, reconcile
 from decisioning.ledger.models import Alarm
 from experiments.models import Experiment
+from telemetry.freshness import WATERMARK_SQL
 
 # An experiment is as fresh as its worst KPI, a KPI as its worst variant. Before the first row age counts from the start.
-_STALE = """
+_STALE = f"""
 SELECT e.team_id, e.id, e.key, m.key, CASE WHEN n.whole THEN n.watermark END,
        coalesce(CASE WHEN n.whole THEN n.watermark END, greatest(e.started_at, e.created_at)) + make_interval(secs => m.expected_every_s + m.freshness_target_s)
 FROM metadata.experiments e
@@ -19,14 +20,12 @@ JOIN metadata.metrics m ON m.id = k.metric_id
 CROSS JOIN LATERAL (
   SELECT min(x.ts) AS watermark, count(*) = count(x.ts) AS whole
   FROM metadata.variants v
-  LEFT JOIN LATERAL (
-    SELECT r.ts FROM metrics.experiment_kpis r WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = v.key
-    ORDER BY r.ts DESC LIMIT 1) AS x ON true
+  LEFT JOIN LATERAL ({WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality")}) AS x ON true
   WHERE v.experiment_id = e.id AND v.dropped_at IS NULL) AS n
 WHERE e.status = 'running'
   AND coalesce(CASE WHEN n.whole THEN n.watermark END, greatest(e.started_at, e.created_at)) < %s - make_interval(secs => m.expected_every_s + m.freshness_target_s)
 ORDER BY e.id, k.position
-"""
+"""  # noqa: S608 - constants
 
 
 def tell_changes(*, now: datetime) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from decisioning.api.statements import fetch
-from telemetry.freshness import LATENCIES_SQL, RANK_SQL, STATE_SQL
+from telemetry.freshness import LATENCIES_SQL, RANK_SQL, STATE_SQL, WATERMARK_BESIDE_SQL
 
 SLOT_S = 300
 
@@ -88,6 +88,10 @@ _READ_TO = """
   WHERE c.experiment_id = e.id AND g ->> 'metric' = m.key
 """
 
+_WATERMARK = WATERMARK_BESIDE_SQL.format(
+    row="r", experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality"
+)
+
 # The newest row of each series, then of each KPI its watermark: the least over the variants that still run.
 _KPIS = f"""
   SELECT k.position, m.key AS metric, k.role, m.unit, m.expected_every_s AS every_s, m.freshness_target_s AS target_s, v.*,
@@ -99,14 +103,15 @@ _KPIS = f"""
     SELECT coalesce(json_agg(json_build_object('variant', a.key, 'value', r.value, 'n', r.n, 'ts', {instant("r.ts")},
                                                'judged', coalesce(r.ts <= read_to.at, false))
                              ORDER BY a.position) FILTER (WHERE r.ts IS NOT NULL), '[]') AS newest,
-           CASE WHEN bool_and(r.ts IS NOT NULL) FILTER (WHERE a.dropped_at IS NULL)
-                THEN min(r.ts) FILTER (WHERE a.dropped_at IS NULL) END AS watermark,
+           CASE WHEN bool_and(news.ts IS NOT NULL) FILTER (WHERE a.dropped_at IS NULL)
+                THEN min(news.ts) FILTER (WHERE a.dropped_at IS NULL) END AS watermark,
            greatest(max(r.received_at), (SELECT max(o.last_refresh_at) FROM metadata.sources o
                                          WHERE o.team_id = e.team_id AND m.key = ANY (o.metrics))) AS last_refresh_at
     FROM metadata.variants a
     LEFT JOIN LATERAL (
       SELECT r.ts, r.value, r.n, r.received_at FROM metrics.experiment_kpis r
       WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = a.key ORDER BY r.ts DESC LIMIT 1) AS r ON true
+    LEFT JOIN LATERAL ({_WATERMARK}) AS news ON true
     WHERE a.experiment_id = e.id) AS v
   WHERE k.experiment_id = e.id
 """

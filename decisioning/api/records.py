@@ -24,7 +24,7 @@ from decisioning.api.series import instant_of
 from decisioning.api.statements import fetch
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment, TargetKpi
-from telemetry.freshness import LATENCIES_SQL, STATE_SQL, WORST_LAST
+from telemetry.freshness import LATENCIES_SQL, STATE_SQL, WATERMARK_BESIDE_SQL, WORST_LAST
 from telemetry.models import RefreshRun
 
 _ACTIONS = ("create", "update", "delete", "refuse")
@@ -177,6 +177,9 @@ _LATENCY = LATENCIES_SQL.format(
     since="greatest(%(now)s::timestamptz - interval '24 hours', e.started_at, e.created_at)",
     now="%(now)s::timestamptz",
 )
+_WATERMARK = WATERMARK_BESIDE_SQL.format(
+    row="r", experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality"
+)
 _TRACKED = f"""
   SELECT k.id, e.key AS experiment, m.key AS metric, m.expected_every_s AS every_s, m.freshness_target_s AS target_s, v.*,
          {STATE_SQL.format(watermark="v.watermark", now="%(now)s::timestamptz", every_s="m.expected_every_s", target_s="m.freshness_target_s")} AS state,
@@ -185,11 +188,12 @@ _TRACKED = f"""
   JOIN metadata.metrics m ON m.id = k.metric_id
   JOIN metadata.experiments e ON e.id = k.experiment_id
   CROSS JOIN LATERAL (
-    SELECT CASE WHEN bool_and(r.ts IS NOT NULL) THEN min(r.ts) END AS watermark, max(r.received_at) AS last_received_at
+    SELECT CASE WHEN bool_and(news.ts IS NOT NULL) THEN min(news.ts) END AS watermark, max(r.received_at) AS last_received_at
     FROM metadata.variants a
     LEFT JOIN LATERAL (
-      SELECT r.ts, r.received_at FROM metrics.experiment_kpis r
+      SELECT r.ts, r.n, r.received_at FROM metrics.experiment_kpis r
       WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = a.key ORDER BY r.ts DESC LIMIT 1) AS r ON true
+    LEFT JOIN LATERAL ({_WATERMARK}) AS news ON true
     WHERE a.experiment_id = e.id AND a.dropped_at IS NULL) AS v
 """
 _SHOWN = f"""

@@ -13,7 +13,7 @@ from decisioning.board import charts, words
 from decisioning.board.presenters.frame import query
 from decisioning.board.presenters.gates import svg
 from decisioning.board.presenters.records import present_runs
-from telemetry.freshness import LATENCIES_SQL, WORST_LAST, state
+from telemetry.freshness import LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST, state
 from telemetry.models import RefreshRun
 
 STATES = WORST_LAST
@@ -21,17 +21,21 @@ _WORDS = {"fresh": "fresh", "due": "due", "late": "late", "stale": "stale", "unk
 PAGE = 50
 
 # Least over the variants that are still in: one arm without rows leaves the KPI without data.
-_AGES = """
+_NEWS = WATERMARK_BESIDE_SQL.format(
+    row="newest", experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality"
+)
+_AGES = f"""
 SELECT e.id, e.key, e.name, m.key, m.name, m.expected_every_s, m.freshness_target_s, t.role,
-       CASE WHEN count(*) = count(newest.ts) THEN min(newest.ts) END, max(newest.received_at)
+       CASE WHEN count(*) = count(news.ts) THEN min(news.ts) END, max(newest.received_at)
 FROM experiments e JOIN target_kpis t ON t.experiment_id = e.id JOIN metrics m ON m.id = t.metric_id
 JOIN variants v ON v.experiment_id = e.id AND v.dropped_at IS NULL
 LEFT JOIN LATERAL (
-  SELECT k.ts, k.received_at FROM experiment_kpis k
+  SELECT k.ts, k.n, k.received_at FROM experiment_kpis k
   WHERE k.experiment_id = e.id AND k.metric = m.key AND k.variant = v.key ORDER BY k.ts DESC LIMIT 1) AS newest ON true
-WHERE {which}
+LEFT JOIN LATERAL ({_NEWS}) AS news ON true
+WHERE {{which}}
 GROUP BY e.id, m.id, t.id ORDER BY e.id, t.position
-"""
+"""  # noqa: S608 - constants
 _NEWEST = """
 SELECT m.key, v.key, newest.ts
 FROM target_kpis t JOIN metrics m ON m.id = t.metric_id JOIN variants v ON v.experiment_id = t.experiment_id
