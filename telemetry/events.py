@@ -122,7 +122,8 @@ def decode_binary(attributes: Mapping[str, str], body: bytes) -> list[Event] | N
 
 
 def _typed(index: int, envelope: _Envelope, at: str) -> Event:
-    if envelope.specversion != "1.0" or not is_json(envelope.datacontenttype):
+    odd_time = envelope.time is not None and ingest.range_fault(envelope.time)
+    if odd_time or envelope.specversion != "1.0" or not is_json(envelope.datacontenttype):
         raise KeyError(envelope.specversion)
     data = _data[envelope.type].decode(envelope.data)
     return Event(index, at, envelope.source, envelope.id, envelope.type, data)
@@ -199,8 +200,8 @@ def _attribute_faults(raw: Mapping[str, Any], prefix: str) -> Iterator[Fault]:
         elif not isinstance(value, str) or not 1 <= len(value) <= longest or "\x00" in value:
             yield f"{prefix}{name}", "invalid_text", f"{name} must be text of 1 to {longest} characters, without NUL."
     if raw.get("time") is not None:
-        for _, code, detail in ingest.ts_faults(raw["time"]):
-            yield f"{prefix}time", code, detail.replace("ts ", "time ", 1)
+        for code, detail in ingest.time_faults("time", raw["time"]):
+            yield f"{prefix}time", code, detail
     if raw.get("datacontenttype") is not None and not isinstance(raw["datacontenttype"], str):
         yield f"{prefix}datacontenttype", "invalid_text", "datacontenttype must be text."
 

@@ -270,6 +270,26 @@ def ts_faults(value: object) -> Iterable[tuple[str, str, str]]:
         yield "/ts", "naive_timestamp", f"ts {value!r:.60} has no offset. Add Z or one such as +01:00."
 
 
+def range_fault(ts: dt.datetime, *, now: dt.datetime | None = None) -> tuple[str, str] | None:
+    """(code, what is wrong) of a time outside the years that are taken or, where `now` is given, later than it.
+
+    Compared as it came: at the far ends of the calendar it could not be turned into UTC.
+    """
+    if not _EARLIEST <= ts < _LATEST:
+        return "invalid_timestamp", f"ts {ts.isoformat()} is outside 1970 to 9998."
+    if now and ts > now + FUTURE:
+        return "timestamp_in_future", f"ts {ts.isoformat()} is in the future; now is {now.isoformat()}."
+    return None
+
+
+def time_faults(name: str, value: object, *, now: dt.datetime | None = None) -> list[tuple[str, str]]:
+    """(code, what to do) of a time that is no row's, by its name: of any age, and for `now` see `range_fault`."""
+    found = [(code, detail) for _, code, detail in ts_faults(value)]
+    if not found and (fault := range_fault(instant(value), now=now)):
+        found.append(fault)
+    return [(code, detail.replace("ts ", f"{name} ", 1)) for code, detail in found]
+
+
 def _number_faults(raw: Mapping[str, Any], prefix: str, checks: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
     for name, problem_of in checks.items():
         if name not in raw or (raw[name] is None and name != "value"):
@@ -363,10 +383,8 @@ def _misfit(
             "unknown_metric",
             f"No metric {row.metric!r:.80} is registered. Create it with POST /api/metrics.",
         )
-    if not _EARLIEST <= row.ts < _LATEST:
-        return "/ts", "invalid_timestamp", f"ts {row.ts.isoformat()} is outside 1970 to 9998."
-    if row.ts > now + FUTURE:
-        return "/ts", "timestamp_in_future", f"ts {row.ts.isoformat()} is in the future; now is {now.isoformat()}."
+    if fault := range_fault(row.ts, now=now):
+        return "/ts", *fault
     if row.ts < oldest:
         return (
             "/ts",

@@ -14,7 +14,7 @@ from typing import Any
 from django.db import connection
 
 from decisioning.access.models import Team
-from telemetry.ingest import instant, ts_faults
+from telemetry.ingest import instant, time_faults
 
 MAX_EVENTS = 1_000
 _STATUS = {"COMPLETE": "succeeded", "ABORT": "aborted", "FAIL": "failed"}
@@ -45,7 +45,7 @@ class LineageRefused(Exception):
         self.errors, self.code, self.status = tuple(errors), code, status
 
 
-def read(payload: object, *, batch: bool) -> list[RunEvent]:
+def read(payload: object, *, batch: bool, now: dt.datetime) -> list[RunEvent]:
     """Run events of a request; job and dataset events are well-formed and say nothing here. Raises LineageRefused with every fault."""
     if batch and not isinstance(payload, list):
         raise LineageRefused([("", "invalid", "A batch is a JSON array of events.")])
@@ -57,7 +57,7 @@ def read(payload: object, *, batch: bool) -> list[RunEvent]:
     faults: list[Fault] = []
     for index, raw in enumerate(raws):
         place = f"/{index}" if batch else ""
-        wrong = [(f"{place}{pointer}", code, detail) for pointer, code, detail in _faults(raw)]
+        wrong = [(f"{place}{pointer}", code, detail) for pointer, code, detail in _faults(raw, now)]
         faults += wrong
         if not wrong and isinstance(raw, Mapping) and "run" in raw:
             found.append(_run_event(raw))
@@ -82,15 +82,16 @@ def merge(events: Sequence[RunEvent], *, team: Team) -> None:
 # Reading ------------------------------------------------------------------------------------------------------------------
 
 
-def _faults(raw: object) -> Iterator[Fault]:
+def _faults(raw: object, now: dt.datetime) -> Iterator[Fault]:
     if not isinstance(raw, Mapping):
         yield "", "invalid", "An event must be an object."
         return
     if "eventTime" not in raw:
         yield "/eventTime", "missing_field", "eventTime is missing."
     else:
-        for _, code, detail in ts_faults(raw["eventTime"]):
-            yield "/eventTime", code, detail.replace("ts ", "eventTime ", 1)
+        # A source keeps the latest time that a run told: one ahead of now would have it refreshed until then.
+        for code, detail in time_faults("eventTime", raw["eventTime"], now=now):
+            yield "/eventTime", code, detail
     if "run" not in raw:
         if not isinstance(raw.get("job") or raw.get("dataset"), Mapping):
             yield "/run", "missing_field", "The event names no run, job or dataset."

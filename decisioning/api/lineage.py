@@ -23,7 +23,7 @@ class Lineage(Door):
         team = self.team(request.query_params.get("team"), Scope.LINEAGE)
         payload = request.data
         try:
-            lineage.merge(lineage.read(payload, batch=self.batch), team=team)
+            lineage.merge(lineage.read(payload, batch=self.batch, now=self.now), team=team)
         except lineage.LineageRefused as refusal:
             raise Problem(refusal.status, refusal.code, str(refusal), errors=refusal.errors) from refusal
         return Response(self.answer(payload))

@@ -122,6 +122,8 @@ def test_rows_of_another_teams_experiment_are_refused_as_unknown(ops: Caller, st
         ({"value": None}, "/data/value", "invalid_number"),
         ({"ts": "2026-11-24T06:00:00"}, "/data/ts", "naive_timestamp"),
         ({"ts": "9999-01-01T00:00:00Z"}, "/data/ts", "invalid_timestamp"),
+        ({"ts": "0001-01-01T00:00:00+14:00"}, "/data/ts", "invalid_timestamp"),
+        ({"ts": "9999-12-31T23:59:59-14:00"}, "/data/ts", "invalid_timestamp"),
         ({"ts": at(-48)}, "/data/ts", "timestamp_in_future"),
         ({"ts": at(24 * 500)}, "/data/ts", "timestamp_too_old"),
         ({"metric": "nobody_knows"}, "/data/metric", "unknown_metric"),
@@ -146,6 +148,8 @@ def test_a_bad_value_has_its_code_and_its_pointer(ops: Caller, wrong: dict[str, 
         ({"source": 7}, [("/0/source", "invalid_text")]),
         ({"id": "x" * 201}, [("/0/id", "invalid_text")]),
         ({"time": "2026-11-24T06:00:00"}, [("/0/time", "naive_timestamp")]),
+        ({"time": "0001-01-01T00:00:00+14:00"}, [("/0/time", "invalid_timestamp")]),
+        ({"time": "9999-12-31T23:59:59-14:00"}, [("/0/time", "invalid_timestamp")]),
         ({"datacontenttype": "text/csv"}, [("/0/datacontenttype", "invalid")]),
         ({"data": None}, [("/0/data", "invalid")]),
         ({"data": [1]}, [("/0/data", "invalid")]),
@@ -157,6 +161,13 @@ def test_a_broken_event_says_where(ops: Caller, broken: dict[str, Any], errors: 
     whole = {**event(data={}), **broken}
     response = send(ops, {name: value for name, value in whole.items() if value is not ...})
     assert (response.status_code, response.json()["code"], errors_of(response)) == (422, "invalid_rows", errors)
+
+
+def test_a_time_outside_the_calendars_years_is_seen_in_an_event_that_is_good_otherwise(ops: Caller) -> None:
+    made = ops.experiment()
+    response = send(ops, event(data=row(made), time="9999-12-31T00:00:00Z"))
+    assert (response.status_code, errors_of(response)) == (422, [("/0/time", "invalid_timestamp")])
+    assert counts(send(ops, event(data=row(made), time="2026-11-24T06:00:00Z"))) == (1, 0, 0)
 
 
 def test_in_binary_mode_a_missing_attribute_is_named_by_its_header(ops: Caller) -> None:

@@ -110,6 +110,9 @@ RUN = uuid.uuid4()
     [
         ({"eventTime": "2026-11-24T06:00:00"}, [("/eventTime", "naive_timestamp")]),
         ({"eventTime": 7.5}, [("/eventTime", "invalid_timestamp")]),
+        ({"eventTime": "0001-01-01T00:00:00+14:00"}, [("/eventTime", "invalid_timestamp")]),
+        ({"eventTime": "9999-12-31T23:59:59-14:00"}, [("/eventTime", "invalid_timestamp")]),
+        ({"eventTime": "9997-12-31T00:00:00Z"}, [("/eventTime", "timestamp_in_future")]),
         ({"run": {}}, [("/run/runId", "missing_field")]),
         ({"run": {"runId": "seven"}}, [("/run/runId", "invalid")]),
         ({"run": {"runId": 7}}, [("/run/runId", "invalid")]),
@@ -135,6 +138,14 @@ def test_what_is_no_lineage_is_refused_with_its_place(
     response = ops.post("/api/v1/lineage", {**event(RUN), **said})
     assert (response.status_code, errors_of(response)) == (422, errors)
     assert runs() == []
+
+
+def test_a_run_that_says_it_ended_ahead_of_now_moves_no_source(ops: Caller) -> None:
+    source(ops)
+    ahead = (datetime.now(UTC) + timedelta(minutes=6)).isoformat()
+    for later in (ahead, "9999-12-31T00:00:00Z"):
+        assert ops.post("/api/v1/lineage", event(RUN, "COMPLETE", eventTime=later)).status_code == 422
+    assert moved_to() is None
 
 
 def test_a_batch_with_a_bad_event_stores_nothing(ops: Caller) -> None:
