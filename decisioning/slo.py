@@ -132,11 +132,12 @@ class Answers:
 @dataclass(frozen=True)
 class Figures:
     """telemetry: rows and missing buckets of the last 24 h. decision: from the moment a stable read could be known to its
-    proposal; `not_judged` of them are experiments without one whose next slot is late, counted as late as it is. days: the second clock, since the first begins at a settled answer and says nothing of how long it took to settle.
-    recommended: experiments with a recommendation within 24 h, of
-    which `decisive` (scale, delete, review) and `calm` (hold for units or days; `calm_holds` are those one by one). failures: runs of telemetry jobs that failed, and of
-    scheduled sources those that were due and never came (`missed`). reads: of the whole portal, whoever asks; `stale` of the good
-    ones came from a copy, `unknown` are those a process was cut off before it could count, taken as failed."""
+    proposal; `not_judged` of them are experiments without one whose next slot is late, counted as late as it is. days: the second
+    clock, since the first begins at a settled answer and says nothing of how long it took to settle. recommended: experiments with a
+    recommendation within 24 h, of which `decisive` (scale, delete, review) and `calm` (hold for units or days; `calm_holds` are those
+    one by one). failures: runs of the teams' telemetry jobs that failed, and of scheduled sources those that were due and never came
+    (`missed`). reads: of the whole portal, whoever asks; `stale` of the good ones came from a copy, `unknown` are those a process was
+    cut off before it could count, taken as failed."""
 
     as_of: datetime
     reads: Share
@@ -431,9 +432,10 @@ SELECT CASE WHEN proposed THEN 'proposed_late' ELSE code END, array_agg(key ORDE
 FROM ({_JUDGED}) AS j WHERE NOT in_time AND NOT ({_CALM}) GROUP BY 1 ORDER BY count(*) DESC, 1
 """
 
+# The portal's own jobs belong to no team. They run by the minute, have the watchdog, and would water down what fails.
 _FAILURES = f"""
 SELECT count(*) FILTER (WHERE status IN ('failed', 'aborted')), count(*)
-FROM metadata.refresh_log WHERE status <> 'running' AND finished_at > %(since)s AND {_mine("team_id")}
+FROM metadata.refresh_log WHERE status <> 'running' AND team_id IS NOT NULL AND finished_at > %(since)s AND {_mine("team_id")}
 """
 
 _ANSWERS = f"""

@@ -79,7 +79,7 @@ class Promises(Door):
                     "missed": found.missed_runs,
                     "counts": "Runs in the refresh log that failed or were aborted, and runs of scheduled sources that were due and "
                     "never came (`missed`).",
-                    "excludes": "Runs that have not ended.",
+                    "excludes": "Runs that have not ended, and the portal's own jobs, which the watchdog sees to.",
                 },
                 "answers": {
                     "p95_s": found.answers.p95_s,

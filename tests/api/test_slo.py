@@ -296,6 +296,20 @@ def test_failed_runs_and_open_answers_are_counted_for_ones_own_teams(ops: Caller
     assert stranger.get("/api/slo").json()["telemetry_failures"]["whole"] == 0
 
 
+def test_runs_of_the_portal_itself_do_not_water_down_those_of_sources_that_fail(ops: Caller) -> None:
+    with as_role("worker"):
+        for number in range(100):
+            job, team = ("feed", ops.team) if number < 2 else ("portal/evaluate", None)
+            RefreshRun.objects.create(
+                run_id=f"00000000-0000-4000-8000-{number:012d}", job_name=job, team=team, started_at=NOW, finished_at=NOW,
+                status="succeeded" if number else "failed",
+            )  # fmt: skip
+        whole = slo.figures(now=NOW + HOUR).failures
+    told = ops.get("/api/slo").json()["telemetry_failures"]
+    assert (told["part"], told["whole"]) == (1, 2)
+    assert (whole.part, whole.whole) == (1, 2), "the whole portal counts as a team does"
+
+
 def test_figures_that_are_dear_to_count_are_kept_for_a_while_for_those_who_see_the_same(
     ops: Caller, stranger: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,8 @@ def levels(f: slo.Figures) -> list[_Level]:
         _Level(
             "Telemetry failures", "Telemetry failures", x.share, x.target, x.target * 1.2, x.holds, x.budget_left,
             lambda share: words.share(share, 2), f"at most {words.share(x.target)}",
-            [("Counted", f"{x.part:,} of {words.plural(x.whole, 'run')} in {_DAYS}, {f.missed_runs:,} of them missed")],
+            [("Counted", f"{x.part:,} of {words.plural(x.whole, 'run')} in {_DAYS}, {f.missed_runs:,} of them missed"),
+             ("Excluded", "the portal's own jobs, which the watchdog sees to")],
         ),
     ]  # fmt: skip
 
