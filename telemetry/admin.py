@@ -17,7 +17,7 @@ from telemetry.sources import SourceFailed, SourceRefused, check, preview
 
 @admin.register(RefreshRun)
 class RefreshRunAdmin(ReadOnly):
-    list_display = ("id", "job_name", "status", "rows", "started_at", "finished_at", "experiment_id", "source", "error")
+    list_display = ("id", "job_name", "status", "rows", "started_at", "finished_at", "source", "error")
     list_filter = ("status", "team")
     list_select_related = ("team",)
     search_fields = ("job_name", "source", "error")

@@ -76,7 +76,6 @@ class RefreshRun(models.Model):
     run_id = models.UUIDField(help_text="Unique within the team: the job's own id, or ours.")
     job_name = models.CharField(max_length=500)
     team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE, related_name="+")
-    experiment_id = models.BigIntegerField(null=True, blank=True)
     source = models.CharField(max_length=200, blank=True)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from django.db import transaction
-from django.db.models import Count, Q
+from django.db.models import Count, Q, QuerySet
 
+from experiments.models import Experiment
 from telemetry.freshness import FAILURES_OVER, failure_share
 from telemetry.models import RefreshRun, Source
 
@@ -45,6 +46,13 @@ def logged(job_name: str, *, clock: Callable[[], dt.datetime]) -> Iterator[Run]:
     except Exception as failure:
         _record(job_name, run, started_at, clock(), RefreshRun.Status.FAILED, f"{type(failure).__name__}: {failure}")
         raise
+
+
+def runs_feeding(experiment: Experiment) -> QuerySet[RefreshRun]:
+    """Runs of its team's sources that feed one of its KPIs."""
+    kpis = list(experiment.targetkpis.values_list("metric__key", flat=True))
+    feeding = Source.objects.filter(team=experiment.team_id, metrics__overlap=kpis)
+    return RefreshRun.objects.filter(team=experiment.team_id, source__in=feeding.values("key"))
 
 
 def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[int, float | None]:

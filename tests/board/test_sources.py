@@ -1,5 +1,7 @@
 """Sources on the board: whoever may send rows may ask for a pull, and hears when one is under way."""
 
+import datetime as dt
+import uuid
 from pathlib import Path
 
 from django.test import Client
@@ -8,6 +10,35 @@ from pytest_django import Settings
 from telemetry.models import ExperimentKpi, RefreshRun, Source
 from tests.board.scenes import HOUR, Scene, person
 from tests.conftest import as_role
+
+
+def feed(scene: Scene, key: str, *metrics: str, **said: object) -> Source:
+    return Source.objects.create(
+        **{"key": key, "team": scene.team, "kind": "file", "path": "rows.csv", "query": "SELECT :since, :until", "schedule_s": 900,
+           "metrics": list(metrics), "created_at": scene.now - HOUR, "due_at": scene.now, **said}
+    )  # fmt: skip
+
+
+def ran(source: Source, at: dt.datetime, status: str = "succeeded", **said: object) -> None:
+    RefreshRun.objects.create(
+        **{"run_id": uuid.uuid4(), "job_name": f"source/{source.key}", "source": source.key, "team": source.team, "started_at": at,
+           "finished_at": at, "status": status, **said}
+    )  # fmt: skip
+
+
+def test_an_experiment_shows_the_runs_of_the_sources_that_feed_its_kpis(board: Client, scene: Scene) -> None:
+    e = scene.experiment(days=1, rows=False)
+    with as_role("owner"):
+        for source in (feed(scene, "warehouse", "vrps", "clicks"), feed(scene, "stock", "clicks")):
+            ran(source, scene.now - HOUR)
+
+    page, log = board.get(f"/experiments/{e.key}").text, board.get(f"/refresh-log?experiment={e.key}").text
+    sheet = board.get(f"/refresh-log.csv?experiment={e.key}").text
+
+    for text in (page, log, sheet):
+        assert "source/warehouse" in text
+        assert "source/stock" not in text
+    assert "source/stock" in board.get("/refresh-log").text
 
 
 def test_a_source_is_refreshed_from_its_page_by_whoever_may_send_rows(board: Client, scene: Scene) -> None:

@@ -26,7 +26,8 @@ from gates import evidence, readings
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from gates.outlook import Outlook, outlook
 from gates.plan import Kpi
-from telemetry.models import ExperimentKpi, RefreshRun
+from telemetry.models import ExperimentKpi
+from telemetry.refresh import runs_feeding
 
 _MOVES = {"running": "Start", "paused": "Pause", "stopped": "Stop"}
 _MARKS = {"pass": "pass", "fail": "fail", "invalid": "invalid"}
@@ -95,7 +96,7 @@ def experiment(d: Dossier, *, answer: Mapping[str, Any] | None = None) -> dict[s
     several = len(d.treatments) > 1
     fresh = freshness.ages([e.pk], now=d.now)
     ages = {a.metric: a for a in fresh}
-    runs = list(RefreshRun.objects.filter(experiment_id=e.pk).order_by("-id")[:6])
+    runs = runs_feeding(e).order_by("-id")[:6]
     main = _kpi(d, goal, ages, d.kpis.index(goal)) if goal else None
     return {
         "key": e.key,

@@ -26,7 +26,7 @@ from decisioning.ledger.models import Entry
 from experiments.models import Experiment
 from telemetry.freshness import FAILURES_OVER
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
-from telemetry.refresh import RunState, failure_shares, newest_runs
+from telemetry.refresh import RunState, failure_shares, newest_runs, runs_feeding
 from telemetry.sources import Preview
 
 PAGE = 50
@@ -73,15 +73,15 @@ def find_experiment(ref: str) -> Experiment | None:
 
 def runs_asked(params: QueryDict) -> QuerySet[RefreshRun]:
     """The refresh runs a query asks for, newest first."""
-    runs = RefreshRun.objects.order_by("-id")
+    runs = RefreshRun.objects.all()
+    if ref := params.get("experiment", "").strip():
+        found = find_experiment(ref)
+        runs = runs_feeding(found) if found else runs.none()
     if job := params.get("job", "").strip():
         runs = runs.filter(job_name__icontains=job)
     if (state := params.get("status", "")) in RESULTS:
         runs = runs.filter(status=state)
-    if ref := params.get("experiment", "").strip():
-        found = find_experiment(ref)
-        runs = runs.filter(experiment_id=found.pk) if found else runs.none()
-    return runs
+    return runs.order_by("-id")
 
 
 def refresh_log(params: QueryDict, *, now: datetime) -> dict[str, Any]:
@@ -110,12 +110,9 @@ def refresh_log(params: QueryDict, *, now: datetime) -> dict[str, Any]:
 
 
 def present_runs(runs: Iterable[RefreshRun], *, now: datetime) -> list[dict[str, Any]]:
-    """Rows of _runs.html; experiments are named with one query."""
-    runs = list(runs)
-    known = Experiment.objects.in_bulk({run.experiment_id for run in runs if run.experiment_id})
+    """Rows of _runs.html."""
     shown = []
     for run in runs:
-        experiment = known.get(run.experiment_id) if run.experiment_id else None
         start = run.started_at or run.finished_at
         took = (run.finished_at - run.started_at).total_seconds() if run.finished_at and run.started_at else None
         shown.append(
@@ -129,8 +126,6 @@ def present_runs(runs: Iterable[RefreshRun], *, now: datetime) -> list[dict[str,
                 "took": "" if took is None else f"{took * 1000:.0f} ms" if took < 1 else words.duration(took),
                 "watermark": words.instant(run.data_watermark, now) if run.data_watermark else "",
                 "error": run.error or "",
-                "experiment": experiment.name if experiment else "",
-                "url": reverse("experiment", args=[experiment.key]) if experiment else "",
             }
         )
     return shown
@@ -141,7 +136,6 @@ def refresh_log_rows(params: QueryDict) -> list[list[object]]:
         "id",
         "run_id",
         "job_name",
-        "experiment_id",
         "source",
         "started_at",
         "finished_at",
