@@ -12,6 +12,7 @@ from django.utils import timezone
 from decisioning.access.admin import Dated, ReadOnly
 from telemetry.admin_import import import_rows
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
+from telemetry.refresh import failure_shares
 from telemetry.sources import SourceFailed, SourceRefused, check, preview
 
 
@@ -41,7 +42,7 @@ class SourceForm(forms.ModelForm):  # type: ignore[type-arg]
 @admin.register(Source)
 class SourceAdmin(Dated):
     form = SourceForm
-    list_display = ("key", "team", "kind", "enabled", "schedule_s", "last_refresh_at", "due_at", "failures")
+    list_display = ("key", "team", "kind", "enabled", "schedule_s", "last_refresh_at", "read_to", "due_at", "failures", "failure_share")
     list_filter = ("kind", "enabled", "team")
     list_select_related = ("team",)
     search_fields = ("key", "lineage_job", "query")
@@ -55,6 +56,11 @@ class SourceAdmin(Dated):
     def save_model(self, request: HttpRequest, obj: Source, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         obj.due_at = obj.due_at or timezone.now()
         super().save_model(request, obj, form, change)
+
+    @admin.display(description="failed or missed in 7 days")
+    def failure_share(self, source: Source) -> str:
+        share = failure_shares([source], now=timezone.now())[source.pk]
+        return "none due" if share is None else f"{share:.1%}"
 
     @admin.action(description="Try out: what a run would do")
     def try_out(self, request: HttpRequest, chosen: QuerySet[Source]) -> None:

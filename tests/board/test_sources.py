@@ -1,9 +1,12 @@
 """Sources on the board: whoever may send rows may ask for a pull, and hears when one is under way."""
 
+import csv
 import datetime as dt
+import io
 import uuid
 from pathlib import Path
 
+from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import Settings
 
@@ -39,6 +42,25 @@ def test_an_experiment_shows_the_runs_of_the_sources_that_feed_its_kpis(board: C
         assert "source/warehouse" in text
         assert "source/stock" not in text
     assert "source/stock" in board.get("/refresh-log").text
+
+
+def test_a_source_that_failed_days_ago_says_so_though_nothing_ran_since(board: Client, scene: Scene) -> None:
+    with as_role("owner"):
+        weekly = feed(scene, "weekly", "vrps", schedule_s=7 * 86_400, created_at=scene.now - 240 * HOUR, read_to=scene.now - 72 * HOUR)
+        ran(weekly, scene.now - 73 * HOUR, "failed")
+        ran(weekly, scene.now - 72 * HOUR)
+        staff = User.objects.create_superuser("root", "root@example.org", "x")
+
+    told = board.get("/sources").text.replace("\N{NO-BREAK SPACE}", " ")
+    (line,) = csv.DictReader(io.StringIO(board.get("/sources.csv").text))
+    admin = Client()
+    admin.force_login(staff)
+    listed = admin.get("/admin/telemetry/source/").text
+
+    assert "no run; 50.0% failed or missed in 7 days" in told
+    assert (line["failure_share"], line["data_watermark"]) == ("0.5", str(scene.now - 72 * HOUR))
+    assert "50.0%" in listed
+    assert "column-read_to" in listed
 
 
 def test_a_source_is_refreshed_from_its_page_by_whoever_may_send_rows(board: Client, scene: Scene) -> None:
