@@ -103,7 +103,10 @@ class RefreshRun(models.Model):
                 | (~Q(status="running") & Q(finished_at__isnull=False)),
             ),
         ]
-        indexes = [models.Index(fields=["job_name", "-id"], name="refresh_log_by_job")]
+        indexes = [
+            models.Index(fields=["job_name", "-id"], name="refresh_log_by_job"),
+            models.Index(fields=["source", "-id"], name="refresh_log_by_source"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.job_name} {self.status}"

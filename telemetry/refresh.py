@@ -55,6 +55,21 @@ def runs_feeding(experiment: Experiment) -> QuerySet[RefreshRun]:
     return RefreshRun.objects.filter(team=experiment.team_id, source__in=feeding.values("key"))
 
 
+FED_SQL = """
+  SELECT s.key AS source, max(s.last_refresh_at) OVER () AS last_refresh_at, r.run_id, r.status, r.finished_at, r.error
+  FROM metadata.sources s
+  LEFT JOIN LATERAL (
+    SELECT r.run_id, r.status, r.finished_at, r.error FROM metadata.refresh_log r
+    WHERE r.team_id = s.team_id AND r.source = s.key ORDER BY r.id DESC LIMIT 1) AS r ON true
+  WHERE s.team_id = {team} AND {metric} = ANY (s.metrics)
+  ORDER BY s.enabled OR s.lineage_job <> '' DESC, s.failures > 0 OR coalesce(r.status IN ('failed', 'aborted'), false) DESC,
+           extract(epoch FROM {now} - coalesce(s.last_refresh_at, s.created_at)) / s.schedule_s DESC, s.id
+  LIMIT 1
+"""
+"""Of the sources that feed a metric the one that fares worst, with its newest run: one that fails before one that does not, then
+the one whose last good run is the most schedules ago; one that is off only where no other is on. `last_refresh_at` is that of all."""
+
+
 def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[int, float | None]:
     """Of each source, by id: failed and missed runs of the last 7 days (or since it was made) as a share of those due."""
     since = now - FAILURES_OVER

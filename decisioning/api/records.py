@@ -26,6 +26,7 @@ from decisioning.ledger.models import Entry
 from experiments.models import Experiment, TargetKpi
 from telemetry.freshness import LATENCIES_SQL, STATE_SQL, WATERMARK_BESIDE_SQL, WORST_LAST
 from telemetry.models import RefreshRun
+from telemetry.refresh import FED_SQL
 
 _ACTIONS = ("create", "update", "delete", "refuse")
 
@@ -198,7 +199,7 @@ _TRACKED = f"""
 """
 _SHOWN = f"""
 SELECT json_build_object(
-  'experiment', q.experiment, 'metric', q.metric, 'source', s.key, 'state', q.state, 'data_watermark', {instant("q.watermark")},
+  'experiment', q.experiment, 'metric', q.metric, 'source', s.source, 'state', q.state, 'data_watermark', {instant("q.watermark")},
   'due_at', {instant("q.watermark + make_interval(secs => q.every_s)")},
   'stale_at', {instant("q.watermark + make_interval(secs => q.every_s + q.target_s)")},
   'telemetry_p95_s', (SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY l.latency_s)
@@ -206,12 +207,11 @@ SELECT json_build_object(
                       JOIN metadata.variants a ON a.experiment_id = e.id AND a.dropped_at IS NULL
                       CROSS JOIN LATERAL ({_LATENCY}) AS l WHERE e.id = q.experiment_id),
   'last_refresh_at', {instant("greatest(q.last_received_at, s.last_refresh_at)")},
-  'last_run', (SELECT json_build_object('id', r.run_id, 'status', r.status, 'finished_at', {instant("r.finished_at")}, 'error', r.error)
-               FROM metadata.refresh_log r WHERE r.team_id = q.team_id AND r.source = s.key ORDER BY r.id DESC LIMIT 1))::text
+  'last_run', CASE WHEN s.run_id IS NOT NULL THEN
+                json_build_object('id', s.run_id, 'status', s.status, 'finished_at', {instant("s.finished_at")}, 'error', s.error) END)::text
 FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY AS wanted (id, place)
 JOIN ({_TRACKED}) AS q ON q.id = wanted.id
-LEFT JOIN LATERAL (SELECT s.key, s.last_refresh_at FROM metadata.sources s
-                   WHERE s.team_id = q.team_id AND q.metric = ANY (s.metrics) ORDER BY s.id LIMIT 1) AS s ON true
+LEFT JOIN LATERAL ({FED_SQL.format(team="q.team_id", metric="q.metric", now="%(now)s::timestamptz")}) AS s ON true
 ORDER BY wanted.place
 """
 

@@ -4,7 +4,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 from decisioning.access.scopes import Scope
-from telemetry.models import RefreshRun
+from telemetry.models import RefreshRun, Source
 from tests.api.conftest import Caller, Makes, errors_of
 from tests.api.test_experiments import ago, arrive
 from tests.conftest import as_role
@@ -80,6 +80,31 @@ def test_freshness_lists_every_tracked_kpi(ops: Caller) -> None:
     assert (rows["vrps"]["experiment"], rows["vrps"]["source"], rows["vrps"]["last_run"]) == (made["key"], None, None)
     only = ops.get(f"/api/freshness?state=unknown&experiment={made['key']}").json()["results"]
     assert [r["metric"] for r in only] == ["signup"]
+
+
+def test_of_several_sources_of_one_kpi_freshness_names_the_one_that_fares_worst(ops: Caller) -> None:
+    ops.experiment()
+    now = datetime.now(UTC)
+    hour = timedelta(hours=1)
+    with as_role("owner"):
+        for key, refreshed, enabled in (("good", now, True), ("behind", now - 9 * hour, True), ("off", now - 99 * hour, False)):
+            Source.objects.create(
+                key=key, team=ops.team, kind="file", path="x.csv", query="SELECT 1", schedule_s=3600, metrics=["vrps"], enabled=enabled,
+                created_at=now - 100 * hour, due_at=now, last_refresh_at=refreshed,
+            )  # fmt: skip
+
+    def told() -> tuple[object, ...]:
+        (tracked,) = ops.get("/api/freshness").json()["results"]
+        return tracked["source"], tracked["last_run"] and tracked["last_run"]["error"], tracked["last_refresh_at"]
+
+    newest = now.isoformat().replace("+00:00", "Z")
+    assert told() == ("behind", None, newest)
+    with as_role("worker"):
+        RefreshRun.objects.create(
+            run_id=uuid.uuid4(), job_name="source/good", source="good", team=ops.team, started_at=now, finished_at=now, status="failed",
+            error="no such table",
+        )  # fmt: skip
+    assert told() == ("good", "no such table", newest), "what fails is worse than what is behind"
 
 
 def test_metrics_are_read_by_all_and_changed_by_their_team(ops: Caller, stranger: Caller) -> None:
