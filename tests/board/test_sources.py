@@ -63,6 +63,25 @@ def test_a_source_that_failed_days_ago_says_so_though_nothing_ran_since(board: C
     assert "column-read_to" in listed
 
 
+def test_a_kpi_shows_its_last_refresh_and_how_the_last_run_of_its_source_ended(board: Client, scene: Scene) -> None:
+    e = scene.experiment(days=1)
+    ahead = scene.now + HOUR  # the rows came before
+    with as_role("owner"):
+        ran(feed(scene, "warehouse", "vrps", last_refresh_at=ahead), scene.now, "failed", error="no such table")
+
+    sheet = {line["metric"]: line for line in csv.DictReader(io.StringIO(board.get("/freshness.csv").text))}
+    for page in (board.get("/freshness").text, board.get(f"/experiments/{e.key}").text):
+        (row,) = (tr for tr in page.split("<tr")[1:] if "warehouse: no such table" in tr)
+        assert f"{ahead:%H:%MZ}" in row.replace("\N{NO-BREAK SPACE}", " ")
+        assert "Failed" in row
+        assert "no source" in page, "the other KPI has none"
+
+    told = sheet["vrps"]
+    assert (told["source"], told["last_run_status"], told["last_run_error"]) == ("warehouse", "failed", "no such table")
+    assert told["last_refresh_at"] == str(ahead)
+    assert (sheet["error_rate"]["source"], sheet["error_rate"]["last_refresh_at"] != "") == ("", True)
+
+
 def test_a_source_is_refreshed_from_its_page_by_whoever_may_send_rows(board: Client, scene: Scene) -> None:
     with as_role("owner"):
         source = Source.objects.create(

@@ -12,9 +12,10 @@ from django.urls import reverse
 from decisioning.board import charts, words
 from decisioning.board.presenters.frame import query
 from decisioning.board.presenters.gates import svg
-from decisioning.board.presenters.records import present_runs
+from decisioning.board.presenters.records import RESULTS, present_runs
 from telemetry.freshness import LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST, state
 from telemetry.models import RefreshRun
+from telemetry.refresh import FED_SQL
 
 STATES = WORST_LAST
 _WORDS = {"fresh": "fresh", "due": "due", "late": "late", "stale": "stale", "unknown": "no data"}
@@ -61,6 +62,23 @@ CROSS JOIN LATERAL ({latencies}) AS l GROUP BY 1, 2
         now="least(%(now)s::timestamptz, e.ended_at)",
     )
 )
+
+_REFRESHED = f"""
+SELECT w.experiment_id, w.metric, greatest(w.received_at, f.last_refresh_at), f.source, f.status, f.error
+FROM unnest(%(ids)s::bigint[], %(metrics)s::text[], %(received)s::timestamptz[]) AS w(experiment_id, metric, received_at)
+JOIN experiments e ON e.id = w.experiment_id
+LEFT JOIN LATERAL ({FED_SQL.format(team="e.team_id", metric="w.metric", now="%(now)s::timestamptz")}) AS f ON true
+"""  # noqa: S608 - constants
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """When a KPI's data last came, by a row or by a job, and what came of the newest run of its source, if one feeds it."""
+
+    at: datetime | None
+    source: str | None
+    status: str | None
+    error: str | None
 
 
 @dataclass(frozen=True)
@@ -153,12 +171,26 @@ def latencies(found: Sequence[Age], *, now: datetime) -> dict[tuple[int, str], f
         return {(pk, metric): max(seconds, 0.0) for pk, metric, seconds in cursor.fetchall()}
 
 
+def refreshed(found: Sequence[Age], *, now: datetime) -> dict[tuple[int, str], Refreshed]:
+    """Of each KPI; where several sources feed it, of the one that fares worst."""
+    asked = {
+        "ids": [a.experiment_id for a in found],
+        "metrics": [a.metric for a in found],
+        "received": [a.received_at for a in found],
+        "now": now,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_REFRESHED, asked)
+        return {(pk, metric): Refreshed(*said) for pk, metric, *said in cursor.fetchall()}
+
+
 def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
     """One line a KPI, for the freshness page and the experiment's own."""
-    seen = latencies(found, now=now)
+    seen, came = latencies(found, now=now), refreshed(found, now=now)
     rows = []
     for i, age in enumerate(found):
         p95 = seen.get((age.experiment_id, age.metric))
+        last = came[age.experiment_id, age.metric]
         said = "never" if age.age_s is None else words.duration(age.age_s)
         limit = age.limit_s
         meter = charts.meter(
@@ -177,7 +209,10 @@ def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
                 "target": words.duration(limit),
                 "meter": svg(meter) if age.age_s is not None else svg(""),
                 "p95": "none" if p95 is None else words.duration(p95),
-                "last": words.instant(age.received_at, now),
+                "refreshed": words.instant(last.at, now),
+                "source": last.source or "",
+                "run": words.pill(last.status, RESULTS[last.status]) if last.status else None,
+                "error": last.error or "",
                 "due": words.instant(age.watermark + timedelta(seconds=age.expected_every_s), now)
                 if age.watermark
                 else "",
