@@ -42,7 +42,18 @@ class SourceForm(forms.ModelForm):  # type: ignore[type-arg]
 @admin.register(Source)
 class SourceAdmin(Dated):
     form = SourceForm
-    list_display = ("key", "team", "kind", "enabled", "schedule_s", "last_refresh_at", "read_to", "due_at", "failures", "failure_share")
+    list_display = (
+        "key",
+        "team",
+        "kind",
+        "enabled",
+        "schedule_s",
+        "last_refresh_at",
+        "read_to",
+        "due_at",
+        "failures",
+        "failure_share",
+    )
     list_filter = ("kind", "enabled", "team")
     list_select_related = ("team",)
     search_fields = ("key", "lineage_job", "query")

@@ -18,8 +18,13 @@ NEEDED = ("experiment", "metric", "ts", "value")
 COLUMNS = (
     *NEEDED, "variant", "n", "variance", "revision", "window_s", "denominator_value", "denominator_variance", "covariance",
 )  # fmt: skip
+FACTS = ("value", *(name for name in COLUMNS[4:] if name != "variant"))
+"""What a row says of its key."""
 _MOMENTS = {"denominator_value": "value", "denominator_variance": "variance", "covariance": "covariance"}
 SHOWN = 50
+
+Key = tuple[str, str, dt.datetime]
+"""(metric, variant, ts) of one experiment's row."""
 
 
 class FileRefused(Exception):
@@ -37,16 +42,19 @@ class Refused:
 
 @dataclass(frozen=True)
 class Change:
-    """One stored value that another replaces."""
+    """One stored row that another replaces. `before`, `after`: what differs, by column."""
 
     experiment: str
-    row: Row
-    before: float
+    metric: str
+    variant: str
+    ts: dt.datetime
+    before: Mapping[str, object]
+    after: Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Counts of rows; the first of the values that change; every line that was refused."""
+    """Counts of rows; the first of the rows that change; every line that was refused."""
 
     accepted: int
     changed: int
@@ -82,9 +90,10 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
             if ref not in targets:
                 refused += [Refused(n, f"{team.key} has no experiment {ref!r}.", raws[n]) for n, _ in rows]
                 continue
-            pk = targets[ref].experiment_id
-            changes += [Change(str(ref), row, before) for row, before in _differing(pk, [row for _, row in rows])]
+            pk, sent = targets[ref].experiment_id, [row for _, row in rows]
+            before = _stored(pk, sent)
             result = ingest.ingest(targets[ref], rows, now=now, atomic=False)
+            changes += _changes(str(ref), before, _stored(pk, sent))
             refused += [Refused(fault.index, fault.detail, raws[fault.index]) for fault in result.refused]
             done.append(result)
         if not keep:
@@ -155,15 +164,26 @@ def _number(text: str) -> object:
     return text
 
 
-_DIFFERING = """
-SELECT t.place - 1, k.value
-FROM (SELECT row_number() OVER () AS place, s.* FROM json_to_recordset(%s) AS s(metric text, variant text, ts timestamptz, value float8)) AS t
+_STORED = f"""
+SELECT k.metric, k.variant, k.ts, {", ".join(f"k.{name}" for name in FACTS)}
+FROM json_to_recordset(%s) AS t(metric text, variant text, ts timestamptz)
 JOIN metrics.experiment_kpis k ON k.experiment_id = %s AND k.metric = t.metric AND k.variant = t.variant AND k.ts = t.ts
-WHERE k.value IS DISTINCT FROM t.value ORDER BY t.place LIMIT %s
-"""
+"""  # noqa: S608 - column names are this module's own
 
 
-def _differing(experiment_id: int, rows: Sequence[Row]) -> list[tuple[Row, float]]:
+def _stored(experiment_id: int, rows: Sequence[Row]) -> dict[Key, dict[str, object]]:
+    """What is stored at the keys of these rows."""
     with connection.cursor() as cursor:
-        cursor.execute(_DIFFERING, [msgspec.json.encode(rows).decode(), experiment_id, SHOWN])
-        return [(rows[place], before) for place, before in cursor.fetchall()]
+        cursor.execute(_STORED, [msgspec.json.encode(rows).decode(), experiment_id])
+        found = cursor.fetchall()
+    return {(metric, variant, ts): dict(zip(FACTS, facts, strict=True)) for metric, variant, ts, *facts in found}
+
+
+def _changes(
+    ref: str, before: Mapping[Key, Mapping[str, object]], after: Mapping[Key, Mapping[str, object]]
+) -> Iterator[Change]:
+    for key in sorted(before):
+        old, new = before[key], after[key]
+        differing = [name for name in FACTS if old[name] != new[name]]
+        if differing:
+            yield Change(ref, *key, {name: old[name] for name in differing}, {name: new[name] for name in differing})

@@ -87,7 +87,11 @@ def test_of_several_sources_of_one_kpi_freshness_names_the_one_that_fares_worst(
     now = datetime.now(UTC)
     hour = timedelta(hours=1)
     with as_role("owner"):
-        for key, refreshed, enabled in (("good", now, True), ("behind", now - 9 * hour, True), ("off", now - 99 * hour, False)):
+        for key, refreshed, enabled in (
+            ("good", now, True),
+            ("behind", now - 9 * hour, True),
+            ("off", now - 99 * hour, False),
+        ):
             Source.objects.create(
                 key=key, team=ops.team, kind="file", path="x.csv", query="SELECT 1", schedule_s=3600, metrics=["vrps"], enabled=enabled,
                 created_at=now - 100 * hour, due_at=now, last_refresh_at=refreshed,

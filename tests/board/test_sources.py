@@ -46,7 +46,14 @@ def test_an_experiment_shows_the_runs_of_the_sources_that_feed_its_kpis(board: C
 
 def test_a_source_that_failed_days_ago_says_so_though_nothing_ran_since(board: Client, scene: Scene) -> None:
     with as_role("owner"):
-        weekly = feed(scene, "weekly", "vrps", schedule_s=7 * 86_400, created_at=scene.now - 240 * HOUR, read_to=scene.now - 72 * HOUR)
+        weekly = feed(
+            scene,
+            "weekly",
+            "vrps",
+            schedule_s=7 * 86_400,
+            created_at=scene.now - 240 * HOUR,
+            read_to=scene.now - 72 * HOUR,
+        )
         ran(weekly, scene.now - 73 * HOUR, "failed")
         ran(weekly, scene.now - 72 * HOUR)
         staff = User.objects.create_superuser("root", "root@example.org", "x")

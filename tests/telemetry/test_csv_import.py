@@ -59,7 +59,7 @@ def test_a_file_is_shown_before_it_is_stored_and_refused_lines_come_back(person:
     second = upload(person, team, line(1, "3.75"), line(2, "4.5"), line(3, "x"), line(4, "1", "nowhere"), "=1+1,,,,,,")
     outcome = second.context["outcome"]
     assert (outcome.accepted, outcome.changed, outcome.duplicates) == (0, 1, 1)
-    assert [(c.before, c.row.value) for c in outcome.changes] == [(3.5, 3.75)]
+    assert [(c.before, c.after) for c in outcome.changes] == [({"value": 3.5}, {"value": 3.75})]
     assert [r.line for r in outcome.refused] == [4, 5, 6]
     assert stored() == [3.5, 4.5], "a preview stores nothing"
     file = person.post(URL, {"held": second.context["held"], "refused": "1"})
@@ -69,6 +69,22 @@ def test_a_file_is_shown_before_it_is_stored_and_refused_lines_come_back(person:
     assert "'=1+1" in lines[3]
     person.post(URL, {"held": second.context["held"], "import": "1"})
     assert stored() == [3.75, 4.5]
+
+
+def test_the_preview_lists_the_rows_that_the_import_will_change_and_no_other(person: Client, team: Team) -> None:
+    header = "experiment,metric,variant,ts,value,n,variance,revision"
+    first = upload(person, team, *(f"{line(h, '3.5')},5" for h in (1, 2)), line(3, "3.5") + ",", header=header)
+    person.post(URL, {"held": first.context["held"], "import": "1"})
+
+    lower, higher = f"{line(1, '9.5')},4", f"{line(2, '4.5')},6"
+    units = line(3, "3.5").replace(",10,", ",5000,") + ","
+    outcome = upload(person, team, lower, higher, f"{line(2, '8.5')},5", units, header=header).context["outcome"]
+
+    assert (outcome.changed, len(outcome.changes)) == (2, 2)
+    assert [(c.before, c.after) for c in outcome.changes] == [
+        ({"n": 10}, {"n": 5000}),
+        ({"value": 3.5, "revision": 5}, {"value": 4.5, "revision": 6}),
+    ]
 
 
 @pytest.mark.parametrize("header", ["experiment,metric,ts", 'experiment,"metric', ""])
