@@ -49,18 +49,28 @@ def worst(states: Iterable[State]) -> State:
 
 
 def latencies_s(
-    arrivals: Sequence[tuple[datetime, datetime]], *, every_s: int, target_s: int, since: datetime, now: datetime
+    arrivals: Sequence[tuple[datetime, datetime]],
+    *,
+    every_s: int,
+    target_s: int,
+    began: datetime,
+    since: datetime,
+    now: datetime,
 ) -> list[float]:
-    """One latency for each bucket of one series that ended in (since, now].
+    """One latency for each bucket of one series that ended in (since, now], and for the oldest that is missing since its newest row.
 
     arrivals: (ts, first_received_at) of its rows. A bucket that is there counts first_received_at - ts. One that is missing
-    counts its age so far, once that is more than the target, so that data which never comes cannot flatter the figure.
+    counts its age so far, once that is more than the target, so that data which never comes cannot flatter the figure. The first
+    that is missing since the newest row, or since `began`, counts wherever it ended: else a feed of one bucket a day or a week
+    would be good again as soon as what is missing is a day old.
     Buckets lie on the UTC grid of `every_s`; a row belongs to the bucket in which its ts falls.
     """
     there = {_bucket(ts, every_s) for ts, _ in arrivals}
     found = [(received - ts).total_seconds() for ts, received in arrivals if since < ts <= now]
-    first, last = math.floor((since - _EPOCH).total_seconds() / every_s) + 1, _bucket(now, every_s)
-    for bucket in range(first, last + 1):
+    first, last = _next_bucket(since, every_s), _bucket(now, every_s)
+    newest = max((_bucket(ts, every_s) for ts, _ in arrivals if ts <= now), default=0)
+    oldest_missing = max(newest + 1, _next_bucket(began, every_s))
+    for bucket in sorted({oldest_missing, *range(first, last + 1)}):
         age_s = (now - _EPOCH).total_seconds() - bucket * every_s
         if age_s > target_s and bucket not in there:
             found.append(age_s)
@@ -96,6 +106,10 @@ def failure_share(*, due: int, succeeded: int, failed: int) -> float | None:
 
 def _bucket(ts: datetime, every_s: int) -> int:
     return math.ceil((ts - _EPOCH).total_seconds() / every_s)
+
+
+def _next_bucket(at: datetime, every_s: int) -> int:
+    return math.floor((at - _EPOCH).total_seconds() / every_s) + 1
 
 
 # The same for the database. Parameter: %(now)s ----------------------------------------------------------------------------
@@ -140,5 +154,14 @@ LATENCIES_SQL = """
   FROM generate_series(floor(extract(epoch FROM {since}) / {every_s})::bigint + 1,
                        ceil((extract(epoch FROM {now}) - {target_s}) / {every_s})::bigint - 1) AS k
   WHERE NOT EXISTS (SELECT FROM r WHERE r.bucket = k)
+  UNION ALL
+  SELECT (extract(epoch FROM {now}) - o.k * {every_s}::bigint)::float8
+  FROM (SELECT greatest(ceil(extract(epoch FROM (
+                 SELECT r.ts FROM metrics.experiment_kpis r
+                 WHERE r.experiment_id = {experiment} AND r.metric = {metric} AND r.variant = {variant} AND r.ts <= {now}
+                 ORDER BY r.ts DESC LIMIT 1)) / {every_s})::bigint,
+               floor(extract(epoch FROM {began}) / {every_s})::bigint) + 1 AS k
+        WHERE NOT EXISTS (SELECT FROM r)) AS o
+  WHERE o.k * {every_s}::bigint <= extract(epoch FROM {since}) AND extract(epoch FROM {now}) - o.k * {every_s}::bigint > {target_s}
 """
-"""`latencies_s` of one series, as a query."""
+"""`latencies_s` of one series, as a query; what is missing from before `since` is looked for only where there is no row since."""

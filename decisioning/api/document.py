@@ -144,6 +144,7 @@ _LATENCY = f"""
     variant="a.key",
     every_s="m.expected_every_s",
     target_s="m.freshness_target_s",
+    began="greatest(e.started_at, e.created_at)",
     since=_SINCE,
     now=_NOW,
 )

@@ -36,7 +36,7 @@ class Promises(Door):
                     **_latency(found.telemetry),
                     "window_h": 24,
                     "counts": "Rows of running experiments, from the end of their bucket to their first arrival; a bucket that is "
-                    "missing beyond its target counts its age so far.",
+                    "missing beyond its target counts its age so far, the one missing longest however long ago it ended.",
                     "excludes": "Rows older than the experiment's own creation (history brought in), and paused experiments.",
                 },
                 "decision_latency": {

@@ -175,6 +175,7 @@ _LATENCY = LATENCIES_SQL.format(
     variant="a.key",
     every_s="m.expected_every_s",
     target_s="m.freshness_target_s",
+    began="greatest(e.started_at, e.created_at)",
     since="greatest(%(now)s::timestamptz - interval '24 hours', e.started_at, e.created_at)",
     now="%(now)s::timestamptz",
 )

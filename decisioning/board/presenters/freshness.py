@@ -58,6 +58,7 @@ CROSS JOIN LATERAL ({latencies}) AS l GROUP BY 1, 2
         variant="a.key",
         every_s="m.expected_every_s",
         target_s="m.freshness_target_s",
+        began="greatest(e.started_at, e.created_at)",
         since="greatest(%(now)s::timestamptz - interval '24 hours', e.started_at, e.created_at)",
         now="least(%(now)s::timestamptz, e.ended_at)",
     )

@@ -78,7 +78,7 @@ def levels(f: slo.Figures) -> list[_Level]:
         _Level(
             "Telemetry latency, p95", "Telemetry p95", t.p95_s, t.target_s, t.target_s * 1.2, t.holds, t.budget_left,
             words.duration, f"at most {words.duration(t.target_s)}",
-            [("Counted", f"{words.plural(t.counted, 'bucket')} of the last 24 h, arrived or missing"),
+            [("Counted", f"{words.plural(t.counted, 'bucket')} of the last 24 h, arrived or missing, and those missing longest"),
              ("Over the target", f"{t.late:,}"), ("Excluded", "history from before the experiment was created; what is paused")],
         ),
         _Level(
