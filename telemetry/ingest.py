@@ -443,7 +443,7 @@ _COLUMNS = (
     "ts", "metric", "variant", "value", "n", "variance", "denominator_value", "denominator_variance", "covariance",
     "window_s", "revision",
 )  # fmt: skip
-_FACTS = ("value", "n", "variance", "denominator_value", "denominator_variance", "covariance")
+_FACTS = ("value", "n", "variance", "denominator_value", "denominator_variance", "covariance", "window_s")
 # Rows travel as one binary array a column, the names as places in a short list: PostgreSQL took a third longer over one JSON text,
 # and COPY into a temporary table was no faster than that.
 _SENT = """
@@ -462,7 +462,7 @@ SELECT %(experiment)s, %(team)s, %(now)s, %(now)s, {", ".join(f"t.{c}" for c in 
 
 _UPSERT = f"""
 WITH written AS ({_INSERT}ON CONFLICT (experiment_id, metric, variant, ts) DO UPDATE SET
-  {", ".join(f"{c} = excluded.{c}" for c in _FACTS)}, window_s = excluded.window_s,
+  {", ".join(f"{c} = excluded.{c}" for c in _FACTS)},
   revision = coalesce(excluded.revision, k.revision), received_at = excluded.received_at
 WHERE CASE WHEN excluded.revision IS NULL OR k.revision IS NULL THEN {_DIFFERS} OR (k.revision IS NULL AND excluded.revision IS NOT NULL)
            ELSE excluded.revision > k.revision END

@@ -82,6 +82,13 @@ def test_without_a_revision_the_later_arrival_wins_and_keeps_the_first_arrival_t
     assert (kept.value, kept.first_received_at, kept.received_at) == (2.0, now, now + dt.timedelta(minutes=1))
 
 
+def test_a_row_that_differs_in_the_length_of_its_bucket_alone_is_changed(target: Target, now: dt.datetime) -> None:
+    send(target, row(window_s=900), now=now)
+    assert send(target, row(window_s=3600), now=now) == (0, 1, 0)
+    with as_role("worker"):
+        assert ExperimentKpi.objects.get(experiment_id=target.experiment_id).window_s == 3600
+
+
 def test_the_highest_revision_wins_whatever_the_order_of_arrival(target: Target, now: dt.datetime) -> None:
     send(target, row(3.0, revision=3), now=now)
     assert send(target, row(2.0, revision=2), now=now) == (0, 0, 1)
@@ -275,6 +282,7 @@ ROWS = st.lists(
         variant=st.sampled_from(["control", "treatment"]),
         ts=st.integers(0, 5).map(lambda hours: NOON - dt.timedelta(hours=hours)),
         revision=st.sampled_from([None, None, 1, 2]),
+        window_s=st.sampled_from([None, 900]),
     ),
     max_size=8,
 )
