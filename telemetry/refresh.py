@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Count, Q, QuerySet
 
 from experiments.models import Experiment
-from telemetry.freshness import FAILURES_OVER, failure_share
+from telemetry.freshness import FAILURES_OVER, LATENCIES_SQL, RANK_SQL, STATE_SQL, WORST_LAST, State, failure_share
 from telemetry.models import RefreshRun, Source
 
 RunState = Literal["ok", "failed", "missed", "running"]
@@ -89,6 +89,64 @@ def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[int, 
         due = length // dt.timedelta(seconds=source.schedule_s) if source.enabled else 0
         found[source.pk] = failure_share(due=due, succeeded=succeeded, failed=failed)
     return found
+
+
+@dataclass(frozen=True)
+class Fed:
+    """How that which a source feeds fares: the worst state and the worst p95 latency of its KPIs, seconds."""
+
+    state: State
+    p95_s: float | None
+
+
+_FED_MOST = 100
+_STATE = STATE_SQL.format(
+    watermark="v.watermark", now="%(now)s::timestamptz", every_s="m.expected_every_s", target_s="m.freshness_target_s"
+)
+_LATENCIES = LATENCIES_SQL.format(
+    experiment="f.experiment_id",
+    metric="f.key",
+    variant="a.key",
+    every_s="f.expected_every_s",
+    target_s="f.freshness_target_s",
+    began="f.began",
+    since="greatest(%(now)s::timestamptz - interval '24 hours', f.began)",
+    now="%(now)s::timestamptz",
+)
+_FED = f"""
+WITH fed AS (
+  SELECT s.id, e.id AS experiment_id, m.key, m.expected_every_s, m.freshness_target_s, greatest(e.started_at, e.created_at) AS began,
+         {_STATE} AS state, row_number() OVER (PARTITION BY s.id ORDER BY v.watermark NULLS FIRST) AS place
+  FROM metadata.sources s
+  JOIN metadata.target_kpis k ON k.team_id = s.team_id
+  JOIN metadata.metrics m ON m.id = k.metric_id AND m.key = ANY (s.metrics)
+  JOIN metadata.experiments e ON e.id = k.experiment_id AND e.status IN ('running', 'paused')
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN bool_and(r.ts IS NOT NULL) THEN min(r.ts) END AS watermark
+    FROM metadata.variants a
+    LEFT JOIN LATERAL (
+      SELECT r.ts FROM metrics.experiment_kpis r
+      WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = a.key ORDER BY r.ts DESC LIMIT 1) AS r ON true
+    WHERE a.experiment_id = e.id AND a.dropped_at IS NULL) AS v
+  WHERE s.id = ANY (%(ids)s))
+SELECT f.id, max({RANK_SQL.format(state="f.state")}), max(p.p95_s)
+FROM fed f
+CROSS JOIN LATERAL (
+  SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY l.latency_s) AS p95_s
+  FROM metadata.variants a CROSS JOIN LATERAL ({_LATENCIES}) AS l
+  WHERE f.place <= {_FED_MOST} AND a.experiment_id = f.experiment_id AND a.dropped_at IS NULL) AS p
+GROUP BY f.id
+"""  # noqa: S608 - constants
+
+
+def fed(sources: Sequence[Source], *, now: dt.datetime) -> dict[int, Fed]:
+    """Of each source that feeds KPIs of running or paused experiments, by id.
+
+    A source may feed thousands: p95 is looked for among the hundred whose data is oldest.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_FED, {"ids": [source.pk for source in sources], "now": now})
+        return {pk: Fed(WORST_LAST[rank - 1], p95_s) for pk, rank, p95_s in cursor.fetchall()}
 
 
 def newest_runs(sources: Sequence[Source], *, now: dt.datetime) -> dict[int, list[RunState]]:

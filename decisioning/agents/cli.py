@@ -314,13 +314,18 @@ def freshness(
             f["experiment"],
             f["metric"],
             f["data_watermark"] or "no rows",
+            f["due_at"],
             f["stale_at"],
+            None if f["telemetry_p95_s"] is None else f"{f['telemetry_p95_s']:,.0f} s",
+            f["last_refresh_at"],
             f["source"],
             (f["last_run"] or {}).get("error") or (f["last_run"] or {}).get("status"),
         )
         for f in found
     ]
-    print_table(("data", "experiment", "metric", "newest", "stale at", "source", "last run"), rows)
+    print_table(
+        ("data", "experiment", "metric", "newest", "due", "stale at", "p95", "last refresh", "source", "last run"), rows
+    )
 
 
 @app.command(epilog="Example: decisioning refresh orders --wait 10m")

@@ -601,9 +601,16 @@ class QuarantinedOut(Shape):
     event = anything()
 
 
+class FedOut(Shape):
+    """The worst of the KPIs that a source feeds, in experiments that run or pause."""
+
+    state = s.ChoiceField(FRESHNESS_STATES)
+    telemetry_p95_s = maybe_number()
+
+
 class SourceOut(Shape):
     """Where rows are pulled from, and how it fares. failure_share: failed and missed runs of those due in the last 7 days, null when
-    none was."""
+    none was. freshness: null when it feeds nothing that is judged now."""
 
     key = text()
     team = text()
@@ -622,6 +629,7 @@ class SourceOut(Shape):
     last_refresh_at = maybe_at()
     failures = whole()
     failure_share = maybe_number()
+    freshness = FedOut(allow_null=True)
 
 
 class PreviewOut(Shape):

@@ -21,7 +21,7 @@ from decisioning.api.problems import Problem, invalid
 from decisioning.api.serializers import SourceIn
 from telemetry import pulls, sources
 from telemetry.models import Source
-from telemetry.refresh import failure_shares
+from telemetry.refresh import Fed, failure_shares, fed
 
 
 class SourceFilter(django_filters.FilterSet):  # type: ignore[misc]
@@ -118,8 +118,15 @@ def _found(key: str) -> Source:
 
 
 def _all_told(found: Sequence[Source], now: datetime) -> list[dict[str, Any]]:
-    shares = failure_shares(found, now=now)
-    return [{**_told(source), "failure_share": shares[source.pk]} for source in found]
+    shares, feeds = failure_shares(found, now=now), fed(found, now=now)
+    return [
+        {**_told(source), "failure_share": shares[source.pk], "freshness": _freshness(feeds.get(source.pk))}
+        for source in found
+    ]
+
+
+def _freshness(of: Fed | None) -> dict[str, Any] | None:
+    return None if of is None else {"state": of.state, "telemetry_p95_s": of.p95_s}
 
 
 def _told(source: Source) -> dict[str, Any]:

@@ -113,6 +113,31 @@ def test_an_answer_that_rows_have_overtaken_says_what_would_be_advised_now(
     assert "Decided on older data: the gates would now say hold (collecting)." in capsys.readouterr().out
 
 
+def test_freshness_says_when_data_came_when_it_is_due_and_how_long_it_takes(
+    run: Run, answers: dict[str, httpx.Response], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = {
+        name: f"2026-11-24T0{n}:00:00Z"
+        for n, name in enumerate(("data_watermark", "last_refresh_at", "due_at", "stale_at"))
+    }
+    tracked = {
+        "experiment": "x",
+        "metric": "vrps",
+        "state": "late",
+        "source": "orders",
+        "telemetry_p95_s": 5400.4,
+        "last_run": None,
+    }
+    silent = tracked | {"telemetry_p95_s": None} | dict.fromkeys(at)
+    answers["/api/freshness"] = httpx.Response(200, json={"results": [tracked | at, silent], "next": None})
+    monkeypatch.setenv("COLUMNS", "300")
+
+    assert run("freshness") == 0
+    head, line, _ = capsys.readouterr().out.splitlines()
+    assert all(name in head for name in ("newest", "due", "stale at", "p95", "last refresh"))
+    assert all(text in line for text in (*at.values(), "5,400 s"))
+
+
 def test_a_refusal_is_code_1_and_says_why_on_stderr(
     run: Run, answers: dict[str, httpx.Response], capsys: pytest.CaptureFixture[str]
 ) -> None:

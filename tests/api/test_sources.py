@@ -175,6 +175,33 @@ def test_runs_that_failed_and_runs_that_never_were_count_as_failures(ops: Caller
     assert ops.get("/api/sources/warehouse").json()["failure_share"] == 0.75, "three of four days left no run"
 
 
+def test_a_source_says_how_that_which_it_feeds_fares_worst_of_its_metrics(ops: Caller, stranger: Caller) -> None:
+    fresh, silent = ops.experiment(name="Fed"), ops.experiment(name="Silent", target_kpis=["clicks"])
+    theirs = stranger.experiment(name="Theirs", target_kpis=["vrps"])
+    now = datetime.now(UTC)
+    with as_role("owner"), connection.cursor() as cursor:
+        for experiment in (fresh, silent, theirs):
+            cursor.execute(
+                "UPDATE metadata.experiments SET created_at = %(at)s, started_at = %(at)s WHERE id = %(id)s",
+                {"at": now - timedelta(hours=2), "id": experiment["id"]},
+            )
+        cursor.execute("UPDATE metadata.metrics SET expected_every_s = 3600, freshness_target_s = 3600")
+        for variant in ("control", "treatment"):
+            cursor.execute(
+                "INSERT INTO metrics.experiment_kpis (experiment_id, metric, variant, ts, value, n, first_received_at) "
+                "SELECT %s, 'vrps', %s, at, 1, 1, at + interval '40 s' FROM unnest(%s::timestamptz[]) AS at",
+                [fresh["id"], variant, [TOP, TOP - timedelta(hours=1), TOP - timedelta(hours=2)]],
+            )
+    good = create(ops)["freshness"]
+    both = create(ops, key="both", metrics=["vrps", "clicks"])["freshness"]
+    none = create(stranger, key="other", metrics=["clicks"])["freshness"]
+
+    assert (good["state"], good["telemetry_p95_s"]) == ("fresh", 40.0)
+    assert both["state"] == "unknown"
+    assert both["telemetry_p95_s"] > 3600, "what never came counts its age"
+    assert none is None, "nothing of that team's is fed by it"
+
+
 def test_a_run_that_lost_its_worker_is_failed_and_its_source_runs_again(ops: Caller) -> None:
     ops.experiment()
     create(ops)

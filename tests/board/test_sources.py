@@ -89,6 +89,23 @@ def test_a_kpi_shows_its_last_refresh_and_how_the_last_run_of_its_source_ended(b
     assert (sheet["error_rate"]["source"], sheet["error_rate"]["last_refresh_at"] != "") == ("", True)
 
 
+def test_a_source_shows_how_that_which_it_feeds_fares(board: Client, scene: Scene) -> None:
+    scene.experiment(days=1)
+    with as_role("owner"):
+        feed(scene, "warehouse", "vrps")
+        feed(scene, "idle", "clicks")
+
+    idle, warehouse = (tr.replace("\N{NO-BREAK SPACE}", " ") for tr in board.get("/sources").text.split("<tr")[2:4])
+    told = {line["key"]: line for line in csv.DictReader(io.StringIO(board.get("/sources.csv").text))}
+
+    assert "Fresh" in warehouse or "Due" in warehouse
+    assert ">p95 " in warehouse
+    assert "nothing that is judged now" in idle
+    assert told["warehouse"]["freshness"] in ("fresh", "due")
+    assert float(told["warehouse"]["telemetry_p95_s"]) >= 180
+    assert told["idle"]["telemetry_p95_s"] == ""
+
+
 def test_a_source_is_refreshed_from_its_page_by_whoever_may_send_rows(board: Client, scene: Scene) -> None:
     with as_role("owner"):
         source = Source.objects.create(

@@ -12,13 +12,17 @@ from django.urls import reverse
 from decisioning.board import charts, words
 from decisioning.board.presenters.frame import query
 from decisioning.board.presenters.gates import svg
+<<<<<<< HEAD
 from decisioning.board.presenters.records import RESULTS, present_runs
 from telemetry.freshness import LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST, state
+=======
+from decisioning.board.presenters.records import FRESHNESS, RESULTS, present_runs
+from telemetry.freshness import LATENCIES_SQL, WORST_LAST, state
+>>>>>>> fbcfe99 (Say of a source how what it feeds fares, and in the terminal when data came, is due and how long it takes)
 from telemetry.models import RefreshRun
 from telemetry.refresh import FED_SQL
 
 STATES = WORST_LAST
-_WORDS = {"fresh": "fresh", "due": "due", "late": "late", "stale": "stale", "unknown": "no data"}
 PAGE = 50
 
 # Least over the variants that are still in: one arm without rows leaves the KPI without data.
@@ -158,7 +162,7 @@ def text(age: Age, *, now: datetime) -> dict[str, Any]:
         "late": late,
         "icon": "stale" if age.state in ("late", "stale") else "no_data" if age.state == "unknown" else "clock",
         "text": "never" if age.age_s is None else words.duration(age.age_s),
-        "state": _WORDS[age.state],
+        "state": FRESHNESS[age.state],
         "at": age.watermark.isoformat() if age.watermark else "",
         "title": f"newest row {age.watermark:%Y-%m-%d %H:%M:%SZ}" if age.watermark else "",
     }
@@ -174,7 +178,7 @@ def latencies(found: Sequence[Age], *, now: datetime) -> dict[tuple[int, str], f
 
 def refreshed(found: Sequence[Age], *, now: datetime) -> dict[tuple[int, str], Refreshed]:
     """Of each KPI; where several sources feed it, of the one that fares worst."""
-    asked = {
+    asked: dict[str, Any] = {
         "ids": [a.experiment_id for a in found],
         "metrics": [a.metric for a in found],
         "received": [a.received_at for a in found],
@@ -204,7 +208,7 @@ def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
                 "key": age.metric,
                 "experiment": age.experiment_name,
                 "url": reverse("experiment", args=[age.experiment_key]),
-                "pill": words.pill(age.state, _WORDS[age.state].capitalize()),
+                "pill": words.pill(age.state, FRESHNESS[age.state].capitalize()),
                 "tone": "late" if age.state in ("late", "stale") else "scale",
                 "age": said,
                 "target": words.duration(limit),

@@ -26,10 +26,11 @@ from decisioning.ledger.models import Entry
 from experiments.models import Experiment
 from telemetry.freshness import FAILURES_OVER
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
-from telemetry.refresh import RunState, failure_shares, newest_runs, runs_feeding
+from telemetry.refresh import RunState, failure_shares, fed, newest_runs, runs_feeding
 from telemetry.sources import Preview
 
 PAGE = 50
+FRESHNESS = {"fresh": "fresh", "due": "due", "late": "late", "stale": "stale", "unknown": "no data"}
 RESULTS = {"succeeded": "Ok", "failed": "Failed", "aborted": "Aborted", "running": "Running"}
 
 # What people look for in the audit, in their words.
@@ -300,7 +301,7 @@ def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str,
     """Where rows are pulled from; staff reach the form in the admin."""
     rows = []
     found = list(Source.objects.select_related("team").order_by("key", "team"))
-    runs, shares = newest_runs(found, now=now), failure_shares(found, now=now)
+    runs, shares, feeds = newest_runs(found, now=now), failure_shares(found, now=now), fed(found, now=now)
     for s in found:
         state = (
             ("hold", "Off")
@@ -318,6 +319,8 @@ def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str,
                 "pill": words.pill(*state),
                 "schedule": f"every {words.duration(s.schedule_s)}",
                 "metrics": ", ".join(s.metrics),
+                "fed": words.pill(of.state, FRESHNESS[of.state].capitalize()) if (of := feeds.get(s.pk)) else None,
+                "p95": words.duration(of.p95_s) if of and of.p95_s is not None else "",
                 "last": words.instant(s.last_refresh_at, now),
                 "runs": _strip(s, runs[s.pk]),
                 "runs_said": _said_of(runs[s.pk]),

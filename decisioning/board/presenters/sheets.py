@@ -20,7 +20,7 @@ from decisioning.ledger.models import Channel, Delivery
 from gates import trials
 from gates.models import Cursor, PolicyVersion
 from telemetry.models import QuarantinedEvent, Source
-from telemetry.refresh import failure_shares
+from telemetry.refresh import failure_shares, fed
 
 type Sheet = list[Sequence[object]]
 
@@ -53,13 +53,15 @@ def of_freshness(_who: Principal, _params: QueryDict, now: datetime) -> Sheet:
 
 def of_sources(_who: Principal, _params: QueryDict, now: datetime) -> Sheet:
     found = list(Source.objects.select_related("team").order_by("key")[: MOST + 1])
-    shares = failure_shares(found, now=now)
+    shares, feeds = failure_shares(found, now=now), fed(found, now=now)
     return _sheet(
-        "key team kind path url_env metrics schedule_s enabled failures failure_share data_watermark last_refresh_at due_at",
+        "key team kind path url_env metrics schedule_s enabled failures failure_share data_watermark last_refresh_at due_at "
+        "freshness telemetry_p95_s",
         (
             [s.key, s.team.key, s.kind, s.path, s.url_env, " ".join(s.metrics), s.schedule_s, s.enabled, s.failures,
-             shares[s.pk], s.read_to, s.last_refresh_at, s.due_at]
+             shares[s.pk], s.read_to, s.last_refresh_at, s.due_at, of and of.state, of and of.p95_s]
             for s in found
+            for of in [feeds.get(s.pk)]
         ),
     )  # fmt: skip
 
