@@ -30,29 +30,38 @@ _RAW = """
 SELECT r.metric, r.variant, r.ts, r.value, r.n, r.variance, r.revision, r.received_at
 FROM metrics.experiment_kpis r WHERE r.experiment_id = %(experiment)s
 """
-_HOURS = """
+# Of an exposure KPI what counts is n: its rows repeat it as their value, and a mean of counts is the count of nothing.
+_SUMS = """
+SELECT h.metric, h.variant, h.hour, h.rows, h.n, CASE WHEN x.counts THEN h.n ELSE h.value END AS value,
+       CASE WHEN x.counts THEN 0 ELSE h.variance END AS variance, x.counts, m.temporality = 'cumulative' AS last
+FROM metrics.kpi_hours h JOIN metadata.metrics m ON m.key = h.metric
+CROSS JOIN LATERAL (
+  SELECT h.n IS NOT NULL AND EXISTS (
+    SELECT FROM metadata.target_kpis k WHERE k.experiment_id = h.experiment_id AND k.metric_id = m.id AND k.role = 'exposure') AS counts) AS x
+WHERE h.experiment_id = %(experiment)s
+"""
+_HOURS = f"""
 SELECT h.metric, h.variant, h.hour + interval '1 hour' AS ts, h.value, h.n, h.variance, NULL::bigint AS revision,
        NULL::timestamptz AS received_at
-FROM metrics.kpi_hours h WHERE h.experiment_id = %(experiment)s
+FROM ({_SUMS}) AS h
 """
 # A cumulative series is what its last hour says. Others are merged by units, as far as every hour knows them, else by rows.
-_DAYS = """
+_DAYS = f"""
 SELECT s.metric, s.variant, s.day + interval '1 day' AS ts,
-       CASE WHEN s.last THEN s.last_value WHEN s.counted THEN s.weighted ELSE s.by_rows END AS value,
+       CASE WHEN s.last THEN s.last_value WHEN s.counts THEN s.n WHEN s.counted THEN s.weighted ELSE s.by_rows END AS value,
        CASE WHEN s.last THEN s.last_n WHEN s.counted THEN s.n END::bigint AS n,
-       CASE WHEN s.last THEN s.last_variance WHEN s.counted AND s.n > 1 THEN (s.within + s.squares - s.n * s.weighted ^ 2) / (s.n - 1)
+       CASE WHEN s.last THEN s.last_variance WHEN s.counts THEN 0 WHEN s.counted AND s.n > 1 THEN (s.within + s.squares - s.n * s.weighted ^ 2) / (s.n - 1)
        END AS variance,
        NULL::bigint AS revision, NULL::timestamptz AS received_at
 FROM (
-  SELECT h.metric, h.variant, date_trunc('day', h.hour, 'UTC') AS day, m.temporality = 'cumulative' AS last,
+  SELECT h.metric, h.variant, date_trunc('day', h.hour, 'UTC') AS day, h.last, bool_and(h.counts) AS counts,
          bool_and(h.n IS NOT NULL) AND sum(h.n) > 0 AS counted, sum(h.n) AS n,
          (array_agg(h.value ORDER BY h.hour DESC))[1] AS last_value, (array_agg(h.n ORDER BY h.hour DESC))[1] AS last_n,
          (array_agg(h.variance ORDER BY h.hour DESC))[1] AS last_variance,
          sum(h.value * h.n) / nullif(sum(h.n), 0) AS weighted, sum(h.value * h.rows) / sum(h.rows) AS by_rows,
          CASE WHEN bool_and(h.variance IS NOT NULL OR h.n <= 1) THEN sum(coalesce(h.variance, 0) * greatest(h.n - 1, 0)) END AS within,
          sum(h.n * h.value ^ 2) AS squares
-  FROM metrics.kpi_hours h JOIN metadata.metrics m ON m.key = h.metric
-  WHERE h.experiment_id = %(experiment)s GROUP BY 1, 2, 3, 4) AS s
+  FROM ({_SUMS}) AS h GROUP BY 1, 2, 3, 4) AS s
 """
 _CONDITIONS = {
     "metric": "metric = %(metric)s",

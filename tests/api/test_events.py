@@ -14,6 +14,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from experiments.models import Metric, TargetKpi
 from telemetry import schemas
+from telemetry.hours import rebuild_changed
 from telemetry.models import Event, ExperimentKpi, QuarantinedEvent
 from tests.api.conftest import PLAN, Caller, Makes, errors_of
 from tests.conftest import as_role
@@ -251,6 +252,31 @@ def test_counted_exposures_become_rows_of_the_plans_exposure_kpi(ops: Caller) ->
     kpi = next(k for k in ops.get(f"/api/experiments/{made['id']}").json()["kpis"] if k["metric"] == "exposures")
     assert kpi["role"] == "exposure"
     assert [v["n"] for v in kpi["values"]] == [1200, 1190]
+
+
+def test_counted_exposures_of_an_hour_and_a_day_add_up(ops: Caller) -> None:
+    made = ops.experiment()
+    noon = TOP.replace(hour=12) - timedelta(days=2)
+    counted = [(5, 100), (10, 100), (15, 100), (20, 500), (80, 200)]
+    for number, (minute, n) in enumerate(counted):
+        data = {
+            "experiment": made["key"],
+            "variant": "control",
+            "ts": (noon + timedelta(minutes=minute)).isoformat(),
+            "n": n,
+        }
+        send(ops, event(str(number), "decisioning.exposure.counted.v1", data=data))
+    with as_role("worker"):
+        rebuild_changed()
+
+    def series(resolution: str) -> list[tuple[float, int, float]]:
+        found = ops.get(f"/api/experiments/{made['id']}/kpis?metric=exposures&resolution={resolution}").json()[
+            "results"
+        ]
+        return [(row["value"], row["n"], row["variance"]) for row in found]
+
+    assert series("hour") == [(800, 800, 0), (200, 200, 0)]
+    assert series("day") == [(1000, 1000, 0)]
 
 
 def test_a_plan_that_names_its_own_exposure_kpi_keeps_it(ops: Caller) -> None:

@@ -4,12 +4,15 @@ import csv
 import io
 
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 
 from decisioning.access.models import Team
 from decisioning.board.downloads import MOST
 from decisioning.ledger import channels
 from gates.models import Backtest
+from telemetry.events import exposure_metric
+from telemetry.hours import rebuild_changed
 from telemetry.models import QuarantinedEvent, Source
 from tests.board.scenes import HOUR, Scene, person
 from tests.board.test_policies import candidate, finish
@@ -42,6 +45,27 @@ def test_the_tables_of_an_experiment(board: Client, scene: Scene) -> None:
         (metric, variant) for metric in ("vrps", "error_rate") for variant in ("control", "treatment")
     }
     assert any("Scale proposed" in line["what"] for line in lines(board, f"{where}/timeline.csv"))
+
+
+def test_the_exposures_of_a_day_add_up(board: Client, scene: Scene) -> None:
+    e = scene.experiment(days=3, rows=False)
+    with as_role("owner"), connection.cursor() as cursor:
+        exposure_metric(e, now=scene.now)
+        cursor.execute(
+            "INSERT INTO metrics.experiment_kpis (experiment_id, metric, variant, ts, value, n, variance) "
+            "SELECT %s, 'exposures', 'control', date_trunc('day', %s::timestamptz, 'UTC') - at, n, n, 0 "
+            "FROM (VALUES (interval '2 h', 100), ('3 h', 700), ('30 h', 200)) AS t(at, n)",
+            [e.pk, scene.now],
+        )
+    with as_role("worker"):
+        rebuild_changed()
+
+    days = [line for line in lines(board, f"/experiments/{e.key}/days.csv") if line["metric"] == "exposures"]
+
+    assert [(line["value"], line["units_so_far"], line["value_so_far"]) for line in days] == [
+        ("200.0", "200", "200.0"),
+        ("800.0", "1000", "1000.0"),
+    ]
 
 
 def test_the_tables_of_the_portal(board: Client, scene: Scene, growth: Team, ines: User) -> None:

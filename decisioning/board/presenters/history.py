@@ -20,14 +20,14 @@ from gates.rules import Comparison, Judge, arm_of
 from gates.statistics import effects as statistics
 from gates.statistics.sequences import half_width
 
-# What came before the start is shown as a value and never adds to what is known.
+# Of an exposure KPI what counts is n. What came before the start is shown as a value and never adds to what is known.
 _DAYS = """
 SELECT h.experiment_id, h.metric, h.variant, (date_trunc('day', h.hour, 'UTC') AT TIME ZONE 'UTC')::date AS day,
        (array_agg(h.value ORDER BY h.hour DESC))[1], (array_agg(h.n ORDER BY h.hour DESC))[1],
-       CASE WHEN sum(h.n) > 0 THEN sum(h.n * h.value) / sum(h.n) ELSE avg(h.value) END,
+       CASE WHEN bool_or(h.counts) AND sum(h.n) > 0 THEN sum(h.n)::float8 WHEN sum(h.n) > 0 THEN sum(h.n * h.value) / sum(h.n) ELSE avg(h.value) END,
        sum(h.n) FILTER (WHERE judged)::float8, sum(h.n * h.value) FILTER (WHERE judged), sum(h.n) FILTER (WHERE judged)::float8
-FROM (SELECT k.*, k.hour >= date_trunc('hour', e.started_at) AS judged
-      FROM unnest(%(experiments)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
+FROM (SELECT k.*, w.counts, k.hour >= date_trunc('hour', e.started_at) AS judged
+      FROM unnest(%(experiments)s::bigint[], %(metrics)s::text[], %(counts)s::boolean[]) AS w(experiment_id, metric, counts)
       JOIN kpi_hours k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
       JOIN experiments e ON e.id = w.experiment_id) AS h
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
@@ -68,7 +68,9 @@ def series(wanted: Iterable[tuple[int, Kpi]]) -> Series:
         if not mine:
             continue
         with connection.cursor() as cursor:
-            cursor.execute(query, {"experiments": [pk for pk, _ in mine], "metrics": [metric for _, metric in mine]})
+            counts = [pairs[pair].role == "exposure" for pair in mine]
+            experiments, metrics = [pk for pk, _ in mine], [metric for _, metric in mine]
+            cursor.execute(query, {"experiments": experiments, "metrics": metrics, "counts": counts})
             totals: dict[tuple[int, str, str], tuple[float, float, float]] = {}
             for pk, metric, variant, day, last, last_n, value, n, above, below in cursor.fetchall():
                 key = (pk, metric, variant)
@@ -79,7 +81,8 @@ def series(wanted: Iterable[tuple[int, Kpi]]) -> Series:
                 units, over, under = totals.get(key, (0.0, 0.0, 0.0))
                 totals[key] = now = (units + (n or 0), over + (above or 0), under + (below or 0))
                 if value is not None:
-                    found[key].append(Day(day, value, int(now[0]), now[1] / now[2] if now[2] else None))
+                    whole = now[0] if pairs[pk, metric].role == "exposure" else now[1] / now[2] if now[2] else None
+                    found[key].append(Day(day, value, int(now[0]), whole))
     return found
 
 
