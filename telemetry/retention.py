@@ -32,11 +32,11 @@ class Swept:
         return self.kpi_hours + self.refresh_log + self.events + self.quarantined_events + self.idempotency
 
 
-# A run that still goes on stays; so does an event that nobody has understood yet, as long as rows of its time are kept.
+# A run that still goes on stays; so does an event that nobody has understood yet, however long that takes.
 _AGED = {
     "refresh_log": "finished_at < %(now)s - %(refresh_log)s",
     "events": "received_at < %(now)s - %(events)s",
-    "quarantined_events": "replayed_at < %(now)s - %(replayed)s OR received_at < %(oldest)s",
+    "quarantined_events": "replayed_at < %(now)s - %(replayed)s",
     "idempotency": "created_at < %(now)s - %(idempotency)s",
 }
 
@@ -49,8 +49,8 @@ def sweep(*, now: dt.datetime) -> Swept:
         "events": EVENTS,
         "replayed": REPLAYED,
         "idempotency": IDEMPOTENCY,
+        "now": now,
     }
-    ages |= {"now": now, "oldest": oldest}
     with connection.cursor() as cursor:
         cursor.execute("SELECT metrics.drop_partitions(%s)", [oldest])
         (dropped,) = cursor.fetchone() or ([],)

@@ -59,7 +59,7 @@ def test_months_past_the_retention_go_with_their_hours_and_the_others_stay(exper
 
 
 def test_old_runs_events_and_answers_go_and_an_event_that_waits_stays(team: Team) -> None:
-    old, older = NOW - dt.timedelta(days=91), NOW - dt.timedelta(days=300)
+    old, older = NOW - dt.timedelta(days=91), NOW - dt.timedelta(days=1000)
     with as_role("owner"):
         for finished in (old, NOW):
             RefreshRun.objects.create(
@@ -81,6 +81,8 @@ def test_old_runs_events_and_answers_go_and_an_event_that_waits_stays(team: Team
     with as_role("worker"):
         swept = retention.sweep(now=NOW)
     assert (swept.refresh_log, swept.events, swept.quarantined_events, swept.idempotency) == (1, 1, 1, 1)
+    with as_role("owner"):
+        assert not QuarantinedEvent.objects.filter(replayed_at=old).exists()
     with as_role("worker"):
         keep()
         assert not RefreshRun.objects.filter(job_name="portal/retention").exists(), "what did nothing leaves no run"
