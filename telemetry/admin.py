@@ -84,7 +84,8 @@ class SourceAdmin(Dated):
             told = shown.stored
             rows = f"{told.accepted} new, {told.changed} changed, {told.duplicates} duplicate and {told.refused} refused rows"
             first = "; ".join(", ".join(f"{k}={v}" for k, v in row.items()) for row in shown.rows[:3])
-            text = f"{source.key} since {shown.since:%Y-%m-%d %H:%MZ}: {rows}. {' '.join(told.problems[:3])} First: {first}"
+            part = ", in the first part alone" if shown.more else ""
+            text = f"{source.key} since {shown.since:%Y-%m-%d %H:%MZ}: {rows}{part}. {' '.join(told.problems[:3])} First: {first}"
             messages.info(request, text[:2_000])
 
     def get_readonly_fields(self, request: HttpRequest, obj: Source | None = None) -> list[str]:

@@ -131,5 +131,12 @@ def test_a_source_made_here_is_checked_and_tried_out(person: Client, team: Team,
     tried = person.post(
         "/admin/telemetry/source/", {"action": "try_out", "_selected_action": [made.pk]}, follow=True
     ).content.decode()
-    assert "1 new, 0 changed, 0 duplicate and 0 refused rows" in tried
+    assert "1 new, 0 changed, 0 duplicate and 0 refused rows." in tried
     assert stored() == []
+
+    many = [line(1, "3.5").replace(":00:00", f":{n // 60:02}:{n % 60:02}") for n in range(3_600)]
+    (tmp_path / "rows.csv").write_text("\n".join([header, *many, *(row.replace("control", "nobody") for row in many)]))
+    tried = person.post(
+        "/admin/telemetry/source/", {"action": "try_out", "_selected_action": [made.pk]}, follow=True
+    ).content.decode()
+    assert "3600 new, 0 changed, 0 duplicate and 1400 refused rows, in the first part alone." in tried
