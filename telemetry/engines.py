@@ -42,6 +42,8 @@ def _one(query: str) -> str:
 
 def _from_file(source: Source, bounds: Mapping[str, dt.datetime], limit_s: float) -> Iterator[list[dict[str, Any]]]:
     path = file_of(source.path)
+    if not path.is_file():  # the engine, which may open this file alone, would speak of permissions
+        raise SourceFailed(f"There is no file {source.path[:80]!r} in the folder of files, DECISIONING_FILES.")
     quoted = str(path).replace("'", "''")
     read_it = "read_csv" if path.suffix.lower() == ".csv" else "read_parquet"
     options: dict[str, Any] = {"threads": "1", "memory_limit": "256MB", "autoinstall_known_extensions": "false"}

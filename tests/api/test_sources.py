@@ -368,6 +368,16 @@ def test_a_file_outside_its_folder_is_refused(ops: Caller, path: str) -> None:
     assert response.status_code == 422
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_file_that_is_not_there_is_said_to_be_missing(ops: Caller, tmp_path: Path, kind: str) -> None:
+    ops.experiment()
+    (tmp_path / f"folder.{kind}").mkdir()
+    for name in (f"gone.{kind}", f"folder.{kind}"):
+        response = ops.post("/api/sources?dry_run=true", file_plan(name))
+        assert (response.status_code, response.json()["code"]) == (422, "source_failed")
+        assert response.json()["detail"] == f"There is no file '{name}' in the folder of files, DECISIONING_FILES."
+
+
 @pytest.mark.parametrize(
     "query",
     [
