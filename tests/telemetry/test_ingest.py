@@ -107,6 +107,20 @@ def test_the_same_revision_with_another_value_is_a_conflict(target: Target, now:
     assert (refusal.value.code, refusal.value.status) == ("conflicting_row", 409)
 
 
+def test_a_row_without_a_revision_keeps_the_one_it_corrects_so_that_only_a_higher_one_replaces_it(
+    target: Target, now: dt.datetime
+) -> None:
+    send(target, row(1.0, revision=5), now=now)
+    assert send(target, row(2.0), now=now) == (0, 1, 0)
+    assert send(target, row(9.0, revision=4), now=now) == (0, 0, 1), "what was outdated before is outdated now"
+    with pytest.raises(IngestRefused) as refusal:
+        send(target, row(1.0, revision=5), now=now)
+    assert refusal.value.code == "conflicting_row"
+    assert send(target, row(2.0, revision=5), now=now) == (0, 0, 1)
+    assert send(target, row(1.0, revision=6), now=now) == (0, 1, 0)
+    assert stored(target) == [1.0]
+
+
 @pytest.mark.parametrize(
     ("wrong", "code", "pointer"),
     [
