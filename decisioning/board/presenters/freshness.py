@@ -12,13 +12,8 @@ from django.urls import reverse
 from decisioning.board import charts, words
 from decisioning.board.presenters.frame import query
 from decisioning.board.presenters.gates import svg
-<<<<<<< HEAD
-from decisioning.board.presenters.records import RESULTS, present_runs
-from telemetry.freshness import LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST, state
-=======
 from decisioning.board.presenters.records import FRESHNESS, RESULTS, present_runs
-from telemetry.freshness import LATENCIES_SQL, WORST_LAST, state
->>>>>>> fbcfe99 (Say of a source how what it feeds fares, and in the terminal when data came, is due and how long it takes)
+from telemetry.freshness import LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST, state
 from telemetry.models import RefreshRun
 from telemetry.refresh import FED_SQL
 
