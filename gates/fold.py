@@ -426,15 +426,12 @@ def _keep(court: Judge, body: _Body, slot: int) -> Kept:
 
 def _state(court: Judge, body: _Body, slot: int, kept: tuple[Kept, ...]) -> State:
     is_known = slot >= court.plan.created_at
-    started_at = court.plan.started_at
+    bases = [cursor.base if is_known else court.plan.started_at for cursor in body.cursors.series]
     return State(
         slot=slot,
         facts=_facts(court, slot),
         lags=court.lags if is_known else court.no_lags,
-        needs={
-            source.name: cursor.base if is_known else started_at
-            for source, cursor in zip(court.sources, body.cursors.series, strict=True)
-        },
+        needs=dict(zip(court.series_index, bases, strict=True)),
         body=_ENCODER.encode(body),
         kept=kept,
     )
@@ -557,7 +554,8 @@ class _Strand:
         i, ts = self.position, self.ts
         while i < len(ts) and ts[i] <= instant:
             n, received = self.n[i], self.received[i]
-            cursor.arrived = max(cursor.arrived, received)
+            if received > cursor.arrived:
+                cursor.arrived = received
             if self.cumulative:
                 if n is not None:
                     restated = restated or (cursor.n_through is not None and n < cursor.n_through)
@@ -578,7 +576,8 @@ class _Strand:
                     cursor.sums = merge(cursor.sums, bucket)  # type: ignore[arg-type]
             i += 1
         self.position = i
-        cursor.through = max(cursor.through, instant)
+        if instant > cursor.through:
+            cursor.through = instant
         return restated
 
     @cached_property
@@ -832,7 +831,8 @@ class _Stretch:
                 bases.append(horizon)
             if source.at_present:
                 bases.append(present)
-            bases += [cursors.target_through[t] for t in source.targets]
+            if source.targets:
+                bases += [cursors.target_through[t] for t in source.targets]
             base = max(min(bases), floor)
             read = bisect_right(strand.ts, base)
             units = strand.units_after(read) if source.splits else None
@@ -1276,11 +1276,9 @@ class _Stretch:
         for metric in court.counting:
             if metric in self.cursors.alarmed:
                 continue
-            instants = self._suspicious(self.by_metric[metric], floor)
-            slots = {
-                slot for ts in instants if (slot := self._judged(court.slot_at(ts + court.closed_after))) is not None
-            }
-            for slot in sorted(slots):
+            lag = court.closed_after
+            slots = {self._judged(court.slot_at(ts + lag)) for ts in self._suspicious(self.by_metric[metric], floor)}
+            for slot in sorted([slot for slot in slots if slot is not None]):
                 units = self._split_at(metric, slot)
                 if units is None:
                     continue

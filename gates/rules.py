@@ -748,7 +748,7 @@ class Rules:
         judge, goals, guards = self.judge, self.goals[index], self.guards[index]
         if self._unsafe(variant, arms):
             return 1, "delete", "unsafe", "open"
-        if self.memory.alarm or any(bounds.invalid for bounds in self.measured[index]):
+        if self.memory.alarm or True in [bounds.invalid for bounds in self.measured[index]]:
             return 2, "review", "invalid", "open"
         if self._harmful(index, variant, final=step.final):
             return 3, "delete", "harm", "open"
@@ -797,7 +797,7 @@ class Rules:
                 if fresh >= MISSING and arm in own:
                     return "no_data"
                 stale = stale or fresh != MISSING
-        if any(bounds.verdict == "no_data" for bounds in self.measured[index]):
+        if "no_data" in [bounds.verdict for bounds in self.measured[index]]:
             return "no_data"
         if "no_data" in memory.watched:
             for watch, verdict in zip(judge.watches, memory.watched, strict=True):
@@ -879,17 +879,20 @@ class Rules:
         if standing.readable_at is None and standing.row > COLLECTING:
             standing.readable_at = step.slot
         counts = newer or standing.code == "undecided"
-        held_at = self.judge.horizon(step.slot), max([step.slot, *[b.arrived for b in self.measured[index]]])
         if standing.action != "hold" and standing.streak < persist and (counts or step.final):
             standing.streak = persist if step.final else standing.streak + 1
             if standing.streak == persist:
-                standing.stable_at, standing.knowable_at = held_at
+                standing.stable_at, standing.knowable_at = self._held_at(index, step)
         if standing.row == HOLD_OPEN and newer and standing.calm < persist:
             standing.calm += 1
             if standing.calm == persist:
-                standing.calm_at, standing.calm_knowable_at = held_at
+                standing.calm_at, standing.calm_knowable_at = self._held_at(index, step)
         if newer:
             standing.counted = instants
+
+    def _held_at(self, index: int, step: Step) -> tuple[int, int]:
+        """Up to which instant a look reads, and when that could be known."""
+        return self.judge.horizon(step.slot), max([step.slot, *[b.arrived for b in self.measured[index]]])
 
     def _propose_at_once(self, index: int, standing: Standing, step: Step) -> None:
         latch = standing.latch
