@@ -252,18 +252,23 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 
 
 def _claim(ids: Sequence[int], now: dt.datetime) -> list[int]:
-    """Lock what another worker has neither dealt with meanwhile nor holds."""
+    """Lock what another worker has neither dealt with meanwhile nor holds.
+
+    Asked again once it is locked: who was done a moment before was still to do by what the first statement could see.
+    """
+    locked = list(ids)
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT c.experiment_id FROM metadata.cursors c
-            WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
-              SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id))
-            FOR UPDATE OF c SKIP LOCKED
-            """,
-            [list(ids), now],
-        )
-        return [pk for (pk,) in cursor.fetchall()]
+        for lock in (" FOR UPDATE OF c SKIP LOCKED", ""):
+            cursor.execute(_DUE + lock, [locked, now])
+            locked = [pk for (pk,) in cursor.fetchall()]
+    return locked
+
+
+_DUE = """
+SELECT c.experiment_id FROM metadata.cursors c
+WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
+  SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id))
+"""
 
 
 def _take_changes(ids: Sequence[int]) -> dict[int, list[tuple[str, int, int]]]:
