@@ -215,7 +215,7 @@ def stale_series(experiment: Experiment, now: dt.datetime) -> list[str]:
             SELECT m.key || ' of ' || v.key
             FROM metadata.target_kpis t JOIN metadata.metrics m ON m.id = t.metric_id
             JOIN metadata.variants v ON v.experiment_id = t.experiment_id AND v.dropped_at IS NULL
-            LEFT JOIN LATERAL ({_WATERMARK}) AS newest ON true
+            CROSS JOIN LATERAL (SELECT {_WATERMARK} AS ts) AS newest
             WHERE t.experiment_id = %s AND t.role IN ('goal', 'guardrail', 'exposure')
               AND (newest.ts IS NULL OR newest.ts < %s - make_interval(secs => m.expected_every_s + m.freshness_target_s))
             ORDER BY 1

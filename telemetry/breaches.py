@@ -20,7 +20,7 @@ JOIN metadata.metrics m ON m.id = k.metric_id
 CROSS JOIN LATERAL (
   SELECT min(x.ts) AS watermark, count(*) = count(x.ts) AS whole
   FROM metadata.variants v
-  LEFT JOIN LATERAL ({WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality")}) AS x ON true
+  CROSS JOIN LATERAL (SELECT {WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality")} AS ts) AS x
   WHERE v.experiment_id = e.id AND v.dropped_at IS NULL) AS n
 WHERE e.status = 'running'
   AND coalesce(CASE WHEN n.whole THEN n.watermark END, greatest(e.started_at, e.created_at)) < %s - make_interval(secs => m.expected_every_s + m.freshness_target_s)

@@ -114,22 +114,10 @@ def _next_bucket(at: datetime, every_s: int) -> int:
 
 # The same for the database. Parameter: %(now)s ----------------------------------------------------------------------------
 
-WATERMARK_SQL = """
-  SELECT CASE WHEN {temporality} = 'cumulative' AND w.n IS NOT NULL THEN (
-    SELECT min(c.ts) FROM metrics.experiment_kpis c
-    WHERE c.experiment_id = {experiment} AND c.metric = {metric} AND c.variant = {variant} AND c.ts <= w.ts AND c.ts > coalesce((
-      SELECT max(o.ts) FROM metrics.experiment_kpis o
-      WHERE o.experiment_id = {experiment} AND o.metric = {metric} AND o.variant = {variant} AND o.ts < w.ts
-        AND o.n IS DISTINCT FROM w.n), '-infinity')) ELSE w.ts END AS ts
-  FROM metrics.experiment_kpis w
-  WHERE w.experiment_id = {experiment} AND w.metric = {metric} AND w.variant = {variant} AND w.n IS DISTINCT FROM 0
-  ORDER BY w.ts DESC LIMIT 1
-"""
+WATERMARK_SQL = "metrics.watermark({experiment}, {metric}, {variant}, {temporality})"
 """ts of the newest row of one series that brought new units: rows with n = 0 bring none, nor do those that repeat a cumulative n."""
-WATERMARK_BESIDE_SQL = f"""
-  SELECT CASE WHEN {{row}}.n IS DISTINCT FROM 0 AND {{temporality}} <> 'cumulative' THEN {{row}}.ts ELSE ({WATERMARK_SQL}) END AS ts
-"""  # noqa: S608 - constants
-"""The same where the newest row of any kind is at hand as {row}: most are what is looked for."""
+WATERMARK_BESIDE_SQL = f"CASE WHEN {{row}}.n IS DISTINCT FROM 0 AND {{temporality}} <> 'cumulative' THEN {{row}}.ts ELSE {WATERMARK_SQL} END"
+"""The same where the newest row of any kind is at hand as {row}: most are what is looked for. Null where there is none."""
 
 STATE_SQL = """CASE WHEN {watermark} IS NULL THEN 'unknown'
   WHEN {now} - {watermark} <= make_interval(secs => {every_s}) THEN 'fresh'

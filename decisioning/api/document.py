@@ -111,7 +111,7 @@ _KPIS = f"""
     LEFT JOIN LATERAL (
       SELECT r.ts, r.value, r.n, r.received_at FROM metrics.experiment_kpis r
       WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = a.key ORDER BY r.ts DESC LIMIT 1) AS r ON true
-    LEFT JOIN LATERAL ({_WATERMARK}) AS news ON true
+    CROSS JOIN LATERAL (SELECT {_WATERMARK} AS ts) AS news
     WHERE a.experiment_id = e.id) AS v
   WHERE k.experiment_id = e.id
 """

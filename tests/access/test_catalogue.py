@@ -38,6 +38,7 @@ CALLABLE = {
     "metrics.default_partition_rows": {WORKER},
     "metrics.drop_partitions": {WORKER},
     "metrics.make_partitions": {WORKER},
+    "metrics.watermark": {WEB, WORKER},
 }
 
 

@@ -50,7 +50,8 @@ def test_the_database_finds_the_row_that_the_gates_find(
                 [measured["id"], AT + i * HOUR, n],
             )
         cursor.execute(
-            WATERMARK_SQL.format(
+            "SELECT "
+            + WATERMARK_SQL.format(
                 experiment=str(measured["id"]), metric="'m'", variant="'v'", temporality=f"'{temporality}'"
             )
         )

@@ -32,7 +32,7 @@ JOIN variants v ON v.experiment_id = e.id AND v.dropped_at IS NULL
 LEFT JOIN LATERAL (
   SELECT k.ts, k.n, k.received_at FROM experiment_kpis k
   WHERE k.experiment_id = e.id AND k.metric = m.key AND k.variant = v.key ORDER BY k.ts DESC LIMIT 1) AS newest ON true
-LEFT JOIN LATERAL ({_NEWS}) AS news ON true
+CROSS JOIN LATERAL (SELECT {_NEWS} AS ts) AS news
 WHERE {{which}}
 GROUP BY e.id, m.id, t.id ORDER BY e.id, t.position
 """  # noqa: S608 - constants
