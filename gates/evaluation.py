@@ -209,14 +209,13 @@ def differences(experiment: Experiment) -> list[str]:
     if version := judging.cursor.policy_version:  # what is stored was judged by it, whatever is in force now
         judging.policy = parse(version.body, name=version.policy.name, version=version.number)
     slot, stored = to_us(judging.cursor.judged_to) if judging.cursor.judged_to else judging.plan.started_at, None
-    with suppress(
-        StateOutdated
-    ):  # nobody goes on from a state of another version; what it led to is compared all the same
+    with suppress(StateOutdated):
         stored = State.from_bytes(zlib.decompress(judging.cursor.state))
         slot = stored.slot
     rebuilt = _rebuilt(judging, from_us(slot))
     found = []
-    if stored and stored.body != rebuilt.state.body:
+    # Nobody goes on from a state of another version, policy or plan; what it led to is compared all the same.
+    if stored and stored.fits(judging.policy, judging.plan) and stored.body != rebuilt.state.body:
         found.append(f"{experiment.key}: the state of {rfc3339(slot)} is not what the rows give.")
     kept = {step.slot: step for step in steps_until(experiment, slot)}
     given = {step.slot: step for step in rebuilt.steps}

@@ -15,6 +15,7 @@ from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates import evidence
 from gates.decisions import DecisionRefused, record_decision
 from gates.evaluation import differences, evaluate_due, open_recommendations
+from gates.fold import State
 from gates.models import (
     Cursor,
     Decision,
@@ -403,6 +404,19 @@ def test_no_slot_is_passed_over_once_the_plan_or_the_policy_has_changed(running:
             cursor.execute(f"UPDATE metadata.{table} SET {column} = {column}")  # noqa: S608 - names of this test
     with as_role("worker"):
         assert Cursor.objects.get(experiment=experiment()).quiet_to is None
+
+
+def test_a_state_is_compared_unless_nobody_would_go_on_from_it(running: Target) -> None:
+    for hour in range(1, 20):
+        send(running, bucket(START + hour * HOUR, random.Random(hour)), now=START + hour * HOUR)
+    tick(START + 20 * HOUR)
+    with as_role("worker"):
+        cursor = Cursor.objects.get()
+        state = State.from_bytes(zlib.decompress(cursor.state or b""))
+        for facts, complains in ((state.facts, True), ("of another version", False)):
+            wrong = msgspec.structs.replace(state, facts=facts, body=state.body + b"\x00")
+            Cursor.objects.update(state=zlib.compress(wrong.to_bytes()))
+            assert bool(differences(experiment())) is complains
 
 
 def test_a_state_that_another_version_left_is_told_anew_from_the_rows(running: Target) -> None:
