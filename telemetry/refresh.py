@@ -12,7 +12,16 @@ from django.db import connection, transaction
 from django.db.models import Count, Q, QuerySet
 
 from experiments.models import Experiment
-from telemetry.freshness import FAILURES_OVER, LATENCIES_SQL, RANK_SQL, STATE_SQL, WORST_LAST, State, failure_share
+from telemetry.freshness import (
+    FAILURES_OVER,
+    LATENCIES_SQL,
+    RANK_SQL,
+    STATE_SQL,
+    WATERMARK_SQL,
+    WORST_LAST,
+    State,
+    failure_share,
+)
 from telemetry.models import RefreshRun, Source
 
 RunState = Literal["ok", "failed", "missed", "running"]
@@ -103,6 +112,7 @@ _FED_MOST = 100
 _STATE = STATE_SQL.format(
     watermark="v.watermark", now="%(now)s::timestamptz", every_s="m.expected_every_s", target_s="m.freshness_target_s"
 )
+_WATERMARK = WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality")
 _LATENCIES = LATENCIES_SQL.format(
     experiment="f.experiment_id",
     metric="f.key",
@@ -124,9 +134,7 @@ WITH fed AS (
   CROSS JOIN LATERAL (
     SELECT CASE WHEN bool_and(r.ts IS NOT NULL) THEN min(r.ts) END AS watermark
     FROM metadata.variants a
-    LEFT JOIN LATERAL (
-      SELECT r.ts FROM metrics.experiment_kpis r
-      WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = a.key ORDER BY r.ts DESC LIMIT 1) AS r ON true
+    CROSS JOIN LATERAL (SELECT {_WATERMARK} AS ts) AS r
     WHERE a.experiment_id = e.id AND a.dropped_at IS NULL) AS v
   WHERE s.id = ANY (%(ids)s))
 SELECT f.id, max({RANK_SQL.format(state="f.state")}), max(p.p95_s)

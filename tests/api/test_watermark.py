@@ -12,6 +12,8 @@ from experiments.models import Experiment
 from gates.decisions import stale_series
 from telemetry.breaches import breached
 from telemetry.freshness import WATERMARK_SQL
+from telemetry.models import Source
+from telemetry.refresh import fed
 from tests.api.conftest import Caller
 from tests.conftest import as_role
 
@@ -81,3 +83,9 @@ def test_a_feed_that_goes_on_without_new_units_is_late_everywhere(ops: Caller, t
         assert [wrong.data["experiment"] for wrong in breached(now=now)] == [made["key"]]
         assert stale_series(Experiment.objects.get(pk=made["id"]), now) == ["empty of control", "empty of treatment"]
     assert ops.get("/api/freshness").json()["results"][0]["state"] == "stale"
+    with as_role("owner"):
+        source = Source.objects.create(
+            key="feed", team=ops.team, kind="file", path="x.csv", query="SELECT :since, :until", schedule_s=3600, metrics=["empty"],
+            created_at=now, due_at=now,
+        )  # fmt: skip
+    assert fed([source], now=now)[source.pk].state == "stale"
