@@ -23,8 +23,10 @@ ALLOWED_HOSTS = [
 ]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 
+ROLE = os.environ.get("DECISIONING_ROLE", "web")
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    # Workers show no admin: what only its pages need, which is most of the web side, they do not load.
+    "django.contrib.admin.apps.SimpleAdminConfig" if ROLE == "worker" else "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -81,7 +83,6 @@ TEMPLATES = [
 ]
 
 # Three logins, three sets of rights (DESIGN "Row security"). A process says which one it is; requests are the default.
-ROLE = os.environ.get("DECISIONING_ROLE", "web")
 ROLE_URLS = {
     "web": os.environ.get("DATABASE_URL", ""),
     "worker": os.environ.get("DATABASE_WORKER_URL", ""),
