@@ -80,7 +80,7 @@ TEMPLATES = [
     }
 ]
 
-# Three logins, three sets of rights (DESIGN "Row security"). A process says which one it is; requests are the default.
+# Three logins, three sets of rights (docs/adr/0005-row-security-with-three-logins.md). A process says which one it is; requests are the default.
 ROLE = os.environ.get("DECISIONING_ROLE", "web")
 ROLE_URLS = {
     "web": os.environ.get("DATABASE_URL", ""),
@@ -146,7 +146,7 @@ def mailer(url: str) -> dict[str, object]:
     }
 
 
-# Redis only wakes things up: every value in it may vanish at any moment (DESIGN principle 3).
+# Redis only wakes things up: every value in it may vanish at any moment (docs/adr/0004-postgresql-is-the-truth.md).
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 REDIS_OPTIONS = {"socket_timeout": 0.1, "socket_connect_timeout": 0.1, "retry_on_timeout": False}
 CACHES = {
@@ -157,7 +157,7 @@ CACHES = {
     },
 }
 
-# Fixed windows, as API.md says: per key or person, and per address for requests with neither.
+# Fixed windows, as docs/api.md says: per key or person, and per address for requests with neither.
 KEY_RATE = os.environ.get("DECISIONING_KEY_RATE", "600/m")
 ADDRESS_RATE = os.environ.get("DECISIONING_ADDRESS_RATE", "600/m")
 METRICS_TOKEN = os.environ.get("DECISIONING_METRICS_TOKEN", "")  # who sends it may read /metrics from anywhere

@@ -1,4 +1,4 @@
-"""GATES.md sections 3 and 5, row by row: what is recommended, when, how long it stands, and what takes it away."""
+"""docs/gates.md sections 3 and 5, rule by rule: what is recommended, when, how long it stands, and what takes it away."""
 
 from __future__ import annotations
 
