@@ -203,6 +203,15 @@ def test_a_guards_failing_look_repeated_without_newer_rows_is_one_look() -> None
     assert w.said(hour + 1) == ("hold", "collecting", "open")
 
 
+def test_at_the_last_look_a_guard_that_fails_once_deletes() -> None:
+    w = walk(hours=20, effects={("speed", "t1"): -0.2})
+    first = next(e.slot for e in w.folded().evaluations if gate(e, "speed_guard").verdict == "fail")
+    w.plan = msgspec.structs.replace(w.plan, ended_at=first - HOUR)
+
+    assert w.said() == ("delete", "harm", "proposed")
+    assert w.at().slot == first - HOUR // 2, "half an hour after the end, on the rows that the failing look read"
+
+
 def test_a_split_that_is_not_the_planned_one_is_reviewed_as_invalid_and_stays_so() -> None:
     w = walk(hours=40)
     w.spoil("value", "t1", 10, n=lambda i: 600)
