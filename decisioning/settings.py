@@ -23,7 +23,7 @@ ALLOWED_HOSTS = [
 ]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 
-ROLE = os.environ.get("DECISIONING_ROLE", "web")
+ROLE = os.environ.get("DECISIONING_ROLE", "web")  # which of the three logins below is ours; requests are the default
 INSTALLED_APPS = [
     # Workers show no admin: what only its pages need, which is most of the web side, they do not load.
     "django.contrib.admin.apps.SimpleAdminConfig" if ROLE == "worker" else "django.contrib.admin",
@@ -82,7 +82,7 @@ TEMPLATES = [
     }
 ]
 
-# Three logins, three sets of rights (DESIGN "Row security"). A process says which one it is; requests are the default.
+# Three logins, three sets of rights (docs/adr/0005-row-security-with-three-logins.md).
 ROLE_URLS = {
     "web": os.environ.get("DATABASE_URL", ""),
     "worker": os.environ.get("DATABASE_WORKER_URL", ""),
@@ -147,7 +147,7 @@ def mailer(url: str) -> dict[str, object]:
     }
 
 
-# Redis only wakes things up: every value in it may vanish at any moment (DESIGN principle 3).
+# Redis only wakes things up: every value in it may vanish at any moment (docs/adr/0004-postgresql-is-the-truth.md).
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 REDIS_OPTIONS = {"socket_timeout": 0.1, "socket_connect_timeout": 0.1, "retry_on_timeout": False}
 CACHES = {
@@ -158,7 +158,7 @@ CACHES = {
     },
 }
 
-# Fixed windows, as API.md says: per key or person, and per address for requests with neither.
+# Fixed windows, as docs/api.md says: per key or person, and per address for requests with neither.
 KEY_RATE = os.environ.get("DECISIONING_KEY_RATE", "600/m")
 ADDRESS_RATE = os.environ.get("DECISIONING_ADDRESS_RATE", "600/m")
 METRICS_TOKEN = os.environ.get("DECISIONING_METRICS_TOKEN", "")  # who sends it may read /metrics from anywhere

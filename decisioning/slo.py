@@ -1,4 +1,4 @@
-"""The PRD's figures about the portal itself: each with its target, its budget and what it leaves out.
+"""The portal's promises about itself: each with its target, its budget and what it leaves out.
 
 Counted from what is stored, under the row security of the caller: a team sees its own figures, an admin all of them. A tick, which
 sees every team, tells each team when a promise to it is broken (`slo.burning`).
@@ -400,7 +400,7 @@ _RECOMMENDED = f"""
 SELECT count(*) FILTER (WHERE in_time OR ({_CALM})), count(*) FILTER (WHERE in_time), count(*) FILTER (WHERE {_CALM}), count(*)
 FROM ({_JUDGED}) AS j
 """
-# What the gates that are still open lack, the one that lacks most: A of GATES.md section 6, else B, and the floor of the smaller arm.
+# What the gates that are still open lack, the one that lacks most: A of docs/gates.md section 6, else B, and the floor of the smaller arm.
 _CALM_HOLDS = f"""
 SELECT j.key, CASE WHEN runs THEN ceil(lack.units)::bigint END AS units,
        CASE WHEN runs THEN least(greatest(c.judged_to + make_interval(secs => least(lack.days, span.most) * 86400),

@@ -37,9 +37,9 @@ LOG_BYTES = 5_000_000
 LONGEST_BACKOFF_S = 30.0
 MOST_PROCESSES = 32
 WEB_THREADS = 32
+"""Of each web process. Each keeps a connection to PostgreSQL once it has had one."""
 THREAD_STACK = 16 * 1024 * 1024
 """Bytes for each of them. With the 2 MiB they get otherwise, what nests thousands deep ends the process before Python can raise RecursionError."""
-"""Of each web process. Each keeps a connection to PostgreSQL once it has had one."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,7 +29,7 @@ class Policy(models.Model):
 
 
 class PolicyVersion(models.Model):
-    """One immutable body (GATES.md section 4). The newest activated version of a policy judges."""
+    """One immutable body (docs/gates.md section 4). The newest activated version of a policy judges."""
 
     policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="versions")
     team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE, related_name="+", editable=False)
@@ -203,7 +203,7 @@ class Recommendation(OfExperiment):
     """One proposal for one variant (null: for the experiment as a whole). Its wording and figures never change.
 
     Open until a person answers (its decision), a later fold no longer gives it or something else settles it
-    (`superseded_at`, `superseded_because`), or rows 1-3 of GATES.md section 5 take it back (`withdrawn_at`).
+    (`superseded_at`, `superseded_because`), or rows 1-3 of docs/gates.md section 5 take it back (`withdrawn_at`).
     """
 
     class Superseded(models.TextChoices):

@@ -1,6 +1,6 @@
 """Policies: what a team wants proved before it scales or deletes, as data. Parse, lint, derive gates, say them aloud. Pure.
 
-A body is the JSON of GATES.md section 4. `lint` says everything that is wrong with one, `parse` makes the typed `Policy`,
+A body is the JSON of docs/gates.md section 4. `lint` says everything that is wrong with one, `parse` makes the typed `Policy`,
 `derive` makes the gates of one plan out of policy and KPIs, `sentence` reads one gate rule aloud.
 """
 
@@ -70,7 +70,7 @@ class GateRule(msgspec.Struct, frozen=True, rename={"for_": "for"}, omit_default
 
 
 class Policy(msgspec.Struct, frozen=True, cache_hash=True):
-    """A parsed policy version. Seconds, days, units and fractions as in GATES.md section 4; hashable."""
+    """A parsed policy version. Seconds, days, units and fractions as in docs/gates.md section 4; hashable."""
 
     gates: tuple[GateRule, ...]
     alpha: float = 0.05

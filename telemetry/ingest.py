@@ -72,7 +72,7 @@ class BadRow:
 
 
 class IngestRefused(Exception):
-    """Nothing of the batch was stored. `status` is the HTTP status the contract gives it."""
+    """Nothing of the batch was stored. `status` is the HTTP status docs/api.md gives it."""
 
     def __init__(self, code: str, message: str, *, status: int = 422, errors: Sequence[BadRow] = ()) -> None:
         super().__init__(message)

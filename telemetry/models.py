@@ -9,7 +9,7 @@ from decisioning.access.models import Team, valid_key
 
 
 class ExperimentKpi(models.Model):
-    """One bucket of one series: the PRD's metrics.experiment_kpis. `ts` is the END of the bucket.
+    """One bucket of one series, a row of metrics.experiment_kpis. `ts` is the END of the bucket.
 
     Partitioned by month on ts; written by telemetry.ingest alone, in SQL. Metric and variant are text so that a person
     in psql and this model read the same thing.
@@ -65,7 +65,7 @@ class KpiHour(models.Model):
 
 
 class RefreshRun(models.Model):
-    """One attempt of one job to bring something up to date: the PRD's metadata.refresh_log."""
+    """One attempt of one job to bring something up to date, a row of metadata.refresh_log."""
 
     class Status(models.TextChoices):
         RUNNING = "running"
@@ -81,7 +81,7 @@ class RefreshRun(models.Model):
     finished_at = models.DateTimeField(null=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.RUNNING)
     rows = models.PositiveBigIntegerField(null=True, help_text="Rows written; null when the job did not say.")
-    error = models.TextField(null=True, blank=True)  # noqa: DJ001 - null: no error, as the PRD has it
+    error = models.TextField(null=True, blank=True)  # noqa: DJ001 - null: no error
     data_watermark = models.DateTimeField(null=True, blank=True, help_text="Newest ts among the rows.")
     heartbeat_at = models.DateTimeField(
         null=True, blank=True, help_text="When a run of a source last showed life; null for jobs that run elsewhere."

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import httpx
 
 type Json = dict[str, Any]
-"""A JSON object as API.md shows it."""
+"""A JSON object as docs/api.md shows it."""
 
 ROWS_A_BATCH = 10_000
 _LATER = frozenset({429, 502, 503, 504})
@@ -124,7 +124,7 @@ class Portal:
     # Experiments ------------------------------------------------------------------------------------------------------
 
     def create_experiment(self, plan: Mapping[str, Any]) -> Json:
-        """Create an experiment as API.md "Create" says; returns its document."""
+        """Create an experiment as docs/api.md says under Create; returns its document."""
         made: Json = self.post("/api/experiments", plan)
         return made
 

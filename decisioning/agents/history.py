@@ -359,7 +359,7 @@ def _name(text: str) -> str:
 
 
 def _key(text: str, word: str = "arm") -> str:
-    """A key of an experiment or a variant as API.md wants it, as near to the text as it can be.
+    """A key of an experiment or a variant as docs/api.md wants it, as near to the text as it can be.
 
     >>> _key("One-Page Checkout!"), _key("2")
     ('one-page-checkout', 'arm-2')

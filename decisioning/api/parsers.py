@@ -108,7 +108,7 @@ def _unfit_texts(value: object, pointer: str) -> Iterator[Error]:
 
 
 def _unpaired_surrogates(body: bytes) -> list[Error]:
-    """msgspec calls half a surrogate pair broken JSON; the contract calls it a bad text, so look again with json."""
+    """msgspec calls half a surrogate pair broken JSON; docs/api.md calls it a bad text, so look again with json."""
     if b"\\u" not in body:
         return []
     try:

@@ -6,7 +6,7 @@ from rest_framework import serializers as s
 
 Shape = s.Serializer[Any]
 
-# The words of the contract. The document names each list (settings: ENUM_NAME_OVERRIDES), so that generated clients have names too.
+# The words of docs/api.md. The OpenAPI document names each list (settings: ENUM_NAME_OVERRIDES), so that generated clients have names too.
 ACTIONS = ["scale", "delete", "review", "hold"]
 RECOMMENDATION_STATES = ["open", "proposed", "answered", "suspended", "superseded", "withdrawn"]
 ANSWERS = ["accept", "override"]

@@ -104,7 +104,7 @@ class Refresh(Door):
 
 
 def problem(refusal: sources.SourceRefused | sources.SourceFailed) -> Problem:
-    """Refusals of sources in the contract's words."""
+    """Refusals of sources as problem documents."""
     if isinstance(refusal, sources.SourceFailed):
         return Problem(422, "source_failed", str(refusal))
     return Problem(refusal.status, refusal.code, str(refusal), errors=refusal.errors)

@@ -35,7 +35,7 @@ TONES = {
 }
 _ICONS = {"succeeded": "pass", "aborted": "fail", "running": "clock", "unknown": "no_data", "due": "clock"}
 
-# What each recommendation code says in a word or three (GATES.md section 5).
+# What each recommendation code says in a word or three (docs/gates.md section 5).
 CODES = {
     "unsafe": "Safety stop",
     "invalid": "Split or reading is wrong",
@@ -233,7 +233,7 @@ _Parts = list[Part | str]
 
 
 def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) -> list[Sentence]:
-    """A policy body as sentences in the order of GATES.md section 5; values that differ from `live` are marked."""
+    """A policy body as sentences in the order of docs/gates.md section 5; values that differ from `live` are marked."""
     then = live if live is not None else body
     before = {gate["name"]: gate for gate in then["gates"]}
 

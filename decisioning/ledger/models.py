@@ -49,7 +49,7 @@ class OutboxMessage(models.Model):
 
     team_id = models.BigIntegerField()
     experiment_id = models.BigIntegerField(null=True)
-    type = models.CharField(max_length=40, help_text="Such as decision.proposed; API.md lists them.")
+    type = models.CharField(max_length=40, help_text="Such as decision.proposed; docs/notifications.md lists them.")
     data = models.JSONField()
     created_at = models.DateTimeField()
     fanned_out_at = models.DateTimeField(

@@ -193,7 +193,7 @@ def test_an_unknown_setting_of_a_plan_is_refused() -> None:
 
 
 class FakePortal:
-    """Answers create, document and rows, and remembers rows, as the contract says."""
+    """Answers create, document and rows, and remembers rows, as docs/api.md says."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, dict[str, object]] = {}

@@ -20,7 +20,7 @@ ENDS = {"COMPLETE": (1, "succeeded"), "ABORT": (2, "aborted"), "FAIL": (3, "fail
 
 
 def expected(events: list[RunEvent]) -> tuple[Any, ...]:
-    """What API.md says of all events of one run, in any order."""
+    """What docs/api.md says of all events of one run, in any order."""
     started = min((e.at for e in events if e.kind == "START"), default=None)
     ends = [e for e in events if e.kind in ENDS]
     if not ends:

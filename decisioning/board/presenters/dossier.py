@@ -30,7 +30,6 @@ from telemetry.models import ExperimentKpi
 from telemetry.refresh import runs_feeding
 
 _MOVES = {"running": "Start", "paused": "Pause", "stopped": "Stop"}
-_MARKS = {"pass": "pass", "fail": "fail", "invalid": "invalid"}
 # What an answer does, in words that end the choice it stands beside.
 _THEN = {
     "scale": "The variant {variant} goes to everyone; the experiment ends as scaled.",

@@ -1,4 +1,4 @@
-"""How old the data is: by the newest row's own time, never by when a job last ran (API.md "Common habits")."""
+"""How old the data is: by the newest row's own time, never by when a job last ran (docs/api.md, Habits)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
