@@ -51,7 +51,7 @@ def replay(document: bytes) -> bytes:
     """
     try:
         given = json.loads(document)
-        revision = int({FORMAT: given.get("rules", 0), 1: 1}.get(given["format"], 0))
+        revision: int = given["rules"] if given["format"] == FORMAT else 1 if given["format"] == 1 else 0
         if revision not in REVISIONS:
             raise EvidenceRefused(
                 f"Evidence of format {given['format']!r} by rules of revision {revision}; this version replays formats 1 and "
