@@ -292,10 +292,8 @@ class _Sentences:
             return f"{name}: {self._unread(comparison, bounds, variant)}."
         level = 100 * (1 - comparison.alpha)
         best = ""
-        if bounds.running_lower is not None and (bounds.running_lower, bounds.running_upper) != (
-            bounds.lower,
-            bounds.upper,
-        ):
+        running = bounds.running_lower, bounds.running_upper
+        if running not in ((None, None), (_ended(bounds.lower), _ended(bounds.upper))):
             best = (
                 f", over all looks {_effect(comparison, bounds.running_lower)} "
                 f"to {_effect(comparison, bounds.running_upper)}"
@@ -309,7 +307,8 @@ class _Sentences:
     def _unread(self, comparison: Comparison, bounds: Bounds, variant: str) -> str:
         control = self.court.control or ""
         if bounds.why == "zero":
-            return f"{control} is still 0, so there is no relative effect yet"
+            mend = "" if self.court.revision == 1 else "; if it is 0 by design, use effect difference"
+            return f"{control} is still 0, so there is no relative effect yet{mend}"
         if bounds.why == "unreadable":
             return f"a row of {control} or {variant} cannot be read"
         if bounds.why == "missing":
@@ -326,7 +325,7 @@ class _Sentences:
             if not bounds.readable or bounds.verdict in ("pass", "fail", "invalid"):
                 continue
             word = "lower bound above" if comparison.goal else "guard's lower bound above"
-            have = bounds.running_lower if bounds.running_lower is not None else bounds.lower
+            have = bounds.lower if bounds.running_lower is None else bounds.running_lower
             sentence = (
                 f"Scale needs the {word} {_effect(comparison, comparison.scale_above)} for {_name(comparison.kpi)}; "
                 f"it is {_effect(comparison, have)}"
@@ -662,16 +661,25 @@ def _reading(bounds: Bounds) -> Reading | None:
         at=bounds.at,
         n=bounds.n,
         estimate=_round(bounds.estimate),
-        lower=_round(bounds.lower),
-        upper=_round(bounds.upper),
-        running_lower=None if bounds.running_lower is None else _round(bounds.running_lower),
-        running_upper=None if bounds.running_upper is None else _round(bounds.running_upper),
-        p=None if bounds.p is None else _round(bounds.p),
+        lower=_bounded(bounds.lower),
+        upper=_bounded(bounds.upper),
+        running_lower=_bounded(bounds.running_lower),
+        running_upper=_bounded(bounds.running_upper),
+        p=_bounded(bounds.p),
     )
 
 
+def _bounded(value: float | None) -> float | None:
+    """An end of an interval as people and evidence read it; None where there is none."""
+    return None if value is None or math.isinf(value) else _round(value)
+
+
+def _ended(value: float) -> float | None:
+    return None if math.isinf(value) else value
+
+
 def _effect(comparison: Comparison, value: float | None) -> str:
-    if value is None:
+    if value is None or math.isinf(value):
         return "not known"
     if comparison.gate.effect == "relative":
         return _percent(value)

@@ -23,7 +23,7 @@ from gates.plan import DAY, SECOND, Baseline, Kpi, Plan, Variant
 from gates.policy import parse
 from gates.rules import judge
 from gates.series import Series
-from gates.statistics.effects import relative_se, relative_uplift
+from gates.statistics.effects import difference, relative_interval, relative_se, with_spread
 from gates.statistics.moments import Arm
 from gates.statistics.sequences import half_width
 
@@ -149,21 +149,28 @@ def decide(
     min_days: int,
     scale_above: float = 0.0,
     delete_below: float = WORTHWHILE,
+    decrease: bool = False,
 ) -> Decisions:
     """Rows 5 to 8 and persistence. control, treatment: (n, mean, M2) at each look, shape (runs, looks), a look an hour."""
     c, t = (Arm(mean, m2 / (n - 1), n) for n, mean, m2 in (control, treatment))
     with np.errstate(all="ignore"):
-        estimate, se = relative_uplift(t, c, xp=np)
-        half = half_width(se, c.n + t.n, rho2, alpha, xp=np)
-        noise = np.maximum(relative_se(*c, xp=np), relative_se(*t, xp=np))
-        lowers, uppers = estimate - half, estimate + half
-    looks = np.arange(estimate.shape[1])
-    ready = (np.minimum(c.n, t.n) >= MIN_UNITS) & (np.minimum(c.v, t.v) > 0) & (noise <= MAX_RELATIVE_SE)
-    ready &= looks + 1 >= min_days * 24
-    lower = np.maximum.accumulate(np.where(ready, lowers, -np.inf), axis=1)
-    upper = np.minimum.accumulate(np.where(ready, uppers, np.inf), axis=1)
-    passes, small = ready & (lower > scale_above), upper < delete_below
-    action = np.where(passes & small, TOO_SMALL, np.where(passes, SCALE, np.where(ready & small, DELETE, OPEN)))
+        c, t = with_spread(c, t, xp=np), with_spread(t, c, xp=np)
+        lowers, uppers = relative_interval(t, c, half_width(1.0, c.n + t.n, rho2, alpha, xp=np), xp=np)
+        larger = np.maximum(np.abs(c.m), np.abs(t.m))
+        noise = np.maximum(relative_se(larger, c.v, c.n, xp=np), relative_se(larger, t.v, t.n, xp=np))
+        own = relative_se(*c, xp=np)
+        spread = difference(t, c, xp=np)[1]
+    if decrease:
+        lowers, uppers = -uppers, -lowers
+    looks = np.arange(noise.shape[1])
+    may_fail = (np.minimum(c.n, t.n) >= MIN_UNITS) & (spread > 0) & (noise <= MAX_RELATIVE_SE)
+    may_fail &= looks + 1 >= min_days * 24
+    may_pass = may_fail & (own <= MAX_RELATIVE_SE)
+    lower = np.maximum.accumulate(np.where(may_pass, lowers, -np.inf), axis=1)
+    upper = np.minimum.accumulate(np.where(may_fail, uppers, np.inf), axis=1)
+    small = may_fail & (upper < delete_below)
+    passes = (may_pass | small) & (lower > scale_above)
+    action = np.where(passes & (upper < delete_below), TOO_SMALL, np.where(passes, SCALE, np.where(small, DELETE, OPEN)))
     return _first_held(action)
 
 
