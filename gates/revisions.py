@@ -62,9 +62,7 @@ class FirstRules(Rules):
         bounds.small, bounds.lost = upper < comparison.fail_below, upper < 0
         bounds.invalid = bounds.invalid or lower > comparison.scale_above > upper
 
-    def _own_floor(
-        self, comparison: Comparison, bounds: Bounds, c: Arm, t: Arm, states: tuple[State, State]
-    ) -> str:
+    def _own_floor(self, comparison: Comparison, bounds: Bounds, c: Arm, t: Arm, states: tuple[State, State]) -> str:
         policy = self.judge.policy
         if min(bounds.arms) < policy.min_units:
             return "units"

@@ -59,6 +59,8 @@ def relative_interval(treatment: Arm, control: Arm, reach: Any, *, xp: Any = mat
     a, b = c * c - s_c, t * t - s_t  # above 0: the mean is told from 0
     within = s_t * a + s_c * (t * t)
     side = xp.copysign(1.0, t + 0.0)
+    far: Any
+    near: Any
     if xp is np:
         q = t * c + side * np.sqrt(np.maximum(within, 0.0))
         far = np.where(a > 0, q / a, side * np.inf)
@@ -72,7 +74,7 @@ def relative_interval(treatment: Arm, control: Arm, reach: Any, *, xp: Any = mat
     return (low - 1.0, high - 1.0) if sign > 0 else (1.0 - high, 1.0 - low)
 
 
-def with_spread(arm: Any, other: Any, *, xp: Any = math) -> Arm:
+def with_spread(arm: Arm, other: Arm, *, xp: Any = math) -> Arm:
     """An arm of which every unit has the same value, with the spread of the other arm: what it shows itself is that its units are too
     few to tell, or that all it had is gone.
 
@@ -80,7 +82,7 @@ def with_spread(arm: Any, other: Any, *, xp: Any = math) -> Arm:
     Arm(m=0.0, v=9.0, n=50)
     """
     if xp is math:
-        return arm if arm.v > 0 else arm._replace(v=max(other.v, 0.0))  # type: ignore[no-any-return]
+        return arm if arm.v > 0 else arm._replace(v=max(other.v, 0.0))
     return Arm(arm.m, np.where(arm.v > 0, arm.v, np.maximum(other.v, 0.0)), arm.n)  # type: ignore[arg-type]
 
 

@@ -653,6 +653,8 @@ def test_swapping_the_arms_of_a_difference_flips_its_sign() -> None:
     a, b = gate(w.at(), "value_uplift").reading, gate(swapped.at(), "value_uplift").reading
     assert a is not None
     assert b is not None
+    assert b.lower is not None
+    assert b.upper is not None
     assert (a.estimate, a.lower, a.upper) == pytest.approx((-b.estimate, -b.upper, -b.lower), rel=1e-9)
 
 
