@@ -393,8 +393,9 @@ class _Sentences:
             elif status != FRESH and watermark is not None:
                 age = (court.present(slot) - watermark) // SECOND
                 last = "" if received is None else f", last refreshed {rfc3339(received)}"
+                newest = "its newest row is of" if court.revision == 1 else "nothing new since its row of"
                 said.append(
-                    f"{metric} of {arm} is stale: its newest row is of {rfc3339(watermark)}, {_span(age)} old{last} ({due})."
+                    f"{metric} of {arm} is stale: {newest} {rfc3339(watermark)}, {_span(age)} old{last} ({due})."
                 )
         return said
 

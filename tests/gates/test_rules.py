@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -417,6 +418,46 @@ def test_a_restated_cumulative_count_suspends_until_it_has_held_again() -> None:
     assert gate(w.at(42), "orders_uplift").reading.running_lower is not None  # type: ignore[union-attr]
     assert w.said(44) == ("scale", "wins", "suspended")
     assert w.said(46) == ("scale", "wins", "proposed")
+
+
+def closed_cohort(**given: Any) -> Walk:
+    """Enrolment ends after hour 20; what the same users do goes on."""
+    w = walk(COUNTED, hours=60, **given)
+    for variant in ("control", "t1"):
+        w.rows["orders", variant] = series = cumulative(w.rows["orders", variant])
+        w.spoil("orders", variant, 20, n=always(series.n[19]))
+    return w
+
+
+def test_a_cohort_whose_enrolment_has_closed_lives_on() -> None:
+    w = closed_cohort()
+
+    assert w.said() == ("scale", "wins", "proposed")
+    assert gate(w.at(), "freshness", None).verdict == "pass"
+    for variant in ("control", "t1"):  # their spread alone is news as well
+        value = w.rows["orders", variant].value[19]
+        w.spoil("orders", variant, 20, value=always(value), variance=lambda i: 16.0 + i / 100)
+    assert w.said() == ("scale", "wins", "proposed")
+
+
+def test_a_count_that_falls_by_a_thousandth_is_corrected_and_by_more_is_restated() -> None:
+    for fall, state in ((0.001, "proposed"), (0.0015, "suspended")):
+        w = closed_cohort()
+        for variant in ("control", "t1"):
+            series = w.rows["orders", variant]
+            w.spoil("orders", variant, 41, n=always(math.ceil((series.n[40] or 0) * (1 - fall))))
+        assert w.said(43) == ("scale", "wins", state)
+
+
+def test_a_blocker_never_says_that_the_newest_row_is_older_than_one_that_is_stored() -> None:
+    w = closed_cohort()
+    for variant in ("control", "t1"):
+        w.spoil("orders", variant, 40, n=always(w.rows["orders", variant].n[39]), value=always(11.0))
+    blockers = w.recommended(50).blockers
+
+    assert w.rows["orders", "control"].ts[49] == START + 50 * HOUR
+    assert any("orders of control is stale: nothing new since its row of 2024-10-05T17:00:00Z" in b for b in blockers)
+    assert not any("newest row" in blocker for blocker in blockers)
 
 
 def test_a_threshold_that_is_off_for_now_is_named_where_it_alone_holds_back_a_scale() -> None:
