@@ -272,10 +272,12 @@ class _Sentences:
             if (units := self.memory.alarm.get(metric)) is None:
                 continue
             log_e = split_log_e(self.court, units)
+            since = "" if self.court.revision == 1 else f", since {rfc3339(self.memory.alarm_at[metric])}"
             said.append(
                 f"Units of {metric} did not arrive in the planned split: {self._shares(units)} against "
                 f"{self._shares(self.court.weights, units)} planned "
-                f"(evidence {_sig(log_e)}, alarm at {LOG_ALARM:.1f}). No comparison can be trusted until that is explained."
+                f"(evidence {_sig(log_e)}, alarm at {LOG_ALARM:.1f}{since}). No comparison can be trusted until that is explained."
+                f"{self._split_mend(metric)}"
             )
         for comparison, bounds in self._comparisons(index):
             if bounds.invalid:
@@ -284,6 +286,22 @@ class _Sentences:
                     f"(L {_effect(comparison, bounds.running_lower)}) and below it (U {_effect(comparison, bounds.running_upper)})."
                 )
         return said
+
+    def _split_mend(self, metric: str) -> str:
+        """What else than a wrong split the alarm of a guard may mean: that its n counts those who came to where it is measured."""
+        roles = {self.court.kpis[other].role for other in self.memory.alarm}
+        if self.court.revision == 1 or roles != {"guardrail"}:
+            return ""
+        even = [
+            f"n of {other} came as planned ({self._shares(units)})"
+            for other, units in self.detail.split.items()
+            if other not in self.memory.alarm
+        ]
+        seen = f" {_list(even)}." if even else ""
+        return (
+            f"{seen} If n of {metric} counts only some of the users assigned, such as those who ordered, "
+            f"set counts_assignment: false on {metric}."
+        )
 
     def _measured(self, comparison: Comparison, bounds: Bounds, variant: str) -> str:
         """One goal or guard in numbers."""
@@ -569,10 +587,19 @@ class _Sentences:
             for metric, units in source.items()
         }
         if self.memory.alarm:
-            metric = next(metric for metric in self.court.counting if metric in self.memory.alarm)
-            units = self.memory.alarm[metric]
-            planned = self._shares(self.court.weights, units)
-            return f"Units of {metric} arrived as {self._shares(units)}, planned {planned}: alarm.", extra
+            alarmed = [metric for metric in self.court.counting if metric in self.memory.alarm]
+            if self.court.revision == 1:
+                del alarmed[1:]
+            said = []
+            for metric in alarmed:
+                units, at = self.memory.alarm[metric], self.memory.alarm_at[metric]
+                alarm = "alarm"
+                if self.court.revision > 1:
+                    alarm = f"alarm since {rfc3339(at)}"
+                    extra[metric]["since"] = rfc3339(at)
+                planned = self._shares(self.court.weights, units)
+                said.append(f"Units of {metric} arrived as {self._shares(units)}, planned {planned}: {alarm}.")
+            return f"{' '.join(said)}{self._split_mend(alarmed[-1])}", extra
         if not extra:
             return "Units are not counted in every arm yet.", extra
         most = max(split_log_e(self.court, units) for units in source.values())

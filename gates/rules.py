@@ -485,6 +485,7 @@ class Memory(msgspec.Struct, array_like=True):
     answered: int = 0
     since: dict[str, tuple[Verdict, int]] = {}
     shown: list[tuple[str, str, str]] = []
+    alarm_at: dict[str, int] = {}
 
     @classmethod
     def at_start(cls, judge: Judge) -> Memory:
@@ -616,6 +617,7 @@ class Rules:
         for metric, units in step.split.items():
             if metric not in memory.alarm and split_log_e(judge, units) >= LOG_ALARM:
                 memory.alarm[metric] = units
+                memory.alarm_at[metric] = step.slot
 
     def _look(self, step: Step) -> None:
         judge, memory = self.judge, self.memory

@@ -214,6 +214,36 @@ def test_a_split_that_is_not_the_planned_one_is_reviewed_as_invalid_and_stays_so
     assert "did not arrive in the planned split" in w.recommended().rationale[0]
 
 
+def test_a_split_alarm_names_which_series_since_when_and_with_what_counts() -> None:
+    w = walk(hours=40)
+    w.spoil("value", "t1", 10, n=lambda i: 600)
+    w.spoil("speed", "t1", 20, n=lambda i: 1900)
+    (of_value, of_speed) = (s for s in w.recommended().rationale if "planned split" in s)
+    alarms = gate(w.at(), "srm", None).extra
+
+    assert of_value.startswith("Units of value did not arrive in the planned split: control 11,994 : t1 11,241 ")
+    assert f"since {alarms['value']['since']}" in of_value
+    assert alarms["value"]["since"] < alarms["speed"]["since"] < "2024-10-05T23"
+    assert "Units of speed" in of_speed
+    reason = gate(w.at(), "srm", None).reason
+    assert all(f"alarm since {alarms[metric]['since']}" in reason for metric in ("value", "speed"))
+    assert "counts_assignment" not in reason + of_value, "a goal has lost users"
+
+
+def test_a_split_alarm_of_a_guard_alone_says_how_to_say_that_its_n_counts_some_users_only() -> None:
+    w = walk(hours=40)
+    w.spoil("speed", "control", 0, n=always(600))
+    w.spoil("speed", "t1", 0, n=always(660))
+    why = w.recommended().rationale[0]
+
+    assert w.said() == ("review", "invalid", "proposed")
+    assert "n of value came as planned (control" in why
+    assert why.endswith("set counts_assignment: false on speed.")
+    assert why.endswith(gate(w.at(), "srm", None).reason[-60:])
+    w.plan = msgspec.structs.replace(w.plan, kpis=(VALUE, msgspec.structs.replace(SPEED, counts_assignment=False)))
+    assert w.said()[0] == "scale"
+
+
 def test_n_that_does_not_count_assignment_units_is_not_checked_for_its_split() -> None:
     loose = msgspec.structs.replace(VALUE, counts_assignment=False)
     w = walk(loose, SPEED)
