@@ -157,7 +157,12 @@ def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommen
 
 
 def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
-    """What is suspended as of the newest slot is not accepted, and scales nothing: its rows died, or were restated."""
+    """What is suspended as of the newest slot is not accepted, and scales nothing: its rows died, were restated, or break judging."""
+    if cursor.unjudgeable:
+        raise DecisionRefused(
+            "recommendation_suspended",
+            f"The proposal is suspended: {cursor.unjudgeable['reason']} Decide when it stands again.",
+        )
     shown = (cursor.shown or {}).get("recommendation") or {}
     mine = [
         r

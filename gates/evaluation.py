@@ -1,20 +1,21 @@
 """The tick: what is due is locked, read, folded and written, a chunk of experiments in one transaction.
 
 The cursor's row lock is the lease: a second scheduler skips it, a crash releases it, and nothing is judged twice. One experiment
-that cannot be folded never holds up the others: it is reported and tried again at its next slot, from its rows.
+that cannot be judged, whatever step it fails at, never holds up the others: what it proposes is suspended (`gates.suspension`),
+and it is tried again at its next slot, from its rows.
 """
 
 import datetime as dt
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from django.db import connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 from django.db.models import QuerySet
 
 from decisioning.ledger.models import Heartbeat, OutboxMessage
@@ -26,23 +27,26 @@ from gates import plan as facts
 from gates.fold import Folded, State, StateOutdated, fold, quiet_to
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation, Step
 from gates.plan import Plan, from_us, rfc3339, to_us
-from gates.policy import Policy, parse
-from gates.readings import Judging, load, rows_of, series_of
+from gates.policy import Policy
+from gates.readings import Judging, Unjudgeable, load, policy_of, rows_of, series_of
 from gates.rules import Evaluation as Judged
 from gates.rules import Recommendation as JudgedRecommendation
 from gates.rules import judge
 from gates.series import Rows
+from gates.suspension import cause_of, suspend
 
 CHUNK, LONG_CHUNK, LONG_ROUND = 200, 2, 10
-_UNJUDGEABLE = (ArithmeticError, LookupError, TypeError, ValueError, AssertionError)
-"""What numbers nobody foresaw may raise in pure code; anything else is the database's and ends the tick."""
+RETRY_S = 300
+"""What could not be judged is tried again at the next slot of this width, and when its rows change."""
+_LIMITS = "54"
+"""The class of SQLSTATE that says that a value or a statement is too large: the one OperationalError that an experiment causes."""
 Superseded = Recommendation.Superseded
 _STEP = msgspec.msgpack.Decoder(slot_facts.Step)
 
 
 @dataclass
 class Done:
-    """What was dealt with. `failed`: (experiment key, error) that could not be folded.
+    """What was dealt with. `failed`: (experiment key, why) that could not be judged.
 
     passed: experiments for which nothing could have changed, moved on without a fold.
     """
@@ -170,20 +174,8 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
 def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
     """Judge those of a chunk that are still due and that nobody else holds, in the caller's transaction."""
     done = done or Done()
-    claimed = _claim(ids, now)
-    if not claimed:
-        return done
-    done.experiments += len(claimed)
-    changed = _take_changes(claimed)
-    judgings = load(claimed)
-    without_policy = set(claimed) - {j.experiment.pk for j in judgings}
-    if without_policy:
-        Cursor.objects.filter(pk__in=without_policy).update(due_at=now + dt.timedelta(minutes=5), quiet_to=None)
-    for judging in judgings:
-        judging.changed = changed.get(judging.experiment.pk, [])
-    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
-    _write_all(outcomes, now, done)
-    _move_cursors(judgings)
+    if claimed := _claim(ids, now):
+        _judge_each(claimed, now, done)
     return done
 
 
@@ -197,20 +189,22 @@ def beat(*, now: dt.datetime) -> None:
 def as_of(experiment: Experiment, slot: dt.datetime, version: PolicyVersion) -> dict[str, Any]:
     """What the gates say of a past slot on the rows stored now, by a version of a policy, in the document's words; nothing is written."""
     judging = load([experiment.pk])[0]
-    judging.policy = parse(version.body, name=version.policy.name, version=version.number)
+    judging.policy = policy_of(version)
     return found_in(_rebuilt(judging, slot).tellings[-1].evaluation)
 
 
 def differences(experiment: Experiment) -> list[str]:
     """Where the stored state, facts and evaluations are not what a rebuild from the rows gives; there must be nothing."""
+    if why := Cursor.objects.filter(pk=experiment.pk).values_list("unjudgeable__reason", flat=True).first():
+        return [f"{experiment.key}: {why}"]
     judging = load([experiment.pk])[0]
     if judging.cursor.state is None:
         return []
     if version := judging.cursor.policy_version:  # what is stored was judged by it, whatever is in force now
-        judging.policy = parse(version.body, name=version.policy.name, version=version.number)
+        judging.policy = policy_of(version)
     slot, stored = to_us(judging.cursor.judged_to) if judging.cursor.judged_to else judging.plan.started_at, None
     with suppress(StateOutdated):
-        stored = State.from_bytes(zlib.decompress(judging.cursor.state))
+        stored = _stored(judging.cursor.state)
         slot = stored.slot
     rebuilt = _rebuilt(judging, from_us(slot))
     found = []
@@ -286,6 +280,62 @@ def _take_changes(ids: Sequence[int]) -> dict[int, list[tuple[str, int, int]]]:
     return changes
 
 
+# One chunk ----------------------------------------------------------------------------------------------------------------
+
+
+def _judge_each(ids: Sequence[int], now: dt.datetime, done: Done) -> None:
+    """Judge what is locked. An experiment that cannot be judged is found by halves, and suspended alone."""
+    try:
+        with transaction.atomic():
+            judged = _judge(ids, now)
+    except Exception as error:  # whatever step it was, and whatever nobody foresaw
+        if _is_the_servers(error):
+            raise
+        if len(ids) > 1:
+            half = len(ids) // 2
+            _judge_each(ids[:half], now, done)
+            _judge_each(ids[half:], now, done)
+        else:
+            _suspend(ids[0], error, now, done)
+    else:
+        done.experiments += len(ids)
+        done.evaluations += judged.evaluations
+        done.newest_slot = max(filter(None, (done.newest_slot, judged.newest_slot)), default=None)
+
+
+def _suspend(pk: int, error: Exception, now: dt.datetime, done: Done) -> None:
+    cause = cause_of(pk, error)
+    done.failed.append((cause.key, cause.reason))
+    try:
+        with transaction.atomic():
+            _take_changes([pk])
+            suspend(pk, cause, now=now, retry_at=newest_slot(now, RETRY_S) + dt.timedelta(seconds=RETRY_S))
+    except DatabaseError as refusal:  # its changes stay noted, so nothing is scaled, and the next tick tries again
+        if _is_the_servers(refusal):
+            raise
+        done.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))
+    else:
+        done.experiments += 1
+
+
+def _is_the_servers(error: Exception) -> bool:
+    """Whether no experiment is to blame: the server is away or overloaded, or a lock or a deadline was not met. The next tick tries again."""
+    code = getattr(error.__cause__, "sqlstate", None) or ""
+    return isinstance(error, (OperationalError, InterfaceError)) and not code.startswith(_LIMITS)
+
+
+def _judge(ids: Sequence[int], now: dt.datetime) -> Done:
+    done = Done()
+    changed = _take_changes(ids)
+    judgings = load(ids)
+    for judging in judgings:
+        judging.changed = changed.get(judging.experiment.pk, [])
+    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
+    _write_all(outcomes, now, done)
+    _move_cursors(judgings)
+    return done
+
+
 # The fold -----------------------------------------------------------------------------------------------------------------
 
 
@@ -304,13 +354,7 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list
     for judging in judgings:
         state, retold = starts[judging.experiment.pk]
         to = newest_slot(now, judging.policy.slot_s)
-        try:
-            folded = fold(judging.policy, judging.plan, rows[judging.experiment.pk], to=to_us(to), state=state)
-        except _UNJUDGEABLE as error:
-            done.failed.append((judging.experiment.key, f"{type(error).__name__}: {error}"))
-            judging.cursor.state = judging.cursor.quiet_to = None  # retold from its rows next time
-            judging.cursor.due_at = to + dt.timedelta(seconds=judging.policy.slot_s)
-            continue
+        folded = fold(judging.policy, judging.plan, rows[judging.experiment.pk], to=to_us(to), state=state)
         after = state.slot if state and not folded.rebuilt else None
         outcomes.append(Outcome(judging, folded, after, retold))
         _advance(judging, folded, to, retold=retold is not None)
@@ -322,9 +366,9 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list
 def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
     """The state to go on from, and why the fold is retold: rows, policy or plan changed behind what was judged."""
     if judging.cursor.state is None:
-        return None, None if judging.cursor.judged_to is None else Superseded.JUDGED_ANEW
+        return None, None if judging.cursor.judged_to is None else _because_anew(judging)
     try:
-        stored = State.from_bytes(zlib.decompress(judging.cursor.state))
+        stored = _stored(judging.cursor.state)
     except StateOutdated:
         return None, Superseded.JUDGED_ANEW
     if not stored.fits(judging.policy, judging.plan):
@@ -345,6 +389,20 @@ def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
         if state is not None and unseen:
             state = state.at_most(received - 1)
     return state, Superseded.EVIDENCE_CORRECTED if retold or state is not stored else None
+
+
+def _stored(state: bytes | memoryview) -> State:
+    """Raises StateOutdated for one that another version wrote, Unjudgeable for bytes that are not what was written."""
+    try:
+        return State.from_bytes(zlib.decompress(state))
+    except zlib.error as error:
+        raise Unjudgeable("Its stored state cannot be read; the next time it is judged anew from its rows.") from error
+
+
+def _because_anew(judging: Judging) -> Superseded:
+    """Why a fold without a state is retold: what could not be judged before was mended by a correction, or otherwise."""
+    corrected = any(from_us(from_ts) <= (judging.cursor.judged_to or from_us(0)) for _, from_ts, _ in judging.changed)
+    return Superseded.EVIDENCE_CORRECTED if judging.cursor.unjudgeable and corrected else Superseded.JUDGED_ANEW
 
 
 def _passed_since(judging: Judging, stored: State) -> int:
@@ -373,6 +431,7 @@ def _advance(judging: Judging, folded: Folded, to: dt.datetime, *, retold: bool)
     cursor.policy_version = judging.version
     cursor.readable_at = None if folded.first_readable_at is None else from_us(folded.first_readable_at)
     cursor.state = zlib.compress(folded.state.to_bytes(), 1)
+    cursor.unjudgeable = None
 
 
 def _next_due(experiment: Experiment, policy: Policy, judged: dt.datetime) -> dt.datetime | None:
@@ -401,31 +460,20 @@ def _all_rows(judging: Judging) -> Rows:
 def _write_all(outcomes: Sequence[Outcome], now: dt.datetime, done: Done) -> None:
     """Facts, evaluations that say something new with their evidence, proposals, and what each document shows.
 
-    All is made before anything is written, one experiment after the other, so that one of which it cannot be made leaves the
-    others alone; then it is written by a constant number of statements.
+    By a constant number of statements, however many experiments there are.
     """
     _keep_steps(outcomes)
-    drafts = _each(_drafts([o for o in outcomes if o.folded.tellings]), lambda draft: _choose(draft, now), done)
+    drafts = _drafts([o for o in outcomes if o.folded.tellings])
+    for draft in drafts:
+        _choose(draft, now)
     steps = _steps_behind(drafts)
-    drafts = _each(drafts, lambda draft: _prove(draft, steps.get(draft.judging.experiment.pk, [])), done)
+    for draft in drafts:
+        _prove(draft, steps.get(draft.judging.experiment.pk, []))
     rows = _rows_behind_answers(drafts)
-    drafts = _each(drafts, lambda draft: _tell(draft, rows, now), done)
+    for draft in drafts:
+        _tell(draft, rows, now)
     _save(drafts, now)
     done.evaluations += sum(len(draft.evaluations) for draft in drafts)
-
-
-def _each(drafts: Sequence[Draft], make: Callable[[Draft], None], done: Done) -> list[Draft]:
-    """The drafts that could be made; the others are reported, and retold from their rows next time."""
-    made = []
-    for draft in drafts:
-        try:
-            make(draft)
-        except _UNJUDGEABLE as error:
-            done.failed.append((draft.judging.experiment.key, f"{type(error).__name__}: {error}"))
-            draft.judging.cursor.state = draft.judging.cursor.quiet_to = None
-        else:
-            made.append(draft)
-    return made
 
 
 def _keep_steps(outcomes: Sequence[Outcome]) -> None:
@@ -770,15 +818,13 @@ def _revise(draft: Draft, rows: Rows) -> None:
     The answer stays: people are told, nothing is undone.
     """
     judging = draft.judging
-    since = min((ts for _, ts, _ in judging.changed), default=0)
+    since = min((ts for _, ts, _ in judging.changed), default=0) if draft.outcome.after is not None else 0
     for decision in draft.answered:
         of, name = decision.recommendation, str(decision.pk)
         slot = newest_slot(decision.at - dt.timedelta(microseconds=1), judging.policy.slot_s)
         if to_us(slot) < since:
             continue
-        version = of.policy_version
-        policy = parse(version.body, name=version.policy.name, version=version.number)
-        would = fold(policy, judging.plan, rows, to=to_us(slot)).tellings[-1].evaluation
+        would = fold(policy_of(of.policy_version), judging.plan, rows, to=to_us(slot)).tellings[-1].evaluation
         told = next(
             (r for r in (would.recommendation, *would.variants) if of.variant is None or r.variant == of.variant.key),
             would.recommendation,
@@ -849,16 +895,16 @@ def _move_cursors(judgings: Sequence[Judging]) -> None:
         return
     for judging in judgings:
         if judging.experiment.status == Experiment.Status.DRAFT:
-            judging.cursor.due_at = None
+            judging.cursor.due_at = judging.cursor.unjudgeable = None
     with connection.cursor() as cursor:
         cursor.execute(
             """
             UPDATE metadata.cursors c SET judged_to = w.judged_to, due_at = w.due_at, quiet_to = w.quiet_to, asked_slot = w.asked_slot,
               fold = w.fold, policy_version_id = w.policy_version_id, state = decode(w.state, 'base64'), shown = w.shown,
-              revisions = w.revisions, readable_at = w.readable_at, missed_slots = w.missed_slots
+              revisions = w.revisions, readable_at = w.readable_at, missed_slots = w.missed_slots, unjudgeable = w.unjudgeable
             FROM json_to_recordset(%s) AS w(experiment_id bigint, judged_to timestamptz, due_at timestamptz, quiet_to timestamptz,
               asked_slot timestamptz, fold int, policy_version_id bigint, state text, shown jsonb, revisions jsonb, readable_at timestamptz,
-              missed_slots bigint)
+              missed_slots bigint, unjudgeable jsonb)
             WHERE c.experiment_id = w.experiment_id AND c.experiment_id = ANY (%s)
             """,  # the ids once more, so that one experiment's cursor is found without reading all of them
             [
@@ -879,6 +925,7 @@ _WRITTEN = (
     "revisions",
     "readable_at",
     "missed_slots",
+    "unjudgeable",
 )
 
 

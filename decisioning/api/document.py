@@ -64,7 +64,7 @@ def _digest(value: object) -> str:
     return hashlib.blake2b(msgspec.json.encode(value), digest_size=12).hexdigest()
 
 
-_NOT_PLAN = ("as_of", "stale", "freshness", "kpis", "gates", "recommendation", "links")
+_NOT_PLAN = ("as_of", "stale", "freshness", "kpis", "gates", "unjudgeable", "recommendation", "links")
 
 _UNJUDGED = (
     '{"action": "hold", "code": "no_data", "variant": null, "state": "open", "proposed_at": null, "first_stable_at": null, '
@@ -164,7 +164,8 @@ _AS_OF = f"""coalesce(c.judged_to, to_timestamp(floor(extract(epoch FROM {_NOW})
 
 _RECOMMENDATION = f"""
   coalesce((c.shown -> 'recommendation')::json, (SELECT json_object_agg(key, value) FROM (
-    SELECT key, value FROM json_each('{_UNJUDGED}') UNION ALL SELECT 'policy', p.policy) AS unjudged))
+    SELECT key, CASE WHEN key = 'blockers' AND c.unjudgeable IS NOT NULL THEN json_build_array(c.unjudgeable ->> 'reason') ELSE value END
+    FROM json_each('{_UNJUDGED}') UNION ALL SELECT 'policy', p.policy) AS unjudged (key, value)))
 """
 
 _VARIANTS = f"""
@@ -192,6 +193,7 @@ SELECT json_build_object({_HEAD},
                                  'data_watermark', {instant("f.watermark")}, 'telemetry_p95_s', late.p95_s),
   'kpis', f.kpis,
   'gates', coalesce((c.shown -> 'gates')::json, '[]'),
+  'unjudgeable', c.unjudgeable,
   'recommendation', {_RECOMMENDATION},
   'links', json_build_object(
     'board', '/experiments/' || e.key,
@@ -212,6 +214,7 @@ SELECT json_build_object({_HEAD},
   'gates', coalesce((SELECT json_agg(json_build_object('gate', g -> 'gate', 'kind', g -> 'kind', 'variant', g -> 'variant',
                                                        'verdict', g -> 'verdict', 'reading', g -> 'reading'))
                      FROM jsonb_array_elements(c.shown -> 'gates') AS g), '[]'),
+  'unjudgeable', c.unjudgeable,
   'recommendation', {_RECOMMENDATION})::text
 {_FROM}
 JOIN unnest(%(ids)s::bigint[]) WITH ORDINALITY AS wanted (id, place) ON wanted.id = e.id
