@@ -30,6 +30,7 @@ from gates.rules import (
     FRESH,
     LOG_ALARM,
     OVERDUE,
+    REVISION,
     STALE,
     Evaluation,
     Judge,
@@ -61,7 +62,7 @@ from gates.statistics.moments import (
 )
 from gates.statistics.srm import srm_log_e_at_most
 
-FORMAT = 3
+FORMAT = 4
 """Of a state: one of another format is folded anew."""
 NEVER, NO_END = -1, 2**62
 """Instants before and after every row."""
@@ -155,7 +156,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     """Where a fold stands after `slot`. `to_bytes` and `from_bytes` are exact inverses.
 
     facts: a digest of policy and plan as far as they reach back behind `slot`. lags: per metric read, how far behind the slot
-    its newest instant judged lies. kept: earlier states, newest first, thinning with age.
+    its newest instant judged lies. kept: earlier states, newest first, thinning with age. rules: the revision that judged.
     """
 
     slot: int
@@ -164,6 +165,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     needs: dict[str, int]
     body: bytes
     kept: tuple[Kept, ...] = ()
+    rules: int = 1  # what states are that do not say it
 
     def to_bytes(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -211,8 +213,16 @@ class State(msgspec.Struct, frozen=True, array_like=True):
         return None
 
     def fits(self, policy: Policy, plan: Plan) -> bool:
-        """Whether policy and plan still say what they said when this was folded; if not, `at_most` or rebuild."""
+        """Whether policy and plan still say what they said when this was folded; if not, `at_most` or rebuild.
+
+        One of an earlier revision of the rules (`is_mended`) never fits: rebuild.
+        """
         return self.facts == _facts(judge(policy, plan), self.slot)
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether the rules that judged it were mended since."""
+        return self.rules != REVISION
 
 
 class Telling:
@@ -434,6 +444,7 @@ def _state(court: Judge, body: _Body, slot: int, kept: tuple[Kept, ...]) -> Stat
         needs=dict(zip(court.series_index, bases, strict=True)),
         body=_ENCODER.encode(body),
         kept=kept,
+        rules=REVISION,
     )
 
 
@@ -449,7 +460,9 @@ def _facts(court: Judge, slot: int) -> str:
             pauses=tuple((begin, _by(end, slot)) for begin, end in plan.pauses if begin < slot),
             answers=tuple(answer for answer in plan.answers if answer.at <= slot),
         )
-        court.facts_at[turn] = hashlib.sha256(msgspec.json.encode([FORMAT, policy, happened])).hexdigest()[:16]
+        court.facts_at[turn] = hashlib.sha256(msgspec.json.encode([FORMAT, REVISION, policy, happened])).hexdigest()[
+            :16
+        ]
     return court.facts_at[turn]
 
 

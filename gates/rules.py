@@ -28,6 +28,10 @@ from gates.statistics.srm import srm_log_e
 Verdict = Literal["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
 RecommendationState = Literal["open", "proposed", "suspended"]
 
+REVISION = 2
+"""Of these rules. Evidence and states name the one they were made by: a state of an earlier one is folded anew, once, and
+evidence of an earlier one replays by what `gates.revisions` keeps of it."""
+
 FRESH, STALE, MISSING, OVERDUE = range(4)
 """Freshness of a series: watermark young enough; too old; no row yet; no row and past due."""
 
@@ -170,8 +174,8 @@ class Source(NamedTuple):
 class Judge:
     """Everything about judging one plan by one policy that no row changes. Build with `judge`."""
 
-    def __init__(self, policy: Policy, plan: Plan) -> None:
-        self.policy, self.plan, self.clock = policy, plan, Clock(plan)
+    def __init__(self, policy: Policy, plan: Plan, revision: int = REVISION) -> None:
+        self.policy, self.plan, self.clock, self.revision = policy, plan, Clock(plan), revision
         self.gates = derive(policy, plan)
         self.closed_after = policy.closed_after_s * SECOND
         self.slot_us, self.look_us = policy.slot_s * SECOND, policy.look_s * SECOND
@@ -365,9 +369,9 @@ class Judge:
 
 
 @lru_cache(maxsize=4096)
-def judge(policy: Policy, plan: Plan) -> Judge:
-    """The judge of a plan; the same object for equal arguments."""
-    return Judge(policy, plan)
+def judge(policy: Policy, plan: Plan, revision: int = REVISION) -> Judge:
+    """The judge of a plan; the same object for equal arguments. revision: which rules, the present ones or those of old evidence."""
+    return Judge(policy, plan, revision)
 
 
 def _unfit(kpi: Kpi) -> str:
