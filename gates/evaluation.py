@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from decisioning.ledger.models import Heartbeat, OutboxMessage
 from decisioning.ledger.outbox import tell_all
@@ -29,9 +29,9 @@ from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, 
 from gates.plan import Plan, from_us, rfc3339, to_us
 from gates.policy import Policy
 from gates.readings import Judging, Unjudgeable, load, policy_of, rows_of, series_of
+from gates.rules import REVISION, judge
 from gates.rules import Evaluation as Judged
 from gates.rules import Recommendation as JudgedRecommendation
-from gates.rules import judge
 from gates.series import Rows
 from gates.suspension import cause_of, suspend
 
@@ -42,6 +42,9 @@ _LIMITS = "54"
 """The class of SQLSTATE that says that a value or a statement is too large: the one OperationalError that an experiment causes."""
 Superseded = Recommendation.Superseded
 _STEP = msgspec.msgpack.Decoder(slot_facts.Step)
+
+type Identity = tuple[str | None, str, str, int | None]
+"""Of a proposal: (variant, action, code, slot)."""
 
 
 @dataclass
@@ -130,6 +133,7 @@ def pass_over(*, now: dt.datetime) -> Done:
                      floor(extract(epoch FROM %(now)s - c.judged_to) / extract(epoch FROM c.due_at - c.judged_to))::int AS slots
               FROM metadata.cursors c
               WHERE c.due_at <= %(now)s AND c.due_at <= c.quiet_to AND c.asked_slot IS NULL AND c.state IS NOT NULL
+                AND c.rules = %(rules)s
                 AND c.quiet_to + (c.due_at - c.judged_to) > %(now)s
                 AND NOT EXISTS (SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id)
               FOR UPDATE OF c SKIP LOCKED),
@@ -139,7 +143,7 @@ def pass_over(*, now: dt.datetime) -> Done:
               FROM quiet q WHERE q.experiment_id = c.experiment_id RETURNING c.judged_to)
             SELECT count(*), max(judged_to) FROM moved
             """,
-            {"now": now},
+            {"now": now, "rules": REVISION},
         )
         passed, newest = cursor.fetchone() or (0, None)
         return Done(passed=passed, newest_slot=newest)
@@ -156,12 +160,13 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
             """
             WITH changed AS MATERIALIZED (
               SELECT experiment_id, min(from_ts) AS from_ts FROM metrics.kpi_changes WHERE job = 'fold' GROUP BY 1)
-            SELECT c.experiment_id, c.state IS NULL OR coalesce(h.from_ts < c.judged_to - interval '1 day', false) AS is_long
+            SELECT c.experiment_id,
+                   c.state IS NULL OR c.rules <> %s OR coalesce(h.from_ts < c.judged_to - interval '1 day', false) AS is_long
             FROM metadata.cursors c LEFT JOIN changed h ON h.experiment_id = c.experiment_id
             WHERE c.due_at <= %s OR h.experiment_id IS NOT NULL
             ORDER BY h.experiment_id IS NULL, c.due_at NULLS LAST
             """,
-            [now],
+            [REVISION, now],
         )
         found = cursor.fetchall()
     short = [pk for pk, is_long in found if not is_long]
@@ -194,11 +199,14 @@ def as_of(experiment: Experiment, slot: dt.datetime, version: PolicyVersion) -> 
 
 
 def differences(experiment: Experiment) -> list[str]:
-    """Where the stored state, facts and evaluations are not what a rebuild from the rows gives; there must be nothing."""
+    """Where the stored state, facts and evaluations are not what a rebuild from the rows gives; there must be nothing.
+
+    What earlier rules judged is not compared: it stays as it is, or is judged anew at the next slot.
+    """
     if why := Cursor.objects.filter(pk=experiment.pk).values_list("unjudgeable__reason", flat=True).first():
         return [f"{experiment.key}: {why}"]
     judging = load([experiment.pk])[0]
-    if judging.cursor.state is None:
+    if judging.cursor.state is None or judging.cursor.rules != REVISION:
         return []
     if version := judging.cursor.policy_version:  # what is stored was judged by it, whatever is in force now
         judging.policy = policy_of(version)
@@ -226,6 +234,73 @@ def differences(experiment: Experiment) -> list[str]:
         if telling.changed and on_record.get(telling.slot) != _gist(found_in(telling.evaluation))
     ]
     return found
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the present rules make of one experiment that was judged by earlier ones, as of the newest slot that was judged.
+
+    before, after: {action, code, state} of the experiment (variant None) and of each variant, where they differ.
+    superseded: open proposals that will not be made any more; proposed: those that will be made. Each {variant, action, code, slot}.
+    """
+
+    experiment: str
+    before: list[dict[str, Any]]
+    after: list[dict[str, Any]]
+    superseded: list[dict[str, Any]]
+    proposed: list[dict[str, Any]]
+
+
+def to_be_mended() -> QuerySet[Experiment]:
+    """Experiments that go on and were judged by earlier rules: these are judged anew, once."""
+    going_on = Q(status__in=(Experiment.Status.RUNNING, Experiment.Status.PAUSED)) | Q(cursor__due_at__isnull=False)
+    judged = Experiment.objects.exclude(status=Experiment.Status.DRAFT).filter(
+        going_on, cursor__judged_to__isnull=False
+    )
+    return judged.exclude(cursor__rules=REVISION).order_by("id")
+
+
+def change(experiment: Experiment) -> Change | None:
+    """What changes for an experiment once it is judged by the present rules; None when nothing does. Nothing is written."""
+    judging = load([experiment.pk])[0]
+    cursor = judging.cursor
+    if cursor.judged_to is None:
+        return None
+    folded = _rebuilt(judging, cursor.judged_to)
+    if not folded.tellings:
+        return None
+    newest = folded.tellings[-1].evaluation
+    shown = cursor.shown or {"recommendation": None, "variants": []}
+    said = [shown["recommendation"], *shown["variants"]]
+    before = {None if not i else told["variant"]: _brief(told) for i, told in enumerate(said) if told}
+    told = [newest.recommendation, *newest.variants]
+    after = {None if not i else r.variant: _brief(_told(r)) for i, r in enumerate(told)}
+    differ = [variant for variant in after if variant in before and before[variant] != after[variant]]
+    over = _is_over(judging.plan)
+    asked = {} if over else {_key(r): r for r in _asked(judging.plan, newest, folded)}
+    waiting = {_identity(row) for row in open_recommendations([experiment])}
+    decisions = Decision.objects.filter(experiment=experiment).select_related("recommendation__variant")
+    answered = {_identity(decision.recommendation) for decision in decisions}
+    superseded, proposed = waiting - asked.keys(), asked.keys() - waiting - answered
+    if not differ and not superseded and not proposed:
+        return None
+    return Change(
+        experiment.key,
+        [{"variant": variant, **before[variant]} for variant in differ],
+        [{"variant": variant, **after[variant]} for variant in differ],
+        [_proposal(identity) for identity in sorted(superseded, key=str)],
+        [_proposal(identity) for identity in sorted(proposed, key=str)],
+    )
+
+
+def _brief(told: Mapping[str, Any]) -> dict[str, Any]:
+    state = "proposed" if told["state"] == "answered" else told["state"]
+    return {"action": told["action"], "code": told["code"], "state": state}
+
+
+def _proposal(identity: Identity) -> dict[str, Any]:
+    variant, action, code, slot = identity
+    return {"variant": variant, "action": action, "code": code, "slot": None if slot is None else rfc3339(slot)}
 
 
 def open_recommendations(experiments: Sequence[Experiment]) -> QuerySet[Recommendation]:
@@ -365,8 +440,12 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list
 
 def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
     """The state to go on from, and why the fold is retold: rows, policy or plan changed behind what was judged."""
+    if judging.cursor.judged_to is None:
+        return None, None
+    if judging.cursor.rules != REVISION:
+        return None, Superseded.RULES_MENDED
     if judging.cursor.state is None:
-        return None, None if judging.cursor.judged_to is None else _because_anew(judging)
+        return None, _because_anew(judging)
     try:
         stored = _stored(judging.cursor.state)
     except StateOutdated:
@@ -401,7 +480,8 @@ def _stored(state: bytes | memoryview) -> State:
 
 def _because_anew(judging: Judging) -> Superseded:
     """Why a fold without a state is retold: what could not be judged before was mended by a correction, or otherwise."""
-    corrected = any(from_us(from_ts) <= (judging.cursor.judged_to or from_us(0)) for _, from_ts, _ in judging.changed)
+    judged_to = judging.cursor.judged_to or judging.experiment.created_at
+    corrected = any(from_ts <= to_us(judged_to) for _, from_ts, _ in judging.changed)
     return Superseded.EVIDENCE_CORRECTED if judging.cursor.unjudgeable and corrected else Superseded.JUDGED_ANEW
 
 
@@ -431,7 +511,7 @@ def _advance(judging: Judging, folded: Folded, to: dt.datetime, *, retold: bool)
     cursor.policy_version = judging.version
     cursor.readable_at = None if folded.first_readable_at is None else from_us(folded.first_readable_at)
     cursor.state = zlib.compress(folded.state.to_bytes(), 1)
-    cursor.unjudgeable = None
+    cursor.unjudgeable, cursor.rules = None, REVISION
 
 
 def _next_due(experiment: Experiment, policy: Policy, judged: dt.datetime) -> dt.datetime | None:
@@ -703,19 +783,21 @@ def _tell(draft: Draft, rows: Mapping[int, Rows], now: dt.datetime) -> None:
     judging = draft.judging
     if (read := rows.get(judging.experiment.pk)) is not None:
         _revise(draft, read)
-    ended_at = judging.plan.ended_at
-    over = ended_at is not None and any(answer.at == ended_at for answer in judging.plan.answers)
+    over = _is_over(judging.plan)
     open_ = [] if over else _reconcile(draft, now)  # who has decided is not asked again
     _show(draft, open_, over=over)
+
+
+def _is_over(plan: Plan) -> bool:
+    """Whether an answer has ended the experiment."""
+    return plan.ended_at is not None and any(answer.at == plan.ended_at for answer in plan.answers)
 
 
 def _reconcile(draft: Draft, now: dt.datetime) -> list[Recommendation]:
     """Make the open recommendations those the fold has latched: new ones are proposed, others superseded or withdrawn."""
     outcome = draft.outcome
     newest = outcome.folded.tellings[-1].evaluation
-    wanted: dict[tuple[str | None, str, str, int | None], JudgedRecommendation] = {
-        (r.variant, r.action, r.code, r.proposed_slot): r for r in _asked(outcome.judging.plan, newest, outcome.folded)
-    }
+    wanted = {_key(r): r for r in _asked(outcome.judging.plan, newest, outcome.folded)}
     kept = []
     for row in draft.waiting:
         identity = _identity(row)
@@ -739,7 +821,11 @@ def _reconcile(draft: Draft, now: dt.datetime) -> list[Recommendation]:
     return kept
 
 
-def _identity(row: Recommendation) -> tuple[str | None, str, str, int | None]:
+def _key(r: JudgedRecommendation) -> Identity:
+    return r.variant, r.action, r.code, r.proposed_slot
+
+
+def _identity(row: Recommendation) -> Identity:
     return row.variant.key if row.variant else None, row.action, row.code, to_us(row.slot)
 
 
@@ -802,12 +888,12 @@ def _message(experiment: Experiment, row: Recommendation, now: dt.datetime) -> O
 
 
 def _rows_behind_answers(drafts: Sequence[Draft]) -> dict[int, Rows]:
-    """All rows of retold experiments that somebody has answered."""
+    """All rows of retold experiments that somebody has answered. What people answered under earlier rules stays as it is."""
     return rows_of(
         {
             draft.judging.experiment.pk: dict.fromkeys(series_of(draft.judging.plan), draft.judging.plan.started_at)
             for draft in drafts
-            if draft.outcome.retold and draft.answered
+            if draft.answered and draft.outcome.retold not in (None, Superseded.RULES_MENDED)
         }
     )
 
@@ -901,10 +987,11 @@ def _move_cursors(judgings: Sequence[Judging]) -> None:
             """
             UPDATE metadata.cursors c SET judged_to = w.judged_to, due_at = w.due_at, quiet_to = w.quiet_to, asked_slot = w.asked_slot,
               fold = w.fold, policy_version_id = w.policy_version_id, state = decode(w.state, 'base64'), shown = w.shown,
-              revisions = w.revisions, readable_at = w.readable_at, missed_slots = w.missed_slots, unjudgeable = w.unjudgeable
+              revisions = w.revisions, readable_at = w.readable_at, missed_slots = w.missed_slots, unjudgeable = w.unjudgeable,
+              rules = w.rules
             FROM json_to_recordset(%s) AS w(experiment_id bigint, judged_to timestamptz, due_at timestamptz, quiet_to timestamptz,
               asked_slot timestamptz, fold int, policy_version_id bigint, state text, shown jsonb, revisions jsonb, readable_at timestamptz,
-              missed_slots bigint, unjudgeable jsonb)
+              missed_slots bigint, unjudgeable jsonb, rules smallint)
             WHERE c.experiment_id = w.experiment_id AND c.experiment_id = ANY (%s)
             """,  # the ids once more, so that one experiment's cursor is found without reading all of them
             [
@@ -926,6 +1013,7 @@ _WRITTEN = (
     "readable_at",
     "missed_slots",
     "unjudgeable",
+    "rules",
 )
 
 

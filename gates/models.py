@@ -136,6 +136,9 @@ class Cursor(models.Model):
         null=True,
         help_text="Why the newest slot could not be judged: {since, reason, row}; null while it can. Nothing proposed is accepted meanwhile.",
     )
+    rules = models.PositiveSmallIntegerField(
+        default=1, db_default=1, help_text="The revision of the rules that judged (gates.rules.REVISION)."
+    )
     readable_at = models.DateTimeField(
         null=True, help_text="The first look that could be read: fresh, dense, with its floors and min_days."
     )
@@ -228,6 +231,7 @@ class Recommendation(OfExperiment):
         EVIDENCE_CORRECTED = "evidence_corrected", "Evidence corrected"
         POLICY_CHANGED = "policy_changed", "Policy changed"
         JUDGED_ANEW = "judged_anew", "Judged anew"
+        RULES_MENDED = "rules_mended", "Rules mended"
         NEWER_PROPOSAL = "newer_proposal", "Newer proposal"
         ANOTHER_ANSWER = "another_answer", "Another answer"
 
