@@ -1,17 +1,18 @@
-"""The tick: what is due is locked, read, folded and written, a chunk of experiments in one transaction.
+"""The tick: what is due is claimed, read, folded, locked and written, a chunk of experiments in one transaction.
 
-The cursor's row lock is the lease: a second scheduler skips it, a crash releases it, and nothing is judged twice. One experiment
-that cannot be folded never holds up the others: it is reported and tried again at its next slot, from its rows.
+An advisory lock is the claim: a second scheduler skips it, a crash releases it, and nothing is judged twice. People, who write to
+the cursor's row, meet no lock until all is made and only its writing is left; where they were faster, what was made is thrown
+away. One experiment that cannot be folded never holds up the others: it is reported and tried again at its next slot, from its rows.
 """
 
 import datetime as dt
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from django.db import connection
@@ -33,7 +34,7 @@ from gates.rules import Recommendation as JudgedRecommendation
 from gates.rules import judge
 from gates.series import Rows
 
-CHUNK, LONG_CHUNK, LONG_ROUND = 200, 2, 10
+CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 100, 2, 10, 5_000
 _UNJUDGEABLE = (ArithmeticError, LookupError, TypeError, ValueError, AssertionError)
 """What numbers nobody foresaw may raise in pure code; anything else is the database's and ends the tick."""
 Superseded = Recommendation.Superseded
@@ -44,11 +45,13 @@ _STEP = msgspec.msgpack.Decoder(slot_facts.Step)
 class Done:
     """What was dealt with. `failed`: (experiment key, error) that could not be folded.
 
-    passed: experiments for which nothing could have changed, moved on without a fold.
+    passed: experiments for which nothing could have changed, moved on without a fold. overtaken: judged for nothing, since
+    somebody wrote about them meanwhile.
     """
 
     experiments: int = 0
     passed: int = 0
+    overtaken: int = 0
     evaluations: int = 0
     newest_slot: dt.datetime | None = None
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -103,18 +106,21 @@ def newest_slot(now: dt.datetime, slot_s: int) -> dt.datetime:
 
 def evaluate_due(*, now: dt.datetime) -> Done:
     """Judge all that is due, in the caller's transaction."""
-    done, more = pass_over(now=now), True
+    done = Done()
+    while (passed := pass_over(now=now)).passed:
+        done.passed, done.newest_slot = done.passed + passed.passed, passed.newest_slot
+    more = True
     while more:
         chunks, more = due(now=now)
-        before = done.experiments
+        before, overtaken = done.experiments, done.overtaken
         for ids in chunks:
             evaluate(ids, now=now, done=done)
-        more = more and done.experiments > before
+        more = (more or done.overtaken > overtaken) and done.experiments > before
     return done
 
 
 def pass_over(*, now: dt.datetime) -> Done:
-    """Move on every experiment that is due, of which nothing can have changed, by one statement.
+    """Move on experiments that are due, of which nothing can have changed, by one statement: not more than it holds only for a moment.
 
     Its state stays where it is: a fold gives the same from there. Who holds a cursor meanwhile keeps it.
     """
@@ -128,14 +134,14 @@ def pass_over(*, now: dt.datetime) -> Done:
               WHERE c.due_at <= %(now)s AND c.due_at <= c.quiet_to AND c.asked_slot IS NULL AND c.state IS NOT NULL
                 AND c.quiet_to + (c.due_at - c.judged_to) > %(now)s
                 AND NOT EXISTS (SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id)
-              FOR UPDATE OF c SKIP LOCKED),
+              LIMIT %(most)s FOR UPDATE OF c SKIP LOCKED),
             moved AS (
               UPDATE metadata.cursors c SET judged_to = c.judged_to + q.width * q.slots, due_at = c.due_at + q.width * q.slots,
                 missed_slots = c.missed_slots + q.slots - 1
               FROM quiet q WHERE q.experiment_id = c.experiment_id RETURNING c.judged_to)
             SELECT count(*), max(judged_to) FROM moved
             """,
-            {"now": now},
+            {"now": now, "most": PASSED_AT_ONCE},
         )
         passed, newest = cursor.fetchone() or (0, None)
         return Done(passed=passed, newest_slot=newest)
@@ -145,7 +151,7 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
     """What there is to judge, in chunks for a transaction each, and whether there was more; nothing is locked yet.
 
     First those whose rows changed, since somebody waits for them. Histories to tell from the start, or from far back, come last,
-    a few a chunk, because a person's answer waits for these locks, and some of them a time, because new rows wait for their turn.
+    a few a chunk and some of them a time, because new rows wait for their turn.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -168,22 +174,31 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
 
 
 def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
-    """Judge those of a chunk that are still due and that nobody else holds, in the caller's transaction."""
+    """Judge those of a chunk that are still due and that no other worker is at, in the caller's transaction.
+
+    Nothing is locked while it is read and folded. `overtaken` are those about which somebody wrote meanwhile: still due.
+    """
     done = done or Done()
     claimed = _claim(ids, now)
     if not claimed:
         return done
-    done.experiments += len(claimed)
-    changed = _take_changes(claimed)
-    judgings = load(claimed)
-    without_policy = set(claimed) - {j.experiment.pk for j in judgings}
+    notes = _changes(claimed)
+    judgings = load(list(claimed))
+    for judging in judgings:
+        judging.changed = [(note.metric, note.from_ts, note.received) for note in notes[judging.experiment.pk]]
+    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
+    drafts = _make_all(outcomes, now, done)
+
+    held = _hold(claimed)
+    done.experiments += len(held)
+    done.overtaken += len(claimed) - len(held)
+    _take_changes([note.pk for pk in held for note in notes[pk]])
+    _keep_steps([o for o in outcomes if o.judging.experiment.pk in held])
+    _save([draft for draft in drafts if draft.judging.experiment.pk in held], now, done)
+    _move_cursors([j for j in judgings if j.experiment.pk in held])
+    without_policy = held - {j.experiment.pk for j in judgings}
     if without_policy:
         Cursor.objects.filter(pk__in=without_policy).update(due_at=now + dt.timedelta(minutes=5), quiet_to=None)
-    for judging in judgings:
-        judging.changed = changed.get(judging.experiment.pk, [])
-    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
-    _write_all(outcomes, now, done)
-    _move_cursors(judgings)
     return done
 
 
@@ -250,40 +265,72 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 # What is due --------------------------------------------------------------------------------------------------------------
 
 
-def _claim(ids: Sequence[int], now: dt.datetime) -> list[int]:
-    """Lock what another worker has neither dealt with meanwhile nor holds.
+def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
+    """Claim what another worker has neither dealt with meanwhile nor claimed; of each the version of its cursor.
 
-    Asked again once it is locked: who was done a moment before was still to do by what the first statement could see.
+    Asked again once it is claimed: who was done a moment before was still to do by what the first statement could see.
     """
-    locked = list(ids)
     with connection.cursor() as cursor:
-        for lock in (" FOR UPDATE OF c SKIP LOCKED", ""):
-            cursor.execute(_DUE + lock, [locked, now])
-            locked = [pk for (pk,) in cursor.fetchall()]
-    return locked
+        cursor.execute(
+            f"""
+            WITH due AS MATERIALIZED (SELECT c.experiment_id {_DUE})
+            SELECT experiment_id FROM due
+            WHERE pg_try_advisory_xact_lock('metadata.cursors'::regclass::int, (experiment_id & 2147483647)::int)
+            """,  # noqa: S608 - a constant
+            [list(ids), now],
+        )
+        claimed = [pk for (pk,) in cursor.fetchall()]
+        cursor.execute(f"SELECT c.experiment_id, c.xmin::text {_DUE}", [claimed, now])
+        return dict(cursor.fetchall())
 
 
 _DUE = """
-SELECT c.experiment_id FROM metadata.cursors c
+FROM metadata.cursors c
 WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
   SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id))
 """
 
 
-def _take_changes(ids: Sequence[int]) -> dict[int, list[tuple[str, int, int]]]:
-    """Notes of changed rows, taken before the rows are read: what commits in between is read now and noted again later."""
+def _hold(claimed: Mapping[int, str]) -> set[int]:
+    """Lock those about which nobody has written since they were claimed, until the transaction ends: there is only to write.
+
+    Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`). Nobody is waited for here:
+    who has the row locked just now is about to write.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            DELETE FROM metrics.kpi_changes WHERE job = 'fold' AND experiment_id = ANY (%s)
-            RETURNING experiment_id, metric, from_ts, from_received_at
-            """,
+            "SELECT experiment_id, xmin::text FROM metadata.cursors WHERE experiment_id = ANY (%s) FOR UPDATE SKIP LOCKED",
+            [list(claimed)],
+        )
+        return {pk for pk, version in cursor.fetchall() if version == claimed[pk]}
+
+
+class _Note(NamedTuple):
+    """A note of changed rows of one metric; instants in microseconds."""
+
+    pk: int
+    metric: str
+    from_ts: int
+    received: int
+
+
+def _changes(ids: Iterable[int]) -> Mapping[int, list[_Note]]:
+    """Notes of changed rows, by experiment; read before the rows are: what commits in between is read now and its note next time."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT experiment_id, id, metric, from_ts, from_received_at FROM metrics.kpi_changes "
+            "WHERE job = 'fold' AND experiment_id = ANY (%s) ORDER BY id",
             [list(ids)],
         )
-        changes: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-        for experiment, metric, from_ts, received in cursor.fetchall():
-            changes[experiment].append((metric, to_us(from_ts), to_us(received)))
-    return changes
+        notes: dict[int, list[_Note]] = defaultdict(list)
+        for experiment, pk, metric, from_ts, received in cursor.fetchall():
+            notes[experiment].append(_Note(pk, metric, to_us(from_ts), to_us(received)))
+        return notes
+
+
+def _take_changes(notes: Sequence[int]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM metrics.kpi_changes WHERE id = ANY (%s)", [list(notes)])
 
 
 # The fold -----------------------------------------------------------------------------------------------------------------
@@ -398,20 +445,17 @@ def _all_rows(judging: Judging) -> Rows:
 # What is written ----------------------------------------------------------------------------------------------------------
 
 
-def _write_all(outcomes: Sequence[Outcome], now: dt.datetime, done: Done) -> None:
-    """Facts, evaluations that say something new with their evidence, proposals, and what each document shows.
+def _make_all(outcomes: Sequence[Outcome], now: dt.datetime, done: Done) -> list[Draft]:
+    """Evaluations that say something new with their evidence, proposals, and what each document shows.
 
     All is made before anything is written, one experiment after the other, so that one of which it cannot be made leaves the
     others alone; then it is written by a constant number of statements.
     """
-    _keep_steps(outcomes)
     drafts = _each(_drafts([o for o in outcomes if o.folded.tellings]), lambda draft: _choose(draft, now), done)
     steps = _steps_behind(drafts)
     drafts = _each(drafts, lambda draft: _prove(draft, steps.get(draft.judging.experiment.pk, [])), done)
     rows = _rows_behind_answers(drafts)
-    drafts = _each(drafts, lambda draft: _tell(draft, rows, now), done)
-    _save(drafts, now)
-    done.evaluations += sum(len(draft.evaluations) for draft in drafts)
+    return _each(drafts, lambda draft: _tell(draft, rows, now), done)
 
 
 def _each(drafts: Sequence[Draft], make: Callable[[Draft], None], done: Done) -> list[Draft]:
@@ -552,11 +596,11 @@ def _evaluation(judging: Judging, judged: Judged, now: dt.datetime) -> Evaluatio
 
 
 def _steps_behind(drafts: Sequence[Draft]) -> dict[int, list[bytes]]:
-    """The facts of every slot behind new evaluations of folds that went on from a state, by experiment, oldest first."""
+    """The facts up to the state that a fold with new evaluations went on from, by experiment, oldest first."""
     onward = {
-        draft.judging.experiment.pk: draft.evaluations[-1].slot
+        draft.judging.experiment.pk: from_us(draft.outcome.after)
         for draft in drafts
-        if draft.evaluations and not draft.outcome.folded.rebuilt
+        if draft.evaluations and draft.outcome.after is not None
     }
     if not onward:
         return {}
@@ -577,7 +621,7 @@ def _prove(draft: Draft, stored: Sequence[bytes]) -> None:
     if not draft.evaluations:
         return
     judging, folded = draft.judging, draft.outcome.folded
-    steps = folded.steps if folded.rebuilt else [_STEP.decode(body) for body in stored]
+    steps = [*(_STEP.decode(body) for body in stored), *folded.steps]
     judged = {telling.slot: telling for telling in folded.tellings}
     for evaluation, detail in zip(draft.evaluations, draft.details, strict=True):
         behind = [step for step in steps if step.slot <= detail.slot]
@@ -587,7 +631,7 @@ def _prove(draft: Draft, stored: Sequence[bytes]) -> None:
         draft.bodies[evaluation.evidence_digest] = zlib.compress(body)
 
 
-def _save(drafts: Sequence[Draft], now: dt.datetime) -> None:
+def _save(drafts: Sequence[Draft], now: dt.datetime, done: Done) -> None:
     """Evidence first: an evaluation never names a digest that is not kept. One that is on record already is left as it is."""
     Evidence.objects.bulk_create(
         [
@@ -604,6 +648,7 @@ def _save(drafts: Sequence[Draft], now: dt.datetime) -> None:
         ignore_conflicts=True,
     )
     Evaluation.objects.bulk_create([e for draft in drafts for e in draft.evaluations], ignore_conflicts=True)
+    done.evaluations += sum(len(draft.evaluations) for draft in drafts)
     if ended := [row for draft in drafts for row in draft.waiting if row.superseded_at or row.withdrawn_at]:
         Recommendation.objects.bulk_update(ended, ("superseded_at", "superseded_because", "withdrawn_at"))
     Recommendation.objects.bulk_create([row for draft in drafts for row in draft.proposed])
