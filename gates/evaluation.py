@@ -1,18 +1,19 @@
-"""The tick: what is due is locked, read, folded and written, a chunk of experiments in one transaction.
+"""The tick: what is due is claimed, read, folded, locked and written, a chunk of experiments in one transaction.
 
-The cursor's row lock is the lease: a second scheduler skips it, a crash releases it, and nothing is judged twice. One experiment
-that cannot be judged, whatever step it fails at, never holds up the others: what it proposes is suspended (`gates.suspension`),
-and it is tried again at its next slot, from its rows.
+An advisory lock is the claim: a second scheduler skips it, a crash releases it, and nothing is judged twice. People, who write to
+the cursor's row, meet no lock until all is made and only its writing is left; where they were faster, what was made is thrown
+away. One experiment that cannot be judged, whatever step it fails at, never holds up the others: what it proposes is suspended
+(`gates.suspension`), and it is tried again at its next slot, from its rows.
 """
 
 import datetime as dt
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
@@ -35,7 +36,7 @@ from gates.rules import Recommendation as JudgedRecommendation
 from gates.series import Rows
 from gates.suspension import cause_of, suspend
 
-CHUNK, LONG_CHUNK, LONG_ROUND = 200, 2, 10
+CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 100, 2, 10, 5_000
 RETRY_S = 300
 """What could not be judged is tried again at the next slot of this width, and when its rows change."""
 _LIMITS = "54"
@@ -51,11 +52,13 @@ type Identity = tuple[str | None, str, str, int | None]
 class Done:
     """What was dealt with. `failed`: (experiment key, why) that could not be judged.
 
-    passed: experiments for which nothing could have changed, moved on without a fold.
+    passed: experiments for which nothing could have changed, moved on without a fold. overtaken: judged for nothing, since
+    somebody wrote about them meanwhile.
     """
 
     experiments: int = 0
     passed: int = 0
+    overtaken: int = 0
     evaluations: int = 0
     newest_slot: dt.datetime | None = None
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -110,18 +113,21 @@ def newest_slot(now: dt.datetime, slot_s: int) -> dt.datetime:
 
 def evaluate_due(*, now: dt.datetime) -> Done:
     """Judge all that is due, in the caller's transaction."""
-    done, more = pass_over(now=now), True
+    done = Done()
+    while (passed := pass_over(now=now)).passed:
+        done.passed, done.newest_slot = done.passed + passed.passed, passed.newest_slot
+    more = True
     while more:
         chunks, more = due(now=now)
-        before = done.experiments
+        before, overtaken = done.experiments, done.overtaken
         for ids in chunks:
             evaluate(ids, now=now, done=done)
-        more = more and done.experiments > before
+        more = (more or done.overtaken > overtaken) and done.experiments > before
     return done
 
 
 def pass_over(*, now: dt.datetime) -> Done:
-    """Move on every experiment that is due, of which nothing can have changed, by one statement.
+    """Move on experiments that are due, of which nothing can have changed, by one statement: not more than it holds only for a moment.
 
     Its state stays where it is: a fold gives the same from there. Who holds a cursor meanwhile keeps it.
     """
@@ -136,14 +142,14 @@ def pass_over(*, now: dt.datetime) -> Done:
                 AND c.rules = %(rules)s
                 AND c.quiet_to + (c.due_at - c.judged_to) > %(now)s
                 AND NOT EXISTS (SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id)
-              FOR UPDATE OF c SKIP LOCKED),
+              LIMIT %(most)s FOR UPDATE OF c SKIP LOCKED),
             moved AS (
               UPDATE metadata.cursors c SET judged_to = c.judged_to + q.width * q.slots, due_at = c.due_at + q.width * q.slots,
                 missed_slots = c.missed_slots + q.slots - 1
               FROM quiet q WHERE q.experiment_id = c.experiment_id RETURNING c.judged_to)
             SELECT count(*), max(judged_to) FROM moved
             """,
-            {"now": now, "rules": REVISION},
+            {"now": now, "rules": REVISION, "most": PASSED_AT_ONCE},
         )
         passed, newest = cursor.fetchone() or (0, None)
         return Done(passed=passed, newest_slot=newest)
@@ -153,7 +159,7 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
     """What there is to judge, in chunks for a transaction each, and whether there was more; nothing is locked yet.
 
     First those whose rows changed, since somebody waits for them. Histories to tell from the start, or from far back, come last,
-    a few a chunk, because a person's answer waits for these locks, and some of them a time, because new rows wait for their turn.
+    a few a chunk and some of them a time, because new rows wait for their turn.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -177,10 +183,20 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
 
 
 def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
-    """Judge those of a chunk that are still due and that nobody else holds, in the caller's transaction."""
+    """Judge those of a chunk that are still due and that no other worker is at, in the caller's transaction.
+
+    Nothing is locked while it is read and folded. `overtaken` are those about which somebody wrote meanwhile: still due.
+    """
     done = done or Done()
-    if claimed := _claim(ids, now):
-        _judge_each(claimed, now, done)
+    claimed = _claim(ids, now)
+    if not claimed:
+        return done
+    notes, made = _changes(claimed), _Made()
+    broken = _each(list(claimed), lambda some: _make(some, notes, now, made))
+    whole = {pk: version for pk, version in claimed.items() if pk not in broken}
+    broken |= _each(list(whole), lambda some: _write(some, whole, notes, made, now, done))
+    for pk, error in broken.items():
+        _suspend(pk, claimed[pk], error, notes[pk], now, done)
     return done
 
 
@@ -319,78 +335,101 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 # What is due --------------------------------------------------------------------------------------------------------------
 
 
-def _claim(ids: Sequence[int], now: dt.datetime) -> list[int]:
-    """Lock what another worker has neither dealt with meanwhile nor holds.
+def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
+    """Claim what another worker has neither dealt with meanwhile nor claimed; of each the version of its cursor.
 
-    Asked again once it is locked: who was done a moment before was still to do by what the first statement could see.
+    Asked again once it is claimed: who was done a moment before was still to do by what the first statement could see.
     """
-    locked = list(ids)
     with connection.cursor() as cursor:
-        for lock in (" FOR UPDATE OF c SKIP LOCKED", ""):
-            cursor.execute(_DUE + lock, [locked, now])
-            locked = [pk for (pk,) in cursor.fetchall()]
-    return locked
+        cursor.execute(
+            f"""
+            WITH due AS MATERIALIZED (SELECT c.experiment_id {_DUE})
+            SELECT experiment_id FROM due
+            WHERE pg_try_advisory_xact_lock('metadata.cursors'::regclass::int, (experiment_id & 2147483647)::int)
+            """,  # noqa: S608 - a constant
+            [list(ids), now],
+        )
+        claimed = [pk for (pk,) in cursor.fetchall()]
+        cursor.execute(f"SELECT c.experiment_id, c.xmin::text {_DUE}", [claimed, now])
+        return dict(cursor.fetchall())
 
 
 _DUE = """
-SELECT c.experiment_id FROM metadata.cursors c
+FROM metadata.cursors c
 WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
   SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id))
 """
 
 
-def _take_changes(ids: Sequence[int]) -> dict[int, list[tuple[str, int, int]]]:
-    """Notes of changed rows, taken before the rows are read: what commits in between is read now and noted again later."""
+def _hold(claimed: Mapping[int, str]) -> set[int]:
+    """Lock those about which nobody has written since they were claimed, until the transaction ends: there is only to write.
+
+    Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`). Nobody is waited for here:
+    who has the row locked just now is about to write.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            DELETE FROM metrics.kpi_changes WHERE job = 'fold' AND experiment_id = ANY (%s)
-            RETURNING experiment_id, metric, from_ts, from_received_at
-            """,
+            "SELECT experiment_id, xmin::text FROM metadata.cursors WHERE experiment_id = ANY (%s) FOR UPDATE SKIP LOCKED",
+            [list(claimed)],
+        )
+        return {pk for pk, version in cursor.fetchall() if version == claimed[pk]}
+
+
+class _Note(NamedTuple):
+    """A note of changed rows of one metric; instants in microseconds."""
+
+    pk: int
+    metric: str
+    from_ts: int
+    received: int
+
+
+def _changes(ids: Iterable[int]) -> Mapping[int, list[_Note]]:
+    """Notes of changed rows, by experiment; read before the rows are: what commits in between is read now and its note next time."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT experiment_id, id, metric, from_ts, from_received_at FROM metrics.kpi_changes "
+            "WHERE job = 'fold' AND experiment_id = ANY (%s) ORDER BY id",
             [list(ids)],
         )
-        changes: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-        for experiment, metric, from_ts, received in cursor.fetchall():
-            changes[experiment].append((metric, to_us(from_ts), to_us(received)))
-    return changes
+        notes: dict[int, list[_Note]] = defaultdict(list)
+        for experiment, pk, metric, from_ts, received in cursor.fetchall():
+            notes[experiment].append(_Note(pk, metric, to_us(from_ts), to_us(received)))
+        return notes
+
+
+def _take_changes(notes: Sequence[int]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM metrics.kpi_changes WHERE id = ANY (%s)", [list(notes)])
 
 
 # One chunk ----------------------------------------------------------------------------------------------------------------
 
 
-def _judge_each(ids: Sequence[int], now: dt.datetime, done: Done) -> None:
-    """Judge what is locked. An experiment that cannot be judged is found by halves, and suspended alone."""
+@dataclass
+class _Made:
+    """What was made of a chunk, before any of it is written."""
+
+    judgings: list[Judging] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+
+
+def _each(ids: Sequence[int], work: Callable[[Sequence[int]], None]) -> dict[int, Exception]:
+    """Do a piece of work for many experiments at once. Those at which it fails, whatever it is, are found by halves, and left out."""
+    if not ids:
+        return {}
     try:
         with transaction.atomic():
-            judged = _judge(ids, now)
-    except Exception as error:  # whatever step it was, and whatever nobody foresaw
+            work(ids)
+    except Exception as error:
         if _is_the_servers(error):
             raise
-        if len(ids) > 1:
-            half = len(ids) // 2
-            _judge_each(ids[:half], now, done)
-            _judge_each(ids[half:], now, done)
-        else:
-            _suspend(ids[0], error, now, done)
-    else:
-        done.experiments += len(ids)
-        done.evaluations += judged.evaluations
-        done.newest_slot = max(filter(None, (done.newest_slot, judged.newest_slot)), default=None)
-
-
-def _suspend(pk: int, error: Exception, now: dt.datetime, done: Done) -> None:
-    cause = cause_of(pk, error)
-    done.failed.append((cause.key, cause.reason))
-    try:
-        with transaction.atomic():
-            _take_changes([pk])
-            suspend(pk, cause, now=now, retry_at=newest_slot(now, RETRY_S) + dt.timedelta(seconds=RETRY_S))
-    except DatabaseError as refusal:  # its changes stay noted, so nothing is scaled, and the next tick tries again
-        if _is_the_servers(refusal):
-            raise
-        done.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))
-    else:
-        done.experiments += 1
+        if len(ids) == 1:
+            return {ids[0]: error}
+        half = len(ids) // 2
+        return _each(ids[:half], work) | _each(ids[half:], work)
+    return {}
 
 
 def _is_the_servers(error: Exception) -> bool:
@@ -399,22 +438,63 @@ def _is_the_servers(error: Exception) -> bool:
     return isinstance(error, (OperationalError, InterfaceError)) and not code.startswith(_LIMITS)
 
 
-def _judge(ids: Sequence[int], now: dt.datetime) -> Done:
-    done = Done()
-    changed = _take_changes(ids)
+def _make(ids: Sequence[int], notes: Mapping[int, Sequence[_Note]], now: dt.datetime, made: _Made) -> None:
+    """Read and fold, and make all that is to be written."""
     judgings = load(ids)
     for judging in judgings:
-        judging.changed = changed.get(judging.experiment.pk, [])
-    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
-    _write_all(outcomes, now, done)
-    _move_cursors(judgings)
-    return done
+        judging.changed = [(note.metric, note.from_ts, note.received) for note in notes[judging.experiment.pk]]
+    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now)
+    drafts = _make_all(outcomes, now)
+    made.judgings += judgings
+    made.outcomes += outcomes
+    made.drafts += drafts
+
+
+def _write(
+    ids: Sequence[int],
+    claimed: Mapping[int, str],
+    notes: Mapping[int, Sequence[_Note]],
+    made: _Made,
+    now: dt.datetime,
+    done: Done,
+) -> None:
+    """Lock and write what was made, unless somebody was faster."""
+    held = _hold({pk: claimed[pk] for pk in ids})
+    _take_changes([note.pk for pk in held for note in notes[pk]])
+    outcomes = [o for o in made.outcomes if o.judging.experiment.pk in held]
+    drafts = [draft for draft in made.drafts if draft.judging.experiment.pk in held]
+    _keep_steps(outcomes)
+    _save(drafts, now)
+    _move_cursors([j for j in made.judgings if j.experiment.pk in held])
+    done.experiments += len(held)
+    done.overtaken += len(ids) - len(held)
+    done.evaluations += sum(len(draft.evaluations) for draft in drafts)
+    slots = [o.judging.cursor.judged_to for o in outcomes]
+    done.newest_slot = max(filter(None, (done.newest_slot, *slots)), default=None)
+
+
+def _suspend(pk: int, version: str, error: Exception, notes: Sequence[_Note], now: dt.datetime, done: Done) -> None:
+    cause = cause_of(pk, error)
+    done.failed.append((cause.key, cause.reason))
+    try:
+        with transaction.atomic():
+            held = _hold({pk: version})
+            if held:
+                _take_changes([note.pk for note in notes])
+                suspend(pk, cause, now=now, retry_at=newest_slot(now, RETRY_S) + dt.timedelta(seconds=RETRY_S))
+    except DatabaseError as refusal:  # its changes stay noted, so nothing is scaled, and the next tick tries again
+        if _is_the_servers(refusal):
+            raise
+        done.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))
+    else:
+        done.experiments += len(held)
+        done.overtaken += 1 - len(held)
 
 
 # The fold -----------------------------------------------------------------------------------------------------------------
 
 
-def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list[Outcome]:
+def _fold_all(judgings: Sequence[Judging], now: dt.datetime) -> list[Outcome]:
     """Fold every experiment up to its newest slot; the rows of all are read by one query."""
     starts = {j.experiment.pk: _state(j) for j in judgings}
     rows = rows_of(
@@ -434,7 +514,6 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list
         outcomes.append(Outcome(judging, folded, after, retold))
         _advance(judging, folded, to, retold=retold is not None)
         judging.cursor.quiet_to = _quiet_to(judging, rows[judging.experiment.pk], folded.state)
-        done.newest_slot = max(filter(None, (done.newest_slot, to)))
     return outcomes
 
 
@@ -537,12 +616,11 @@ def _all_rows(judging: Judging) -> Rows:
 # What is written ----------------------------------------------------------------------------------------------------------
 
 
-def _write_all(outcomes: Sequence[Outcome], now: dt.datetime, done: Done) -> None:
-    """Facts, evaluations that say something new with their evidence, proposals, and what each document shows.
+def _make_all(outcomes: Sequence[Outcome], now: dt.datetime) -> list[Draft]:
+    """Evaluations that say something new with their evidence, proposals, and what each document shows.
 
     By a constant number of statements, however many experiments there are.
     """
-    _keep_steps(outcomes)
     drafts = _drafts([o for o in outcomes if o.folded.tellings])
     for draft in drafts:
         _choose(draft, now)
@@ -552,8 +630,7 @@ def _write_all(outcomes: Sequence[Outcome], now: dt.datetime, done: Done) -> Non
     rows = _rows_behind_answers(drafts)
     for draft in drafts:
         _tell(draft, rows, now)
-    _save(drafts, now)
-    done.evaluations += sum(len(draft.evaluations) for draft in drafts)
+    return drafts
 
 
 def _keep_steps(outcomes: Sequence[Outcome]) -> None:
@@ -680,11 +757,11 @@ def _evaluation(judging: Judging, judged: Judged, now: dt.datetime) -> Evaluatio
 
 
 def _steps_behind(drafts: Sequence[Draft]) -> dict[int, list[bytes]]:
-    """The facts of every slot behind new evaluations of folds that went on from a state, by experiment, oldest first."""
+    """The facts up to the state that a fold with new evaluations went on from, by experiment, oldest first."""
     onward = {
-        draft.judging.experiment.pk: draft.evaluations[-1].slot
+        draft.judging.experiment.pk: from_us(draft.outcome.after)
         for draft in drafts
-        if draft.evaluations and not draft.outcome.folded.rebuilt
+        if draft.evaluations and draft.outcome.after is not None
     }
     if not onward:
         return {}
@@ -705,7 +782,7 @@ def _prove(draft: Draft, stored: Sequence[bytes]) -> None:
     if not draft.evaluations:
         return
     judging, folded = draft.judging, draft.outcome.folded
-    steps = folded.steps if folded.rebuilt else [_STEP.decode(body) for body in stored]
+    steps = [*(_STEP.decode(body) for body in stored), *folded.steps]
     judged = {telling.slot: telling for telling in folded.tellings}
     for evaluation, detail in zip(draft.evaluations, draft.details, strict=True):
         behind = [step for step in steps if step.slot <= detail.slot]

@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("gates", "0010_cursor_unjudgeable")]
+    dependencies = [("gates", "0011_cursor_unjudgeable")]
     operations = [
         migrations.AddField(
             model_name="cursor",

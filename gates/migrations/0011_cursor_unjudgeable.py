@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("gates", "0009_superseded_because")]
+    dependencies = [("gates", "0010_disturb_what_is_due")]
     operations = [
         migrations.AddField(
             model_name="cursor",
