@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from decisioning.api.statements import fetch
-from telemetry.freshness import LATENCIES_SQL, RANK_SQL, STATE_SQL, WATERMARK_BESIDE_SQL
+from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, RANK_SQL, WATERMARK_BESIDE_SQL
 
 SLOT_S = 300
 
@@ -92,10 +92,17 @@ _WATERMARK = WATERMARK_BESIDE_SQL.format(
     row="r", experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality"
 )
 
+_AGE = FRESHNESS_SQL.format(
+    experiment="e.id",
+    watermark="v.watermark",
+    every_s="m.expected_every_s",
+    target_s="m.freshness_target_s",
+    at="%(now)s::timestamptz",
+)
+
 # The newest row of each series, then of each KPI its watermark: the least over the variants that still run.
 _KPIS = f"""
-  SELECT k.position, m.key AS metric, k.role, m.unit, m.expected_every_s AS every_s, m.freshness_target_s AS target_s, v.*,
-         {STATE_SQL.format(watermark="v.watermark", now=_NOW, every_s="m.expected_every_s", target_s="m.freshness_target_s")} AS state
+  SELECT k.position, m.key AS metric, k.role, m.unit, v.*, age.state, age.due_at
   FROM metadata.target_kpis k
   JOIN metadata.metrics m ON m.id = k.metric_id
   CROSS JOIN LATERAL ({_READ_TO}) AS read_to
@@ -113,6 +120,7 @@ _KPIS = f"""
       WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = a.key ORDER BY r.ts DESC LIMIT 1) AS r ON true
     CROSS JOIN LATERAL (SELECT {_WATERMARK} AS ts) AS news
     WHERE a.experiment_id = e.id) AS v
+  CROSS JOIN LATERAL {_AGE} AS age
   WHERE k.experiment_id = e.id
 """
 
@@ -123,7 +131,7 @@ _FRESHNESS = f"""
          coalesce(json_agg(json_build_object(
            'metric', kpi.metric, 'role', kpi.role, 'unit', kpi.unit,
            'freshness', json_build_object('state', kpi.state, 'data_watermark', {instant("kpi.watermark")},
-                                          'due_at', {instant("kpi.watermark + make_interval(secs => kpi.every_s)")},
+                                          'due_at', {instant("kpi.due_at")},
                                           'last_refresh_at', {instant("kpi.last_refresh_at")}),
            'values', kpi.newest) ORDER BY kpi.position), '[]') AS kpis
   FROM ({_KPIS}) AS kpi
