@@ -137,7 +137,7 @@ class Figures:
     recommendation within 24 h, of which `decisive` (scale, delete, review) and `calm` (hold for units or days; `calm_holds` are those
     one by one). failures: runs of the teams' telemetry jobs that failed, and of scheduled sources those that were due and never came
     (`missed`). reads: of the whole portal, whoever asks; `stale` of the good ones came from a copy, `unknown` are those a process was
-    cut off before it could count, taken as failed."""
+    cut off before it could count, taken as failed. unjudgeable: experiments that cannot be judged now, which count as not judged."""
 
     as_of: datetime
     reads: Share
@@ -157,6 +157,7 @@ class Figures:
     missed_runs: int
     answers: Answers
     missed_slots: int
+    unjudgeable: int
 
 
 def figures(*, now: datetime, team_id: int | None = None) -> Figures:
@@ -177,8 +178,7 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
         sources = Source.objects.all() if team_id is None else Source.objects.filter(team=team_id)
         missed_runs = missed(sources, since=now - WINDOW, now=now)
         answers = _row(cursor, _ANSWERS, asked)
-        cursor.execute(f"SELECT coalesce(sum(missed_slots), 0) FROM metadata.cursors WHERE {_mine('team_id')}", asked)
-        (missed_slots,) = cursor.fetchone() or (0,)
+        missed_slots, unjudgeable = _row(cursor, _CURSORS, asked)
     return Figures(
         as_of=now,
         reads=Share(read - failed_reads, read, READS_TARGET, at_least=True),
@@ -198,6 +198,7 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
         missed_runs=missed_runs,
         answers=Answers(*answers),
         missed_slots=int(missed_slots),
+        unjudgeable=unjudgeable,
     )
 
 
@@ -346,6 +347,12 @@ WHERE e.status = 'running' AND {_mine("e.team_id")}
 """
 )
 
+# What cannot be judged is tried again at each slot, so its next one is never late.
+_UNJUDGED_SINCE = "coalesce((c.unjudgeable ->> 'since')::timestamptz, c.due_at)"
+_CURSORS = f"""
+SELECT coalesce(sum(missed_slots), 0), count(*) FILTER (WHERE unjudgeable IS NOT NULL) FROM metadata.cursors WHERE {_mine("team_id")}
+"""
+
 # What a slot would propose is not known before it is judged: one that is late has whoever is not proposed yet wait for as long.
 _DECISION = f"""
 SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY waited_s), count(*), count(*) FILTER (WHERE waited_s > %(decision_target)s),
@@ -353,9 +360,9 @@ SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY waited_s), count(*), count(*
 FROM (SELECT greatest(extract(epoch FROM r.proposed_at - r.knowable_at), 0)::float8 AS waited_s, true AS judged
       FROM metadata.recommendations r WHERE r.proposed_at > %(since)s AND r.knowable_at IS NOT NULL AND {_mine("r.team_id")}
       UNION ALL
-      SELECT extract(epoch FROM %(now)s - c.due_at)::float8, false
+      SELECT extract(epoch FROM %(now)s - {_UNJUDGED_SINCE})::float8, false
       FROM metadata.cursors c LEFT JOIN metadata.policy_versions v ON v.id = c.policy_version_id
-      WHERE c.due_at < %(now)s::timestamptz - make_interval(secs => coalesce((v.body ->> 'slot_s')::int, %(slot_s)s)) AND {_mine("c.team_id")}
+      WHERE {_UNJUDGED_SINCE} < %(now)s::timestamptz - make_interval(secs => coalesce((v.body ->> 'slot_s')::int, %(slot_s)s)) AND {_mine("c.team_id")}
         AND NOT EXISTS (SELECT FROM metadata.recommendations r WHERE r.experiment_id = c.experiment_id
                         AND r.answered_at IS NULL AND r.superseded_at IS NULL AND r.withdrawn_at IS NULL)) AS w
 """
@@ -377,7 +384,7 @@ FROM (SELECT (extract(epoch FROM coalesce(p.slot, e.ended_at, %(now)s) - c.reada
 # neither missing buckets nor an estimate to rely on, so a hold that lacks those goes by their name; what it said a day ago says nothing.
 _JUDGED = f"""
 SELECT e.id, e.key, p.proposed, p.in_time,
-       CASE WHEN c.due_at < %(now)s::timestamptz - make_interval(secs => %(decision_target)s) THEN 'not_judged'
+       CASE WHEN c.unjudgeable IS NOT NULL OR c.due_at < %(now)s::timestamptz - make_interval(secs => %(decision_target)s) THEN 'not_judged'
             ELSE coalesce(g.lacks, said.code) END AS code
 FROM metadata.experiments e
 LEFT JOIN metadata.cursors c ON c.experiment_id = e.id

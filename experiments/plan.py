@@ -142,7 +142,7 @@ def revise(experiment: Experiment, changes: Mapping[str, object], *, now: dateti
     Raises PlanRefused: `not_draft` for the plan of an experiment that has started, `invalid`.
     """
     plan = set(changes) - {"name", "hypothesis", "owner"}
-    experiment = Experiment.objects.select_for_update().get(pk=experiment.pk)
+    experiment = Experiment.objects.select_for_update(no_key=True).get(pk=experiment.pk)  # as a transition does
     if plan and experiment.status != Experiment.Status.DRAFT:
         raise PlanRefused(
             "not_draft",

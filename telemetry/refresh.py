@@ -14,9 +14,9 @@ from django.db.models import Count, Q, QuerySet
 from experiments.models import Experiment
 from telemetry.freshness import (
     FAILURES_OVER,
+    FRESHNESS_SQL,
     LATENCIES_SQL,
     RANK_SQL,
-    STATE_SQL,
     WATERMARK_SQL,
     WORST_LAST,
     State,
@@ -109,8 +109,12 @@ class Fed:
 
 
 _FED_MOST = 100
-_STATE = STATE_SQL.format(
-    watermark="v.watermark", now="%(now)s::timestamptz", every_s="m.expected_every_s", target_s="m.freshness_target_s"
+_FRESHNESS = FRESHNESS_SQL.format(
+    experiment="e.id",
+    watermark="v.watermark",
+    every_s="m.expected_every_s",
+    target_s="m.freshness_target_s",
+    at="%(now)s::timestamptz",
 )
 _WATERMARK = WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality")
 _LATENCIES = LATENCIES_SQL.format(
@@ -126,7 +130,7 @@ _LATENCIES = LATENCIES_SQL.format(
 _FED = f"""
 WITH fed AS (
   SELECT s.id, e.id AS experiment_id, m.key, m.expected_every_s, m.freshness_target_s, greatest(e.started_at, e.created_at) AS began,
-         {_STATE} AS state, row_number() OVER (PARTITION BY s.id ORDER BY v.watermark NULLS FIRST) AS place
+         fresh.state, row_number() OVER (PARTITION BY s.id ORDER BY v.watermark NULLS FIRST) AS place
   FROM metadata.sources s
   JOIN metadata.target_kpis k ON k.team_id = s.team_id
   JOIN metadata.metrics m ON m.id = k.metric_id AND m.key = ANY (s.metrics)
@@ -136,6 +140,7 @@ WITH fed AS (
     FROM metadata.variants a
     CROSS JOIN LATERAL (SELECT {_WATERMARK} AS ts) AS r
     WHERE a.experiment_id = e.id AND a.dropped_at IS NULL) AS v
+  CROSS JOIN LATERAL {_FRESHNESS} AS fresh
   WHERE s.id = ANY (%(ids)s))
 SELECT f.id, max({RANK_SQL.format(state="f.state")}), max(p.p95_s)
 FROM fed f

@@ -156,6 +156,24 @@ class LinksOut(Shape):
     audit = text()
 
 
+class RowToBlameOut(Shape):
+    """A stored number that nothing can be computed with."""
+
+    metric = text()
+    variant = text()
+    ts = text()
+    field = text()
+    value = s.JSONField(help_text="The number as it is stored; a string where JSON has none: NaN, inf.")
+
+
+class UnjudgeableOut(Shape):
+    """Why the gates cannot judge the experiment now. What is proposed is suspended meanwhile."""
+
+    since = at()
+    reason = text()
+    row = RowToBlameOut(allow_null=True)
+
+
 class RowOut(Shape):
     """What the list and the board show of an experiment."""
 
@@ -174,6 +192,10 @@ class RowOut(Shape):
     freshness = FreshnessOut()
     kpis = KpiOut(many=True)
     gates = GateOut(many=True)
+    unjudgeable = UnjudgeableOut(
+        allow_null=True,
+        help_text="Set while the newest slot cannot be judged; gates and recommendation are as of `as_of`.",
+    )
     recommendation = RecommendationOut()
 
 
@@ -226,6 +248,7 @@ class DecisionOut(Shape):
     experiment = text()
     as_of = at()
     stale = s.BooleanField()
+    unjudgeable = UnjudgeableOut(allow_null=True)
     recommendation = RecommendationOut()
     variants = VariantRecommendationOut(many=True)
     decision = AnswerOut(allow_null=True)

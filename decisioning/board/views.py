@@ -49,6 +49,7 @@ from experiments.models import Asset, Experiment, Variant
 from gates import policies as policy_rules
 from gates import trials
 from gates.decisions import DecisionRefused, record_decision
+from gates.evidence import EvidenceRefused
 from gates.models import PolicyVersion
 from telemetry import events, pulls
 from telemetry.models import QuarantinedEvent, Source
@@ -364,7 +365,10 @@ def rows_csv(request: HttpRequest, ref: str) -> HttpResponse:
 def evidence(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
     """The canonical JSON, byte for byte as it was hashed."""
     e = found(request, ref)
-    body = dossier.evidence_body(e, digest)
+    try:
+        body = dossier.evidence_body(e, digest)
+    except EvidenceRefused as refusal:
+        return HttpResponse(f"{refusal}\n", status=409, content_type="text/plain")
     if body is None:
         raise Http404(digest)
     name = f"{e.key}-evidence-{digest.removeprefix('sha256:')[:12]}.json"

@@ -56,6 +56,7 @@ SUPERSEDED = {
     "evidence_corrected": "Evidence was corrected, and the newer reading no longer gives it.",
     "policy_changed": "Another policy judges now, and under it the same rows no longer give it.",
     "judged_anew": "All was judged anew under a changed plan or by a newer version of the portal, which no longer gives it.",
+    "rules_mended": "The rules were mended: judged anew by them, the same rows no longer give it.",
     "newer_proposal": "A newer proposal took its place.",
     "another_answer": "Another answer ended the experiment.",
 }
