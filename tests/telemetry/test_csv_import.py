@@ -140,3 +140,15 @@ def test_a_source_made_here_is_checked_and_tried_out(person: Client, team: Team,
         "/admin/telemetry/source/", {"action": "try_out", "_selected_action": [made.pk]}, follow=True
     ).content.decode()
     assert "3600 new, 0 changed, 0 duplicate and 1400 refused rows, in the first part alone." in tried
+
+
+def test_float_dust_in_a_file_is_rounded_and_what_nothing_can_be_computed_with_is_refused_by_its_line(
+    person: Client, team: Team
+) -> None:
+    file = upload(person, team, line(1, "3.5").replace(",2.0", ",-7e-15"), line(2, "1e200"), line(3, "1e-200"))
+    outcome = file.context["outcome"]
+    assert outcome.accepted == 1
+    assert [(bad.line, bad.problem.split(";")[0]) for bad in outcome.refused] == [
+        (3, "value is 1e+200"),
+        (4, "value is 1e-200"),
+    ]
