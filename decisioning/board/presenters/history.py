@@ -19,31 +19,35 @@ from gates.plan import Kpi
 from gates.rules import Comparison, Judge, arm_of
 from gates.statistics import effects as statistics
 from gates.statistics.sequences import half_width
+from telemetry.hours import in_range
+from telemetry.ingest import MOST_UNITS
 
 # Of an exposure KPI what counts is n. What came before the start is shown as a value and never adds to what is known.
-_DAYS = """
+_DAYS = f"""
 SELECT h.experiment_id, h.metric, h.variant, (date_trunc('day', h.hour, 'UTC') AT TIME ZONE 'UTC')::date AS day,
        (array_agg(h.value ORDER BY h.hour DESC))[1], (array_agg(h.n ORDER BY h.hour DESC))[1],
        CASE WHEN bool_or(h.counts) AND sum(h.n) > 0 THEN sum(h.n)::float8 WHEN sum(h.n) > 0 THEN sum(h.n * h.value) / sum(h.n) ELSE avg(h.value) END,
        sum(h.n) FILTER (WHERE judged)::float8, sum(h.n * h.value) FILTER (WHERE judged), sum(h.n) FILTER (WHERE judged)::float8
-FROM (SELECT k.*, w.counts, k.hour >= date_trunc('hour', e.started_at) AS judged
+FROM (SELECT k.experiment_id, k.metric, k.variant, k.hour, {in_range("k.value")} AS value, k.n, w.counts, k.hour >= date_trunc('hour', e.started_at) AS judged
       FROM unnest(%(experiments)s::bigint[], %(metrics)s::text[], %(counts)s::boolean[]) AS w(experiment_id, metric, counts)
       JOIN kpi_hours k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
       JOIN experiments e ON e.id = w.experiment_id) AS h
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
+"""  # noqa: S608 - constants
 # A ratio's value is its numerator by its denominator, and the hour sums hold no denominator: its rows are read.
-_RATIO_DAYS = """
+_RATIO_DAYS = f"""
 SELECT k.experiment_id, k.metric, k.variant, (date_trunc('day', k.ts - interval '1 microsecond', 'UTC') AT TIME ZONE 'UTC')::date AS day,
        (array_agg(k.value / nullif(k.denominator_value, 0) ORDER BY k.ts DESC))[1], (array_agg(k.n ORDER BY k.ts DESC))[1],
        sum(k.n * k.value) / nullif(sum(k.n * k.denominator_value), 0),
        sum(k.n) FILTER (WHERE k.ts > e.started_at)::float8, sum(k.n * k.value) FILTER (WHERE k.ts > e.started_at),
        sum(k.n * k.denominator_value) FILTER (WHERE k.ts > e.started_at)
 FROM unnest(%(experiments)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
-JOIN experiment_kpis k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
+JOIN (SELECT experiment_id, metric, variant, ts, least(n, {MOST_UNITS}) AS n, {in_range("value")} AS value,
+             {in_range("denominator_value")} AS denominator_value
+      FROM experiment_kpis) AS k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
 JOIN experiments e ON e.id = w.experiment_id
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
+"""  # noqa: S608 - constants
 
 
 @dataclass(frozen=True)
