@@ -5,9 +5,9 @@ Values are for the eye only: no verdict reads them. An effect is the gates' own 
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +20,7 @@ from gates.rules import Comparison, Judge, arm_of
 from gates.statistics import effects as statistics
 from gates.statistics.sequences import half_width
 from telemetry.hours import in_range
-from telemetry.ingest import MOST_UNITS
+from telemetry.ingest import LARGEST, MOST_UNITS
 
 # Of an exposure KPI what counts is n. What came before the start is shown as a value and never adds to what is known.
 _DAYS = f"""
@@ -181,7 +181,13 @@ def _last_looks(
 
 
 def _read(comparison: Comparison, control: State, treatment: State) -> tuple[Point, int] | None:
-    """A gate's reading of two states, as gates.rules measures it; None where that has none."""
+    """A gate's reading of two states, as gates.rules measures it; None where that has none, or none that could be drawn."""
+    with suppress(ArithmeticError, ValueError):  # states of rows from before they had a range
+        return _measured(comparison, control, treatment)
+    return None
+
+
+def _measured(comparison: Comparison, control: State, treatment: State) -> tuple[Point, int] | None:
     kpi, n = comparison.kpi, int(control[0]) + int(treatment[0])
     if min(control[0], treatment[0]) < 2 or (kpi.kind == "ratio" and not (control[3] and treatment[3])):
         return None
@@ -192,7 +198,7 @@ def _read(comparison: Comparison, control: State, treatment: State) -> tuple[Poi
     estimate, se = (statistics.relative_uplift if relative else statistics.difference)(t, c)
     estimate = -estimate if kpi.direction == "decrease" else estimate
     half = half_width(se, n, comparison.rho2, comparison.alpha)
-    if not (isfinite(half) and isfinite(estimate)):
+    if not abs(estimate) + half <= LARGEST:
         return None
     return Point(estimate - half, estimate, estimate + half), n
 
