@@ -19,6 +19,7 @@ from decisioning.ledger.alarms import Wrong, reconcile
 from experiments.models import Experiment
 from gates.policy import DEFAULT_BODY
 from telemetry.freshness import LATENCIES_SQL
+from telemetry.hours import in_range
 from telemetry.models import Source
 from telemetry.refresh import missed
 
@@ -407,9 +408,16 @@ _RECOMMENDED = f"""
 SELECT count(*) FILTER (WHERE in_time OR ({_CALM})), count(*) FILTER (WHERE in_time), count(*) FILTER (WHERE {_CALM}), count(*)
 FROM ({_JUDGED}) AS j
 """
+
+
+def _days(setting: str) -> str:
+    """SQL of a number of days in a policy's body `v.body`, which may be whole and yet written as 7.0, and of any size."""
+    return f"least(coalesce((v.body ->> '{setting}')::numeric, %({setting})s), 36500)::int"
+
+
 # What the gates that are still open lack, the one that lacks most: A of docs/gates.md section 6, else B, and the floor of the smaller arm.
 _CALM_HOLDS = f"""
-SELECT j.key, CASE WHEN runs THEN ceil(lack.units)::bigint END AS units,
+SELECT j.key, CASE WHEN runs THEN ceil(least(lack.units, 1e18))::bigint END AS units,
        CASE WHEN runs THEN least(greatest(c.judged_to + make_interval(secs => least(lack.days, span.most) * 86400),
                                           began + make_interval(days => span.least)), began + make_interval(days => span.most)) END AS about_at
 FROM ({_JUDGED}) AS j
@@ -420,18 +428,20 @@ CROSS JOIN LATERAL (
   SELECT e.status = 'running' AS runs, e.started_at + coalesce(sum(p.resumed_at - p.paused_at), interval '0') AS began
   FROM metadata.pauses p WHERE p.experiment_id = e.id) AS ran
 CROSS JOIN LATERAL (
-  SELECT coalesce((v.body ->> 'min_days')::int, %(min_days)s) AS least, coalesce((v.body ->> 'max_days')::int, %(max_days)s) AS most) AS span
+  SELECT {_days("min_days")} AS least, {_days("max_days")} AS most) AS span
 CROSS JOIN LATERAL (
   SELECT CASE WHEN bool_and(needs.units IS NOT NULL) THEN max(needs.units) END AS units,
          CASE WHEN bool_and(needs.days IS NOT NULL) IS NOT FALSE THEN coalesce(max(needs.days), 0) ELSE span.most END AS days
   FROM jsonb_to_recordset(c.shown -> 'gates') AS gate(kind text, verdict text, limits jsonb)
   CROSS JOIN LATERAL (
-    SELECT (limits ->> 'units_per_day')::float8 AS daily, coalesce(limits ->> 'days_left', limits ->> 'days_left_at_most')::float8 AS days,
+    SELECT {in_range("(limits ->> 'units_per_day')::float8")} AS daily,
+           {in_range("coalesce(limits ->> 'days_left', limits ->> 'days_left_at_most')::float8")} AS days,
            CASE WHEN limits ->> 'why' = 'units' THEN
-             (SELECT nullif(greatest(coalesce((v.body ->> 'min_units')::int, %(min_units)s) - min(n::int), 0), 0) * sum(n::int) / nullif(min(n::int), 0)
+             (SELECT nullif(greatest(coalesce((v.body ->> 'min_units')::numeric, %(min_units)s) - min(n::numeric), 0), 0) * sum(n::numeric)
+                     / nullif(min(n::numeric), 0)
               FROM jsonb_array_elements_text(limits -> 'arms') AS n)::float8 END AS floor) AS known
   CROSS JOIN LATERAL (
-    SELECT greatest(known.days * daily, known.floor) AS units, greatest(known.days, known.floor / daily) AS days) AS needs
+    SELECT greatest(known.days * daily, known.floor) AS units, greatest(known.days, known.floor / nullif(daily, 0)) AS days) AS needs
   WHERE verdict = 'inconclusive' AND (kind IN ('uplift', 'guard') OR (kind = 'target' AND j.code = 'open'))) AS lack
 WHERE {_CALM} ORDER BY about_at NULLS LAST, e.id
 """

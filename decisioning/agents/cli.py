@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import secrets
 import shlex
 import sys
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -234,24 +236,35 @@ def push_kpis(
     Sending again is harmless: what is there already is counted and changes nothing. When it stops half way it says
     where, and how to go on from there.
     """
-    sent, receipt = skip, Receipt()
+    sent, receipt, lines = skip, Receipt(), array("Q")
 
     def count(rows: int) -> None:
         nonlocal sent
         sent += rows
 
-    with _says_where_it_stopped(file.name, experiment, lambda: sent), _portal() as portal, _progress(file) as lines:
-        receipt = portal.push(experiment, islice(rows_of(lines), skip, None), atomic=atomic, sent=count)
+    def rows() -> Iterator[Json]:
+        for line, row in islice(rows_of(progress), skip, None):
+            lines.append(line)
+            yield row
+
+    with _says_where_it_stopped(file.name, experiment, lambda: sent), _portal() as portal, _progress(file) as progress:
+        try:
+            receipt = portal.push(experiment, rows(), atomic=atomic, sent=count)
+        except PortalError as refusal:
+            for error in refusal.errors:
+                if found := re.match(r"/rows/(\d+)", str(error.get("pointer"))):
+                    error["line"] = lines[sent - skip + int(found[1])]
+            raise
     told: Json = {"accepted": receipt.accepted, "changed": receipt.changed, "duplicates": receipt.duplicates}
     told["refused"] = [
-        {"row": skip + index + 1, "code": code, "detail": detail}
+        {"row": skip + index + 1, "line": lines[index], "code": code, "detail": detail}
         for index, (code, detail) in sorted(receipt.refused.items())
     ]
     if as_json:
         print_json(told)
     else:
         for bad in told["refused"]:
-            err().print(f"row {bad['row']}: {bad['detail']} ({bad['code']})", markup=False)
+            err().print(f"line {bad['line']}: {bad['detail']} ({bad['code']})", markup=False)
         say(f"{receipt.accepted} new, {receipt.changed} changed, {receipt.duplicates} there already")
     if receipt.refused:
         raise typer.Exit(ERROR)
