@@ -5,6 +5,7 @@ deadline; a file is opened by an engine that may touch that file alone.
 """
 
 import datetime as dt
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ COLUMNS = (
     "covariance", "revision", "window_s",
 )  # fmt: skip
 _OWN_NAMES = re.compile(r"DATABASE|DECISIONING(?!_SOURCE)|REDIS|POSTGRES|PG|DJANGO|CELERY")
+
+_UNGUARDED = frozenset({"duckdb"})
+"""Dialects whose databases open files of the machine they run on, which is this one."""
 
 Fault = tuple[str, str, str]
 """(JSON pointer, code, detail)."""
@@ -58,10 +62,7 @@ def check(source: Source) -> None:
 
 def _faults(source: Source) -> Iterator[Fault]:
     if source.kind == Source.Kind.SQL:
-        if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", source.url_env):
-            yield "/url_env", "missing_field", "url_env must name an environment variable, such as WAREHOUSE_URL."
-        elif _OWN_NAMES.match(source.url_env):
-            yield "/url_env", "invalid", f"{source.url_env} is the portal's own. Use another, or DECISIONING_SOURCE_..."
+        yield from _url_faults(source.url_env)
         if source.path:
             yield "/path", "invalid", "A database has no path."
     elif source.kind == Source.Kind.FILE:
@@ -90,6 +91,28 @@ def _faults(source: Source) -> Iterator[Fault]:
             yield f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered."
     if source.lineage_job and "/" not in source.lineage_job:
         yield "/lineage_job", "invalid", "lineage_job must be namespace/name."
+
+
+def _url_faults(url_env: str) -> Iterator[Fault]:
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", url_env):
+        yield "/url_env", "missing_field", "url_env must name an environment variable, such as WAREHOUSE_URL."
+    elif _OWN_NAMES.match(url_env):
+        yield "/url_env", "invalid", f"{url_env} is the portal's own. Use another, or DECISIONING_SOURCE_..."
+    elif (named := dialect(os.environ.get(url_env, ""))) in _UNGUARDED:
+        detail = (
+            f"{url_env} holds a {named}: URL, and {named} could read every file here. Export the rows as "
+            "Parquet or CSV below DECISIONING_FILES and use kind file."
+        )
+        yield "/url_env", "unsupported_dialect", detail
+
+
+def dialect(url: str) -> str:
+    """The kind of database that a URL names, whatever its driver and case.
+
+    >>> dialect("DuckDB+any_driver:///a.db"), dialect("no url")
+    ('duckdb', 'no url')
+    """
+    return re.split(r"[+:]", url.strip(), maxsplit=1)[0].lower()
 
 
 def file_of(path: str) -> Path:
