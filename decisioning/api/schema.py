@@ -164,6 +164,7 @@ _PARAMETERS = {
     "to": ("RFC 3339, included.", OpenApiTypes.DATETIME),
     "as_of": ("A past instant: the recommendation is recomputed for its slot.", OpenApiTypes.DATETIME),
     "atomic": ("false: take the good rows, answer 207.", OpenApiTypes.BOOL),
+    "since": ("RFC 3339: read again from then on.", OpenApiTypes.DATETIME),
     "dry_run": ("true: show what would happen and keep nothing.", OpenApiTypes.BOOL),
 }
 
