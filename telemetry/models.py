@@ -75,7 +75,7 @@ class RefreshRun(models.Model):
         ABORTED = "aborted"
 
     run_id = models.UUIDField(help_text="Unique within the team: the job's own id, or ours.")
-    job_name = models.CharField(max_length=500)
+    job_name = models.CharField(max_length=2000)
     team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE, related_name="+")
     source = models.CharField(max_length=200, blank=True)
     started_at = models.DateTimeField(null=True)
@@ -152,7 +152,7 @@ class Source(models.Model):
     )
     metrics = ArrayField(models.CharField(max_length=63), help_text="Keys of the metrics it feeds.")
     lineage_job = models.CharField(
-        max_length=500, blank=True, help_text="namespace/name of the OpenLineage job whose COMPLETE refreshes it."
+        max_length=2000, blank=True, help_text="namespace/name of the OpenLineage job whose COMPLETE refreshes it."
     )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField()

@@ -21,6 +21,7 @@ from django.db import connection, transaction
 from experiments.models import Metric
 from telemetry import ingest
 from telemetry.ingest import Ingested, Row
+from telemetry.lineage import LONGEST_JOB, kept_name
 from telemetry.models import Source
 
 CHUNK = 5_000
@@ -97,6 +98,12 @@ def _faults(source: Source) -> Iterator[Fault]:
         yield "/date_format", "invalid", f"date_format {source.date_format!r} {problem}."
     if source.lineage_job and "/" not in source.lineage_job:
         yield "/lineage_job", "invalid", "lineage_job must be namespace/name."
+    elif source.lineage_job != kept_name(source.lineage_job):
+        yield (
+            "/lineage_job",
+            "invalid_text",
+            f"lineage_job is longer than the {LONGEST_JOB:,} characters kept of a job's name.",
+        )
 
 
 def _url_faults(url_env: str) -> Iterator[Fault]:
