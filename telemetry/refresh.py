@@ -24,9 +24,17 @@ from telemetry.freshness import (
 )
 from telemetry.models import RefreshRun, Source
 
-RunState = Literal["ok", "failed", "missed", "running"]
+RunState = Literal["ok", "partial", "failed", "missed", "running"]
 MOST_SHOWN = 96
-_STATES: dict[str, RunState] = {"succeeded": "ok", "failed": "failed", "aborted": "failed", "running": "running"}
+BROUGHT = (RefreshRun.Status.SUCCEEDED, RefreshRun.Status.PARTIAL)
+"""How a run ends that refreshed what it feeds. Rows that it refused are told; they make it no failure."""
+_STATES: dict[str, RunState] = {
+    "succeeded": "ok",
+    "partial": "partial",
+    "failed": "failed",
+    "aborted": "failed",
+    "running": "running",
+}
 
 
 @dataclass
@@ -93,8 +101,8 @@ def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[int, 
         RefreshRun.objects.filter(source__in=[s.key for s in sources], finished_at__gt=since)
         .values("team_id", "source")
         .annotate(
-            succeeded=Count("id", filter=Q(status=RefreshRun.Status.SUCCEEDED)),
-            failed=Count("id", filter=~Q(status=RefreshRun.Status.SUCCEEDED)),
+            succeeded=Count("id", filter=Q(status__in=BROUGHT)),
+            failed=Count("id", filter=~Q(status__in=BROUGHT)),
         )
     )
     counted = {(row["team_id"], row["source"]): (row["succeeded"], row["failed"]) for row in ended}

@@ -346,29 +346,32 @@ def refresh(
     source: Annotated[str, typer.Argument(help="The source's key.")],
     *,
     wait: Wait = 0.0,
+    since: Annotated[str, typer.Option(help="Read again from this time, such as 2026-11-24T06:00:00Z.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what a run would do; keep nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pull a source's rows now. With --wait the exit code says whether the run succeeded."""
+    """Pull a source's rows now. With --wait the exit code says whether the run brought rows; refused ones are told."""
+    again: dict[str, Any] = {"since": since} if since else {}
     with _portal() as portal:
         if dry_run:
-            told = portal.post(place("sources", source, "refresh"), dry_run="true")
+            told = portal.post(place("sources", source, "refresh"), dry_run="true", **again)
             tell(
                 told,
                 f"{told['since']} to {told['until']}: {told['accepted']} new, {told['changed']} changed, "
-                f"{told['duplicates']} there already, {told['refused']} refused",
+                f"{told['duplicates']} there already, {told['refused']} refused, "
+                f"{told['ignored']} of experiments that are not here",
                 *told["problems"],
                 as_json=as_json,
             )
             return
-        told = portal.post(place("sources", source, "refresh"))
+        told = portal.post(place("sources", source, "refresh"), **again)
         run = wait_for(lambda: _run_of(portal, told), _over, wait)
     if as_json:
         print_json(run)
     else:
         rows = "" if run.get("rows") is None else f", {run['rows']} rows"
         say(f"{source}: {run['status']}{rows} (run {run['id']})", *filter(None, [run.get("error")]))
-    if _over(run) and run["status"] != "succeeded":
+    if _over(run) and run["status"] not in ("succeeded", "partial"):
         raise typer.Exit(ERROR)
 
 
@@ -379,7 +382,7 @@ def _run_of(portal: Portal, told: Json) -> Json:
 
 
 def _over(run: Json) -> bool:
-    return run["status"] in ("succeeded", "failed", "aborted")
+    return run["status"] in ("succeeded", "partial", "failed", "aborted")
 
 
 @app.command(epilog="Example: decisioning lineage checkout")

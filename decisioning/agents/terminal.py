@@ -19,7 +19,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SLOWEST_S = 30.0
 _TONES = {
     "scale": "green", "pass": "green", "fresh": "green", "succeeded": "green",
-    "review": "yellow", "due": "yellow", "late": "yellow", "inconclusive": "yellow",
+    "review": "yellow", "partial": "yellow", "due": "yellow", "late": "yellow", "inconclusive": "yellow",
     "delete": "red", "fail": "red", "stale": "red", "invalid": "red", "failed": "red",
 }  # fmt: skip
 

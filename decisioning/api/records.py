@@ -164,6 +164,8 @@ def _run(run: RefreshRun) -> dict[str, Any]:
         "started_at": rfc3339(run.started_at),
         "finished_at": rfc3339(run.finished_at),
         "rows": run.rows,
+        "refused": run.refused,
+        "ignored": run.ignored,
         "error": run.error,
         "data_watermark": rfc3339(run.data_watermark),
     }

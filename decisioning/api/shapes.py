@@ -402,6 +402,8 @@ class MetricOut(Shape):
 
 
 class RunOut(Shape):
+    """One run of a job. `partial`: it brought rows, and `refused` some; ignored: rows of experiments that are not here."""
+
     id = text()
     job_name = text()
     source = maybe_text()  # type: ignore[assignment]
@@ -409,6 +411,8 @@ class RunOut(Shape):
     started_at = maybe_at()
     finished_at = maybe_at()
     rows = maybe_whole()
+    refused = maybe_whole()
+    ignored = maybe_whole()
     error = maybe_text()
     data_watermark = maybe_at()
 
@@ -644,6 +648,7 @@ class SourceOut(Shape):
     schedule_s = whole()
     overlap_s = whole()
     time_limit_s = whole()
+    date_format = maybe_text()
     metrics = texts()
     lineage_job = maybe_text()
     enabled = s.BooleanField()
@@ -656,7 +661,7 @@ class SourceOut(Shape):
 
 
 class PreviewOut(Shape):
-    """What a run would do, or would have done."""
+    """What a run would do, or would have done. ignored: rows of experiments that are not here, the first of which are named."""
 
     since = maybe_at()
     until = maybe_at()
@@ -664,6 +669,8 @@ class PreviewOut(Shape):
     changed = whole()
     duplicates = whole()
     refused = whole()
+    ignored = whole()
+    ignored_experiments = texts()
     problems = texts()
     rows = s.ListField(child=s.DictField())
     more = s.BooleanField()

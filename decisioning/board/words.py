@@ -29,6 +29,7 @@ TONES = {
     "invalid": "review",
     "fresh": "scale",
     "succeeded": "scale",
+    "partial": "review",
     "failed": "delete",
     "aborted": "delete",
     "running": "hold",

@@ -31,7 +31,7 @@ from telemetry.sources import Preview
 
 PAGE = 50
 FRESHNESS = {"fresh": "fresh", "due": "due", "late": "late", "stale": "stale", "unknown": "no data"}
-RESULTS = {"succeeded": "Ok", "failed": "Failed", "aborted": "Aborted", "running": "Running"}
+RESULTS = {"succeeded": "Ok", "partial": "In part", "failed": "Failed", "aborted": "Aborted", "running": "Running"}
 
 # What people look for in the audit, in their words.
 KINDS = {
@@ -124,6 +124,11 @@ def present_runs(runs: Iterable[RefreshRun], *, now: datetime) -> list[dict[str,
                 "job": run.job_name,
                 "pill": words.pill(run.status, RESULTS[run.status]),
                 "rows": words.count(run.rows),
+                "left": ", ".join(
+                    f"{count:,} {word}"
+                    for count, word in ((run.refused, "refused"), (run.ignored, "not of here"))
+                    if count
+                ),
                 "took": "" if took is None else f"{took * 1000:.0f} ms" if took < 1 else words.duration(took),
                 "watermark": words.instant(run.data_watermark, now) if run.data_watermark else "",
                 "error": run.error or "",
@@ -142,6 +147,8 @@ def refresh_log_rows(params: QueryDict) -> list[list[object]]:
         "finished_at",
         "status",
         "rows",
+        "refused",
+        "ignored",
         "error",
     ]
     return [head, *(list(row) for row in runs_asked(params).values_list(*head)[: MOST + 1])]  # type: ignore[arg-type]
@@ -354,7 +361,9 @@ def _strip(source: Source, states: Sequence[RunState]) -> SafeString:
 
 def _said_of(states: Sequence[RunState]) -> str:
     counts = Counter(states)
-    return ", ".join(f"{counts[state]} {state}" for state in ("ok", "failed", "missed", "running") if counts[state])
+    return ", ".join(
+        f"{counts[state]} {state}" for state in ("ok", "partial", "failed", "missed", "running") if counts[state]
+    )
 
 
 def _failing(share: float | None) -> str:
@@ -374,6 +383,7 @@ def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
         ("changed", told.changed),
         ("duplicate", told.duplicates),
         ("refused", told.refused),
+        *([("of experiments that are not here", told.ignored)] if told.ignored else []),
     ]
     return {
         "key": source.key,
