@@ -23,7 +23,7 @@ from tests.stack import template
 hypothesis_settings.register_profile("portal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("portal")
 
-_KEPT = ["django_migrations", "django_content_type", "auth_permission", "policies", "policy_versions"]
+_KEPT = ["django_migrations", "django_content_type", "auth_permission", "policies", "policy_versions", "locks"]
 
 
 def log_in_as(role: str) -> None:
