@@ -37,8 +37,9 @@ class PolicyVersion(models.Model):
     body = models.JSONField()
     author = models.CharField(max_length=200)
     author_user = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
-    )
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+",
+        help_text="Outlives the account, so that its number goes on to say who the second person is not.",
+    )  # fmt: skip
     created_at = models.DateTimeField()
     activated_at = models.DateTimeField(null=True, blank=True)
     activated_by = models.CharField(max_length=200, blank=True)
@@ -270,7 +271,10 @@ class Decision(OfExperiment):
     override_to = models.CharField(max_length=10, blank=True)
     reason = models.TextField(blank=True)
     by = models.CharField(max_length=200)
-    by_user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    by_user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+",
+        help_text="Outlives the account: an answer is never edited, not even by a deletion.",
+    )  # fmt: skip
     at = models.DateTimeField()
     evidence_digest = models.CharField(max_length=71)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
-from django.db.models import Q, QuerySet
+from django.db import transaction
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
@@ -90,8 +91,8 @@ class EndsKeys(ModelAdmin):
         return [*gone, *ends], counts, missing, protected
 
     def keys_of(self, objs: Any) -> Q:
-        """The keys that end when these go."""
-        raise NotImplementedError
+        """The keys that end when these go; without a word of its own none is listed."""
+        return Q(pk__in=[])
 
     def _told(self, request: HttpRequest, view: Any, *args: Any, **kwargs: Any) -> HttpResponse:
         good = (
@@ -123,14 +124,49 @@ class TeamAdmin(EndsKeys, Dated):
     def people(self, team: Team) -> int:
         return len(team.memberships.all())
 
-    def keys_of(self, objs: Any) -> Q:
-        return Q(team__in=list(objs))
-
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
         return super().get_queryset(request).prefetch_related("memberships")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Team | None = None) -> list[str]:
         return [*super().get_readonly_fields(request, obj), *(["key"] if obj else [])]
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[str]]:
+        """Only people and keys go with a team; anything else it has stands in the way and is named with its number."""
+        going: list[Any] = []
+        counts: dict[str, int] = {}
+        in_the_way: list[str] = []
+        for team in objs:
+            going.append(f"{team.name} ({team.key})")
+            for model, number in _things_of(team):
+                name = str(model._meta.verbose_name if number == 1 else model._meta.verbose_name_plural)
+                if model in GO_WITH_A_TEAM:
+                    counts[str(model._meta.verbose_name_plural)] = (
+                        counts.get(str(model._meta.verbose_name_plural), 0) + number
+                    )
+                else:
+                    in_the_way.append(f"{team.key} has {number} {name}")
+        return going, {"teams": len(going), **counts}, set(), in_the_way
+
+    def delete_model(self, request: HttpRequest, obj: Team) -> None:
+        self.delete_queryset(request, Team.objects.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Team]) -> None:
+        with transaction.atomic():
+            for model in GO_WITH_A_TEAM:
+                model._default_manager.filter(team__in=queryset).delete()
+            queryset._raw_delete(queryset.db)  # what records of facts refer to is refused by the database
+
+
+GO_WITH_A_TEAM: tuple[type[Model], ...] = (Membership, ApiKey)
+
+
+def _things_of(team: Team) -> list[tuple[type[Model], int]]:
+    """(model, how many) of whatever refers to a team."""
+    related = [r for r in Team._meta.related_objects if r.field.name == "team"]
+    counted = [(r.related_model, r.related_model._base_manager.filter(team=team).count()) for r in related]
+    return [(model, number) for model, number in counted if number]
 
 
 @admin.register(Membership)
