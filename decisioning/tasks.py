@@ -1,5 +1,6 @@
 """The house's ticks: what is told to the outside. They have a queue and a process of their own, so that no receiver slows the gates."""
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -9,11 +10,14 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from decisioning import notices, slo
+from decisioning.access import readers
 from decisioning.access.principal import bind_job
 from decisioning.ledger import delivery
 from decisioning.ledger.models import OutboxMessage
 from gates import alarms
 from telemetry import breaches
+
+_log = logging.getLogger(__name__)
 
 
 @shared_task(name="notices.deliver", ignore_result=True)
@@ -27,6 +31,16 @@ def watch(**_later: object) -> None:
     """Tell what only time brings about: overdue answers, data that is late or back, guards that fail; beat calls it every 30 seconds."""
     for look in (alarms.tell_overdue, alarms.tell_failed_guards, breaches.tell_changes):
         _told(look)
+
+
+@shared_task(name="access.readers", ignore_result=True)
+def limit_readers(**_later: object) -> None:
+    """End what people's SQL tools do for too long; beat calls it every ten seconds, here where nothing long is ever in the way."""
+    with transaction.atomic():
+        bind_job("access.readers")
+        ended = readers.end_beyond_limits()
+    for login, why in ended:
+        _log.warning("Ended a session of %s: beyond its limit for %s", login, why)
 
 
 @shared_task(name="notices.promises", ignore_result=True)

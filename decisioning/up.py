@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import LiteralString, NoReturn
 
 from decisioning.embedded import (
+    FOR_READERS,
     PROJECT,
     SELF,
     Home,
@@ -515,8 +516,8 @@ class Installation:
 
 
 def _connections(web: int, worker: int) -> int:
-    """How many PostgreSQL has to take: all threads of web with a pulse and a tally each, three a worker, and forty for all else."""
-    return max(100, web * (WEB_THREADS + 2) + worker * 3 + 40)
+    """How many PostgreSQL has to take: all threads of web with a pulse and a tally each, three a worker, those of readers, and forty for all else."""
+    return max(100, web * (WEB_THREADS + 2) + worker * 3 + FOR_READERS + 40)
 
 
 def _apart(work: Callable[[], None]) -> None:

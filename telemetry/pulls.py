@@ -114,7 +114,7 @@ RETURNING id
 def take_next(*, now: dt.datetime) -> RefreshRun | None:
     """Claim a waiting run. No more than DECISIONING_PULLS are under way, so that slow sources leave workers for the ticks."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('telemetry.take_next'))")
+        cursor.execute("SELECT access.lock('telemetry.take_next')")
         cursor.execute(_CLAIM, {"now": now, "most": settings.SOURCE_PULLS})
         row = cursor.fetchone()
     return RefreshRun.objects.get(pk=row[0]) if row else None

@@ -34,7 +34,7 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("portal")
 
-_KEPT = ["django_migrations", "django_content_type", "auth_permission", "policies", "policy_versions"]
+_KEPT = ["django_migrations", "django_content_type", "auth_permission", "policies", "policy_versions", "locks"]
 
 
 def log_in_as(role: str) -> None:

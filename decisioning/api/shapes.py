@@ -476,6 +476,7 @@ class KeyOut(Shape):
     public_id = text()
     team = text()
     owner = maybe_text()
+    made_by = maybe_text()
     scopes = texts()
     agent = s.BooleanField()
     rate = maybe_text()
@@ -483,6 +484,7 @@ class KeyOut(Shape):
     expires_at = maybe_at()
     revoked_at = maybe_at()
     last_used_at = maybe_at()
+    problem = s.CharField(allow_null=True, help_text="Why it is refused now; null for a good one.")
 
 
 class NewKeyOut(KeyOut):

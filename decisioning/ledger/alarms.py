@@ -44,7 +44,7 @@ def reconcile(
     look: finds all that is wrong now. Of two ticks at once the second does not even look: the first is just doing so.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [f"alarms {event}"])
+        cursor.execute("SELECT access.lock(%s, false)", [f"alarms {event}"])
         if cursor.fetchone() != (True,):
             return 0
     known = {(alarm.team_id, alarm.subject): alarm for alarm in Alarm.objects.filter(type=event)}

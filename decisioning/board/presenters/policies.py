@@ -16,6 +16,7 @@ from decisioning.board import words
 from experiments.models import Experiment
 from gates import trials
 from gates.models import Backtest, Cursor, Policy, PolicyVersion
+from gates.policies import second_person_missing
 from gates.policy import canonical, parse
 
 MOST_LISTED = 200  # of what is folded away below a backtest
@@ -172,19 +173,9 @@ def _steps(version: PolicyVersion, principal: Principal, *, candidate: bool, now
         steps.append({"icon": "clock", "tone": "hold", "title": "A backtest is missing.", "text": text})
     elif candidate:
         steps.append({"icon": "pass", "tone": "", "title": "Backtested.", "text": "Its report is below."})
-    if candidate and _waits_for_another(version, principal):
-        text = "You wrote this version, so somebody else with the right to change policies must activate it."
+    if candidate and (text := second_person_missing(version, principal)):
         steps.append({"icon": "user", "tone": "late", "title": "A second person is missing.", "text": text})
     return steps
-
-
-def _waits_for_another(version: PolicyVersion, principal: Principal) -> bool:
-    team = version.policy.team
-    return (team is None or team.second_person) and _is_author(version, principal)
-
-
-def _is_author(version: PolicyVersion, principal: Principal) -> bool:
-    return version.author_user_id is not None and version.author_user_id == principal.id
 
 
 def _may(version: PolicyVersion, principal: Principal) -> bool:
@@ -195,7 +186,7 @@ def _may(version: PolicyVersion, principal: Principal) -> bool:
 def _activate(version: PolicyVersion, principal: Principal) -> dict[str, Any] | None:
     if not _may(version, principal):
         return None
-    waits = not trials.passed(version) or _waits_for_another(version, principal)
+    waits = not trials.passed(version) or bool(second_person_missing(version, principal))
     return {
         "url": reverse("policy_activate", args=[version.policy_id, version.number]),
         "waits": waits,

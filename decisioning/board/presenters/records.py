@@ -400,7 +400,10 @@ def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
 def keys(principal: Principal, *, now: datetime) -> dict[str, Any]:
     """Every key the person may see; revoking is offered where they may manage keys."""
     return {
-        "keys": [_key(key, principal, now) for key in ApiKey.objects.select_related("team", "owner").order_by("-id")],
+        "keys": [
+            _key(key, principal, now)
+            for key in ApiKey.objects.judged().select_related("team", "owner", "made_by").order_by("-id")
+        ],
         "empty": {
             "icon": "key",
             "title": "No keys yet",
@@ -411,11 +414,22 @@ def keys(principal: Principal, *, now: datetime) -> dict[str, Any]:
 
 
 def _key(key: ApiKey, principal: Principal, now: datetime) -> dict[str, Any]:
-    gone = "Revoked" if key.revoked_at else "Expired" if key.expires_at and key.expires_at <= now else ""
+    problem: str | None = key.problem  # type: ignore[attr-defined] # annotated by judged()
+    gone = (
+        "Revoked"
+        if key.revoked_at
+        else "Expired"
+        if key.expires_at and key.expires_at <= now
+        else "Ended"
+        if problem
+        else ""
+    )
     return {
         "name": str(key),
         "team": key.team.name,
         "owner": str(key.owner or "no one"),
+        "made_by": str(key.made_by or ""),
+        "problem": problem if gone == "Ended" else "",
         "scopes": ", ".join(key.scopes) + (" · agent" if key.agent else ""),
         "pill": words.pill("fail", gone, line=True) if gone else words.pill("pass", "Good"),
         "used": words.instant(key.last_used_at, now) if key.last_used_at else "not yet",

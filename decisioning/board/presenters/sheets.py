@@ -152,11 +152,11 @@ def of_backtest(version: PolicyVersion) -> Sheet:
 
 def of_keys(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
     return _sheet(
-        "key team owner scopes agent rate created_at expires_at revoked_at last_used_at",
+        "key team owner made_by scopes agent rate created_at expires_at revoked_at last_used_at problem",
         (
-            [str(k), k.team.key, str(k.owner or ""), " ".join(k.scopes), k.agent, k.rate, k.created_at, k.expires_at,
-             k.revoked_at, k.last_used_at]
-            for k in ApiKey.objects.select_related("team", "owner").order_by("-id")[: MOST + 1]
+            [str(k), k.team.key, str(k.owner or ""), str(k.made_by or ""), " ".join(k.scopes), k.agent, k.rate, k.created_at,
+             k.expires_at, k.revoked_at, k.last_used_at, k.problem]  # type: ignore[attr-defined] # annotated by judged()
+            for k in ApiKey.objects.judged().select_related("team", "owner", "made_by").order_by("-id")[: MOST + 1]
         ),
     )  # fmt: skip
 
