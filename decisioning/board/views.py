@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from django.contrib import messages
 from django.contrib.auth.models import User
-from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.core.signing import BadSignature
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
@@ -23,6 +22,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from decisioning.access import keys as access_keys
 from decisioning.access import pictures
+from decisioning.access.login import ask_to_sign_in, keeps_unsent, sign_in_url
 from decisioning.access.middleware import own_transaction
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
@@ -65,15 +65,31 @@ def person(view: View) -> View:
 def signed_in(view: View) -> View:
     """As `person`, for what a browser may keep."""
 
+    @keeps_unsent
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if who(request).kind != "user":
-            return redirect_to_login(request.get_full_path())
+            return ask_to_sign_in(request)
         if any("\x00" in value for sent in (request.GET, request.POST) for value in sent.values()):
             raise BadRequest("No text holds a NUL character.")
         return view(request, *args, **kwargs)
 
     return guarded
+
+
+def polled(view: View) -> View:
+    """As `person`, for what an open page asks for again and again: without a user it says so in its place, and asks no more."""
+
+    @wraps(view)
+    def asked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.headers.get("HX-Request") and who(request).kind != "user":
+            return render(request, "board/_signed_out.html", {"url": sign_in_url(request)}, status=HTTP_STOP_POLLING)
+        return person(view)(request, *args, **kwargs)
+
+    return asked
+
+
+HTTP_STOP_POLLING = 286  # htmx's own
 
 
 def who(request: HttpRequest) -> Principal:
@@ -157,7 +173,7 @@ def board_csv(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
-@person
+@polled
 def news(request: HttpRequest) -> HttpResponse:
     """What came since the board was opened; the list itself never moves under a reader."""
     since = request.GET.get("since", "")
@@ -166,7 +182,7 @@ def news(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
-@person
+@polled
 def watch(request: HttpRequest) -> HttpResponse:
     return render(request, "board/_watch.html", {"watch": frame.watchdog(timezone.now())})
 
