@@ -78,6 +78,19 @@ def _reserve(username: str, address: str, *, now: dt.datetime) -> dt.datetime | 
     return until if failures > FAILURES else None
 
 
+class NewPasswordUnlocks:
+    """Among Django's password validators for their hook alone: with a new password the wrong ones before count no more."""
+
+    def validate(self, password: str, user: object = None) -> None:
+        """Any."""
+
+    def get_help_text(self) -> str:
+        return "With a new password, wrong ones typed before count no more."
+
+    def password_changed(self, password: str, user: User) -> None:
+        LoginAttempts.objects.filter(username=user.get_username().casefold()[:150]).delete()
+
+
 class SignInForm(AuthenticationForm):
     """Says that a pair is locked, and for how long."""
 
@@ -87,7 +100,7 @@ class SignInForm(AuthenticationForm):
             return super().get_invalid_login_error()
         return ValidationError(
             f"Too many wrong passwords for this name from your address. Try again after {until:%H:%M} UTC, "
-            "or ask an admin to set a new password.",
+            "or ask an admin to set a new password: that unlocks it at once.",
             code="locked",
         )
 
