@@ -27,9 +27,9 @@ from decisioning.access.middleware import own_transaction
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
-from decisioning.board import snapshots
+from decisioning.board import once, snapshots
 from decisioning.board.downloads import MOST_OF_ONE, spreadsheet
-from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, WebhookForm
+from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, PolicyForm, WebhookForm
 from decisioning.board.presenters import (
     creation,
     dossier,
@@ -318,20 +318,27 @@ def move(request: HttpRequest, ref: str, status: str) -> HttpResponse:
     )
 
 
+_MADE_ALREADY = "It was made already: this form was sent a second time, and made no second one."
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 @person
 def experiment_new(request: HttpRequest) -> HttpResponse:
     """Name, hypothesis, KPIs; the dashboard, the gates and the log come with it."""
     principal = who(request)
     form = ExperimentForm(request.POST or None)
-    teams = creation.writable_teams(principal)
+    teams = records.teams_with(principal, Scope.WRITE)
     form.fields["team"].queryset = teams  # type: ignore[attr-defined]
     if not principal.may(Scope.WRITE) or not teams:
         raise PermissionDenied("Creating needs the right experiments:write in a team.")
     status = 200
     if request.method == "POST":
+        if once.taken(request):
+            messages.warning(request, _MADE_ALREADY)
+            return redirect("board")
         status = 422
         if form.is_valid() and (made := creation.create(form, by=principal, now=timezone.now())):
+            once.take(request)
             messages.success(
                 request, f"{made.name} is {made.get_status_display().lower()}. Send its first rows, and it is judged."
             )
@@ -339,7 +346,7 @@ def experiment_new(request: HttpRequest) -> HttpResponse:
     return page(
         request,
         "board/new.html",
-        creation.page(form, teams),
+        creation.page(form, teams) | {"once": once.number()},
         here="board",
         title="New experiment",
         status=status,
@@ -353,7 +360,7 @@ def planned_duration(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "board/_duration.html",
-        {"duration": creation.duration(request.GET, creation.writable_teams(who(request)))},
+        {"duration": creation.duration(request.GET, records.teams_with(who(request), Scope.WRITE))},
     )
 
 
@@ -592,6 +599,64 @@ def policy(request: HttpRequest, pk: int, number: int | None = None) -> HttpResp
     return page(request, "board/policy.html", shown, here="policies", title=f"Policy {version}", exact=False)
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def policy_next(request: HttpRequest, pk: int) -> HttpResponse:
+    """The next version of a team's policy, from what judges now; it judges nothing before it is backtested and activated."""
+    live = policies.find(pk, None)
+    if live is None:
+        raise Http404(str(pk))
+    if live.team_id is None:
+        raise PermissionDenied("This policy ships with the portal and never changes.")
+    allowed(request, Scope.POLICIES, live.team_id)
+    return _written(request, live, copied=False)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def policy_copy(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """A version of any policy as the first one of a new policy of a team."""
+    version = policies.find(pk, number)
+    if version is None:
+        raise Http404(str(pk))
+    if not who(request).may(Scope.POLICIES):
+        raise PermissionDenied("This needs the right policies:write in a team.")
+    return _written(request, version, copied=True)
+
+
+def _written(request: HttpRequest, source: PolicyVersion, *, copied: bool) -> HttpResponse:
+    """Look first, as often as one likes; then it is kept."""
+    now, principal, status = timezone.now(), who(request), 200
+    form = PolicyForm(request.POST or None, initial={"body": source.body})
+    if copied:
+        form.fields["team"].queryset = records.teams_with(principal, Scope.POLICIES)  # type: ignore[attr-defined]
+    else:
+        del form.fields["team"], form.fields["name"]
+    looked = request.POST.get("do") == "look"
+    if request.method == "POST":
+        status = 200 if form.is_valid() and looked else 422
+        if form.is_valid() and not looked:
+            if once.taken(request):
+                messages.warning(request, _MADE_ALREADY)
+                return redirect("policies")
+            try:
+                made = policies.write(form.cleaned_data, source, by=principal, now=now)
+            except policy_rules.PolicyRefused as refusal:
+                form.add_error("name" if refusal.code == "key_taken" else None, refusal.message)
+            else:
+                once.take(request)
+                messages.success(
+                    request,
+                    f"{made} is kept."
+                    + ("" if copied else " It judges nothing before it is backtested and activated."),
+                )
+                return redirect("policy_version", pk=made.policy_id, number=made.number)
+    shown = policies.writing(form, source, copied=copied) | {"once": once.number()}
+    return page(
+        request, "board/policy_write.html", shown, here="policies", title=shown["title"], status=status, exact=False
+    )
+
+
 def _candidate(request: HttpRequest, pk: int, number: int) -> PolicyVersion:
     """A version the person may see and change; a shipped one belongs to admins."""
     version = policies.find(pk, number)
@@ -673,8 +738,13 @@ def keys(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied("This needs the right keys:manage in a team.")
     now, made, status = timezone.now(), None, 200
     form = KeyForm(request.POST or None)
-    form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
     if request.method == "POST":
+        if once.taken(request):
+            messages.warning(
+                request, f"{_MADE_ALREADY} A key's secret is shown once: where it is lost, revoke that key."
+            )
+            return redirect("keys")
         status = 422
         if form.is_valid():
             try:
@@ -682,10 +752,11 @@ def keys(request: HttpRequest) -> HttpResponse:
             except access_keys.KeyRefused as refusal:
                 form.add_error(None, str(refusal))
             else:
+                once.take(request)
                 status = 201
                 form = KeyForm()
-                form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
-    shown = records.keys(principal, now=now) | {"form": form, "made": made}
+                form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
+    shown = records.keys(principal, now=now) | {"form": form, "made": made, "once": once.number()}
     return page(request, "board/keys.html", shown, here="profile", title="Keys", status=status, exact=False)
 
 
@@ -726,8 +797,13 @@ def webhooks_page(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied("This needs the right keys:manage in a team.")
     now, made, status = timezone.now(), None, 200
     form = WebhookForm(request.POST or None)
-    form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
     if request.method == "POST":
+        if once.taken(request):
+            messages.warning(
+                request, f"{_MADE_ALREADY} Its secret is shown once: where it is lost, delete that webhook."
+            )
+            return redirect("webhooks")
         status = 422
         if form.is_valid():
             try:
@@ -735,10 +811,11 @@ def webhooks_page(request: HttpRequest) -> HttpResponse:
             except channels.ChannelRefused as refusal:
                 form.add_error(refusal.pointer.removeprefix("/") or None, str(refusal))
             else:
+                once.take(request)
                 status, made = 201, {"secret": secret, "url": reverse("webhook", args=[channel.pk])}
                 form = WebhookForm()
-                form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
-    shown = webhooks.webhooks(principal, now=now) | {"form": form, "made": made}
+                form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
+    shown = webhooks.webhooks(principal, now=now) | {"form": form, "made": made, "once": once.number()}
     return page(request, "board/webhooks.html", shown, here="profile", title="Webhooks", status=status, exact=False)
 
 

@@ -144,3 +144,26 @@ def test_rows_are_taken_along_as_a_spreadsheet(board: Client, scene: Scene) -> N
 
     assert lines[0].startswith("metric,variant,ts,value,n,variance")
     assert len(lines) > 20
+
+
+def test_a_key_form_that_is_sent_again_makes_no_second_key(admin: Client, growth: Team) -> None:
+    form = admin.get("/keys").text.split('name="once" value="')[1].split('"')[0]
+    sent = {"team": growth.pk, "scopes": ["experiments:read"], "once": form}
+    assert admin.post("/keys", sent | {"scopes": []}).status_code == 422
+    assert admin.post("/keys", sent).status_code == 201
+
+    again = admin.post("/keys", sent, follow=True)
+
+    assert "made no second one" in again.text
+    with as_role("owner"):
+        assert ApiKey.objects.count() == 1
+    assert admin.post("/keys", sent | {"once": "another form"}).status_code == 201
+
+
+def test_a_picture_that_is_too_large_is_refused_with_its_own_size(board: Client, scene: Scene) -> None:
+    e = scene.experiment(rows=False)
+    large = SimpleUploadedFile("large.png", b"x" * 3_000_000, "image/png")
+
+    said = board.post(f"/experiments/{e.key}/variants/treatment/picture", {"image": large, "alt": "A"}, follow=True)
+
+    assert "3,000,000 bytes; at most 2,097,152 are taken" in said.text

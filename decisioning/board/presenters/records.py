@@ -431,11 +431,11 @@ def make_key(wanted: Mapping[str, Any], *, owner: User, now: datetime) -> dict[s
     return {"secret": secret}
 
 
-def key_teams(principal: Principal) -> QuerySet[Team]:
-    """Teams in which the person may make keys."""
+def teams_with(principal: Principal, scope: Scope) -> QuerySet[Team]:
+    """Teams in which the person holds the scope."""
     if principal.is_admin:
         return Team.objects.order_by("name")
-    held = [team for team, scopes in principal.teams.items() if Scope.KEYS in scopes]
+    held = [team for team, scopes in principal.teams.items() if scope in scopes]
     return Team.objects.filter(pk__in=held).order_by("name")
 
 
