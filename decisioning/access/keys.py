@@ -44,7 +44,8 @@ def create_key(
     wanted = list(dict.fromkeys(scopes))
     unknown = [s for s in wanted if s not in set(Scope)]
     if unknown or not wanted:
-        raise KeyRefused("invalid_scope", f"Unknown scopes {unknown}; choose from {', '.join(Scope)}.")
+        said = f"There is no scope {', '.join(unknown)}" if unknown else "A key needs a scope"
+        raise KeyRefused("invalid_scope", f"{said}; choose from {', '.join(Scope)}.")
     forbidden = [s for s in wanted if agent and s in NEVER_FOR_AGENTS]
     if forbidden:
         raise KeyRefused(
