@@ -106,7 +106,7 @@ class PolicyBinding(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.experiment_id or 'default'}: {self.policy}"
+        return f"{self.policy} for {self.experiment or f'new experiments of {self.team}'}"
 
 
 class Cursor(models.Model):
@@ -216,7 +216,7 @@ class Evaluation(OfExperiment):
         indexes = [models.Index(fields=["experiment", "-slot", "-fold"], name="evaluation_newest")]
 
     def __str__(self) -> str:
-        return f"{self.experiment_id} at {self.slot:%Y-%m-%d %H:%MZ}: {self.action}"
+        return f"{self.experiment} at {self.slot:%Y-%m-%d %H:%MZ}: {self.action}"
 
 
 class Recommendation(OfExperiment):

@@ -1,5 +1,6 @@
 """The refresh log, sources and quarantine in the Django admin."""
 
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -94,13 +95,17 @@ class SourceAdmin(Dated):
                 continue
             told = shown.stored
             rows = f"{told.accepted} new, {told.changed} changed, {told.duplicates} duplicate and {told.refused} refused rows, {told.ignored} of experiments that are not here"
-            first = "; ".join(", ".join(f"{k}={v}" for k, v in row.items()) for row in shown.rows[:3])
+            first = "; ".join(", ".join(f"{k} {_cell(v)}" for k, v in row.items()) for row in shown.rows[:3])
             part = ", in the first part alone" if shown.more else ""
             text = f"{source.key} since {shown.since:%Y-%m-%d %H:%MZ}: {rows}{part}. {' '.join(told.problems[:3])} First: {first}"
             messages.info(request, text[:2_000])
 
     def get_readonly_fields(self, request: HttpRequest, obj: Source | None = None) -> list[str]:
         return [*super().get_readonly_fields(request, obj), *(["key", "team"] if obj else [])]
+
+
+def _cell(value: object) -> str:
+    return "empty" if value is None else f"{value:%Y-%m-%d %H:%MZ}" if isinstance(value, datetime) else str(value)
 
 
 @admin.register(QuarantinedEvent)

@@ -239,15 +239,12 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
     then = live if live is not None else body
     before = {gate["name"]: gate for gate in then["gates"]}
 
-    def changed(new: str, old: str | None) -> _Parts:
-        return [Part(new)] if old is None or new == old else [Part(old, "old"), Part(" "), Part(new, "new")]
-
     def value(gate: Mapping[str, Any], field: str) -> _Parts:
         old = before.get(gate["name"])
-        return changed(_limit(gate, field), _limit(old, field) if old else None)
+        return _changed(_limit(gate, field), _limit(old, field) if old else None)
 
     def setting(field: str, say: Callable[[Any], str] = str) -> _Parts:
-        return changed(say(body[field]), say(then[field]))
+        return _changed(say(body[field]), say(then[field]))
 
     # What all goals must prove to scale, one of them refutes to delete; and the other way round under `any`.
     proved, refuted = ("every goal", "any goal") if body["require"] == "all" else ("any goal", "every goal")
@@ -325,6 +322,42 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
             ", and while any input is older than its target.",
         ),
     ]
+
+
+_TOLD = {"gates", "min_days", "max_days", "min_units"}  # by the sentences
+_LIMITS = {"at_most", "at_least", "max_harm", "scale_above", "delete_below", "days"}
+
+
+def settings(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) -> list[Part]:
+    """What a body's sentences leave out: how sure and how often, then every other setting or gate that differs from `live`."""
+    then = live if live is not None else body
+    told: _Parts = []
+    for before, field, say, after in (
+        ("Alpha ", "alpha", lambda value: f"{value * 100:g}%", ", judged every "),
+        ("", "look_s", duration, ", on rows closed for "),
+        ("", "closed_after_s", duration, "; a change of mind must hold at "),
+        ("", "persist", str, " looks in a row."),
+    ):
+        told += [before, *_changed(say(body[field]), say(then[field])), after]
+    shown = _TOLD | {"alpha", "look_s", "closed_after_s", "persist"}
+    for field in sorted(body.keys() - shown):
+        if body[field] != then[field]:
+            told += [f" {field.replace('_', ' ').capitalize()}: ", *_changed(str(body[field]), str(then[field])), "."]
+    new, old = ({gate["name"]: gate for gate in one["gates"]} for one in (body, then))
+    for name in [*new, *(name for name in old if name not in new)]:
+        if name not in new or name not in old:
+            told += [" Gate ", Part(name, "new" if name in new else "old"), " is new." if name in new else " is gone."]
+            continue
+        gate, was = new[name], old[name]
+        for field in sorted((gate.keys() | was.keys()) - (_LIMITS if gate["kind"] == was["kind"] else set())):
+            if gate.get(field) != was.get(field):
+                said = (str(one.get(field, "none")) for one in (gate, was))
+                told += [f" Gate {name}, {field}: ", *_changed(*said), "."]
+    return [Part(p) if isinstance(p, str) else p for p in told]
+
+
+def _changed(new: str, old: str | None) -> _Parts:
+    return [Part(new)] if old is None or new == old else [Part(old, "old"), Part(" "), Part(new, "new")]
 
 
 def _rule(tone: str, icon: str, verb: str, *parts: Part | str) -> Sentence:

@@ -166,7 +166,7 @@ class Delivery(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.message_id} to {self.channel_id}: {self.state}"
+        return f"{self.message} to {self.channel}: {self.state}"
 
 
 class Alarm(models.Model):

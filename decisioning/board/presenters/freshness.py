@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
+from django.db.models import QuerySet
 from django.http import QueryDict
 from django.urls import reverse
 
@@ -235,8 +236,8 @@ def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
     found = sorted(ages(None, now=now), key=lambda a: a.badness, reverse=True)
     behind = [a for a in found if a.state in ("late", "stale", "unknown")]
     at = int(p) - 1 if (p := params.get("page", "")).isdecimal() and 0 < int(p) < 10_000 else 0
-    failed = RefreshRun.objects.filter(status__in=("failed", "aborted"), finished_at__gte=now - timedelta(days=1))
-    ran = RefreshRun.objects.filter(finished_at__gte=now - timedelta(days=1)).count()
+    ran = RefreshRun.objects.filter(finished_at__gte=now - timedelta(days=1))
+    failed = ran.filter(status__in=("failed", "aborted"))
     failures = list(failed.order_by("-id")[:20])
     held = {a.experiment_name for a in behind}
     return {
@@ -249,14 +250,14 @@ def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
         "kpis": table(found[at * PAGE : (at + 1) * PAGE], now=now),
         "pages": {
             "note": f"{at * PAGE + 1} to {min((at + 1) * PAGE, len(found))} of {len(found)}",
-            "newer": query(params, page=at if at > 1 else None) if at else "",
-            "older": query(params, page=at + 2) if (at + 1) * PAGE < len(found) else "",
+            "newer": f"{query(params, page=at if at > 1 else None)}#kpi-h" if at else "",
+            "older": f"{query(params, page=at + 2)}#kpi-h" if (at + 1) * PAGE < len(found) else "",
             "numbered": True,
         }
         if len(found) > PAGE
         else None,
         "failures": present_runs(failures, now=now),
-        "failures_note": f"{words.plural(failed.count(), 'run')} of {ran:,} failed.",
+        "failures_note": _failures_note(failed, ran),
         "empty": {
             "icon": "clock",
             "title": "Nothing is tracked yet",
@@ -265,6 +266,15 @@ def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
             "label": "To the board",
         },
     }
+
+
+def _failures_note(failed: QuerySet[RefreshRun], ran: QuerySet[RefreshRun]) -> str:
+    """The portal's own jobs work for every team at once, so they are counted apart from the runs of the person's teams."""
+    theirs, ours = (
+        f"{failed.filter(team__isnull=portal).count():,} of {words.plural(ran.filter(team__isnull=portal).count(), 'run')}"
+        for portal in (False, True)
+    )
+    return f"{theirs} of your teams' sources failed, and {ours} of the portal's own jobs, which work for all teams."
 
 
 def _lead(behind: Sequence[Age], held: set[str], *, any_found: bool) -> str:

@@ -128,9 +128,11 @@ _step = msgspec.msgpack.Decoder(_Looks)
 Effects = dict[tuple[int, str], list[Reading]]
 
 
-def effects(courts: Mapping[int, Judge], *, now: datetime) -> Effects:
-    """By experiment and treatment: its first goal at the last look of each day, the newest MOST_DAYS; two queries at most."""
-    goals = {pk: goal for pk, court in courts.items() if (goal := goal_of(court)) is not None}
+def effects(courts: Mapping[int, Judge], *, now: datetime, of: Mapping[int, Comparison] | None = None) -> Effects:
+    """By experiment and treatment: its first goal (or the comparison `of` names) at the last look of each day, the newest
+    MOST_DAYS; two queries at most.
+    """
+    goals = of or {pk: goal for pk, court in courts.items() if (goal := goal_of(court)) is not None}
     found: Effects = defaultdict(list)
     if not goals:
         return found

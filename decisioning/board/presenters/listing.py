@@ -77,6 +77,8 @@ def matching(params: QueryDict, *, now: datetime) -> QuerySet[Experiment]:
         found = found.filter(team__key=team)
     if (state := params.get("status")) in words.STATUSES:
         found = found.filter(status=state)
+    if params.get("view") == "closed":
+        found = found.filter(status__in=CLOSED)
     if owner := params.get("owner"):
         found = found.filter(owner=owner)
     if (action := params.get("recommendation")) in (*PROPOSALS, "hold"):
@@ -98,7 +100,9 @@ def matching(params: QueryDict, *, now: datetime) -> QuerySet[Experiment]:
 
 def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str, Any]:
     wanted = matching(params, now=now)
-    filtered = any(params.get(f) for f in ("q", "team", "status", "owner", "recommendation", "freshness", "due"))
+    filtered = params.get("view") == "closed" or any(
+        params.get(f) for f in ("q", "team", "status", "owner", "recommendation", "freshness", "due")
+    )
     everyone, newest = _waiting()
     here = set(wanted.filter(pk__in=everyone).values_list("pk", flat=True)) if filtered else everyone.keys()
     waiting = {pk: due for pk, due in everyone.items() if pk in here}
@@ -111,8 +115,7 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
     sort = _SORTS.get(params.get("sort", ""), ())
     progress = wanted.filter(status__in=OPEN).exclude(pk__in=ids).order_by(*sort or ("-started_at", "-id"))
     closed = wanted.filter(status__in=CLOSED)
-    everything = params.get("view") == "closed" or filtered
-    if not everything:
+    if not filtered:
         closed = closed.filter(ended_at__gte=now - RECENTLY)
     closed = closed.order_by(*sort or ("-ended_at", "-id"))
     slices = {
@@ -146,7 +149,7 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
             lane
             for lane in (
                 _lane("progress", rows["progress"], params, lanes["progress"], slices["progress"]),
-                _lane("closed", rows["closed"], params, lanes["closed"], slices["closed"], everything=everything),
+                _lane("closed", rows["closed"], params, lanes["closed"], slices["closed"], everything=filtered),
             )
             if lane["rows"]
         ],
@@ -590,8 +593,8 @@ def _pages(params: QueryDict, lane: str, at: int, found: Sequence[int]) -> dict[
     return {
         "note": f"{first} to {first + min(len(found), PAGE) - 1}",
         "newest": "",
-        "newer": query(params, **{lane: at if at > 1 else None}) if at else "",
-        "older": query(params, **{lane: at + 2}) if more else "",
+        "newer": f"{query(params, **{lane: at if at > 1 else None})}#lane-{lane}" if at else "",
+        "older": f"{query(params, **{lane: at + 2})}#lane-{lane}" if more else "",
         "numbered": True,
     }
 

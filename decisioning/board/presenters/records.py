@@ -21,6 +21,7 @@ from decisioning.board import charts, words
 from decisioning.board.downloads import MOST
 from decisioning.board.presenters.frame import before, older, options, query
 from decisioning.board.presenters.gates import svg
+from decisioning.board.presenters.names import Names, name_of, names, points_to
 from decisioning.ledger import seals
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment
@@ -175,13 +176,14 @@ def audit(params: QueryDict, *, now: datetime) -> dict[str, Any]:
         entries = entries.filter(pk__lt=last)
     found = list(entries[: PAGE + 1])
     known = Experiment.objects.in_bulk({e.experiment_id for e in found if e.experiment_id})
+    called = names(found[:PAGE])
     return {
         "pill": _sealed(now),
         "who": params.get("who", ""),
         "object": params.get("object", ""),
         "since": params.get("from", "") if _date(params.get("from", "")) else "",
         "kinds": options(KINDS, params.get("what", "")),
-        "entries": [_entry(e, known, now) for e in found[:PAGE]],
+        "entries": [_entry(e, known, called, now) for e in found[:PAGE]],
         "pages": older(params, found, size=PAGE, noun="entry", nouns="entries"),
         "csv": reverse("audit_csv") + query(params, before=None),
         "empty": {
@@ -208,11 +210,11 @@ def _sealed(now: datetime) -> dict[str, Any]:
     return words.pill("pass", f"Sealed to entry {seen.sealed_to:,}")
 
 
-def _entry(entry: Entry, known: dict[int, Experiment], now: datetime) -> dict[str, Any]:
+def _entry(entry: Entry, known: dict[int, Experiment], called: Names, now: datetime) -> dict[str, Any]:
     thing = entry.content_type.model
     experiment = known.get(entry.experiment_id or 0)
-    told = _changes(entry)
-    on = experiment.name if experiment else entry.object_repr
+    told = _changes(entry, called)
+    on = experiment.name if experiment else name_of(entry, called)
     return {
         "id": entry.pk,
         "at": entry.timestamp.isoformat(),
@@ -221,7 +223,7 @@ def _entry(entry: Entry, known: dict[int, Experiment], now: datetime) -> dict[st
         "kind": {"user": "person", "key": "key", "job": "job", "role": "database login"}.get(
             entry.actor_kind, entry.actor_kind
         ),
-        "what": f"{_THINGS.get(thing, thing).capitalize()} {_DID[entry.action]}",
+        "what": f"{_called(thing)} {_DID[entry.action]}",
         "on": on,
         "url": reverse("experiment", args=[experiment.key]) if experiment else "",
         "change": [{"field": f, "before": _cell(a), "after": _cell(b)} for f, a, b in told[:8]],
@@ -229,24 +231,39 @@ def _entry(entry: Entry, known: dict[int, Experiment], now: datetime) -> dict[st
     }
 
 
-def _changes(entry: Entry) -> list[tuple[str, object, object]]:
+def _called(thing: str) -> str:
+    said = _THINGS.get(thing, thing)
+    return f"{said[0].upper()}{said[1:]}"
+
+
+def _changes(entry: Entry, called: Names) -> list[tuple[str, object, object]]:
     """(field, before, after); a batch of rows says how many, of what and over which time instead."""
     changes = entry.changes if isinstance(entry.changes, dict) else {}
     if entry.content_type.model == "experimentkpi":
         rows, span = changes.get("rows") or [None, None], changes.get("ts") or [None, None]
         metrics = ", ".join(changes.get("metric") or [])
         return [("rows", *rows), ("of", None, metrics), ("from", None, span[0]), ("to", None, span[1])]
-    return [
-        (field, *pair)
-        for field, pair in changes.items()
-        if isinstance(pair, list) and len(pair) == 2 and field != "id" and not field.endswith("_id")
-    ]
+    told = []
+    for field, pair in changes.items():
+        if not isinstance(pair, list) or len(pair) != 2 or field == "id":
+            continue
+        to = points_to(entry, field)
+        before, after = (called.get((to, value)) for value in pair) if to else pair
+        if (to is None and field.endswith("_id")) or (to and not (before or after)):
+            continue
+        told.append((field.removesuffix("_id") if to else field, before, after))
+    return told
 
 
 def _cell(value: object) -> str:
     if value is None or value == "":
         return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif isinstance(value, list) and all(isinstance(one, str) for one in value):
+        text = "none" if not value else (" " if any(one.endswith(".") for one in value) else ", ").join(value)
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONG else f"{text[:_LONG]}…"
 
 
@@ -455,11 +472,11 @@ def make_key(wanted: Mapping[str, Any], *, owner: User, now: datetime) -> dict[s
     return {"secret": secret}
 
 
-def key_teams(principal: Principal) -> QuerySet[Team]:
-    """Teams in which the person may make keys."""
+def teams_with(principal: Principal, scope: Scope) -> QuerySet[Team]:
+    """Teams in which the person holds the scope."""
     if principal.is_admin:
         return Team.objects.order_by("name")
-    held = [team for team, scopes in principal.teams.items() if Scope.KEYS in scopes]
+    held = [team for team, scopes in principal.teams.items() if scope in scopes]
     return Team.objects.filter(pk__in=held).order_by("name")
 
 
