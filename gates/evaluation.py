@@ -388,13 +388,16 @@ def _changes(ids: Iterable[int]) -> Mapping[int, list[_Note]]:
     """Notes of changed rows, by experiment; read before the rows are: what commits in between is read now and its note next time."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT experiment_id, id, metric, from_ts, from_received_at FROM metrics.kpi_changes "
-            "WHERE job = 'fold' AND experiment_id = ANY (%s) ORDER BY id",
+            """
+            SELECT experiment_id, id, metric, (extract(epoch FROM greatest(least(from_ts, '9999-12-31'), '0001-01-01')) * 1000000)::bigint,
+                   (extract(epoch FROM greatest(least(from_received_at, '9999-12-31'), '0001-01-01')) * 1000000)::bigint
+            FROM metrics.kpi_changes WHERE job = 'fold' AND experiment_id = ANY (%s) ORDER BY id
+            """,  # a note may be of a row that lies beyond all instants
             [list(ids)],
         )
         notes: dict[int, list[_Note]] = defaultdict(list)
-        for experiment, pk, metric, from_ts, received in cursor.fetchall():
-            notes[experiment].append(_Note(pk, metric, to_us(from_ts), to_us(received)))
+        for experiment, *note in cursor.fetchall():
+            notes[experiment].append(_Note(*note))
         return notes
 
 
