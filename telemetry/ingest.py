@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
+from experiments.plan import LARGEST, SMALLEST
 from telemetry import arrays, wake
 
 MAX_ROWS = 10_000
@@ -27,8 +28,6 @@ _EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LATEST = dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
 _MAX_INT = 2**63 - 1
 
-LARGEST, SMALLEST = 1e100, 1e-100
-"""Between these lies the magnitude of every number that is not 0: three of them can be multiplied, which is what sums of squares do."""
 MOST_UNITS = 10**15
 """Beyond it a float no longer counts units one by one, and sums of counts leave 64 bits."""
 DUST = 1e-12
