@@ -361,7 +361,8 @@ def _fractions_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str, float, st
         if isinstance(rule, Mapping) and rule.get("effect", "relative") == "relative":
             for key in ("scale_above", "delete_below", "max_harm"):
                 if _finite(rule.get(key)):
-                    yield str(rule.get("name")), key, rule[key], rule.get("metric")
+                    metric = rule.get("metric")
+                    yield str(rule.get("name")), key, rule[key], metric if isinstance(metric, str) else None
 
 
 def _fractions_in(policy: Policy, plan: Plan) -> Iterator[tuple[Gate, Kpi, str, float, bool]]:
