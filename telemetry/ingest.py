@@ -319,8 +319,8 @@ def _beyond(name: str, number: object) -> str:
     if name in ("revision", "window_s") or number == 0 or SMALLEST <= abs(number) <= LARGEST:
         return ""
     return (
-        f"{name} is {_brief(number)}; its magnitude must be between 1e-100 and 1e100, or 0. Leave out a row that measured nothing, "
-        "and give a value in a unit in which it is neither."
+        f"{name} is {_brief(number)}; its magnitude must be between 1e-100 and 1e100, or 0. Leave a row out that measured nothing; "
+        "a true value comes into range in another unit."
     )
 
 
