@@ -422,13 +422,14 @@ def _all_fit(keys: _Keys, target: Target, kinds: Mapping[str, str], *, now: dt.d
 
 def _all_in_range(rows: Sequence[tuple[int, Row]]) -> bool:
     """Whether `_beyond` finds nothing in any row."""
-    below = [row.denominator for _, row in rows if row.denominator is not None]
-    numbers: list[float | None] = [row.value for _, row in rows]
+    numbers: list[float | None] = [row.n for _, row in rows]
+    numbers += [row.value for _, row in rows]
     numbers += [row.variance for _, row in rows]
-    numbers += [number for d in below for number in (d.value, d.variance, d.covariance)]
+    for below in [row.denominator for _, row in rows if row.denominator is not None]:
+        numbers += (below.value, below.variance, below.covariance)
     sizes = np.abs(np.array(numbers, np.float64))  # None becomes NaN, which is neither too large nor too small
     odd = (sizes > LARGEST) | ((sizes < SMALLEST) & (sizes > 0))
-    return not odd.any() and all(row.n is None or row.n <= MOST_UNITS for _, row in rows)
+    return not odd.any() and not (sizes[: len(rows)] > MOST_UNITS).any()
 
 
 def _rounded(row: Row, kind: str | None) -> Row:
