@@ -145,7 +145,8 @@ def parse(body: Mapping[str, Any], *, name: str = "", version: int = 0) -> Polic
     problems = lint(body, None, stored=True)
     if problems:
         raise PolicyRefused(problems)
-    return msgspec.convert({**body, "name": name, "version": version}, Policy)
+    # Not strict: lint has seen to the types, and takes whole numbers however they are written, such as 7.0.
+    return msgspec.convert({**body, "name": name, "version": version}, Policy, strict=False)
 
 
 def canonical(policy: Policy) -> Body:

@@ -119,6 +119,14 @@ def test_parse_raises_every_reason_at_once() -> None:
     assert {problem.code for problem in refused.value.problems} == {"alpha_range", "days_order"}
 
 
+def test_a_whole_number_that_is_written_as_7_0_is_one() -> None:
+    cap = {"name": "cap", "kind": "threshold", "metric": "value", "at_most": 1, "times": 2.0}
+    body = {"min_days": 7.0, "gates": [GOAL, cap]}
+    assert lint(body, METRICS) == []
+    policy = parse(body)
+    assert [repr(number) for number in (policy.min_days, policy.gates[1].times)] == ["7", "2"]
+
+
 def test_lint_survives_any_shape_of_body() -> None:
     shapes: list[Any] = [None, 3, "x", [None], [{"kind": []}], [{"name": [], "kind": "uplift", "for": {}}], {"a": 1}]
     for gates in shapes:
