@@ -343,6 +343,8 @@ def experiment_new(request: HttpRequest) -> HttpResponse:
             messages.success(
                 request, f"{made.name} is {made.get_status_display().lower()}. Send its first rows, and it is judged."
             )
+            for warning in creation.warnings(made):
+                messages.warning(request, warning)
             return redirect("experiment", ref=made.key)
     return page(
         request,
