@@ -31,12 +31,17 @@ _STATES: dict[str, RunState] = {"succeeded": "ok", "failed": "failed", "aborted"
 
 @dataclass
 class Run:
-    """What a job says of itself while it works; a run that did nothing leaves no row. `failures`: parts that went wrong."""
+    """What a job says of itself while it works; a run that did nothing leaves no row. `failures`: parts that went wrong.
+
+    `told`: by team, what went wrong with something of it. The team finds it in its own log, as a failed run of the same job, since
+    the portal's runs are read by every team.
+    """
 
     rows: int = 0
     data_watermark: dt.datetime | None = None
     worked: bool = False
     failures: list[str] = field(default_factory=list)
+    told: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 @contextmanager
@@ -52,6 +57,8 @@ def logged(job_name: str, *, clock: Callable[[], dt.datetime]) -> Iterator[Run]:
             if run.worked or run.failures:
                 status = RefreshRun.Status.FAILED if run.failures else RefreshRun.Status.SUCCEEDED
                 _record(job_name, run, started_at, clock(), status, "; ".join(run.failures) or None)
+            for team_id, parts in run.told.items():
+                _record(job_name, Run(), started_at, clock(), RefreshRun.Status.FAILED, "; ".join(parts), team_id)
     except Exception as failure:
         _record(job_name, run, started_at, clock(), RefreshRun.Status.FAILED, f"{type(failure).__name__}: {failure}")
         raise
@@ -207,10 +214,17 @@ def missed(sources: Iterable[Source], *, since: dt.datetime, now: dt.datetime) -
 
 
 def _record(
-    job_name: str, run: Run, started_at: dt.datetime, finished_at: dt.datetime, status: str, error: str | None
+    job_name: str,
+    run: Run,
+    started_at: dt.datetime,
+    finished_at: dt.datetime,
+    status: str,
+    error: str | None,
+    team_id: int | None = None,
 ) -> None:
     RefreshRun.objects.create(
         run_id=uuid.uuid4(),
+        team_id=team_id,
         job_name=job_name,
         started_at=started_at,
         finished_at=finished_at,
