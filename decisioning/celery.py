@@ -1,4 +1,4 @@
-"""Celery's app and the whole beat table. Messages are hints: what may not be lost is a row in PostgreSQL (DESIGN "Tick")."""
+"""Celery's app and the whole beat table. Messages are hints: what may not be lost is a row in PostgreSQL (docs/adr/0004-postgresql-is-the-truth.md)."""
 
 import os
 

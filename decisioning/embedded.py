@@ -34,6 +34,7 @@ WITHOUT_DATABASE = {"", "help", "--help", "-h", "version", "--version", "check",
 WITHOUT_DATABASE |= {
     "restore",
     "check_statistics",
+    "draw",
     "compilemessages",
     "makemessages",
     "diffsettings",

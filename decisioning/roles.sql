@@ -1,4 +1,4 @@
--- The database roles (DESIGN "Row security"), made by a superuser; the passwords come separately.
+-- The database roles (docs/adr/0005-row-security-with-three-logins.md), made by a superuser; the passwords come separately.
 -- Guarded and safe to repeat: roles belong to the cluster and outlive databases, so they are never dropped.
 DO $roles$
 DECLARE

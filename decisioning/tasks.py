@@ -12,8 +12,8 @@ from django.utils import timezone
 from decisioning import notices, slo
 from decisioning.access import readers
 from decisioning.access.principal import bind_job
-from decisioning.board import snapshots
 from decisioning.ledger import delivery
+from decisioning.ledger.models import OutboxMessage
 from gates import alarms
 from telemetry import breaches
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 @shared_task(name="notices.deliver", ignore_result=True)
 def deliver(**_later: object) -> None:
     """Bring new messages of the outbox to the channels; beat calls it every few seconds, and two at once share the channels."""
-    delivery.deliver(partial(notices.send, picture=snapshots.of_message), clock=timezone.now)
+    delivery.deliver(partial(notices.send, picture=_picture), clock=timezone.now)
 
 
 @shared_task(name="notices.watch", ignore_result=True)
@@ -61,3 +61,9 @@ def _told(look: Callable[..., int]) -> None:
         bind_job("notices.watch")
         cursor.execute("SET LOCAL statement_timeout = '60s'")  # the next tick looks again, perhaps in a quieter minute
         look(now=now)
+
+
+def _picture(message: OutboxMessage, now: datetime) -> tuple[str, str] | None:
+    from decisioning.board import snapshots  # loads most of the web side, which a worker needs for nothing else
+
+    return snapshots.of_message(message, now)

@@ -3,10 +3,11 @@
 The policy that judges it is bound by the caller (`gates.policies.bind`), in the same transaction.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from itertools import count
 
@@ -142,7 +143,7 @@ def revise(experiment: Experiment, changes: Mapping[str, object], *, now: dateti
     Raises PlanRefused: `not_draft` for the plan of an experiment that has started, `invalid`.
     """
     plan = set(changes) - {"name", "hypothesis", "owner"}
-    experiment = Experiment.objects.select_for_update().get(pk=experiment.pk)
+    experiment = Experiment.objects.select_for_update(no_key=True).get(pk=experiment.pk)  # as a transition does
     if plan and experiment.status != Experiment.Status.DRAFT:
         raise PlanRefused(
             "not_draft",
@@ -265,13 +266,13 @@ def _write_parts(
 def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[str, Metric]:
     wanted = {kpi.key: kpi.metric if isinstance(kpi.metric, NewMetric) else NewMetric(key=kpi.key) for kpi in kpis}
     known = Metric.objects.in_bulk(list(wanted), field_name="key")
-    _new_metrics([new for key, new in wanted.items() if key not in known], team=team, now=now)
+    _new_metrics([_as_used(wanted[kpi.key], kpi.role) for kpi in kpis if kpi.key not in known], team=team, now=now)
     metrics = Metric.objects.in_bulk(list(wanted), field_name="key")
     differing = [
         (
             f"/target_kpis/{position}/metric/{name}",
             "metric_differs",
-            f"{kpi.key} is registered with {name} {getattr(metrics[kpi.key], name)!r}, not {value!r}. Use its key.",
+            f"{kpi.key} is registered with {name} {_json(getattr(metrics[kpi.key], name))}, not {_json(value)}. Use its key.",
         )
         for position, kpi in enumerate(kpis)
         for name, value in wanted[kpi.key].given().items()
@@ -284,6 +285,14 @@ def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[st
 
 # What changes a verdict when it differs; names and units may be told in many ways.
 _MEANING = {"kind", "direction", "temporality", "expected_every_s", "freshness_target_s", "counts_assignment"}
+
+
+def _as_used(new: NewMetric, role: str) -> NewMetric:
+    """A new metric as its first plan uses it: unless it is said, n counts assigned units of goals and exposures only, since a guard may
+    be counted among some of them."""
+    if role in (TargetKpi.Role.GOAL, TargetKpi.Role.EXPOSURE) or new.counts_assignment is not UNSET:
+        return new
+    return replace(new, counts_assignment=False)
 
 
 def _new_metrics(new: Sequence[NewMetric], *, team: Team, now: datetime) -> None:
@@ -399,7 +408,7 @@ def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[_Problem]:
     elif not re.fullmatch(METRIC_KEY_PATTERN, kpi.metric):
         yield _bad_metric_key(f"{at}/metric", kpi.metric)
     if kpi.role not in TargetKpi.Role.values:
-        yield f"{at}/role", "invalid", f"role is {kpi.role!r}, must be one of {', '.join(TargetKpi.Role.values)}."
+        yield f"{at}/role", "invalid", f"role is {_json(kpi.role)}, must be one of {', '.join(TargetKpi.Role.values)}."
     for name, value, least in (
         ("minimum_effect", kpi.minimum_effect, 0.0),
         ("max_harm", kpi.max_harm, 0.0),
@@ -432,11 +441,15 @@ def _metric_problems(new: NewMetric, at: str) -> Iterator[_Problem]:
     ):
         if name in given and given[name] not in choices:
             words = ", ".join(str(choice) for choice in choices if choice)
-            yield f"{at}/{name}", "invalid", f"{name} is {given[name]!r}, must be one of {words}."
+            yield f"{at}/{name}", "invalid", f"{name} is {_json(given[name])}, must be one of {words}."
     for name in ("expected_every_s", "freshness_target_s"):
         value = given.get(name, 1)
         if not isinstance(value, int) or not 1 <= value <= 366 * 86_400:
-            yield f"{at}/{name}", "invalid_number", f"{name} is {value!r}, must be 1 to {366 * 86_400} whole seconds."
+            yield (
+                f"{at}/{name}",
+                "invalid_number",
+                f"{name} is {_json(value)}, must be 1 to {366 * 86_400} whole seconds.",
+            )
 
 
 def _text_problems(at: str, text: str, most: int, *, required: bool = True) -> Iterator[_Problem]:
@@ -458,3 +471,8 @@ def _bad_key(at: str, key: str) -> _Problem:
 
 def _bad_metric_key(at: str, key: str) -> _Problem:
     return at, "invalid", f"{key!r} is no metric key. Use 1 to 63 of a-z, 0-9 and underscores, a letter first."
+
+
+def _json(value: object) -> str:
+    """A value as it was sent."""
+    return json.dumps(value, ensure_ascii=False, default=str)

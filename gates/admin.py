@@ -122,7 +122,7 @@ class WithBody(ReadOnly):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         made = self.made(form, principal_of(request), timezone.now())
-        obj.pk, obj._state.adding = made.pk, False
+        obj.__dict__.update(made.__dict__)  # what is said of it next names its number
 
     def made(self, form: Any, by: Principal, now: datetime) -> Any:
         """The object of a valid form, written by the domain."""

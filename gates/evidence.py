@@ -17,9 +17,11 @@ from gates.fold import Folded
 from gates.plan import Plan, rfc3339
 from gates.policy import Policy, canonical, parse
 from gates.rationale import evaluation_of
-from gates.rules import Evaluation, Memory, Rules, judge
+from gates.revisions import REVISIONS, rules_of
+from gates.rules import REVISION, Evaluation, Memory, judge
 
-FORMAT = 1
+FORMAT = 2
+"""1 did not name the revision of the rules (`rules`), of which there was one."""
 
 
 class EvidenceRefused(ValueError):
@@ -42,14 +44,19 @@ def evidence(policy: Policy, plan: Plan, folded: Folded, slot: int) -> dict[str,
 
 
 def replay(document: bytes) -> bytes:
-    """The evidence recomputed from itself: rules run over its steps again. Equal bytes mean that it proves what it says.
+    """The evidence recomputed from itself: the rules it was made by run over its steps again. Equal bytes mean that it proves what
+    it says.
 
-    Raises EvidenceRefused for what is not evidence of this format.
+    Raises EvidenceRefused for what is no evidence that this version can replay.
     """
     try:
         given = json.loads(document)
-        if given["format"] != FORMAT:
-            raise EvidenceRefused(f"Evidence of format {given['format']!r}; this version replays {FORMAT}.")
+        revision: int = given["rules"] if given["format"] == FORMAT else 1 if given["format"] == 1 else 0
+        if revision not in REVISIONS:
+            raise EvidenceRefused(
+                f"Evidence of format {given['format']!r} by rules of revision {revision}; this version replays formats 1 and "
+                f"{FORMAT}, revisions {REVISIONS[0]} to {REVISIONS[-1]}."
+            )
         named = given["policy"]
         policy = parse(named["body"], name=named["name"], version=named["version"])
         plan = msgspec.convert(given["plan"], Plan)
@@ -57,15 +64,15 @@ def replay(document: bytes) -> bytes:
         detail = msgspec.convert(given["now"], Detail)
     except (ValueError, KeyError, TypeError) as error:
         raise EvidenceRefused(f"No evidence: {error}") from error
-    court = judge(policy, plan)
+    court = judge(policy, plan, revision)
     memory = Memory.at_start(court)
-    rules = Rules(court, memory)
+    rules = rules_of(court, memory)
     changed = False
     for step in steps:
         changed = rules.step(step) and step.slot == detail.slot
     memory.slot = detail.slot
     evaluation = evaluation_of(court, memory, detail, changed=changed)
-    again = assemble(policy, plan, steps, detail, evaluation)
+    again = assemble(policy, plan, steps, detail, evaluation, revision)
     if again["policy"]["body"] == named["body"]:  # an equal number may have been written otherwise: 100000 and 100000.0
         again["policy"]["body"] = named["body"]
     return canonical_bytes(again)
@@ -104,10 +111,12 @@ def outcome(evaluation: Evaluation) -> dict[str, Any]:
     return plain
 
 
-def assemble(policy: Policy, plan: Plan, steps: list[Step], detail: Detail, evaluation: Evaluation) -> dict[str, Any]:
+def assemble(
+    policy: Policy, plan: Plan, steps: list[Step], detail: Detail, evaluation: Evaluation, revision: int = REVISION
+) -> dict[str, Any]:
     """The evidence of one evaluation. steps: those of every slot from the start up to its own, however many folds found them."""
     return {
-        "format": FORMAT,
+        **({"format": FORMAT, "rules": revision} if revision > 1 else {"format": 1}),
         "slot": rfc3339(detail.slot),
         "policy": {"name": policy.name, "version": policy.version, "body": canonical(policy)},
         # Read back once: which defaults are left out depends on the identity of strings, not on their text alone.

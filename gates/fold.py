@@ -1,4 +1,4 @@
-"""The fold: stored rows in, evaluations out, slot after slot, as GATES.md says. Pure.
+"""The fold: stored rows in, evaluations out, slot after slot, as docs/gates.md says. Pure.
 
 `fold` judges every slot up to one, either from the start (a rebuild) or on from the `State` of an earlier fold; both give
 exactly the same. It is event-driven: slots at which nothing can change are skipped, never approximated. The rows become
@@ -30,6 +30,7 @@ from gates.rules import (
     FRESH,
     LOG_ALARM,
     OVERDUE,
+    REVISION,
     STALE,
     Evaluation,
     Judge,
@@ -61,7 +62,7 @@ from gates.statistics.moments import (
 )
 from gates.statistics.srm import srm_log_e_at_most
 
-FORMAT = 3
+FORMAT = 4
 """Of a state: one of another format is folded anew."""
 NEVER, NO_END = -1, 2**62
 """Instants before and after every row."""
@@ -69,6 +70,8 @@ FEW_LOOKS = 6
 """Below this many looks a preview costs more than it saves."""
 MANY = 64
 """From this many rows on arrays are faster than loops."""
+CORRECTED = 1_000
+"""A cumulative n that falls by at most one in so many is a correction; users who ask to be forgotten are no restatement."""
 EXACT = 2**53
 """Up to this integers are exact as floats."""
 EMPTY = Series(ts=(), value=(), n=(), variance=(), first_received_at=())
@@ -94,7 +97,7 @@ class Cursor(msgspec.Struct, array_like=True):
     """How far one series is read. Rows up to `base` are never needed again; the rest of the fields sum them up."""
 
     base: int
-    n_before: int | None = None
+    row_before: tuple[float | int | None, ...] | None = None
     units_before: int = 0
     news_before: int | None = None
     through: int = 0
@@ -155,7 +158,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     """Where a fold stands after `slot`. `to_bytes` and `from_bytes` are exact inverses.
 
     facts: a digest of policy and plan as far as they reach back behind `slot`. lags: per metric read, how far behind the slot
-    its newest instant judged lies. kept: earlier states, newest first, thinning with age.
+    its newest instant judged lies. kept: earlier states, newest first, thinning with age. rules: the revision that judged.
     """
 
     slot: int
@@ -164,6 +167,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     needs: dict[str, int]
     body: bytes
     kept: tuple[Kept, ...] = ()
+    rules: int = 1  # what states are that do not say it
 
     def to_bytes(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -211,8 +215,16 @@ class State(msgspec.Struct, frozen=True, array_like=True):
         return None
 
     def fits(self, policy: Policy, plan: Plan) -> bool:
-        """Whether policy and plan still say what they said when this was folded; if not, `at_most` or rebuild."""
+        """Whether policy and plan still say what they said when this was folded; if not, `at_most` or rebuild.
+
+        One of an earlier revision of the rules (`is_mended`) never fits: rebuild.
+        """
         return self.facts == _facts(judge(policy, plan), self.slot)
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether the rules that judged it were mended since."""
+        return self.rules != REVISION
 
 
 class Telling:
@@ -434,6 +446,7 @@ def _state(court: Judge, body: _Body, slot: int, kept: tuple[Kept, ...]) -> Stat
         needs=dict(zip(court.series_index, bases, strict=True)),
         body=_ENCODER.encode(body),
         kept=kept,
+        rules=REVISION,
     )
 
 
@@ -449,7 +462,9 @@ def _facts(court: Judge, slot: int) -> str:
             pauses=tuple((begin, _by(end, slot)) for begin, end in plan.pauses if begin < slot),
             answers=tuple(answer for answer in plan.answers if answer.at <= slot),
         )
-        court.facts_at[turn] = hashlib.sha256(msgspec.json.encode([FORMAT, policy, happened])).hexdigest()[:16]
+        court.facts_at[turn] = hashlib.sha256(msgspec.json.encode([FORMAT, REVISION, policy, happened])).hexdigest()[
+            :16
+        ]
     return court.facts_at[turn]
 
 
@@ -504,16 +519,27 @@ class _Strand:
         self.buckets: tuple[list[int], int] | None = None
 
     def _news(self) -> list[int]:
-        """Positions of rows with new units: not n = 0, nor a cumulative n equal to its predecessor's."""
+        """Positions of rows that say something new: not n = 0, nor a cumulative row that repeats the one before it."""
         if not self.cumulative:
             return [i for i, n in enumerate(self.n) if n != 0]
         news = []
-        before = self.cursor.n_before
-        for i, n in enumerate(self.n):
-            if n != 0 and (n is None or n != before):
+        before = self.cursor.row_before
+        for i, row in enumerate(zip(*self._told(slice(self.first, self.end)), strict=True)):
+            if row[0] != 0 and (row[0] is None or row != before):
                 news.append(i)
-            before = n
+            before = row
         return news
+
+    def _told(self, rows: slice) -> list[Sequence[float | int | None]]:
+        """The columns of what rows say, n first; one that the series does not have says nothing."""
+        s = self.series
+        columns = (s.n, s.value, s.variance, s.denominator_value, s.denominator_variance, s.covariance)
+        nothing = [None] * len(s.ts)
+        return [(column or nothing)[rows] for column in columns]
+
+    def row(self, i: int) -> tuple[float | int | None, ...]:
+        """What unread row i says."""
+        return tuple([column[0] for column in self._told(slice(self.first + i, self.first + i + 1))])
 
     def newest(self, instant: int) -> int | None:
         """ts of the newest news at or before an instant."""
@@ -531,14 +557,18 @@ class _Strand:
     @cached_property
     def units_array(self) -> Any:
         """Units before the first unread row and after each, of many; None when a row does not say."""
-        before = self.cursor.n_before if self.cumulative else self.cursor.units_before
+        before = self._n_before if self.cumulative else self.cursor.units_before
         if before is None or before < 0 or self.counts is None:
             return None
         return np.concatenate(([before], self.counts if self.cumulative else before + np.cumsum(self.counts)))
 
+    @property
+    def _n_before(self) -> int | None:
+        return self.cursor.row_before[0] if self.cursor.row_before else None  # type: ignore[return-value] # n is whole
+
     def _units_so_far(self) -> list[int | None]:
         if self.cumulative:
-            return [self.cursor.n_before, *self.n]
+            return [self._n_before, *self.n]
         total: int | None = self.cursor.units_before if self.cursor.units_before >= 0 else None
         if total is None:
             return [None] * (len(self.n) + 1)
@@ -549,7 +579,7 @@ class _Strand:
         return units
 
     def read_to(self, instant: int) -> bool:
-        """Merge rows up to `instant` into the cursor, in ts order; True when n fell on the way."""
+        """Merge rows up to `instant` into the cursor, in ts order; True when one restated n on the way."""
         cursor, restated = self.cursor, False
         i, ts = self.position, self.ts
         while i < len(ts) and ts[i] <= instant:
@@ -558,7 +588,7 @@ class _Strand:
                 cursor.arrived = received
             if self.cumulative:
                 if n is not None:
-                    restated = restated or (cursor.n_through is not None and n < cursor.n_through)
+                    restated = restated or (cursor.n_through is not None and is_restated(cursor.n_through, n))
                     cursor.n_through = n
                 bucket = self._bucket(i)
                 cursor.unreadable = bucket if isinstance(bucket, str) else ""
@@ -603,7 +633,7 @@ class _Strand:
         return np.concatenate(([before], news))[np.searchsorted(news, horizons, side="right")]
 
     def all_sums(self) -> _Sums | None:
-        """The state before and after each unread row, when every row is readable and no count falls; else None."""
+        """The state before and after each unread row, when every row is readable and none is restated; else None."""
         cursor, read = self.cursor, self.position
         if cursor.unreadable or not self.ts or self.counts is None:
             return None
@@ -613,7 +643,8 @@ class _Strand:
         pairs = self.kpi.kind == "ratio"
         start: Any = cursor.sums or (NO_PAIRS if pairs else NOTHING)
         if self.cumulative:
-            if (np.diff(buckets[0], prepend=cursor.n_through or 0) < 0).any():
+            before = np.concatenate(([cursor.n_through or 0], buckets[0][:-1]))
+            if is_restated(before, buckets[0]).any():
                 return None
             columns = tuple(np.concatenate(([first], column)) for first, column in zip(start, buckets, strict=True))
         else:
@@ -717,6 +748,15 @@ class _Sums(NamedTuple):
 
     columns: tuple[Any, ...]
     arrived: Any
+
+
+def is_restated(before: Any, n: Any) -> Any:
+    """Whether a cumulative count takes back more of the one before it than a correction does: numbers, or arrays of them.
+
+    >>> [is_restated(10_000, n) for n in (10_001, 9_990, 9_989)]
+    [False, False, True]
+    """
+    return (before - n) * CORRECTED > before
 
 
 def _numbers(column: Sequence[float | None], where: Any = None) -> Any:
@@ -839,7 +879,7 @@ class _Stretch:
             cursors.series[i] = replace(
                 cursor,
                 base=base,
-                n_before=strand.n[read - 1] if read else cursor.n_before,
+                row_before=strand.row(read - 1) if read and strand.cumulative else cursor.row_before,
                 units_before=-1 if units is None else units,
                 news_before=strand.newest(base),
                 watermark=watermark,

@@ -1,4 +1,4 @@
-"""Which policy judges an experiment, and how a policy gets new versions. The only writer of policies and bindings."""
+"""Which policy judges an experiment, and how a policy gets new versions. The only writer of policies; bindings are written here and, checked here, in the admin."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

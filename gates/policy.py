@@ -1,11 +1,12 @@
 """Policies: what a team wants proved before it scales or deletes, as data. Parse, lint, derive gates, say them aloud. Pure.
 
-A body is the JSON of GATES.md section 4. `lint` says everything that is wrong with one, `parse` makes the typed `Policy`,
+A body is the JSON of docs/gates.md section 4. `lint` says everything that is wrong with one, `parse` makes the typed `Policy`,
 `derive` makes the gates of one plan out of policy and KPIs, `sentence` reads one gate rule aloud.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -70,7 +71,7 @@ class GateRule(msgspec.Struct, frozen=True, rename={"for_": "for"}, omit_default
 
 
 class Policy(msgspec.Struct, frozen=True, cache_hash=True):
-    """A parsed policy version. Seconds, days, units and fractions as in GATES.md section 4; hashable."""
+    """A parsed policy version. Seconds, days, units and fractions as in docs/gates.md section 4; hashable."""
 
     gates: tuple[GateRule, ...]
     alpha: float = 0.05
@@ -331,7 +332,9 @@ def _lint_fields(body: Mapping[str, Any]) -> Iterator[Problem]:
         elif key in _WHOLE or key in _REAL:
             yield from _lint_number(None, key, value, whole=key in _WHOLE, least=_WHOLE.get(key))
         elif key in _CHOICE and value not in _CHOICE[key]:
-            yield Problem(None, "unknown_choice", f"{key} is {value!r}. It must be one of {', '.join(_CHOICE[key])}.")
+            yield Problem(
+                None, "unknown_choice", f"{key} is {_json(value)}. It must be one of {', '.join(_CHOICE[key])}."
+            )
     defaults = {**DEFAULT_BODY, **{key: value for key, value in body.items() if _finite(value)}}
     if not 0 < defaults["alpha"] < 0.5:
         yield Problem(
@@ -388,7 +391,7 @@ def _lint_values(label: str, kind: str, rule: Mapping[str, Any]) -> Iterator[Pro
             yield Problem(
                 label,
                 "unknown_choice",
-                f"{label}: {key} is {rule[key]!r}. It must be one of {', '.join(_CHOICE[key])}.",
+                f"{label}: {key} is {_json(rule[key])}. It must be one of {', '.join(_CHOICE[key])}.",
             )
     if kind == "uplift":
         yield from _lint_goal(label, rule)
@@ -437,7 +440,7 @@ def _lint_binding(
 ) -> Iterator[Problem]:
     metric = rule.get("metric")
     if metric is not None and not isinstance(metric, str):
-        yield Problem(label, "wrong_type", f"{label}: metric is {metric!r}. It must be the key of a metric.")
+        yield Problem(label, "wrong_type", f"{label}: metric is {_json(metric)}. It must be the key of a metric.")
         return
     if metric is not None and rule.get("for") is not None:
         yield Problem(label, "two_bindings", f"{label}: it has both for and metric. Keep one of them.")
@@ -495,7 +498,9 @@ def _lint_number(label: str | None, key: str, value: object, *, whole: bool, lea
     if isinstance(value, float) and not math.isfinite(value):
         yield Problem(label, "not_finite", f"{where} is {value}. It must be a finite number.")
     elif not _finite(value) or (whole and value != int(value)):  # type: ignore[call-overload]
-        yield Problem(label, "wrong_type", f"{where} is {value!r}. It must be a {'whole ' if whole else ''}number.")
+        yield Problem(
+            label, "wrong_type", f"{where} is {_json(value)}. It must be a {'whole ' if whole else ''}number."
+        )
     elif least is not None and value < least:  # type: ignore[operator]
         yield Problem(label, "too_small", f"{where} is {value}. It must be at least {least}.")
 
@@ -542,6 +547,11 @@ def _finite(value: object) -> bool:
 
 
 # Gates in words -----------------------------------------------------------------------------------------------------------
+
+
+def _json(value: object) -> str:
+    """A value of a body as it was written."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def sentence(gate: Mapping[str, Any]) -> str:

@@ -19,15 +19,17 @@ _log = logging.getLogger(__name__)
 @shared_task(name="gates.tick")
 def tick(**_later: object) -> None:
     """Judge every experiment that is due or whose rows changed; ingest hints at it, beat calls it every 30 seconds."""
-    _logged(lambda: evaluation.pass_over(now=timezone.now()))
+    while _logged(lambda: evaluation.pass_over(now=timezone.now())).passed == evaluation.PASSED_AT_ONCE:
+        pass
     more, shared = True, False
     while more:
         chunks, more = evaluation.due(now=timezone.now())
         if len(chunks) > 1 and not shared:
             shared = True
             wake.tick()  # there is work for another worker, which asks the next one in turn
-        judged = [_logged(partial(_evaluate, ids)).experiments for ids in chunks]
-        more = more and any(judged)  # else others hold what is left
+        judged = [_logged(partial(_evaluate, ids)) for ids in chunks]
+        left = more or any(done.overtaken for done in judged)
+        more = left and any(done.experiments for done in judged)  # else others are at what is left
     evaluation.beat(now=timezone.now())
 
 

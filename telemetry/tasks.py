@@ -7,6 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from decisioning.access.principal import bind_job
+from experiments.models import Experiment
 from telemetry import hours as hour_sums
 from telemetry import pulls, retention
 from telemetry.refresh import logged
@@ -21,8 +22,18 @@ def hours(**_later: object) -> None:
     while more:
         with logged("portal/hours", clock=timezone.now) as run:
             bind_job("telemetry.hours")
-            changes, run.rows, run.data_watermark = hour_sums.rebuild_changed()
-            run.worked = more = changes > 0
+            done = hour_sums.rebuild_changed()
+            run.rows, run.data_watermark = done.hours, done.newest
+            run.worked = more = done.changes > 0
+            named = Experiment.objects.in_bulk([span.experiment_id for span, _ in done.failed])
+            for span, problem in done.failed:
+                run.told[span.team_id].append(
+                    f"{named[span.experiment_id].key}, {span.metric} of {span.variant}: {problem}"
+                )
+            if done.failed:
+                run.failures.append(
+                    f"{len(done.failed)} series could not be summed; the log of its team says which and why"
+                )
 
 
 @shared_task(name="telemetry.sources", soft_time_limit=280, time_limit=300)

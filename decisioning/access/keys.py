@@ -57,8 +57,8 @@ def create_key(
     wanted = list(dict.fromkeys(scopes))
     unknown = [s for s in wanted if s not in set(Scope)]
     if unknown or not wanted:
-        detail = f"Unknown scopes {unknown}; choose from {', '.join(Scope)}."
-        raise KeyRefused("invalid_scope", detail, pointer="/scopes")
+        said = f"There is no scope {', '.join(unknown)}" if unknown else "A key needs a scope"
+        raise KeyRefused("invalid_scope", f"{said}; choose from {', '.join(Scope)}.", pointer="/scopes")
     forbidden = [s for s in wanted if agent and s in NEVER_FOR_AGENTS]
     if forbidden:
         detail = f"An agent's key never holds {', '.join(forbidden)}: agents propose, people decide."

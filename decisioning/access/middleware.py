@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.urls import Resolver404, resolve
 
 from decisioning.access.principal import Principal, bind_key, bind_user, rebind
@@ -93,6 +94,21 @@ def _reading(request: HttpRequest, response: HttpResponse) -> str:
     if "/evidence/" in request.path:
         return "evidence"
     return "export" if response.get("Content-Disposition", "").startswith("attachment") else ""
+
+
+class SaysNotAllowed:
+    """A 405 that Django leaves empty is a page, as every other refusal: somebody may have come there by a link."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if response.status_code == 405 and not response.content:
+            page = render(request, "405.html", status=405)
+            page["Allow"] = response["Allow"]
+            return page
+        return response
 
 
 def bind(request: HttpRequest) -> Principal:

@@ -19,7 +19,7 @@ from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.api.idempotency import once
 from decisioning.api.parsers import take_chunks
-from decisioning.api.problems import Problem, bad_parameter, invalid
+from decisioning.api.problems import bad_parameter, invalid
 from decisioning.api.schema import Contract
 from experiments.models import Experiment
 
@@ -131,9 +131,6 @@ def found(experiments: QuerySet[Experiment], ref: str) -> Experiment:
 def json_response(body: bytes | str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> HttpResponse:
     """JSON that PostgreSQL has built, handed on as it is."""
     return HttpResponse(body, status=status, content_type="application/json", headers=dict(headers or {}))
-
-
-__all__ = ["Door", "Problem", "found", "json_response"]
 
 
 class Nowhere(APIView):

@@ -124,7 +124,7 @@ class OneExperiment(Door):
         experiment = self.experiment(ref)
         condition = request.headers.get("If-Match")
         if condition is not None:
-            Experiment.objects.select_for_update().get(pk=experiment.pk)  # nobody else changes it after the comparison
+            Experiment.objects.select_for_update(no_key=True).get(pk=experiment.pk)  # so that what is compared stays
             current = shown_document(experiment)
             tags = [tag.strip().removeprefix("W/").strip('"').partition(".")[0] for tag in condition.split(",")]
             if condition.strip() != "*" and current.plan_tag not in tags:

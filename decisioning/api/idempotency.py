@@ -38,7 +38,7 @@ ON CONFLICT (principal, key) DO UPDATE SET fingerprint = excluded.fingerprint, s
 
 
 def once[Post: Callable[..., HttpResponseBase]](post: Post) -> Post:
-    """Give a Door's `post` the contract's Idempotency-Key. It runs after authentication, scopes and rate limits."""
+    """Give a Door's `post` the Idempotency-Key of docs/api.md. It runs after authentication, scopes and rate limits."""
 
     @functools.wraps(post)
     def repeatable(self: Any, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:

@@ -1,4 +1,4 @@
-"""The PRD's promises over HTTP."""
+"""The portal's promises over HTTP."""
 
 from typing import Any
 

@@ -130,7 +130,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {200: shapes.EventsOut, 202: shapes.EventsOut, 207: shapes.PartlyTakenOut}, conflict=True
     ),
     ("Lineage", "POST"): Operation({200: _OBJECT}, takes=_OBJECT),
-    ("LineageBatch", "POST"): Operation({200: _OBJECT}, takes={"type": "array", "items": _OBJECT, "maxItems": 1000}),
+    ("LineageBatch", "POST"): Operation(
+        {200: _OBJECT, 207: _OBJECT}, takes={"type": "array", "items": _OBJECT, "maxItems": 1000}
+    ),
     ("Sources", "GET"): Operation({200: _PAGE(shapes.SourceOut)}),
     ("Sources", "POST"): Operation(
         {200: shapes.PreviewOut, 201: shapes.SourceOut}, takes=bodies.SourceIn, conflict=True
@@ -164,6 +166,7 @@ _PARAMETERS = {
     "to": ("RFC 3339, included.", OpenApiTypes.DATETIME),
     "as_of": ("A past instant: the recommendation is recomputed for its slot.", OpenApiTypes.DATETIME),
     "atomic": ("false: take the good rows, answer 207.", OpenApiTypes.BOOL),
+    "since": ("RFC 3339: read again from then on.", OpenApiTypes.DATETIME),
     "dry_run": ("true: show what would happen and keep nothing.", OpenApiTypes.BOOL),
 }
 

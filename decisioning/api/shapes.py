@@ -6,7 +6,7 @@ from rest_framework import serializers as s
 
 Shape = s.Serializer[Any]
 
-# The words of the contract. The document names each list (settings: ENUM_NAME_OVERRIDES), so that generated clients have names too.
+# The words of docs/api.md. The OpenAPI document names each list (settings: ENUM_NAME_OVERRIDES), so that generated clients have names too.
 ACTIONS = ["scale", "delete", "review", "hold"]
 RECOMMENDATION_STATES = ["open", "proposed", "answered", "suspended", "superseded", "withdrawn"]
 ANSWERS = ["accept", "override"]
@@ -156,6 +156,24 @@ class LinksOut(Shape):
     audit = text()
 
 
+class RowToBlameOut(Shape):
+    """A stored number that nothing can be computed with."""
+
+    metric = text()
+    variant = text()
+    ts = text()
+    field = text()
+    value = s.JSONField(help_text="The number as it is stored; a string where JSON has none: NaN, inf.")
+
+
+class UnjudgeableOut(Shape):
+    """Why the gates cannot judge the experiment now. What is proposed is suspended meanwhile."""
+
+    since = at()
+    reason = text()
+    row = RowToBlameOut(allow_null=True)
+
+
 class RowOut(Shape):
     """What the list and the board show of an experiment."""
 
@@ -174,6 +192,10 @@ class RowOut(Shape):
     freshness = FreshnessOut()
     kpis = KpiOut(many=True)
     gates = GateOut(many=True)
+    unjudgeable = UnjudgeableOut(
+        allow_null=True,
+        help_text="Set while the newest slot cannot be judged; gates and recommendation are as of `as_of`.",
+    )
     recommendation = RecommendationOut()
 
 
@@ -226,6 +248,7 @@ class DecisionOut(Shape):
     experiment = text()
     as_of = at()
     stale = s.BooleanField()
+    unjudgeable = UnjudgeableOut(allow_null=True)
     recommendation = RecommendationOut()
     variants = VariantRecommendationOut(many=True)
     decision = AnswerOut(allow_null=True)
@@ -380,6 +403,8 @@ class MetricOut(Shape):
 
 
 class RunOut(Shape):
+    """One run of a job. `partial`: it brought rows, and `refused` some; ignored: rows of experiments that are not here."""
+
     id = text()
     job_name = text()
     source = maybe_text()  # type: ignore[assignment]
@@ -387,6 +412,8 @@ class RunOut(Shape):
     started_at = maybe_at()
     finished_at = maybe_at()
     rows = maybe_whole()
+    refused = maybe_whole()
+    ignored = maybe_whole()
     error = maybe_text()
     data_watermark = maybe_at()
 
@@ -624,6 +651,7 @@ class SourceOut(Shape):
     schedule_s = whole()
     overlap_s = whole()
     time_limit_s = whole()
+    date_format = maybe_text()
     metrics = texts()
     lineage_job = maybe_text()
     enabled = s.BooleanField()
@@ -636,7 +664,7 @@ class SourceOut(Shape):
 
 
 class PreviewOut(Shape):
-    """What a run would do, or would have done."""
+    """What a run would do, or would have done. ignored: rows of experiments that are not here, the first of which are named."""
 
     since = maybe_at()
     until = maybe_at()
@@ -644,6 +672,8 @@ class PreviewOut(Shape):
     changed = whole()
     duplicates = whole()
     refused = whole()
+    ignored = whole()
+    ignored_experiments = texts()
     problems = texts()
     rows = s.ListField(child=s.DictField())
     more = s.BooleanField()

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from django.contrib import messages
 from django.contrib.auth.models import User
-from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.core.signing import BadSignature
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
@@ -23,13 +22,14 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from decisioning.access import keys as access_keys
 from decisioning.access import pictures
+from decisioning.access.login import ask_to_sign_in, keeps_unsent, sign_in_url
 from decisioning.access.middleware import about, own_transaction
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
-from decisioning.board import snapshots
+from decisioning.board import once, snapshots
 from decisioning.board.downloads import MOST_OF_ONE, spreadsheet
-from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, WebhookForm
+from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, PolicyForm, WebhookForm
 from decisioning.board.presenters import (
     creation,
     dossier,
@@ -49,6 +49,7 @@ from experiments.models import Asset, Experiment, Variant
 from gates import policies as policy_rules
 from gates import trials
 from gates.decisions import DecisionRefused, record_decision
+from gates.evidence import EvidenceRefused
 from gates.models import PolicyVersion
 from telemetry import events, pulls
 from telemetry.models import QuarantinedEvent, Source
@@ -65,15 +66,31 @@ def person(view: View) -> View:
 def signed_in(view: View) -> View:
     """As `person`, for what a browser may keep."""
 
+    @keeps_unsent
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if who(request).kind != "user":
-            return redirect_to_login(request.get_full_path())
+            return ask_to_sign_in(request)
         if any("\x00" in value for sent in (request.GET, request.POST) for value in sent.values()):
             raise BadRequest("No text holds a NUL character.")
         return view(request, *args, **kwargs)
 
     return guarded
+
+
+def polled(view: View) -> View:
+    """As `person`, for what an open page asks for again and again: without a user it says so in its place, and asks no more."""
+
+    @wraps(view)
+    def asked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.headers.get("HX-Request") and who(request).kind != "user":
+            return render(request, "board/_signed_out.html", {"url": sign_in_url(request)}, status=HTTP_STOP_POLLING)
+        return person(view)(request, *args, **kwargs)
+
+    return asked
+
+
+HTTP_STOP_POLLING = 286  # htmx's own
 
 
 def who(request: HttpRequest) -> Principal:
@@ -158,7 +175,7 @@ def board_csv(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
-@person
+@polled
 def news(request: HttpRequest) -> HttpResponse:
     """What came since the board was opened; the list itself never moves under a reader."""
     since = request.GET.get("since", "")
@@ -167,7 +184,7 @@ def news(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
-@person
+@polled
 def watch(request: HttpRequest) -> HttpResponse:
     return render(request, "board/_watch.html", {"watch": frame.watchdog(timezone.now())})
 
@@ -303,20 +320,27 @@ def move(request: HttpRequest, ref: str, status: str) -> HttpResponse:
     )
 
 
+_MADE_ALREADY = "It was made already: this form was sent a second time, and made no second one."
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 @person
 def experiment_new(request: HttpRequest) -> HttpResponse:
     """Name, hypothesis, KPIs; the dashboard, the gates and the log come with it."""
     principal = who(request)
     form = ExperimentForm(request.POST or None)
-    teams = creation.writable_teams(principal)
+    teams = records.teams_with(principal, Scope.WRITE)
     form.fields["team"].queryset = teams  # type: ignore[attr-defined]
     if not principal.may(Scope.WRITE) or not teams:
         raise PermissionDenied("Creating needs the right experiments:write in a team.")
     status = 200
     if request.method == "POST":
+        if once.taken(request):
+            messages.warning(request, _MADE_ALREADY)
+            return redirect("board")
         status = 422
         if form.is_valid() and (made := creation.create(form, by=principal, now=timezone.now())):
+            once.take(request)
             messages.success(
                 request, f"{made.name} is {made.get_status_display().lower()}. Send its first rows, and it is judged."
             )
@@ -324,7 +348,7 @@ def experiment_new(request: HttpRequest) -> HttpResponse:
     return page(
         request,
         "board/new.html",
-        creation.page(form, teams),
+        creation.page(form, teams) | {"once": once.number()},
         here="board",
         title="New experiment",
         status=status,
@@ -338,7 +362,7 @@ def planned_duration(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "board/_duration.html",
-        {"duration": creation.duration(request.GET, creation.writable_teams(who(request)))},
+        {"duration": creation.duration(request.GET, records.teams_with(who(request), Scope.WRITE))},
     )
 
 
@@ -365,7 +389,10 @@ def rows_csv(request: HttpRequest, ref: str) -> HttpResponse:
 def evidence(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
     """The canonical JSON, byte for byte as it was hashed."""
     e = found(request, ref)
-    body = dossier.evidence_body(e, digest)
+    try:
+        body = dossier.evidence_body(e, digest)
+    except EvidenceRefused as refusal:
+        return HttpResponse(f"{refusal}\n", status=409, content_type="text/plain")
     if body is None:
         raise Http404(digest)
     name = f"{e.key}-evidence-{digest.removeprefix('sha256:')[:12]}.json"
@@ -577,6 +604,64 @@ def policy(request: HttpRequest, pk: int, number: int | None = None) -> HttpResp
     return page(request, "board/policy.html", shown, here="policies", title=f"Policy {version}", exact=False)
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def policy_next(request: HttpRequest, pk: int) -> HttpResponse:
+    """The next version of a team's policy, from what judges now; it judges nothing before it is backtested and activated."""
+    live = policies.find(pk, None)
+    if live is None:
+        raise Http404(str(pk))
+    if live.team_id is None:
+        raise PermissionDenied("This policy ships with the portal and never changes.")
+    allowed(request, Scope.POLICIES, live.team_id)
+    return _written(request, live, copied=False)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def policy_copy(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """A version of any policy as the first one of a new policy of a team."""
+    version = policies.find(pk, number)
+    if version is None:
+        raise Http404(str(pk))
+    if not who(request).may(Scope.POLICIES):
+        raise PermissionDenied("This needs the right policies:write in a team.")
+    return _written(request, version, copied=True)
+
+
+def _written(request: HttpRequest, source: PolicyVersion, *, copied: bool) -> HttpResponse:
+    """Look first, as often as one likes; then it is kept."""
+    now, principal, status = timezone.now(), who(request), 200
+    form = PolicyForm(request.POST or None, initial={"body": source.body})
+    if copied:
+        form.fields["team"].queryset = records.teams_with(principal, Scope.POLICIES)  # type: ignore[attr-defined]
+    else:
+        del form.fields["team"], form.fields["name"]
+    looked = request.POST.get("do") == "look"
+    if request.method == "POST":
+        status = 200 if form.is_valid() and looked else 422
+        if form.is_valid() and not looked:
+            if once.taken(request):
+                messages.warning(request, _MADE_ALREADY)
+                return redirect("policies")
+            try:
+                made = policies.write(form.cleaned_data, source, by=principal, now=now)
+            except policy_rules.PolicyRefused as refusal:
+                form.add_error("name" if refusal.code == "key_taken" else None, refusal.message)
+            else:
+                once.take(request)
+                messages.success(
+                    request,
+                    f"{made} is kept."
+                    + ("" if copied else " It judges nothing before it is backtested and activated."),
+                )
+                return redirect("policy_version", pk=made.policy_id, number=made.number)
+    shown = policies.writing(form, source, copied=copied) | {"once": once.number()}
+    return page(
+        request, "board/policy_write.html", shown, here="policies", title=shown["title"], status=status, exact=False
+    )
+
+
 def _candidate(request: HttpRequest, pk: int, number: int) -> PolicyVersion:
     """A version the person may see and change; a shipped one belongs to admins."""
     version = policies.find(pk, number)
@@ -658,8 +743,13 @@ def keys(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied("This needs the right keys:manage in a team.")
     now, made, status = timezone.now(), None, 200
     form = KeyForm(request.POST or None)
-    form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
     if request.method == "POST":
+        if once.taken(request):
+            messages.warning(
+                request, f"{_MADE_ALREADY} A key's secret is shown once: where it is lost, revoke that key."
+            )
+            return redirect("keys")
         status = 422
         if form.is_valid():
             try:
@@ -667,10 +757,11 @@ def keys(request: HttpRequest) -> HttpResponse:
             except access_keys.KeyRefused as refusal:
                 form.add_error(None, str(refusal))
             else:
+                once.take(request)
                 status = 201
                 form = KeyForm()
-                form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
-    shown = records.keys(principal, now=now) | {"form": form, "made": made}
+                form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
+    shown = records.keys(principal, now=now) | {"form": form, "made": made, "once": once.number()}
     return page(request, "board/keys.html", shown, here="profile", title="Keys", status=status, exact=False)
 
 
@@ -711,8 +802,13 @@ def webhooks_page(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied("This needs the right keys:manage in a team.")
     now, made, status = timezone.now(), None, 200
     form = WebhookForm(request.POST or None)
-    form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
     if request.method == "POST":
+        if once.taken(request):
+            messages.warning(
+                request, f"{_MADE_ALREADY} Its secret is shown once: where it is lost, delete that webhook."
+            )
+            return redirect("webhooks")
         status = 422
         if form.is_valid():
             try:
@@ -720,10 +816,11 @@ def webhooks_page(request: HttpRequest) -> HttpResponse:
             except channels.ChannelRefused as refusal:
                 form.add_error(refusal.pointer.removeprefix("/") or None, str(refusal))
             else:
+                once.take(request)
                 status, made = 201, {"secret": secret, "url": reverse("webhook", args=[channel.pk])}
                 form = WebhookForm()
-                form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
-    shown = webhooks.webhooks(principal, now=now) | {"form": form, "made": made}
+                form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
+    shown = webhooks.webhooks(principal, now=now) | {"form": form, "made": made, "once": once.number()}
     return page(request, "board/webhooks.html", shown, here="profile", title="Webhooks", status=status, exact=False)
 
 

@@ -29,13 +29,14 @@ TONES = {
     "invalid": "review",
     "fresh": "scale",
     "succeeded": "scale",
+    "partial": "review",
     "failed": "delete",
     "aborted": "delete",
     "running": "hold",
 }
 _ICONS = {"succeeded": "pass", "aborted": "fail", "running": "clock", "unknown": "no_data", "due": "clock"}
 
-# What each recommendation code says in a word or three (GATES.md section 5).
+# What each recommendation code says in a word or three (docs/gates.md section 5).
 CODES = {
     "unsafe": "Safety stop",
     "invalid": "Split or reading is wrong",
@@ -56,6 +57,7 @@ SUPERSEDED = {
     "evidence_corrected": "Evidence was corrected, and the newer reading no longer gives it.",
     "policy_changed": "Another policy judges now, and under it the same rows no longer give it.",
     "judged_anew": "All was judged anew under a changed plan or by a newer version of the portal, which no longer gives it.",
+    "rules_mended": "The rules were mended: judged anew by them, the same rows no longer give it.",
     "newer_proposal": "A newer proposal took its place.",
     "another_answer": "Another answer ended the experiment.",
 }
@@ -233,19 +235,16 @@ _Parts = list[Part | str]
 
 
 def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) -> list[Sentence]:
-    """A policy body as sentences in the order of GATES.md section 5; values that differ from `live` are marked."""
+    """A policy body as sentences in the order of docs/gates.md section 5; values that differ from `live` are marked."""
     then = live if live is not None else body
     before = {gate["name"]: gate for gate in then["gates"]}
 
-    def changed(new: str, old: str | None) -> _Parts:
-        return [Part(new)] if old is None or new == old else [Part(old, "old"), Part(" "), Part(new, "new")]
-
     def value(gate: Mapping[str, Any], field: str) -> _Parts:
         old = before.get(gate["name"])
-        return changed(_limit(gate, field), _limit(old, field) if old else None)
+        return _changed(_limit(gate, field), _limit(old, field) if old else None)
 
     def setting(field: str, say: Callable[[Any], str] = str) -> _Parts:
-        return changed(say(body[field]), say(then[field]))
+        return _changed(say(body[field]), say(then[field]))
 
     # What all goals must prove to scale, one of them refutes to delete; and the other way round under `any`.
     proved, refuted = ("every goal", "any goal") if body["require"] == "all" else ("any goal", "every goal")
@@ -323,6 +322,42 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
             ", and while any input is older than its target.",
         ),
     ]
+
+
+_TOLD = {"gates", "min_days", "max_days", "min_units"}  # by the sentences
+_LIMITS = {"at_most", "at_least", "max_harm", "scale_above", "delete_below", "days"}
+
+
+def settings(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) -> list[Part]:
+    """What a body's sentences leave out: how sure and how often, then every other setting or gate that differs from `live`."""
+    then = live if live is not None else body
+    told: _Parts = []
+    for before, field, say, after in (
+        ("Alpha ", "alpha", lambda value: f"{value * 100:g}%", ", judged every "),
+        ("", "look_s", duration, ", on rows closed for "),
+        ("", "closed_after_s", duration, "; a change of mind must hold at "),
+        ("", "persist", str, " looks in a row."),
+    ):
+        told += [before, *_changed(say(body[field]), say(then[field])), after]
+    shown = _TOLD | {"alpha", "look_s", "closed_after_s", "persist"}
+    for field in sorted(body.keys() - shown):
+        if body[field] != then[field]:
+            told += [f" {field.replace('_', ' ').capitalize()}: ", *_changed(str(body[field]), str(then[field])), "."]
+    new, old = ({gate["name"]: gate for gate in one["gates"]} for one in (body, then))
+    for name in [*new, *(name for name in old if name not in new)]:
+        if name not in new or name not in old:
+            told += [" Gate ", Part(name, "new" if name in new else "old"), " is new." if name in new else " is gone."]
+            continue
+        gate, was = new[name], old[name]
+        for field in sorted((gate.keys() | was.keys()) - (_LIMITS if gate["kind"] == was["kind"] else set())):
+            if gate.get(field) != was.get(field):
+                said = (str(one.get(field, "none")) for one in (gate, was))
+                told += [f" Gate {name}, {field}: ", *_changed(*said), "."]
+    return [Part(p) if isinstance(p, str) else p for p in told]
+
+
+def _changed(new: str, old: str | None) -> _Parts:
+    return [Part(new)] if old is None or new == old else [Part(old, "old"), Part(" "), Part(new, "new")]
 
 
 def _rule(tone: str, icon: str, verb: str, *parts: Part | str) -> Sentence:

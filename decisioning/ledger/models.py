@@ -62,7 +62,7 @@ class OutboxMessage(models.Model):
 
     team_id = models.BigIntegerField()
     experiment_id = models.BigIntegerField(null=True)
-    type = models.CharField(max_length=40, help_text="Such as decision.proposed; API.md lists them.")
+    type = models.CharField(max_length=40, help_text="Such as decision.proposed; docs/notifications.md lists them.")
     data = models.JSONField()
     created_at = models.DateTimeField()
     fanned_out_at = models.DateTimeField(
@@ -179,7 +179,7 @@ class Delivery(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.message_id} to {self.channel_id}: {self.state}"
+        return f"{self.message} to {self.channel}: {self.state}"
 
 
 class Alarm(models.Model):

@@ -88,6 +88,10 @@ def test_every_bad_line_is_listed_with_its_number_and_reason_and_the_good_ones_s
     assert len(history.experiments[0].samples) == 2
 
 
+def test_float_dust_goes_to_the_portal_which_rounds_it() -> None:
+    assert wide("x1,1,1,1,100,101,1.0000000000000002,-1e-17,,", "x1,1,4,1,100,101,3.5,3.6,-7e-15,9").bad == []
+
+
 def test_a_proportion_needs_no_variance() -> None:
     assert wide("x1,1,1,1,100,101,0.5,0.5,,").bad == []
 
@@ -193,7 +197,7 @@ def test_an_unknown_setting_of_a_plan_is_refused() -> None:
 
 
 class FakePortal:
-    """Answers create, document and rows, and remembers rows, as the contract says."""
+    """Answers create, document and rows, and remembers rows, as docs/api.md says."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, dict[str, object]] = {}

@@ -121,6 +121,9 @@ def test_rows_of_another_teams_experiment_are_refused_as_unknown(ops: Caller, st
         ({"value": "1"}, "/data/value", "invalid_number"),
         ({"value": True}, "/data/value", "invalid_number"),
         ({"value": None}, "/data/value", "invalid_number"),
+        ({"value": 1e200}, "/data/value", "out_of_range"),
+        ({"value": 1e-200}, "/data/value", "out_of_range"),
+        ({"n": 10**15 + 1}, "/data/n", "out_of_range"),
         ({"ts": "2026-11-24T06:00:00"}, "/data/ts", "naive_timestamp"),
         ({"ts": "9999-01-01T00:00:00Z"}, "/data/ts", "invalid_timestamp"),
         ({"ts": "0001-01-01T00:00:00+14:00"}, "/data/ts", "invalid_timestamp"),
@@ -294,6 +297,7 @@ def test_a_plan_that_names_its_own_exposure_kpi_keeps_it(ops: Caller) -> None:
     [
         ({"n": -1}, "/data/n", "invalid_number"),
         ({"n": 1.5}, "/data/n", "invalid_number"),
+        ({"n": 10**16}, "/data/n", "out_of_range"),
         ({"n": None}, "/data/n", "missing_field"),
     ],
 )

@@ -147,6 +147,7 @@ def test_a_policy_is_looked_at_as_sentences_then_saved_and_its_next_version_trie
     assert root.post(add, {"policy": policy.pk, "body": json.dumps(body | {"min_days": 5})}).status_code == 302
     candidate = policy.versions.get(number=2)
     assert candidate.activated_at is None
+    assert "“careful v2” was added successfully" in root.get(add).text
     assert "Every goal passes" in root.get(reverse("admin:gates_policyversion_change", args=[candidate.pk])).text
 
     where, chosen = reverse("admin:gates_policyversion_changelist"), {"_selected_action": candidate.pk}

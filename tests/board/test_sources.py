@@ -10,6 +10,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import Settings
 
+from decisioning.access.models import Team
 from telemetry.models import ExperimentKpi, RefreshRun, Source
 from tests.board.scenes import HOUR, Scene, person
 from tests.conftest import as_role
@@ -158,3 +159,16 @@ def test_a_dry_run_shows_what_a_run_would_bring_and_keeps_nothing(
     onlooker = Client()
     onlooker.force_login(person("vic", scene.team, role="viewer"))
     assert onlooker.post(f"/sources/{source.pk}/try").status_code == 403
+
+
+def test_the_portals_own_runs_are_counted_apart_from_those_of_the_own_teams(board: Client, scene: Scene) -> None:
+    with as_role("owner"):
+        other = Team.objects.create(key="other", name="Other", created_at=scene.now)
+        for team, status in ((scene.team, "succeeded"), (scene.team, "failed"), (other, "failed"), (None, "succeeded")):
+            RefreshRun.objects.create(
+                run_id=uuid.uuid4(), job_name="x", team=team, started_at=scene.now, finished_at=scene.now, status=status
+            )
+
+    text = board.get("/freshness").text
+
+    assert "1 of 2 runs of your teams&#x27; sources failed, and 0 of 1 run of the portal&#x27;s own jobs" in text

@@ -16,6 +16,7 @@ from gates.models import Policy
 from telemetry.models import Source
 from tests.board.scenes import Scene, person
 from tests.browser.conftest import sign_in
+from tests.browser.gallery import UNBROKEN, rename
 from tests.conftest import as_role
 
 PAGES = ["/", "/?q=nothing+like+it", "/new", "/experiments/checkout-one-page", "/experiments/scene-1",
@@ -78,6 +79,45 @@ def test_no_page_has_a_fault_for_axe_an_error_in_the_console_or_a_sideways_scrol
         found += faults(admin_page, path)
     assert not found, "\n".join(found)
     assert [c for c in complaints if "/nowhere" not in c] == []
+
+
+# Where text pokes out of its box, over what stands beside it: a block that is narrower than its words and does not scroll or cut.
+BURST = """() => [...document.querySelectorAll('main *, header *')].filter((e) => {
+  const style = getComputedStyle(e);
+  return !e.closest('svg, .sr, [hidden], pre, .scroll, .jump') && style.display !== 'inline' && style.overflowX === 'visible' && e.clientWidth > 0
+    && e.scrollWidth > e.clientWidth + 2 && [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+}).map((e) => `${e.tagName} ${e.className} ${e.textContent.trim().slice(0, 40)}`).slice(0, 6)"""
+
+
+@pytest.mark.looks
+def test_names_of_60_characters_without_a_blank_burst_no_page_at_any_width(
+    watched: BrowserContext, served: str, ada: User, scene: Scene
+) -> None:
+    rename(scene)
+    page = watched.new_page()
+    sign_in(page, served, "ada")
+    found = []
+    with as_role("worker"):
+        webhook = Channel.objects.get(kind="webhook").pk
+        policy = Policy.objects.get(name=UNBROKEN.lower()).pk
+    more = [f"/experiments/scene-{n}" for n in (1, 3, 5, 7, 8, 9, 10, 11, 13)] + ["/experiments/scene-3/report"]
+    more += [
+        f"/webhooks/{webhook}",
+        f"/policies/{policy}",
+        f"/policies/{policy}/2",
+        f"/policies/{policy}/next",
+        f"/policies/{policy}/2/copy",
+    ]
+    for path in [*PAGES, *more, *ADMIN]:
+        page.goto(f"{served}{path}")
+        for width in (320, 390, 768, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            if wide > 0:
+                found.append(f"{path} is {wide} px too wide at {width}")
+            if not path.startswith("/admin"):
+                found += [f"{path} at {width}: {what}" for what in page.evaluate(BURST)]
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.looks

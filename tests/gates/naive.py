@@ -1,4 +1,4 @@
-"""The slow engine: every slot judged, every fact found again from the rows, straight from GATES.md. Rules are the engine's own."""
+"""The slow engine: every slot judged, every fact found again from the rows, straight from docs/gates.md. Rules are the engine's own."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Naive:
             kpi = self.kpi(name)
             if kpi.temporality == "cumulative":
                 counts = [(r[0], r[2]) for r in read if r[2] is not None]
-                if any(b < a and ts > before for (_, a), (ts, b) in itertools.pairwise(counts)):
+                if any(a - b > a / 1000 and ts > before for (_, a), (ts, b) in itertools.pairwise(counts)):
                     restated.append(variant)
                 read = read[-1:]
             state: Moments | PairMoments | None = None
@@ -214,10 +214,14 @@ def _rows(series: Series) -> list[Row]:
 def _news(kpi: Kpi, rows: list[Row]) -> list[Row]:
     news = []
     for i, row in enumerate(rows):
-        same = i > 0 and kpi.temporality == "cumulative" and row[2] is not None and rows[i - 1][2] == row[2]
+        same = i > 0 and kpi.temporality == "cumulative" and row[2] is not None and _says(row) == _says(rows[i - 1])
         if row[2] != 0 and not same:
             news.append(row)
     return news
+
+
+def _says(row: Row) -> tuple[float | None, ...]:
+    return (*row[1:4], *row[5:])
 
 
 def _bucket(kpi: Kpi, row: Row) -> Moments | PairMoments | None:

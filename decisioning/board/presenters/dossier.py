@@ -1,7 +1,7 @@
 """One experiment on one page: what is recommended and why, what each gate reads, how it got there, what people did."""
 
-import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -30,7 +30,6 @@ from telemetry.models import ExperimentKpi
 from telemetry.refresh import runs_feeding
 
 _MOVES = {"running": "Start", "paused": "Pause", "stopped": "Stop"}
-_MARKS = {"pass": "pass", "fail": "fail", "invalid": "invalid"}
 # What an answer does, in words that end the choice it stands beside.
 _THEN = {
     "scale": "The variant {variant} goes to everyone; the experiment ends as scaled.",
@@ -72,7 +71,9 @@ class Dossier:
             return []
         policy = listing.policies_of(self.facts).get(self.e.pk)
         if policy is None:  # not judged yet: by the policy that would
-            return [found for judging in readings.load([self.e.pk]) for found in outlook(judging.policy, judging.plan)]
+            with suppress(readings.Unjudgeable):
+                return [f for judging in readings.load([self.e.pk]) for f in outlook(judging.policy, judging.plan)]
+            return []
         return outlook(policy, self.plan)
 
     @cached_property
@@ -177,6 +178,10 @@ def _notes(d: Dossier) -> list[dict[str, str]]:
         notes.append(
             {"tone": "hold", "icon": "hold", "title": "Paused.", "text": "Rows still arrive and are kept; gates rest."}
         )
+    if d.cursor and (why := d.cursor.unjudgeable):
+        since = words.instant(datetime.fromisoformat(why["since"]), d.now)
+        text = f"{why['reason']} Nothing that it proposes can be accepted until then."
+        notes.append({"tone": "late", "icon": "stale", "title": f"Suspended {since}.", "text": text})
     judged = d.cursor.judged_to if d.cursor else None
     if d.e.status == "running" and judged and (behind := (d.now - judged).total_seconds()) > LATE_AFTER_S:
         text = (
@@ -326,6 +331,10 @@ def _suspended(d: Dossier, r: Recommendation) -> Mapping[str, Any] | None:
 
 def _not_now(d: Dossier) -> dict[str, Any]:
     """Beside a suspended proposal; what blocks it stands in its reasons."""
+    if d.cursor and d.cursor.unjudgeable:
+        lines = ["It cannot be judged just now, so it cannot be answered.",
+                 "When the cause is mended it is judged again by itself, and this form is back."]  # fmt: skip
+        return {"title": "Not now", "lines": lines, "url": d.url("experiment") + "#gates", "label": "See the gates"}
     if gate_presenter.late(d.gates):
         lines = ["Its inputs are late, so it cannot be answered: a proposal is only as good as its newest data.",
                  "When the data is back it is judged again, and this form with it."]  # fmt: skip
@@ -430,6 +439,8 @@ def _nothing(d: Dossier) -> dict[str, Any]:
     elif e.status in listing.CLOSED:
         heading = f"{words.STATUSES[e.status]} without an answer"
         rationale = rationale or ["It ended before a proposal was answered."]
+    elif not d.said and d.cursor and d.cursor.unjudgeable:
+        heading, rationale = "Hold, cannot be judged", [d.cursor.unjudgeable["reason"]]
     elif not d.said:
         heading = "Hold, no data"
         rationale = [f"No slot was judged yet. Send the first rows to /api/experiments/{e.key}/kpis."]
@@ -909,17 +920,17 @@ def _evidence(d: Dossier) -> dict[str, Any] | None:
 
 
 def evidence_body(experiment: Experiment, digest: str) -> bytes | None:
-    """The canonical JSON of one evidence, as it was hashed."""
-    found = Evidence.objects.filter(experiment=experiment, digest=digest).values_list("body", flat=True).first()
-    return None if found is None else zlib.decompress(bytes(found))
+    """The canonical JSON of one evidence, as it was hashed. Raises EvidenceRefused when it is not that any more."""
+    found = Evidence.objects.filter(experiment=experiment, digest=digest).first()
+    return None if found is None else found.read()
 
 
 def replayed(experiment: Experiment, digest: str, *, now: datetime) -> dict[str, Any] | None:
     """Whether the evidence, computed anew, gives the same bytes; None when there is no such evidence."""
-    body = evidence_body(experiment, digest)
-    if body is None:
-        return None
     try:
+        body = evidence_body(experiment, digest)
+        if body is None:
+            return None
         again = evidence.replay(body)
     except evidence.EvidenceRefused as refusal:
         return {"same": False, "text": f"Not replayed: {refusal}"}

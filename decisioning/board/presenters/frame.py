@@ -74,12 +74,15 @@ def options(choices: Sequence[tuple[str, str]] | Mapping[str, str], chosen: str)
 
 
 def older(params: QueryDict, shown: Sequence[Any], *, size: int, noun: str, nouns: str = "") -> dict[str, str]:
-    """Links of a list read newest first by id; `shown` has up to `size` + 1 objects, the last only a sign of more."""
+    """Links of a list read newest first by id; `shown` has up to `size` + 1 objects, the last only a sign of more.
+
+    The list itself has the id `list`, so that its next page begins where it stood.
+    """
     more = len(shown) > size
     return {
         "note": f"{words.plural(min(len(shown), size), noun, nouns)}, newest first",
-        "older": query(params, before=shown[size - 1].pk) if more else "",
-        "newest": query(params, before=None) if params.get("before") else "",
+        "older": f"{query(params, before=shown[size - 1].pk)}#list" if more else "",
+        "newest": f"{query(params, before=None)}#list" if params.get("before") else "",
     }
 
 

@@ -13,7 +13,9 @@ from django.utils.dateparse import parse_datetime
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import words
+from decisioning.board.forms import PolicyForm
 from experiments.models import Experiment
+from gates import policies as rules
 from gates import trials
 from gates.models import Backtest, Cursor, Policy, PolicyVersion
 from gates.policies import second_person_missing
@@ -102,17 +104,23 @@ def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         else "",
         "lead": f"Written by {version.author or 'the portal'}, {words.instant(version.created_at, now)}.",
         "compared": compared,
+        "against": f"version {live.number}, which is live" if live else "",
         "sentences": [s._asdict() | {"parts": [p._asdict() for p in s.parts]} for s in words.sentences(body, then)],
-        "foot": _foot(body),
+        "foot": [part._asdict() for part in words.settings(body, then)],
         "stored": _stored(body, then),
         "steps_title": "Make it live" if candidate else "How it came to be",
         "steps": _steps(version, principal, candidate=candidate, now=now),
         "trial": _trial(version, principal, live=live, now=now) if compared or trials.newest(version) else None,
         "activate": _activate(version, principal) if candidate else None,
-        "next_url": f"{reverse('admin:gates_policyversion_add')}?policy={version.policy_id}"
-        if principal.is_admin
+        "next_url": reverse("policy_next", args=[version.policy_id])
+        if version.policy.team_id and _may(version, principal)
         else "",
-        "versions_note": "What a version says never changes; another one replaces it.",
+        "copy_url": reverse("policy_copy", args=[version.policy_id, version.number])
+        if principal.may(Scope.POLICIES)
+        else "",
+        "versions_note": "What a version says never changes; another one replaces it."
+        if version.policy.team_id
+        else "It ships with the portal and never changes; a team copies it into a policy of its own.",
         "versions": [
             {
                 "number": v.number,
@@ -131,15 +139,35 @@ def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
     }
 
 
+def write(data: Mapping[str, Any], source: PolicyVersion, *, by: Principal, now: datetime) -> PolicyVersion:
+    """The version of a valid PolicyForm: of a new policy when it names one, else the next of the source's. Raises PolicyRefused."""
+    if "name" in data:
+        return rules.create_policy(data["name"], data["body"], team=data["team"], by=by, now=now)
+    return rules.add_version(source.policy, data["body"], by=by, now=now)
+
+
+def writing(form: PolicyForm, source: PolicyVersion, *, copied: bool) -> dict[str, Any]:
+    """The form, and what its body says beside the version it began from, once it can be read."""
+    body, then = form.cleaned_data.get("body") if form.is_bound else source.body, canonical(parse(source.body))
+    read = canonical(parse(body)) if body else None
+    name = source.policy.name
+    return {
+        "title": f"Copy policy {name} into one of a team" if copied else f"The next version of policy {name}",
+        "back": reverse("policy_version", args=[source.policy_id, source.number]),
+        "from": f"{name}, version {source.number}",
+        "lead": "It judges the experiments that name it, or a team's by default, as soon as it is kept."
+        if copied
+        else "It judges nothing before it is backtested and activated, by a second person where the team asks for one.",
+        "form": form,
+        "sentences": [s._asdict() | {"parts": [p._asdict() for p in s.parts]} for s in words.sentences(read, then)]
+        if read
+        else [],
+        "foot": [part._asdict() for part in words.settings(read, then)] if read else [],
+    }
+
+
 def _state(version: PolicyVersion, live: PolicyVersion | None) -> str:
     return "Candidate" if live is None or version.number > live.number else "Replaced"
-
-
-def _foot(body: Mapping[str, Any]) -> str:
-    return (
-        f"Alpha {words.share(body['alpha'])}, judged every {words.duration(body['look_s'])}, on rows closed for "
-        f"{words.duration(body['closed_after_s'])}; a change of mind must hold at {body['persist']} looks in a row."
-    )
 
 
 def _stored(body: Mapping[str, Any], then: Mapping[str, Any] | None) -> list[dict[str, str]]:

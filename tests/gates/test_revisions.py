@@ -1,0 +1,49 @@
+"""What an installation has on record from before the rules were mended: its evidence still proves itself, its states are told anew."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+
+from gates.evidence import EvidenceRefused, canonical_bytes, evidence, replay
+from gates.fold import State, StateOutdated, fold
+from gates.rules import REVISION
+from tests.gates.histories import HOUR, START
+from tests.gates.test_rules import walk
+
+RECORDED = Path(__file__).parent / "evidence"
+DOCUMENTS = sorted(RECORDED.glob("*.json.z"))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name.removesuffix(".json.z"))
+def test_evidence_made_by_the_first_rules_still_replays_to_the_same_bytes(path: Path) -> None:
+    recorded = zlib.decompress(path.read_bytes())
+
+    assert json.loads(recorded)["format"] == 1
+    assert replay(recorded) == recorded
+
+
+def test_evidence_names_the_revision_of_the_rules_and_is_refused_by_a_version_that_does_not_know_them() -> None:
+    w = walk(hours=12)
+    folded = w.folded()
+    document = evidence(w.policy, w.plan, folded, folded.evaluations[-1].slot)
+
+    assert document["rules"] == REVISION == 2
+    with pytest.raises(EvidenceRefused, match="revision 3"):
+        replay(canonical_bytes({**document, "rules": 3}))
+
+
+def test_a_state_of_the_first_rules_is_mended_and_has_to_be_told_anew() -> None:
+    w = walk(hours=24, effects={("speed", "t1"): -0.2})
+    recorded = State.from_bytes(zlib.decompress((RECORDED / "state_of_revision_1.z").read_bytes()))
+
+    assert recorded.slot == START + 24 * HOUR
+    assert (recorded.rules, recorded.is_mended) == (1, True)
+    assert not recorded.fits(w.policy, w.plan)
+    with pytest.raises(StateOutdated):
+        fold(w.policy, w.plan, w.rows, to=START + 24 * HOUR, state=recorded)
+    assert not w.folded().state.is_mended
+    assert w.folded().state.fits(w.policy, w.plan)
