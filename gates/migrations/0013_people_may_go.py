@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("gates", "0009_superseded_because"),
+        ("gates", "0012_cursor_rules"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
     operations = [
