@@ -223,7 +223,7 @@ class Migration(migrations.Migration):
         ("ledger", "0004_channels"),
         ("access", "0006_locks"),
         ("experiments", "0002_row_security"),
-        ("telemetry", "0008_long_job_names"),
-        ("gates", "0012_cursor_rules"),
+        ("telemetry", "0010_freshness"),
+        ("gates", "0013_people_may_go"),
     ]
     operations = [migrations.RunSQL(FORWARD, REVERSE)]
