@@ -44,8 +44,12 @@ CALLABLE = {
     "audit.signed": {WEB, WORKER},
     "audit.verify": {WORKER},
     "metrics.default_partition_rows": {WORKER},
+    "metrics.drop_partition": {WORKER},
     "metrics.drop_partitions": {WORKER},
+    "metrics.freshness": {WEB, WORKER},
+    "metrics.latencies": {WEB, WORKER},
     "metrics.make_partitions": {WORKER},
+    "metrics.old_partitions": {WORKER},
     "metrics.watermark": {WEB, WORKER},
 }
 
