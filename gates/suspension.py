@@ -1,7 +1,6 @@
 """What cannot be judged is suspended: why, by which row if one is to blame, and that nothing it proposes is accepted meanwhile."""
 
 import datetime as dt
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +11,12 @@ from experiments.models import Experiment
 from gates.models import Cursor
 from gates.plan import rfc3339, to_us
 from gates.readings import Unjudgeable
-
-LARGEST, SMALLEST, MOST_UNITS = 1e100, 1e-100, 1e15
-"""Of a stored number: beyond these a sum, a square or a quotient of it may be no number any more."""
+from telemetry.ingest import LARGEST, MOST_UNITS, SMALLEST
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why one experiment cannot be judged. row: {metric, variant, ts, field, value} of the stored number that is to blame, if one is."""
+    """Why one experiment cannot be judged. row: {metric, variant, ts, field, value}, all text, of the stored number that is to blame."""
 
     key: str
     reason: str
@@ -96,10 +93,4 @@ def _beyond_reason(pk: int) -> dict[str, Any] | None:
     if found is None:
         return None
     metric, variant, ts, field, number = found
-    return {
-        "metric": metric,
-        "variant": variant,
-        "ts": ts,
-        "field": field,
-        "value": number if math.isfinite(number) else str(number),
-    }
+    return {"metric": metric, "variant": variant, "ts": ts, "field": field, "value": f"{number:g}"}
