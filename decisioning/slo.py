@@ -7,15 +7,16 @@ sees every team, tells each team when a promise to it is broken (`slo.burning`).
 # ruff: noqa: S608 - every statement is made of constants of this file
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
 
-from decisioning.ledger.alarms import Wrong, reconcile
+from decisioning.ledger.alarms import Unknown, Wrong, reconcile
+from decisioning.ledger.items import alone
 from experiments.models import Experiment
 from gates.policy import DEFAULT_BODY
 from telemetry.freshness import LATENCIES_SQL
@@ -247,11 +248,14 @@ _NAMES = {
 def tell_broken(*, now: datetime) -> int:
     """`slo.burning` for every promise to a team whose budget is used up, once until it has held again. Returns the messages told."""
 
-    def look() -> list[Wrong]:
+    def look() -> Iterator[Wrong | Unknown]:
         # Without the model's own order, which would make every experiment distinct.
         running = Experiment.objects.exclude(status=Experiment.Status.DRAFT).order_by("team_id")
-        teams = running.values_list("team_id", flat=True).distinct()
-        return [found for team in teams for found in _broken(figures(now=now, team_id=team), team)]
+        for team in running.values_list("team_id", flat=True).distinct():
+            found: list[Wrong | Unknown] = [Unknown(team)]
+            with alone(f"Counting what was promised to team {team}"), transaction.atomic():
+                found = [*_broken(figures(now=now, team_id=team), team)]
+            yield from found
 
     return reconcile("slo.burning", look, now=now, after=SETTLED, until=SETTLED)
 

@@ -13,9 +13,11 @@ from decisioning import notices, slo
 from decisioning.access import readers
 from decisioning.access.principal import bind_job
 from decisioning.ledger import delivery
+from decisioning.ledger.items import alone
 from decisioning.ledger.models import OutboxMessage
 from gates import alarms
 from telemetry import breaches
+from telemetry.refresh import logged
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +32,8 @@ def deliver(**_later: object) -> None:
 def watch(**_later: object) -> None:
     """Tell what only time brings about: overdue answers, data that is late or back, guards that fail; beat calls it every 30 seconds."""
     for look in (alarms.tell_overdue, alarms.tell_failed_guards, breaches.tell_changes):
-        _told(look)
+        with alone(look.__name__):
+            _told(look)
 
 
 @shared_task(name="access.readers", ignore_result=True)
@@ -56,8 +59,9 @@ def sweep(**_later: object) -> None:
 
 
 def _told(look: Callable[..., int]) -> None:
+    """One look; that it failed is in the refresh log."""
     now: datetime = timezone.now()
-    with transaction.atomic(), connection.cursor() as cursor:
+    with logged(f"portal/{look.__name__.replace('_', '-')}", clock=timezone.now), connection.cursor() as cursor:
         bind_job("notices.watch")
         cursor.execute("SET LOCAL statement_timeout = '60s'")  # the next tick looks again, perhaps in a quieter minute
         look(now=now)

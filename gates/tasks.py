@@ -8,6 +8,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from decisioning.access.principal import bind_job
+from experiments.models import Experiment
 from gates import evaluation, trials
 from telemetry import wake
 from telemetry.refresh import logged
@@ -44,9 +45,14 @@ def _logged(work: Callable[[], evaluation.Done]) -> evaluation.Done:
         done = work()
         run.rows, run.data_watermark = done.evaluations, done.newest_slot
         run.worked = done.experiments + done.passed > 0
+        teams = Experiment.objects.in_bulk([key for key, _ in done.failed], field_name="key")
         for key, error in done.failed:
             _log.error("Experiment %s could not be judged: %s", key, error)
-            run.failures.append(f"{key}: {error}")
+            run.told[teams[key].team_id].append(f"{key}: {error}")
+        if done.failed:
+            run.failures.append(
+                f"{len(done.failed)} experiments could not be judged; the log of their teams says which and why"
+            )
         return done
 
 

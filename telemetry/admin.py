@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from decisioning.access.admin import Dated, ReadOnly
 from telemetry.admin_import import import_rows
-from telemetry.models import QuarantinedEvent, RefreshRun, Source
+from telemetry.models import QuarantinedEvent, RefreshRun, Source, SourcePlace
 from telemetry.refresh import failure_shares
 from telemetry.sources import SourceFailed, SourceRefused, check, preview
 
@@ -49,6 +49,25 @@ class SourceForm(forms.ModelForm):  # type: ignore[type-arg]
                 for pointer, _, detail in refusal.errors:
                     name = pointer.split("/")[1]
                     self.add_error(name if name in self.fields else None, detail)
+
+
+@admin.register(SourcePlace)
+class SourcePlaceAdmin(Dated):
+    """Only admins of the installation bind: the database holds whoever is not to that as well."""
+
+    list_display = ("name", "kind", "team", "created_at")
+    list_filter = ("kind", "team")
+    list_select_related = ("team",)
+    search_fields = ("name",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_change_permission(self, request: HttpRequest, obj: SourcePlace | None = None) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_delete_permission(self, request: HttpRequest, obj: SourcePlace | None = None) -> bool:
+        return bool(request.user.is_superuser)
 
 
 @admin.register(Source)

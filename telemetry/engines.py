@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 import sqlalchemy
+from django.db import connection as own
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -89,6 +90,7 @@ def _guard(connection: sqlalchemy.Connection, url: sqlalchemy.URL, limit_s: floa
             ).scalar_one()
             if strong:
                 raise SourceFailed("Its login is a superuser. Use one that may only read.")
+            _refuse_ourselves(connection)
         case "sqlite":
             connection.exec_driver_sql("PRAGMA query_only = ON")
             deadline = time.monotonic() + limit_s
@@ -97,6 +99,29 @@ def _guard(connection: sqlalchemy.Connection, url: sqlalchemy.URL, limit_s: floa
         case "mysql" | "mariadb":
             connection.exec_driver_sql(f"SET SESSION max_execution_time = {int(limit_s * 1000)}")
             connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+
+_HERE = """
+SELECT s.system_identifier::text, current_database()::text, bool_or(pg_has_role(session_user, r.oid, 'MEMBER'))
+FROM pg_control_system() AS s LEFT JOIN pg_roles AS r ON r.rolname = ANY (
+  '{decisioning_owner,decisioning_web,decisioning_worker,decisioning_backup,decisioning_reader}'::text[]) GROUP BY 1, 2
+"""
+
+
+def _refuse_ourselves(source: sqlalchemy.Connection) -> None:
+    """The portal's own database and roles are no source, by whatever name, address, socket or service the URL leads there.
+
+    A server is known by the number that initdb gave it, which its replicas have as well. Raises SourceFailed.
+    """
+    try:
+        server, database, ours = source.exec_driver_sql(_HERE).one()
+    except SQLAlchemyError as failure:
+        raise SourceFailed(f"It cannot be told from the portal's own database: {failure}") from None
+    with own.cursor() as cursor:
+        cursor.execute(_HERE)
+        own_server, own_database, _ = cursor.fetchone() or ("", "", None)
+    if server == own_server and (database == own_database or ours):
+        raise SourceFailed("It is the portal's own database, or a login of the portal's. Neither is a source.")
 
 
 def _without_secrets(failure: BaseException, source: Source) -> str:

@@ -190,6 +190,30 @@ class Source(models.Model):
         return self.key
 
 
+class SourcePlace(models.Model):
+    """Where sources of a team may read, beside the folder of files that has the team's own key for a name. Bound by the operator alone."""
+
+    class Kind(models.TextChoices):
+        VARIABLE = "variable", "environment variable with a database's URL"
+        FOLDER = "folder", "folder or file below DECISIONING_FILES"
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
+    kind = models.CharField(max_length=8, choices=Kind)
+    name = models.CharField(
+        max_length=500,
+        help_text="Of the variable, such as WAREHOUSE_URL; or the path, with . for the whole folder of files.",
+    )
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "source_places"
+        ordering = ("team", "kind", "name")
+        constraints = [models.UniqueConstraint(fields=["team", "kind", "name"], name="one_place_once_per_team")]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.team}"
+
+
 class Event(models.Model):
     """One CloudEvent that was taken in: its (source, id) is never taken in again."""
 

@@ -8,6 +8,8 @@ import datetime as dt
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
@@ -15,6 +17,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Coalesce, Least
 
 from decisioning.access.principal import bind_job
+from decisioning.ledger.items import alone
 from telemetry import sources, wake
 from telemetry.models import RefreshRun, Source
 from telemetry.sources import SourceFailed, SourceRefused, Stored
@@ -23,6 +26,7 @@ Clock = Callable[[], dt.datetime]
 MOST_ROWS = 1_000_000
 _GRACE = dt.timedelta(seconds=60)
 _FIRST_RETRY_S = 30
+_LONGEST_REST_S = 3_600
 
 
 def queue(source: Source, *, now: dt.datetime, since: dt.datetime | None = None) -> RefreshRun:
@@ -69,22 +73,26 @@ def fail_lost(*, now: dt.datetime) -> int:
         source = _source_of(run)
         allowed = dt.timedelta(seconds=source.time_limit_s if source else 0) + _GRACE
         if run.heartbeat_at is not None and run.heartbeat_at + allowed < now:
-            _end(
-                run,
-                source,
-                now=now,
-                status=RefreshRun.Status.FAILED,
-                found=_Found(rows=run.rows),
-                error=f"No sign of life since {run.heartbeat_at:%Y-%m-%d %H:%M:%SZ}.",
-            )
-            lost += 1
+            with alone(f"Ending lost run {run.run_id}"), transaction.atomic():
+                _end(
+                    run,
+                    source,
+                    now=now,
+                    status=RefreshRun.Status.FAILED,
+                    found=_Found(rows=run.rows),
+                    error=f"No sign of life since {run.heartbeat_at:%Y-%m-%d %H:%M:%SZ}.",
+                )
+                lost += 1
     return lost
 
 
+# Of each team what is due the longest: a thousand sources of one do not come before the one of another.
 _DUE = """
-SELECT id FROM metadata.sources s WHERE enabled AND due_at <= %s
-  AND NOT EXISTS (SELECT FROM metadata.refresh_log r WHERE r.team_id = s.team_id AND r.source = s.key AND r.status = 'running' AND r.heartbeat_at IS NOT NULL)
-ORDER BY due_at LIMIT 100 FOR UPDATE SKIP LOCKED
+SELECT id FROM metadata.sources WHERE id IN (
+  SELECT id FROM metadata.sources s WHERE enabled AND due_at <= %s
+    AND NOT EXISTS (SELECT FROM metadata.refresh_log r WHERE r.team_id = s.team_id AND r.source = s.key AND r.status = 'running' AND r.heartbeat_at IS NOT NULL)
+  ORDER BY row_number() OVER (PARTITION BY team_id ORDER BY due_at), due_at LIMIT 100)
+ORDER BY due_at FOR UPDATE SKIP LOCKED
 """
 
 
@@ -94,19 +102,64 @@ def queue_due(*, now: dt.datetime) -> int:
         cursor.execute(_DUE, [now])
         due = [pk for (pk,) in cursor.fetchall()]
         for source in Source.objects.filter(pk__in=due):
-            queue(source, now=now)
-            missed = (now - source.due_at) // dt.timedelta(seconds=source.schedule_s)
-            source.due_at += dt.timedelta(seconds=source.schedule_s * (missed + 1))
-            source.save(update_fields=["due_at"])
+            with alone(f"Queueing source {source.key}", rests=partial(_rest, source, now)), transaction.atomic():
+                _queue_due(source, now)
     return len(due)
 
 
+def _queue_due(source: Source, now: dt.datetime) -> None:
+    queue(source, now=now)
+    missed = (now - source.due_at) // dt.timedelta(seconds=source.schedule_s)
+    source.due_at += dt.timedelta(seconds=source.schedule_s * (missed + 1))
+    source.save(update_fields=["due_at"])
+
+
+def give_up(run: RefreshRun, now: dt.datetime, error: str) -> None:
+    """Fail a run that broke before it could end itself, so that it keeps no place; its source rests."""
+    with transaction.atomic():
+        bind_job("telemetry.sources")
+        ended = RefreshRun.objects.filter(pk=run.pk, status=RefreshRun.Status.RUNNING).update(
+            status=RefreshRun.Status.FAILED, finished_at=now, error=error.replace("\x00", "")
+        )
+        source = _source_of(run)
+        if ended and source is not None:
+            Source.objects.filter(pk=source.pk).update(**_resting(source, now))
+
+
+def _resting(source: Source, now: dt.datetime) -> dict[str, Any]:
+    failures = source.failures + 1
+    wait_s = min(_LONGEST_REST_S, _FIRST_RETRY_S * 2 ** min(failures, 20))
+    return {"failures": failures, "due_at": now + dt.timedelta(seconds=wait_s)}
+
+
+def _rest(source: Source, now: dt.datetime, error: str) -> None:
+    """A run that failed before it began: told in the log, and tried again later and later."""
+    with transaction.atomic():
+        Source.objects.filter(pk=source.pk).update(**_resting(source, now))
+        RefreshRun.objects.create(
+            run_id=uuid.uuid4(),
+            job_name=f"source/{source.key}",
+            team_id=source.team_id,
+            source=source.key,
+            status=RefreshRun.Status.FAILED,
+            started_at=now,
+            finished_at=now,
+            error=error,
+        )
+
+
+# Teams take turns, the one first whose last pull began the longest ago; where there are several places, none has all of them.
 _CLAIM = """
+WITH under_way AS (
+  SELECT team_id FROM metadata.refresh_log WHERE status = 'running' AND heartbeat_at IS NOT NULL AND started_at IS NOT NULL)
 UPDATE metadata.refresh_log SET started_at = %(now)s, heartbeat_at = %(now)s
-WHERE id = (SELECT id FROM metadata.refresh_log WHERE status = 'running' AND heartbeat_at IS NOT NULL AND started_at IS NULL
-            ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
-  AND (SELECT count(*) FROM metadata.refresh_log
-       WHERE status = 'running' AND heartbeat_at IS NOT NULL AND started_at IS NOT NULL) < %(most)s
+WHERE id = (SELECT w.id FROM metadata.refresh_log w
+            LEFT JOIN LATERAL (SELECT p.started_at FROM metadata.refresh_log p WHERE p.team_id = w.team_id AND p.source <> '' AND p.started_at IS NOT NULL
+                               ORDER BY p.id DESC LIMIT 1) AS last ON true
+            WHERE w.status = 'running' AND w.heartbeat_at IS NOT NULL AND w.started_at IS NULL
+              AND (SELECT count(*) FROM under_way u WHERE u.team_id = w.team_id) < greatest(1, %(most)s - 1)
+            ORDER BY last.started_at NULLS FIRST, w.id LIMIT 1 FOR UPDATE OF w SKIP LOCKED)
+  AND (SELECT count(*) FROM under_way) < %(most)s
 RETURNING id
 """
 

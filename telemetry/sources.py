@@ -17,12 +17,13 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from experiments.models import Metric
 from telemetry import ingest
 from telemetry.ingest import Ingested, Row
 from telemetry.lineage import LONGEST_JOB, kept_name
-from telemetry.models import Source
+from telemetry.models import Source, SourcePlace
 
 CHUNK = 5_000
 SHOWN = 20
@@ -66,19 +67,7 @@ def check(source: Source) -> None:
 
 
 def _faults(source: Source) -> Iterator[Fault]:
-    if source.kind == Source.Kind.SQL:
-        yield from _url_faults(source.url_env)
-        if source.path:
-            yield "/path", "invalid", "A database has no path."
-    elif source.kind == Source.Kind.FILE:
-        if source.url_env:
-            yield "/url_env", "invalid", "A file has no url_env."
-        try:
-            file_of(source.path)
-        except SourceFailed as failure:
-            yield "/path", "invalid", str(failure)
-    else:
-        yield "/kind", "invalid", f"kind is {source.kind!r}, must be sql or file."
+    yield from _place_faults(source)
     yield from _query_faults(source.query)
     for name, least, most in (
         ("schedule_s", 30, 31 * 86_400),
@@ -104,6 +93,52 @@ def _faults(source: Source) -> Iterator[Fault]:
             "invalid_text",
             f"lineage_job is longer than the {LONGEST_JOB:,} characters kept of a job's name.",
         )
+
+
+def _place_faults(source: Source) -> Iterator[Fault]:
+    if source.kind == Source.Kind.SQL:
+        faults = list(_url_faults(source.url_env))
+        yield from faults
+        if not faults and not _places(source, SourcePlace.Kind.VARIABLE).filter(name=source.url_env).exists():
+            yield (
+                "/url_env",
+                "not_bound",
+                _not_bound(source, f"The variable {source.url_env}", "--variable", source.url_env),
+            )
+        if source.path:
+            yield "/path", "invalid", "A database has no path."
+    elif source.kind == Source.Kind.FILE:
+        if source.url_env:
+            yield "/url_env", "invalid", "A file has no url_env."
+        try:
+            file = file_of(source.path)
+        except SourceFailed as failure:
+            yield "/path", "invalid", str(failure)
+        else:
+            if not any(file.is_relative_to(folder) for folder in _folders(source)):
+                yield "/path", "not_bound", _not_bound(source, f"The file {source.path[:80]!r}", "--folder", "...")
+    else:
+        yield "/kind", "invalid", f"kind is {source.kind!r}, must be sql or file."
+
+
+def _places(source: Source, kind: SourcePlace.Kind) -> QuerySet[SourcePlace]:
+    return SourcePlace.objects.filter(team=source.team_id, kind=kind)
+
+
+def _folders(source: Source) -> list[Path]:
+    """Where the files of a source's team lie. Links are followed, so that none leads into another team's folder."""
+    root = Path(settings.SOURCES_DIR).resolve()
+    bound = _places(source, SourcePlace.Kind.FOLDER).values_list("name", flat=True)
+    return [(root / name).resolve() for name in (source.team.key, *bound)]
+
+
+def _not_bound(source: Source, what: str, option: str, name: str) -> str:
+    key = source.team.key
+    return (
+        f"{what} is not bound to team {key}. The operator binds it: in the admin under Source places, or by "
+        f"manage.py bind_source --team {key} {option} {name}."
+        + (f" Files in the folder {key}/ need no binding." if option == "--folder" else "")
+    )
 
 
 def _url_faults(url_env: str) -> Iterator[Fault]:

@@ -1,12 +1,14 @@
 """Doors for the worker. Messages carry nothing: what there is to do stands in PostgreSQL."""
 
 import time
+from functools import partial
 
 from celery import shared_task
 from django.db import transaction
 from django.utils import timezone
 
 from decisioning.access.principal import bind_job
+from decisioning.ledger.items import alone
 from experiments.models import Experiment
 from telemetry import hours as hour_sums
 from telemetry import pulls, retention
@@ -39,21 +41,23 @@ def hours(**_later: object) -> None:
 @shared_task(name="telemetry.sources", soft_time_limit=280, time_limit=300)
 def sources(**_later: object) -> None:
     """Start and carry out runs of sources that are due; beat calls it every 30 seconds, and a run that was asked for at once."""
-    with transaction.atomic():
-        bind_job("telemetry.sources")
-        pulls.fail_lost(now=timezone.now())
-        pulls.queue_due(now=timezone.now())
+    for step in (pulls.fail_lost, pulls.queue_due):
+        with alone(step.__name__), transaction.atomic():
+            bind_job("telemetry.sources")
+            step(now=timezone.now())
     until = time.monotonic() + _ENOUGH_S
     while time.monotonic() < until and (run := pulls.take_next(now=timezone.now())):
-        pulls.pull(run, clock=timezone.now)
+        given_up = partial(pulls.give_up, run, timezone.now())
+        with alone(f"Run {run.run_id} of source {run.source}", rests=given_up):
+            pulls.pull(run, clock=timezone.now)
 
 
 @shared_task(name="telemetry.partitions")
 def partitions(**_later: object) -> None:
     """Make the next months' partitions ahead, and watch the default one; beat calls it every hour."""
-    with logged("portal/partitions", clock=timezone.now) as run:
+    with alone("Making partitions"), logged("portal/partitions", clock=timezone.now) as run:
         bind_job("telemetry.partitions")
-        run.rows = retention.make_partitions(now=timezone.now())
+        run.rows = retention.make_partitions(now=timezone.now(), failures=run.failures)
         run.worked = run.rows > 0
     with logged("portal/default-partition", clock=timezone.now):
         bind_job("telemetry.partitions")
@@ -65,6 +69,6 @@ def keep(**_later: object) -> None:
     """Drop what is past its time; beat calls it every hour."""
     with logged("portal/retention", clock=timezone.now) as run:
         bind_job("telemetry.retention")
-        swept = retention.sweep(now=timezone.now())
+        swept = retention.sweep(now=timezone.now(), failures=run.failures)
         run.rows = swept.rows
         run.worked = bool(swept.partitions or swept.rows)

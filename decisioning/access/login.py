@@ -13,10 +13,12 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.models import User
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.contrib.auth.views import LoginView, redirect_to_login
 from django.core import signing
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connection
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import resolve
@@ -76,6 +78,31 @@ def _reserve(username: str, address: str, *, now: dt.datetime) -> dt.datetime | 
         LoginAttempts.objects.filter(last_at__lt=now - LOCK - dt.timedelta(days=1)).delete()
     until: dt.datetime = last_at + LOCK
     return until if failures > FAILURES else None
+
+
+@receiver(user_logged_in)
+def _signed_in(request: HttpRequest, user: User, **_more: Any) -> None:
+    _note(request, "signin", user.pk)
+
+
+@receiver(user_logged_out)
+def _signed_out(request: HttpRequest, user: User | None, **_more: Any) -> None:
+    if user is not None:
+        _note(request, "signout", user.pk)
+
+
+@receiver(user_login_failed)
+def _failed(credentials: dict[str, Any], request: HttpRequest | None = None, **_more: Any) -> None:
+    if request is not None:
+        person = User.objects.filter(username__iexact=str(credentials.get("username"))[:150]).order_by("pk").first()
+        _note(request, "failedsignin", person.pk if person else None)
+
+
+def _note(request: HttpRequest, kind: str, person: int | None) -> None:
+    """Into the audit, for requests that have come through the middleware: what a test or a shell does has no address."""
+    if hasattr(request, "principal"):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT audit.signed(%s, %s, %s)", [kind, person, origin(request)])
 
 
 class NewPasswordUnlocks:

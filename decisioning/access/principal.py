@@ -15,7 +15,8 @@ from decisioning.logs import CAUSE
 class Principal:
     """`teams` maps team id to the scopes held there; of a key, those its owner's role holds as well.
 
-    makers: name and rate of the keys that a key comes from, the nearest first. key_error: why a key that was sent is not good.
+    makers: name and rate of the keys that a key comes from, the nearest first. key_error: why a key that was sent is not good,
+    and ended_in of which team it was.
     """
 
     kind: Literal["user", "key", "anonymous"]
@@ -29,6 +30,7 @@ class Principal:
     owner_id: int | None = None
     makers: tuple[tuple[str, str], ...] = ()
     key_error: str = ""
+    ended_in: int | None = None
 
     # Django and DRF ask these of request.user.
     is_active = True
@@ -92,7 +94,12 @@ def bind_key(secret: str, request_id: str) -> Principal:
     row = _call("SELECT * FROM access.bind_api_key(%s, %s)", (digest_of(secret), request_id))
     found, public_id, team, scopes, agent, rate, owner, owner_id, role, makers, problem = row
     if found is None:
-        return Principal("anonymous", key_error=str(problem))
+        return Principal(
+            "anonymous",
+            name=f"dk_{public_id}" if public_id else "",
+            key_error=str(problem),
+            ended_in=team,  # type: ignore[arg-type]
+        )
     return Principal(
         "key",
         id=found,  # type: ignore[arg-type]

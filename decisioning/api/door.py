@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
+from decisioning.access.middleware import about
 from decisioning.access.models import Team
 from decisioning.access.permissions import require
 from decisioning.access.principal import Principal
@@ -83,6 +84,7 @@ class Door(APIView):
         scope: what has to be held in the experiment's team; by default what the method needs.
         """
         experiment = found(Experiment.objects.select_related("team"), ref)
+        about(self.request._request, experiment.team_id)
         method = "GET" if self.request.method == "HEAD" else str(self.request.method)
         require(self.principal, scope or self.scopes[method], experiment.team_id)
         return experiment
@@ -99,6 +101,7 @@ class Door(APIView):
         team = Team.objects.filter(key=key).first()
         if team is None:
             raise invalid([("/team", "unknown_team", f"There is no team {key!r} that you belong to.")])
+        about(self.request._request, team.pk)
         require(self.principal, scope, team.pk)
         return team
 

@@ -29,6 +29,7 @@ from telemetry.models import RefreshRun
 from telemetry.refresh import FED_SQL
 
 _ACTIONS = ("create", "update", "delete", "refuse")
+_ACCESSES = ("export", "evidence")
 
 
 class Audit(Door):
@@ -135,7 +136,8 @@ def _entries(found: Sequence[Entry]) -> list[dict[str, Any]]:
             "id": e.pk,
             "at": rfc3339(e.timestamp),
             "actor": {"kind": e.actor_kind, "name": e.actor_name},
-            "action": _ACTIONS[e.action],
+            "address": e.remote_addr,
+            "action": "access" if e.content_type.model in _ACCESSES else _ACTIONS[e.action],
             "object": {
                 "type": f"{e.content_type.app_label}.{e.content_type.model}",
                 "id": e.object_pk,

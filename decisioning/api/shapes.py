@@ -15,7 +15,7 @@ FRESHNESS_STATES = ["fresh", "due", "late", "unknown", "stale"]
 ROLES = ["goal", "guardrail", "shown", "exposure"]
 VERDICTS = ["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
 STATUSES = ["draft", "running", "paused", "scaled", "deleted", "stopped"]
-CHANGES = ["create", "update", "delete", "refuse"]
+CHANGES = ["create", "update", "delete", "refuse", "access"]
 BACKTEST_STATES = ["queued", "finished", "failed"]
 DELIVERY_STATES = ["waiting", "delivered", "dead"]
 
@@ -376,6 +376,7 @@ class EntryOut(Shape):
     id = whole()
     at = at()
     actor = ActorOut()
+    address = maybe_text()
     action = s.ChoiceField(CHANGES)
     object = ObjectOut()
     before = s.DictField(allow_null=True)

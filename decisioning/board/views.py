@@ -23,7 +23,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from decisioning.access import keys as access_keys
 from decisioning.access import pictures
 from decisioning.access.login import ask_to_sign_in, keeps_unsent, sign_in_url
-from decisioning.access.middleware import own_transaction
+from decisioning.access.middleware import about, own_transaction
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
@@ -152,6 +152,7 @@ def found(request: HttpRequest, ref: str) -> Experiment:
 
 
 def allowed(request: HttpRequest, scope: Scope, team_id: int) -> None:
+    about(request, team_id)
     if not who(request).may(scope, team_id):
         raise PermissionDenied(f"This needs the right {scope} in the team.")
 

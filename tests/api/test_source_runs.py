@@ -10,6 +10,7 @@ from django.conf import LazySettings
 from telemetry.models import ExperimentKpi, RefreshRun, Source
 from telemetry.tasks import sources as tick
 from tests.api.conftest import Caller
+from tests.api.warehouse import bind
 from tests.conftest import as_role
 
 TOP = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
@@ -47,6 +48,7 @@ class Export:
 @pytest.fixture
 def export(ops: Caller, settings: LazySettings, tmp_path: Path) -> Export:
     settings.SOURCES_DIR = tmp_path
+    bind(ops.team, folder="export.csv")
     ops.experiment(started_at=(TOP - timedelta(days=60)).isoformat())
     return Export(tmp_path, ops)
 

@@ -4,37 +4,30 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import duckdb
 import pytest
 from django.conf import LazySettings
 from django.db import connection
 
-from decisioning.settings import ROLE_URLS, database
 from telemetry import pulls
 from telemetry.models import ExperimentKpi, RefreshRun, Source
 from telemetry.refresh import newest_runs
 from telemetry.tasks import sources as tick
 from tests.api.conftest import Caller, errors_of
+from tests.api.warehouse import bind, warehouse
 from tests.conftest import as_role
 
 TOP = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 ENV = "WAREHOUSE_URL"
 
 
-def url(role: str = "worker") -> str:
-    login = database(os.environ["DATABASE_SUPERUSER_URL"] if role == "superuser" else ROLE_URLS[role])
-    host, name = quote(str(login["HOST"]), safe=""), connection.settings_dict["NAME"]
-    server = f"@{login['HOST']}:{login['PORT']}" if "/" not in str(login["HOST"]) else "@"
-    query = "" if "/" not in str(login["HOST"]) else f"?host={host}&port={login['PORT']}"
-    return f"postgresql://{quote(str(login['USER']))}:{quote(str(login['PASSWORD']), safe='')}{server}/{name}{query}"
-
-
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, settings: LazySettings, tmp_path: Path) -> None:
-    monkeypatch.setenv(ENV, url())
+def _environment(ops: Caller, monkeypatch: pytest.MonkeyPatch, settings: LazySettings, tmp_path: Path) -> None:
+    monkeypatch.setenv(ENV, warehouse())
     settings.SOURCES_DIR = tmp_path
+    bind(ops.team, variable=ENV)
+    bind(ops.team, folder=".")
 
 
 def values(hours_ago: int = 1, value: str = "3.5", experiment: str = "one-page-checkout") -> str:
@@ -300,7 +293,7 @@ def test_a_query_can_neither_write_nor_run_on(ops: Caller, query: str, told: str
 
 def test_a_login_that_may_do_anything_is_not_used(ops: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     ops.experiment()
-    monkeypatch.setenv(ENV, url("superuser"))
+    monkeypatch.setenv(ENV, os.environ["DATABASE_SUPERUSER_URL"].rpartition("/")[0] + "/template1")
     response = ops.post("/api/sources?dry_run=true", plan())
     assert "superuser" in response.json()["detail"]
 

@@ -12,6 +12,7 @@ from pytest_django import Settings
 
 from decisioning.access.models import Team
 from telemetry.models import ExperimentKpi, RefreshRun, Source
+from tests.api.warehouse import bind
 from tests.board.scenes import HOUR, Scene, person
 from tests.conftest import as_role
 
@@ -131,6 +132,7 @@ def test_a_dry_run_shows_what_a_run_would_bring_and_keeps_nothing(
     board: Client, scene: Scene, settings: Settings, tmp_path: Path
 ) -> None:
     settings.SOURCES_DIR = tmp_path
+    bind(scene.team, folder="rows.csv")
     e = scene.experiment(days=1, rows=False)
     ts = (scene.now - HOUR).isoformat()
     rows = [f"{e.key},control,{ts},3.5,10,2.0", f"{e.key},nobody,{ts},3.5,10,2.0"]

@@ -27,7 +27,8 @@ SET search_path = metadata, public, pg_temp AS $$
         FROM line) AS judged
   WHERE problem IS NOT NULL ORDER BY up LIMIT 1 $$;
 
--- As bind_key, with what narrows a key: the owner's role now, and the names and rates of the keys that made it, the nearest first.
+-- As bind_key, with what narrows a key: the owner's role now, and the names and rates of the keys that made it, the nearest first. Of one that
+-- has ended its name and team all the same: that team wants to know of who still tries.
 CREATE FUNCTION access.bind_api_key(secret_digest bytea, request_id text, OUT id bigint, OUT public_id text, OUT team_id bigint,
   OUT scopes text[], OUT agent boolean, OUT rate text, OUT owner text, OUT owner_id bigint, OUT role text, OUT makers jsonb, OUT problem text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = metadata, public, pg_temp AS $$
@@ -36,11 +37,12 @@ DECLARE
 BEGIN
   SELECT * INTO k FROM api_keys a WHERE a.digest = secret_digest;
   problem := CASE WHEN k.id IS NULL THEN 'This key is not known.' ELSE access.key_problem(k.id) END;
+  public_id := k.public_id; team_id := k.team_id;
   IF problem IS NOT NULL THEN
-    PERFORM access.bind('anonymous', NULL, NULL, NULL, false, request_id);
+    PERFORM access.bind('anonymous', NULL, 'dk_' || k.public_id, NULL, false, request_id);
     RETURN;
   END IF;
-  id := k.id; public_id := k.public_id; team_id := k.team_id; scopes := k.scopes; agent := k.agent; rate := k.rate;
+  id := k.id; scopes := k.scopes; agent := k.agent; rate := k.rate;
   IF k.owner_id IS NOT NULL THEN
     SELECT coalesce(nullif(u.email, ''), u.username), u.id INTO owner, owner_id FROM public.auth_user u WHERE u.id = k.owner_id;
     role := access.standing(k.owner_id, k.team_id);

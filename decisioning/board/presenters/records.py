@@ -23,7 +23,7 @@ from decisioning.board.presenters.frame import before, older, options, query
 from decisioning.board.presenters.gates import svg
 from decisioning.board.presenters.names import Names, name_of, names, points_to
 from decisioning.ledger import seals
-from decisioning.ledger.models import Entry
+from decisioning.ledger.models import Entry, one_of_each
 from experiments.models import Experiment
 from telemetry.freshness import FAILURES_OVER
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
@@ -49,6 +49,19 @@ KINDS = {
     "apikey": "Keys",
     "user": "People",
     "refusal": "Refusals",
+    "signin": "Sign-ins",
+    "failedsignin": "Failed sign-ins",
+    "signout": "Sign-outs",
+    "export": "Exports",
+    "evidence": "Evidence read",
+}
+# What happened without a change.
+_HAPPENED = {
+    "signin": "Signed in",
+    "failedsignin": "Failed to sign in",
+    "signout": "Signed out",
+    "export": "Took along",
+    "evidence": "Read evidence",
 }
 _DID = {
     Entry.Action.CREATE: "made",
@@ -63,6 +76,13 @@ _THINGS = {
     "policybinding": "policy binding",
     "apikey": "key",
     "user": "person",
+}
+_KINDS_OF_ACTORS = {
+    "user": "person",
+    "key": "key",
+    "job": "job",
+    "role": "database login",
+    "anonymous": "not signed in",
 }
 _LONG = 160
 
@@ -157,7 +177,7 @@ def refresh_log_rows(params: QueryDict) -> list[list[object]]:
 
 def entries_asked(params: QueryDict) -> QuerySet[Entry]:
     """The audit entries a query asks for, newest first."""
-    entries: QuerySet[Entry] = Entry.objects.select_related("content_type").order_by("-id")
+    entries = one_of_each(Entry.objects.select_related("content_type").order_by("-id"))
     if who := params.get("who", "").strip():
         entries = entries.filter(actor_name__icontains=who)
     if (what := params.get("what", "")) in KINDS:
@@ -220,10 +240,9 @@ def _entry(entry: Entry, known: dict[int, Experiment], called: Names, now: datet
         "at": entry.timestamp.isoformat(),
         "when": words.instant(entry.timestamp, now),
         "who": entry.actor_name or "nobody",
-        "kind": {"user": "person", "key": "key", "job": "job", "role": "database login"}.get(
-            entry.actor_kind, entry.actor_kind
-        ),
-        "what": f"{_called(thing)} {_DID[entry.action]}",
+        "kind": _KINDS_OF_ACTORS.get(entry.actor_kind, entry.actor_kind),
+        "address": entry.remote_addr or "",
+        "what": _HAPPENED.get(thing) or f"{_called(thing)} {_DID[entry.action]}",
         "on": on,
         "url": reverse("experiment", args=[experiment.key]) if experiment else "",
         "change": [{"field": f, "before": _cell(a), "after": _cell(b)} for f, a, b in told[:8]],
@@ -269,11 +288,11 @@ def _cell(value: object) -> str:
 
 def audit_rows(params: QueryDict) -> list[list[object]]:
     rows: list[list[object]] = [
-        ["id", "at", "actor_kind", "actor", "action", "model", "object", "experiment_id", "changes"]
+        ["id", "at", "actor_kind", "actor", "address", "action", "model", "object", "experiment_id", "changes"]
     ]
     for e in entries_asked(params)[: MOST + 1]:
         changes = json.dumps(e.changes, ensure_ascii=False)
-        who = [e.actor_kind, e.actor_name]
+        who = [e.actor_kind, e.actor_name, e.remote_addr]
         rows.append([e.pk, e.timestamp.isoformat(), *who, e.get_action_display(), e.content_type.model, e.object_repr])
         rows[-1] += [e.experiment_id, changes]
     return rows
