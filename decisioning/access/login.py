@@ -153,11 +153,11 @@ def ask_to_sign_in(request: HttpRequest) -> HttpResponse:
 
     A part of an open page leads to the sign-in as a whole page (`HX-Redirect`), never into a panel of it.
     """
-    if request.method not in READS:
-        return _sign_in_keeping(request, unsent) if (unsent := _unsent(request)) else redirect(sign_in_url(request))
-    if not request.headers.get("HX-Request"):
-        return redirect_to_login(request.get_full_path())
-    return HttpResponse(headers={"HX-Redirect": sign_in_url(request)})
+    if request.method not in READS and (unsent := _unsent(request)):
+        return _sign_in_keeping(request, unsent)
+    if request.headers.get("HX-Request"):
+        return HttpResponse(headers={"HX-Redirect": sign_in_url(request)})
+    return redirect_to_login(request.get_full_path()) if request.method in READS else redirect(sign_in_url(request))
 
 
 def sign_in_url(request: HttpRequest) -> str:
@@ -193,12 +193,12 @@ _SALT = "unsent"
 
 
 def _unsent(request: HttpRequest) -> str:
-    """What a form sent, to be carried by the browser; nothing where a file is part of it, which cannot be."""
+    """What was typed into a form, to be carried by the browser; nothing where a file is part of it, which cannot be."""
     if not getattr(resolve(request.path_info).func, "keeps_unsent", False) or request.FILES:
         return ""
     fields = [(name, text) for name, sent in request.POST.lists() for text in sent if name != "csrfmiddlewaretoken"]
     kept = {"path": request.get_full_path(), "back": _open(request), "fields": fields}
-    return signing.dumps(kept, salt=_SALT, compress=True)
+    return signing.dumps(kept, salt=_SALT, compress=True) if fields else ""
 
 
 def _open(request: HttpRequest) -> str:
