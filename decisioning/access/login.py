@@ -13,6 +13,7 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.models import User
+from django.contrib.auth.password_validation import MinimumLengthValidator
 from django.contrib.auth.views import LoginView, redirect_to_login
 from django.core import signing
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -78,14 +79,8 @@ def _reserve(username: str, address: str, *, now: dt.datetime) -> dt.datetime | 
     return until if failures > FAILURES else None
 
 
-class NewPasswordUnlocks:
-    """Among Django's password validators for their hook alone: with a new password the wrong ones before count no more."""
-
-    def validate(self, password: str, user: object = None) -> None:
-        """Any."""
-
-    def get_help_text(self) -> str:
-        return "With a new password, wrong ones typed before count no more."
+class NewPassword(MinimumLengthValidator):
+    """Django's least length, and its hook for what is done then: with a new password the wrong ones before count no more."""
 
     def password_changed(self, password: str, user: User) -> None:
         LoginAttempts.objects.filter(username=user.get_username().casefold()[:150]).delete()
