@@ -21,6 +21,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
+from django.utils.html import format_html
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -235,22 +236,30 @@ def decide(request: HttpRequest, ref: str) -> HttpResponse:
             by=who(request),
             now=timezone.now(),
             override_to=sent["override_to"] if override else "",
-            reason=sent["reason"].strip() if override else "",
+            reason=sent["reason"].strip(),
         )
     except DecisionRefused as refusal:
-        return _dossier(request, e, answer=sent | _told(refusal), status=refusal.status)
+        return _dossier(request, e, answer=sent | _told(refusal, sent), status=refusal.status)
     e.refresh_from_db()
-    messages.success(request, _done(e, decision.override_to or decision.recommendation.action, override=override))
+    done = _done(e, decision.override_to or decision.recommendation.action, override=override)
+    number, first = listing.waits_next(who(request))
+    if first is not None:
+        url = f"{reverse('experiment', args=[first.key])}#decide"
+        done = format_html('{} Next of {}: <a href="{}">{}</a>', done, number, url, first.name)
+    messages.success(request, done)
     response = redirect("experiment", ref=e.key)
     if request.headers.get("HX-Request"):
         return HttpResponse(headers={"HX-Redirect": response.url})  # with a fragment the browser would not reload
     return response
 
 
-def _told(refusal: DecisionRefused) -> dict[str, Any]:
-    """Where in the form a refusal is shown."""
-    if refusal.pointer == "/reason":
-        return {"reason_error": "Say why you decide otherwise; one sentence is enough."}
+def _told(refusal: DecisionRefused, sent: Mapping[str, str]) -> dict[str, Any]:
+    """Where in the form a refusal is shown; what an override lacks is said all at once."""
+    if refusal.code == "missing_field":
+        return {
+            "to_error": "" if sent["override_to"] else "Choose what is done instead.",
+            "reason_error": "" if sent["reason"].strip() else "Say why you decide otherwise; one sentence is enough.",
+        }
     if refusal.status == 409:
         title = {
             "already_decided": "Somebody has answered already.",
@@ -260,7 +269,6 @@ def _told(refusal: DecisionRefused) -> dict[str, Any]:
         return {
             "replaced": {"title": title, "text": f"Nothing was recorded. {refusal.message}"},
             "action": "",
-            "reason": "",
         }
     return {"error": refusal.message}
 

@@ -159,6 +159,14 @@ def newer_than(since: int) -> int:
     return open_proposals().filter(pk__gt=since).count()
 
 
+def waits_next(principal: Principal) -> tuple[int, Experiment | None]:
+    """How many experiments wait for this person's answer, and the one that is to be answered first."""
+    waiting, _ = _waiting()
+    mine = Experiment.objects.filter(pk__in=waiting).only("key", "name", "team_id").in_bulk()
+    ids = [pk for pk in waiting if principal.may(Scope.REVIEW, mine[pk].team_id)]
+    return len(ids), mine[ids[0]] if ids else None
+
+
 def _waiting() -> tuple[dict[int, datetime], int]:
     """Experiments that need a person, safety first, then by when they are due; and the number of the newest proposal.
 
@@ -443,7 +451,7 @@ def _said_closed(e: Experiment, facts: Facts) -> tuple[dict[str, Any], str]:
         return words.pill(verb, words.STATUSES[e.status], line=True), "Ended without a proposal that was answered."
     accepted = d.action == "accept"
     said = (
-        f"Accepted by {d.by}, on the evidence as proposed."
+        f"Accepted by {d.by}, on the evidence as proposed.{f' “{d.reason}”' if d.reason else ''}"
         if accepted
         else f"{d.recommendation.action.capitalize()} was proposed. {d.by}: “{d.reason}”"
     )
