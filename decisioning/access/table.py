@@ -129,6 +129,7 @@ BOARD: MappingProxyType[str, Row] = MappingProxyType({
     "webhooks/<int:pk>/delete": {"GET": KEYS, "POST": KEYS},
     "webhooks/<int:pk>/deliveries/<int:delivery>/again": {"POST": KEYS},
     "profile": {"GET": Need.SESSION},
+    "profile/zone": {"POST": Need.SESSION},
     "teams/<slug:ref>": {"GET": READ, "POST": KEYS},
     "teams/<slug:ref>/members/<int:pk>": {"POST": KEYS},
     "teams/<slug:ref>/members/<int:pk>/remove": {"GET": KEYS, "POST": KEYS},

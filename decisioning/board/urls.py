@@ -65,6 +65,7 @@ urlpatterns = [
     path("webhooks/<int:pk>/delete", views.webhook_delete, name="webhook_delete"),
     path("webhooks/<int:pk>/deliveries/<int:delivery>/again", views.webhook_again, name="webhook_again"),
     path("profile", views.profile, name="profile"),
+    path("profile/zone", views.profile_zone, name="profile_zone"),
     path("teams/<slug:ref>", views.team, name="team"),
     path("teams/<slug:ref>/members/<int:pk>", views.member_role, name="member_role"),
     path("teams/<slug:ref>/members/<int:pk>/remove", views.member_remove, name="member_remove"),

@@ -32,7 +32,7 @@ from decisioning.access.middleware import own_transaction
 from decisioning.access.models import ApiKey, Invitation, Membership, Team
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
-from decisioning.board import once, snapshots, words
+from decisioning.board import once, snapshots, words, zones
 from decisioning.board.downloads import MOST_OF_ONE, spreadsheet
 from decisioning.board.forms import ExperimentForm, ImageForm, InviteForm, KeyForm, PolicyForm, WebhookForm
 from decisioning.board.presenters import (
@@ -78,7 +78,8 @@ def signed_in(view: View) -> View:
             return ask_to_sign_in(request)
         if any("\x00" in value for sent in (request.GET, request.POST) for value in sent.values()):
             raise BadRequest("No text holds a NUL character.")
-        return view(request, *args, **kwargs)
+        with timezone.override(zones.zone_of(request)):
+            return view(request, *args, **kwargs)
 
     return guarded
 
@@ -739,7 +740,21 @@ def audit_csv(request: HttpRequest) -> HttpResponse:
 def profile(request: HttpRequest) -> HttpResponse:
     user = cast("User", request.user)
     shown = records.profile(who(request), email=user.email, is_staff=user.is_staff, joined=user.date_joined)
+    shown["zones"] = frame.options([(name, name.replace("_", " ")) for name in zones.names()], zones.name_of(request))
     return page(request, "board/profile.html", shown, here="profile", title="Profile")
+
+
+@require_POST
+@person
+def profile_zone(request: HttpRequest) -> HttpResponse:
+    """In which time zone this browser reads from now on."""
+    name = request.POST.get("zone", "")
+    if name not in zones.names():
+        raise BadRequest("There is no such time zone.")
+    messages.success(request, f"Times are shown in {name.replace('_', ' ')} from now on.")
+    response = redirect("profile")
+    zones.keep(response, name)
+    return response
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -106,6 +106,7 @@ def test_names_of_60_characters_without_a_blank_burst_no_page_at_any_width(
     rename(scene)
     page = watched.new_page()
     sign_in(page, served, "ada")
+    watched.add_cookies([{"name": "zone", "value": "Pacific/Auckland", "url": served}])  # every time twice
     found = []
     with as_role("worker"):
         webhook = Channel.objects.get(kind="webhook").pk
