@@ -376,7 +376,11 @@ def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[st
         "accept": f"Accept: {r.action}" if r.action != "review" else "Accept: I have looked",
         "accept_then": then.format(variant=variant or "that wins"),
         "accept_button": accept,
-        "options": [{"value": to, "label": _INSTEAD[to], "here": to == sent.get("override_to")} for to in instead],
+        "options": [
+            {"value": "", "label": "Choose what is done instead", "here": not sent.get("override_to")},
+            *({"value": to, "label": _INSTEAD[to], "here": to == sent.get("override_to")} for to in instead),
+        ],
+        "to_error": sent.get("to_error", ""),
         "override": sent.get("action") == "override",
         "reason": sent.get("reason", ""),
         "reason_error": sent.get("reason_error", ""),
