@@ -1,7 +1,7 @@
 """The tick: what is due is claimed, read, folded, locked and written, a chunk of experiments in one transaction.
 
-An advisory lock is the claim: a second scheduler skips it, a crash releases it, and nothing is judged twice. People, who write to
-the cursor's row, meet no lock until all is made and only its writing is left; where they were faster, what was made is thrown
+The lock of its row in `metadata.claims` is the claim: a second scheduler skips it, a crash releases it, and nothing is judged twice.
+People, who write to the cursor's row, meet no lock until all is made and only its writing is left; where they were faster, what was made is thrown
 away. One experiment that cannot be judged, whatever step it fails at, never holds up the others: what it proposes is suspended
 (`gates.suspension`), and it is tried again at its next slot, from its rows.
 """
@@ -36,7 +36,7 @@ from gates.rules import Recommendation as JudgedRecommendation
 from gates.series import Rows
 from gates.suspension import cause_of, suspend
 
-CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 100, 2, 10, 5_000
+CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 50, 2, 10, 5_000
 RETRY_S = 300
 """What could not be judged is tried again at the next slot of this width, and when its rows change."""
 _LIMITS = "54"
@@ -52,16 +52,16 @@ type Identity = tuple[str | None, str, str, int | None]
 class Done:
     """What was dealt with. `failed`: (experiment key, why) that could not be judged.
 
-    passed: experiments for which nothing could have changed, moved on without a fold. overtaken: judged for nothing, since
-    somebody wrote about them meanwhile.
+    passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
+    nothing, since somebody wrote about them meanwhile; alone, which takes a moment, they hardly ever are.
     """
 
     experiments: int = 0
     passed: int = 0
-    overtaken: int = 0
     evaluations: int = 0
     newest_slot: dt.datetime | None = None
     failed: list[tuple[str, str]] = field(default_factory=list)
+    overtaken: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -119,10 +119,10 @@ def evaluate_due(*, now: dt.datetime) -> Done:
     more = True
     while more:
         chunks, more = due(now=now)
-        before, overtaken = done.experiments, done.overtaken
+        before = done.experiments
         for ids in chunks:
             evaluate(ids, now=now, done=done)
-        more = (more or done.overtaken > overtaken) and done.experiments > before
+        more = more and done.experiments > before
     return done
 
 
@@ -342,10 +342,14 @@ def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
     """
     with connection.cursor() as cursor:
         cursor.execute(
+            f"INSERT INTO metadata.claims SELECT c.experiment_id {_DUE} "  # noqa: S608 - a constant
+            "AND NOT EXISTS (SELECT FROM metadata.claims k WHERE k.experiment_id = c.experiment_id) ON CONFLICT DO NOTHING",
+            [list(ids), now],
+        )
+        cursor.execute(
             f"""
             WITH due AS MATERIALIZED (SELECT c.experiment_id {_DUE})
-            SELECT experiment_id FROM due
-            WHERE pg_try_advisory_xact_lock('metadata.cursors'::regclass::int, (experiment_id & 2147483647)::int)
+            SELECT k.experiment_id FROM metadata.claims k JOIN due ON due.experiment_id = k.experiment_id FOR UPDATE OF k SKIP LOCKED
             """,  # noqa: S608 - a constant
             [list(ids), now],
         )
@@ -388,13 +392,16 @@ def _changes(ids: Iterable[int]) -> Mapping[int, list[_Note]]:
     """Notes of changed rows, by experiment; read before the rows are: what commits in between is read now and its note next time."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT experiment_id, id, metric, from_ts, from_received_at FROM metrics.kpi_changes "
-            "WHERE job = 'fold' AND experiment_id = ANY (%s) ORDER BY id",
+            """
+            SELECT experiment_id, id, metric, (extract(epoch FROM greatest(least(from_ts, '9999-12-31'), '0001-01-01')) * 1000000)::bigint,
+                   (extract(epoch FROM greatest(least(from_received_at, '9999-12-31'), '0001-01-01')) * 1000000)::bigint
+            FROM metrics.kpi_changes WHERE job = 'fold' AND experiment_id = ANY (%s) ORDER BY id
+            """,  # a note may be of a row that lies beyond all instants
             [list(ids)],
         )
         notes: dict[int, list[_Note]] = defaultdict(list)
-        for experiment, pk, metric, from_ts, received in cursor.fetchall():
-            notes[experiment].append(_Note(pk, metric, to_us(from_ts), to_us(received)))
+        for experiment, *note in cursor.fetchall():
+            notes[experiment].append(_Note(*note))
         return notes
 
 
@@ -467,7 +474,7 @@ def _write(
     _save(drafts, now)
     _move_cursors([j for j in made.judgings if j.experiment.pk in held])
     done.experiments += len(held)
-    done.overtaken += len(ids) - len(held)
+    done.overtaken += sorted(set(ids) - held)
     done.evaluations += sum(len(draft.evaluations) for draft in drafts)
     slots = [o.judging.cursor.judged_to for o in outcomes]
     done.newest_slot = max(filter(None, (done.newest_slot, *slots)), default=None)
@@ -488,7 +495,7 @@ def _suspend(pk: int, version: str, error: Exception, notes: Sequence[_Note], no
         done.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))
     else:
         done.experiments += len(held)
-        done.overtaken += 1 - len(held)
+        done.overtaken += sorted({pk} - held)
 
 
 # The fold -----------------------------------------------------------------------------------------------------------------

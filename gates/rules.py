@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from experiments.schedule import Schedule
 from gates.facts import Days, MetricLook, Observations, State, Step
-from gates.plan import DAY, SECOND, Action, Answer, Clock, Kpi, Plan
+from gates.plan import DAY, SECOND, Action, Answer, Clock, Dues, Kpi, Plan
 from gates.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
 from gates.preview import Preview, Run
 from gates.statistics.effects import difference, relative_interval, relative_se, relative_uplift, with_spread
@@ -173,8 +174,8 @@ class Watch(NamedTuple):
 class Source(NamedTuple):
     """One series and what it is read for.
 
-    allowed: how old its watermark may be. every, lag: how wide a bucket is, and how long after its end it is overdue. window:
-    over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
+    schedule: when its buckets are due. allowed: how old its watermark may be. dues, lag: the due instants that are expected, and
+    how long after one a bucket is overdue. window: over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
     reads it up to there. targets: positions of the targets that read it. unfit: why no goal or guard can judge it, whatever its
     rows; empty when one can, and such plans are refused.
     """
@@ -185,8 +186,9 @@ class Source(NamedTuple):
     variant: str
     kpi: Kpi
     cumulative: bool
+    schedule: Schedule
     allowed: int
-    every: int
+    dues: Dues
     lag: int
     window: int
     counted: bool
@@ -270,6 +272,13 @@ class Judge:
         """The first slot after the start."""
         return self.slot_at(self.plan.started_at + 1)
 
+    def ran_to(self, source: Source, watermark: int | None) -> int:
+        """Running time from which a series ages: since the bucket that its watermark answers, or since the watermark when that is later."""
+        if watermark is None:
+            return 0
+        reached = watermark if self.revision == 1 else source.schedule.reached(watermark)
+        return max(self.clock.running(reached), 0)
+
     def next_judged(self, slot: int) -> int | None:
         """The first judged slot at or after a slot; None when there is none any more."""
         if self.is_steady:
@@ -345,14 +354,16 @@ class Judge:
         kpi = self.kpis[metric]
         cumulative = kpi.temporality == "cumulative"
         watches = [watch for watch in self.watches if watch.gate.metric == metric]
+        schedule = Schedule(kpi.expected_every_s * SECOND)
         return Source(
             name=f"{metric}/{variant}",
             metric=metric,
             variant=variant,
             kpi=kpi,
             cumulative=cumulative,
+            schedule=schedule,
             allowed=(kpi.expected_every_s + kpi.freshness_target_s) * SECOND,
-            every=kpi.expected_every_s * SECOND,
+            dues=Dues(schedule, self.clock),
             lag=max(self.closed_after, kpi.freshness_target_s * SECOND),
             window=self.policy.min_days * 86_400 // kpi.expected_every_s,
             counted=self.density is not None and not cumulative,
@@ -1238,9 +1249,8 @@ def bounds_verdict(comparison: Comparison, bounds: Bounds) -> Verdict:
 
 def freshness(judge: Judge, name: str, watermark: int | None, slot: int) -> int:
     """FRESH, STALE, MISSING or OVERDUE; pauses do not age a watermark, nor does time after the end."""
-    ran = judge.clock.running(judge.present(slot))
-    since = 0 if watermark is None else max(judge.clock.running(watermark), 0)
-    late = ran - since > judge.sources[judge.series_index[name]].allowed
+    ran, source = judge.clock.running(judge.present(slot)), judge.sources[judge.series_index[name]]
+    late = ran - judge.ran_to(source, watermark) > source.allowed
     if watermark is None:
         return OVERDUE if late else MISSING
     return STALE if late else FRESH

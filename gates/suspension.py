@@ -1,7 +1,6 @@
 """What cannot be judged is suspended: why, by which row if one is to blame, and that nothing it proposes is accepted meanwhile."""
 
 import datetime as dt
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ LARGEST, SMALLEST, MOST_UNITS = 1e100, 1e-100, 1e15
 
 @dataclass(frozen=True)
 class Cause:
-    """Why one experiment cannot be judged. row: {metric, variant, ts, field, value} of the stored number that is to blame, if one is."""
+    """Why one experiment cannot be judged. row: {metric, variant, ts, field, value}, all text, of the stored number that is to blame."""
 
     key: str
     reason: str
@@ -96,10 +95,4 @@ def _beyond_reason(pk: int) -> dict[str, Any] | None:
     if found is None:
         return None
     metric, variant, ts, field, number = found
-    return {
-        "metric": metric,
-        "variant": variant,
-        "ts": ts,
-        "field": field,
-        "value": number if math.isfinite(number) else str(number),
-    }
+    return {"metric": metric, "variant": variant, "ts": ts, "field": field, "value": f"{number:g}"}

@@ -192,6 +192,7 @@ def calm_is_judged(calm: Experiment) -> None:
     with as_role("worker"):
         assert KpiHour.objects.filter(experiment_id=calm.pk).count() == 2 * (9 * 24 - 1)
         shown = Experiment.objects.select_related("cursor").get(pk=calm.pk).cursor.shown
+        assert shown is not None
         assert shown["recommendation"]["action"] == "scale"
         assert not RefreshRun.objects.filter(job_name="portal/hours", status="failed").exists()
 

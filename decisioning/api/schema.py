@@ -79,7 +79,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Gates", "GET"): Operation({200: shapes.GatesOut}),
     ("Evaluations", "GET"): Operation({200: _PAGE(shapes.EvaluationOut)}),
     ("Evaluate", "POST"): Operation({202: shapes.SlotOut}, conflict=True),
-    ("OneEvidence", "GET"): Operation({200: _OBJECT}),
+    ("OneEvidence", "GET"): Operation({200: _OBJECT}, conflict=True),
     ("Verification", "POST"): Operation({200: shapes.SameOut}, conflict=True),
     ("Audit", "GET"): Operation({200: _PAGE(shapes.EntryOut)}),
     ("Assets", "GET"): Operation({200: _PAGE(shapes.AssetOut)}),

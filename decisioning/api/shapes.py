@@ -163,7 +163,7 @@ class RowToBlameOut(Shape):
     variant = text()
     ts = text()
     field = text()
-    value = s.JSONField(help_text="The number as it is stored; a string where JSON has none: NaN, inf.")
+    value = s.CharField(help_text="The number as it is stored, as text: JSON has no NaN and no infinity.")
 
 
 class UnjudgeableOut(Shape):

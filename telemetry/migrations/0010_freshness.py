@@ -49,7 +49,7 @@ RETURNS SETOF double precision LANGUAGE sql STABLE AS $$
     FROM metrics.experiment_kpis k
     WHERE k.experiment_id = of_experiment AND k.metric = of_metric AND k.variant = of_variant
       AND k.ts > since - make_interval(secs => every_s) AND k.ts <= at),
-  oldest AS (
+  oldest AS MATERIALIZED (
     SELECT greatest(ceil(extract(epoch FROM (
                       SELECT k.ts FROM metrics.experiment_kpis k
                       WHERE k.experiment_id = of_experiment AND k.metric = of_metric AND k.variant = of_variant AND k.ts <= at

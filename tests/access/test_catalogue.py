@@ -43,6 +43,8 @@ CALLABLE = {
     "audit.verify": {WORKER},
     "metrics.default_partition_rows": {WORKER},
     "metrics.drop_partitions": {WORKER},
+    "metrics.freshness": {WEB, WORKER},
+    "metrics.latencies": {WEB, WORKER},
     "metrics.make_partitions": {WORKER},
     "metrics.watermark": {WEB, WORKER},
 }

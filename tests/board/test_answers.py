@@ -3,8 +3,8 @@
 from django.test import Client
 
 from decisioning.access.models import Team
-from experiments.models import Experiment
-from gates.models import Cursor, Decision
+from experiments.models import Experiment, Variant
+from gates.models import Cursor, Decision, PolicyVersion
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 
@@ -148,6 +148,41 @@ def test_a_suspended_variant_shows_what_blocks_it_and_not_what_blocks_another(bo
 
     assert "vrps of a was restated." in page
     assert "vrps of b has no rows." not in page
+
+
+def test_what_cannot_be_judged_says_why_and_is_not_answered(board: Client, scene: Scene) -> None:
+    e, held = scene.experiment(action="scale", days=2), scene.experiment("Another one", days=2)
+    r = scene.proposal(e)
+    why = "It cannot be judged. A row of vrps of treatment has the value 1e+200."
+    for one in (e, held):
+        scene.break_judging(one, why)
+
+    page, listed = board.get(f"/experiments/{e.key}").text, board.get("/").text
+    assert page.count(why) >= 2, "in the note on top, and beside the proposal"
+    assert "It cannot be judged just now, so it cannot be answered." in page
+    assert "Suspended" in page
+    assert 'value="accept"' not in page
+    assert "Scale, suspended" in listed
+    assert "Hold, cannot be judged" in listed
+    assert why in listed
+    assert why in board.get(f"/experiments/{held.key}").text
+    sent = {"action": "accept", "evidence_digest": r.evidence_digest}
+    refused = board.post(f"/experiments/{e.key}/decision", sent, follow=True)
+    assert why in refused.text
+    assert status_of(e) == "running"
+
+
+def test_a_page_whose_plan_or_policy_cannot_be_read_is_shown_and_says_so(board: Client, scene: Scene) -> None:
+    e, other = scene.experiment(action="scale", days=2), scene.experiment("Another one", days=2)
+    scene.proposal(e)
+    scene.break_judging(e, "It cannot be judged. A plan cannot be read.")
+    with as_role("owner"):
+        Variant.objects.filter(experiment=e, key="treatment").update(weight=float("nan"))
+        PolicyVersion.objects.filter(policy__name="default").update(body={"gates": 7})
+
+    assert "It cannot be judged. A plan cannot be read." in board.get("/").text
+    assert "It cannot be judged. A plan cannot be read." in board.get(f"/experiments/{e.key}").text
+    assert board.get(f"/experiments/{other.key}").status_code == 200
 
 
 def test_a_viewer_reads_and_does_not_decide(scene: Scene, growth: Team) -> None:

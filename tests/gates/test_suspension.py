@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
@@ -68,10 +70,23 @@ def refused(table: str, when: str = "true", also: Break | None = None) -> Break:
     return spoil
 
 
+def jammed(pk: int) -> Mend:
+    """The database refuses to move the experiment's cursor on."""
+    owner_runs(
+        f"""
+        CREATE FUNCTION pg_temp.jam() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'jammed'; END $$;
+        CREATE TRIGGER jam BEFORE UPDATE ON metadata.cursors FOR EACH ROW
+        WHEN (OLD.experiment_id = {pk} AND NEW.judged_to IS DISTINCT FROM OLD.judged_to) EXECUTE FUNCTION pg_temp.jam()
+        """,
+        {},
+    )
+    return lambda: owner_runs("DROP FUNCTION pg_temp.jam CASCADE", {})
+
+
 ROW = "experiment_id = %(id)s AND metric = 'vrps' AND variant = 'treatment' AND ts = %(ts)s"
 VERSION = "id = (SELECT v.id FROM metadata.policy_versions v JOIN metadata.policy_bindings b USING (policy_id) WHERE b.experiment_id = %(id)s)"
 TREATMENT = "experiment_id = %(id)s AND key = 'treatment'"
-WORSE = stored("metrics.experiment_kpis", "value", "-60", ROW)
+WORSE = stored("metrics.experiment_kpis", "value", "-60", ROW.replace("%(ts)s", "%(ts)s - interval '1 hour'"))
 BREAKS: dict[str, Break] = {
     "a row that cannot be loaded": stored("metrics.experiment_kpis", "first_received_at", "'infinity'", ROW),
     "a value that overflows": stored("metrics.experiment_kpis", "value", "1.7e308", ROW),
@@ -80,7 +95,7 @@ BREAKS: dict[str, Break] = {
     "a policy that cannot be read": stored("metadata.policy_versions", "body", """'{"gates": 7}'""", VERSION),
     "a policy without an active version": stored("metadata.policy_versions", "activated_at", "NULL", VERSION),
     "a state that cannot be read": stored("metadata.cursors", "state", "'garbage'"),
-    "a state that cannot be written": refused("cursors", "judged_to > '2026-11-10T16:00Z'"),
+    "a state that cannot be written": jammed,
     "facts that cannot be written": refused("steps"),
     "evidence that cannot be written": refused("evidence"),
     "evaluations that cannot be written": refused("evaluations"),
@@ -197,4 +212,38 @@ def test_what_cannot_be_judged_is_suspended_alone_and_until_it_can_be_again(scen
         assert Cursor.objects.get(pk=scene.broken.experiment_id).unjudgeable is None
         assert differences(Experiment.objects.get(pk=scene.broken.experiment_id)) == []
     assert scene.said(scene.broken)["state"] == "proposed"
+    assert scene.accepted(scene.broken) == "scaled"
+
+
+@settings(
+    max_examples=8,
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    faults=st.lists(st.sampled_from([f for f in BREAKS if f != HEALED]), min_size=2, max_size=3, unique=True),
+    seed=st.integers(0, 2**16),
+)
+def test_whatever_breaks_at_once_and_in_whatever_order_it_is_mended_nothing_is_acceptable_meanwhile(
+    scene: Scene, faults: list[str], seed: int
+) -> None:
+    """Each sweep at a later slot; rows keep coming, so that staleness suspends nothing here."""
+    mends = [BREAKS[fault](scene.broken.experiment_id) for fault in faults]
+    random.Random(seed).shuffle(mends)
+    hour = (scene.now - START) // HOUR
+    try:
+        while mends:
+            scene.feed(START + hour * HOUR)
+            hour += 1
+            assert [key for key, _ in scene.sweep(START + hour * HOUR).failed] == ["trial-1"]
+            assert scene.accepted(scene.broken) == "recommendation_suspended"
+            assert scene.accepted(scene.other) == "scaled"
+            mends.pop()()
+    finally:
+        for mend in mends:
+            mend()
+    scene.feed(START + hour * HOUR)
+    hour += 1
+    assert scene.sweep(START + hour * HOUR).failed == []
     assert scene.accepted(scene.broken) == "scaled"
