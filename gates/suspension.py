@@ -11,9 +11,7 @@ from experiments.models import Experiment
 from gates.models import Cursor
 from gates.plan import rfc3339, to_us
 from gates.readings import Unjudgeable
-
-LARGEST, SMALLEST, MOST_UNITS = 1e100, 1e-100, 1e15
-"""Of a stored number: beyond these a sum, a square or a quotient of it may be no number any more."""
+from telemetry.ingest import LARGEST, MOST_UNITS, SMALLEST
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class Watch:
         """Whether somebody is judging at this moment."""
         return bool(
             self._one(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 'metadata.cursors'::regclass"
+                "SELECT count(*) FROM pg_locks WHERE relation = 'metadata.claims'::regclass AND mode = 'RowShareLock'"
             )
         )
 
