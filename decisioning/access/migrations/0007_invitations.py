@@ -20,7 +20,7 @@ ALTER TABLE metadata.invitations SET SCHEMA public;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("access", "0004_reads"), ("ledger", "0003_seals")]
+    dependencies = [("access", "0006_locks"), ("ledger", "0005_told")]
     operations = [
         migrations.CreateModel(
             name="Invitation",
