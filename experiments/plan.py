@@ -6,7 +6,7 @@ The policy that judges it is bound by the caller (`gates.policies.bind`), in the
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from itertools import count
 
@@ -265,7 +265,7 @@ def _write_parts(
 def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[str, Metric]:
     wanted = {kpi.key: kpi.metric if isinstance(kpi.metric, NewMetric) else NewMetric(key=kpi.key) for kpi in kpis}
     known = Metric.objects.in_bulk(list(wanted), field_name="key")
-    _new_metrics([new for key, new in wanted.items() if key not in known], team=team, now=now)
+    _new_metrics([_as_used(wanted[kpi.key], kpi.role) for kpi in kpis if kpi.key not in known], team=team, now=now)
     metrics = Metric.objects.in_bulk(list(wanted), field_name="key")
     differing = [
         (
@@ -284,6 +284,14 @@ def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[st
 
 # What changes a verdict when it differs; names and units may be told in many ways.
 _MEANING = {"kind", "direction", "temporality", "expected_every_s", "freshness_target_s", "counts_assignment"}
+
+
+def _as_used(new: NewMetric, role: str) -> NewMetric:
+    """A new metric as its first plan uses it: unless it is said, n counts assigned units of goals and exposures only, since a guard may
+    be counted among some of them."""
+    if role in (TargetKpi.Role.GOAL, TargetKpi.Role.EXPOSURE) or new.counts_assignment is not UNSET:
+        return new
+    return replace(new, counts_assignment=False)
 
 
 def _new_metrics(new: Sequence[NewMetric], *, team: Team, now: datetime) -> None:

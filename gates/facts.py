@@ -15,7 +15,7 @@ class MetricLook(msgspec.Struct, frozen=True, omit_defaults=True):
     """A goal's or guard's metric at one look.
 
     at: the common instant. states: per variant with rows, its state up to `at`. unreadable: per variant, why its state cannot
-    be used. restated: variants whose cumulative n fell since the look before. arrived: latest first arrival of the rows read.
+    be used. restated: variants whose cumulative n fell by more than a correction since the look before. arrived: latest first arrival of the rows read.
     """
 
     at: int

@@ -70,6 +70,8 @@ FEW_LOOKS = 6
 """Below this many looks a preview costs more than it saves."""
 MANY = 64
 """From this many rows on arrays are faster than loops."""
+CORRECTED = 1_000
+"""A cumulative n that falls by at most one in so many is a correction; users who ask to be forgotten are no restatement."""
 EXACT = 2**53
 """Up to this integers are exact as floats."""
 EMPTY = Series(ts=(), value=(), n=(), variance=(), first_received_at=())
@@ -92,12 +94,19 @@ class Proposal(msgspec.Struct, frozen=True):
 
 
 class Cursor(msgspec.Struct, array_like=True):
-    """How far one series is read. Rows up to `base` are never needed again; the rest of the fields sum them up."""
+    """How far one series is read. Rows up to `base` are never needed again; the rest of the fields sum them up.
+
+    row_before: what the newest of them says, of a cumulative series. place_before: its place. news_before, news_place_before: ts
+    and place of the newest that was news. units_before: their units, -1: one does not say. through: ts of the newest row merged
+    into `sums`. filled: how many of the due instants expected are settled; gaps: which of them nothing answered, counted from 0.
+    """
 
     base: int
-    n_before: int | None = None
+    row_before: tuple[float | int | None, ...] | None = None
+    place_before: int | None = None
     units_before: int = 0
     news_before: int | None = None
+    news_place_before: int | None = None
     through: int = 0
     sums: Sums | None = None
     n_through: int | None = None
@@ -504,34 +513,76 @@ class _Strand:
             ts, n, received = ts[first:end], n[first:end], received[first:end]
         self.ts, self.n, self.received = ts, n, received
         self.cumulative = source.cumulative
+        self.places = ts if self._on_grid() else self._places()
         self.news: Sequence[int] = range(len(ts))
-        self.news_ts, self.news_receipts = ts, received
+        self.news_ts, self.news_places, self.news_receipts = ts, self.places, received
         if self.cumulative or 0 in n:
             news = self._news()
             if len(news) < len(ts):
                 self.news, self.news_ts, self.news_receipts = news, [ts[i] for i in news], [received[i] for i in news]
+                self.news_places = [self.places[i] for i in news] if self.places is not ts else self.news_ts
         self.position = bisect_right(ts, cursor.through)
         self.known: tuple[Sequence[int], Sequence[int | None], Sequence[int | None]] | None = None
         self.late: list[tuple[int, int | None]] = []
         self._units: list[int | None] | None = None
-        self.buckets: tuple[list[int], int] | None = None
+
+    def _on_grid(self) -> bool:
+        """Whether every row bears the instant it answers, so that its ts is its place."""
+        ts, every, before = self.ts, self.source.schedule.every, self.cursor.place_before
+        if not ts:
+            return True
+        if before is not None and before >= ts[0]:
+            return False
+        return not (self.ts_array % every).any() if len(ts) >= MANY else not any(at % every for at in ts)
+
+    def _places(self) -> list[int]:
+        """Where rows stand beside those of other arms, which may be stamped otherwise: the due instant each answers, and how many rows
+        of this series answered it before. Strictly rising, like ts."""
+        schedule, before = self.source.schedule, self.cursor.place_before
+        due, rank = NEVER, 0
+        if before is not None:
+            due = schedule.answered(before)
+            rank = before - due
+        places = []
+        for ts in self.ts:
+            answered = schedule.answered(ts)
+            rank = rank + 1 if answered == due else 0
+            due = answered
+            places.append(due + rank)
+        return places
 
     def _news(self) -> list[int]:
-        """Positions of rows with new units: not n = 0, nor a cumulative n equal to its predecessor's."""
+        """Positions of rows that say something new: not n = 0, nor a cumulative row that repeats the one before it."""
         if not self.cumulative:
             return [i for i, n in enumerate(self.n) if n != 0]
         news = []
-        before = self.cursor.n_before
-        for i, n in enumerate(self.n):
-            if n != 0 and (n is None or n != before):
+        before = self.cursor.row_before
+        for i, row in enumerate(zip(*self._told(slice(self.first, self.end)), strict=True)):
+            if row[0] != 0 and (row[0] is None or row != before):
                 news.append(i)
-            before = n
+            before = row
         return news
+
+    def _told(self, rows: slice) -> list[Sequence[float | int | None]]:
+        """The columns of what rows say, n first; one that the series does not have says nothing."""
+        s = self.series
+        columns = (s.n, s.value, s.variance, s.denominator_value, s.denominator_variance, s.covariance)
+        nothing = [None] * len(s.ts)
+        return [(column or nothing)[rows] for column in columns]
+
+    def row(self, i: int) -> tuple[float | int | None, ...]:
+        """What unread row i says."""
+        return tuple([column[0] for column in self._told(slice(self.first + i, self.first + i + 1))])
 
     def newest(self, instant: int) -> int | None:
         """ts of the newest news at or before an instant."""
         i = bisect_right(self.news_ts, instant)
         return self.news_ts[i - 1] if i else self.cursor.news_before
+
+    def reach(self, instant: int) -> int | None:
+        """Place of the newest news at or before an instant."""
+        i = bisect_right(self.news_ts, instant)
+        return self.news_places[i - 1] if i else self.cursor.news_place_before
 
     def units_after(self, rows: int) -> int | None:
         """Units so far after that many unread rows; None when one does not say."""
@@ -544,14 +595,18 @@ class _Strand:
     @cached_property
     def units_array(self) -> Any:
         """Units before the first unread row and after each, of many; None when a row does not say."""
-        before = self.cursor.n_before if self.cumulative else self.cursor.units_before
+        before = self._n_before if self.cumulative else self.cursor.units_before
         if before is None or before < 0 or self.counts is None:
             return None
         return np.concatenate(([before], self.counts if self.cumulative else before + np.cumsum(self.counts)))
 
+    @property
+    def _n_before(self) -> int | None:
+        return self.cursor.row_before[0] if self.cursor.row_before else None  # type: ignore[return-value] # n is whole
+
     def _units_so_far(self) -> list[int | None]:
         if self.cumulative:
-            return [self.cursor.n_before, *self.n]
+            return [self._n_before, *self.n]
         total: int | None = self.cursor.units_before if self.cursor.units_before >= 0 else None
         if total is None:
             return [None] * (len(self.n) + 1)
@@ -561,17 +616,17 @@ class _Strand:
             units.append(total)
         return units
 
-    def read_to(self, instant: int) -> bool:
-        """Merge rows up to `instant` into the cursor, in ts order; True when n fell on the way."""
+    def read_to(self, place: int, horizon: int) -> bool:
+        """Merge closed rows up to a place into the cursor, in ts order; True when one restated n on the way."""
         cursor, restated = self.cursor, False
-        i, ts = self.position, self.ts
-        while i < len(ts) and ts[i] <= instant:
+        i, places, ts = self.position, self.places, self.ts
+        while i < len(places) and places[i] <= place and ts[i] <= horizon:
             n, received = self.n[i], self.received[i]
             if received > cursor.arrived:
                 cursor.arrived = received
             if self.cumulative:
                 if n is not None:
-                    restated = restated or (cursor.n_through is not None and n < cursor.n_through)
+                    restated = restated or (cursor.n_through is not None and is_restated(cursor.n_through, n))
                     cursor.n_through = n
                 bucket = self._bucket(i)
                 cursor.unreadable = bucket if isinstance(bucket, str) else ""
@@ -588,9 +643,9 @@ class _Strand:
                 else:
                     cursor.sums = merge(cursor.sums, bucket)  # type: ignore[arg-type]
             i += 1
+        if i > self.position:
+            cursor.through = self.ts[i - 1]
         self.position = i
-        if instant > cursor.through:
-            cursor.through = instant
         return restated
 
     @cached_property
@@ -609,14 +664,18 @@ class _Strand:
     def news_array(self) -> Any:
         return self.ts_array if self.news_ts is self.ts else np.array(self.news_ts, dtype=np.int64)
 
-    def newest_of(self, horizons: Any) -> Any:
-        """`newest` for many instants, NEVER where there is none."""
-        news = self.news_array
-        before = NEVER if self.cursor.news_before is None else self.cursor.news_before
-        return np.concatenate(([before], news))[np.searchsorted(news, horizons, side="right")]
+    @cached_property
+    def places_array(self) -> Any:
+        return self.ts_array if self.places is self.ts else np.array(self.places, dtype=np.int64)
+
+    def reach_of(self, horizons: Any) -> Any:
+        """`reach` for many instants, NEVER where there is none."""
+        places = self.news_array if self.news_places is self.news_ts else np.array(self.news_places, dtype=np.int64)
+        before = NEVER if self.cursor.news_place_before is None else self.cursor.news_place_before
+        return np.concatenate(([before], places))[np.searchsorted(self.news_array, horizons, side="right")]
 
     def all_sums(self) -> _Sums | None:
-        """The state before and after each unread row, when every row is readable and no count falls; else None."""
+        """The state before and after each unread row, when every row is readable and none is restated; else None."""
         cursor, read = self.cursor, self.position
         if cursor.unreadable or not self.ts or self.counts is None:
             return None
@@ -626,7 +685,8 @@ class _Strand:
         pairs = self.kpi.kind == "ratio"
         start: Any = cursor.sums or (NO_PAIRS if pairs else NOTHING)
         if self.cumulative:
-            if (np.diff(buckets[0], prepend=cursor.n_through or 0) < 0).any():
+            before = np.concatenate(([cursor.n_through or 0], buckets[0][:-1]))
+            if is_restated(before, buckets[0]).any():
                 return None
             columns = tuple(np.concatenate(([first], column)) for first, column in zip(start, buckets, strict=True))
         else:
@@ -666,7 +726,7 @@ class _Strand:
         counts = None if self.n and self.n[0] is None else _numbers(self.n)
         return counts.astype(np.int64) if counts is not None and ((counts >= 0) & (counts < EXACT)).all() else None
 
-    def stand_at(self, rows: _Sums, upto: int, instant: int) -> None:
+    def stand_at(self, rows: _Sums, upto: int) -> None:
         """Move the cursor to where `read_to` would leave it."""
         cursor = self.cursor
         if upto > self.position:
@@ -676,8 +736,8 @@ class _Strand:
             if self.cumulative:
                 cursor.n_through = self.n[upto - 1]
             cursor.arrived = int(rows.arrived[upto])
+            cursor.through = self.ts[upto - 1]
             self.position = upto
-        cursor.through = max(cursor.through, instant)
 
     def _bucket(self, i: int) -> Moments | PairMoments | str:
         """One row as moments, or why it is unreadable."""
@@ -732,6 +792,15 @@ class _Sums(NamedTuple):
     arrived: Any
 
 
+def is_restated(before: Any, n: Any) -> Any:
+    """Whether a cumulative count takes back more of the one before it than a correction does: numbers, or arrays of them.
+
+    >>> [is_restated(10_000, n) for n in (10_001, 9_990, 9_989)]
+    [False, False, True]
+    """
+    return (before - n) * CORRECTED > before
+
+
 def _numbers(column: Sequence[float | None], where: Any = None) -> Any:
     """A column as floats; None when a cell is missing or not finite where `where` is not 0 (there, such cells become 0)."""
     numbers = np.array(column, dtype=np.float64)  # None becomes NaN
@@ -744,6 +813,120 @@ def _numbers(column: Sequence[float | None], where: Any = None) -> Any:
 
 def _real(value: float | None) -> TypeGuard[float]:
     return value is not None and isfinite(value)
+
+
+class _Buckets:
+    """Which of the expected due instants of one series have been answered, as of any slot of a stretch.
+
+    A due instant is awaited until `lag` after it, and by a feed that stamps its rows after the instants they answer that much longer.
+    """
+
+    def __init__(self, court: Judge, strand: _Strand) -> None:
+        self.court, self.source, self.cursor, self.strand = court, strand.source, strand.cursor, strand
+        self.dues = self.source.dues
+        before = self.cursor.news_before
+        stamps = [] if before is None else [before]
+        if strand.news_places is not strand.news_ts:
+            stamps += strand.news_ts
+        self.is_late = any(ts > self.source.schedule.answered(ts) for ts in stamps)
+        self.answered, self.since = self._answered()
+
+    def _answered(self) -> tuple[list[int], Sequence[int]]:
+        """Positions of the unsettled due instants that rows answer, and the ts of the first row that does."""
+        strand, dues, settled = self.strand, self.dues, self.cursor.filled
+        places, ts = strand.news_places, strand.news_ts
+        if not dues.pauses:
+            every, behind = self.source.schedule.every, self.dues.start
+            if places is ts:
+                if len(ts) >= MANY:
+                    numbers = (strand.news_array - behind) // every - 1
+                    first = int(np.searchsorted(numbers, settled))
+                    return numbers[first:].tolist(), ts[first:] if first else ts
+                found = [(at - behind) // every - 1 for at in ts]
+                first = bisect_left(found, settled)
+                return (found[first:], ts[first:]) if first else (found, ts)
+        numbers, since = [], []
+        for place, at in zip(places, ts, strict=True):
+            due = self.source.schedule.answered(place)
+            if dues.expects(due):
+                number = dues.count(due) - 1
+                if number >= settled and (not numbers or number > numbers[-1]):
+                    numbers.append(number)
+                    since.append(at)
+        return numbers, since
+
+    def limit(self, slot: int) -> int:
+        """Up to which due instant buckets are overdue at a slot."""
+        limit, ended = slot - self.source.lag, self.court.plan.ended_at
+        return limit if ended is None else min(limit, ended)
+
+    def closed(self, slot: int) -> int:
+        """How many due instants are overdue at a slot."""
+        limit = self.limit(slot)
+        closed = self.dues.count(limit)
+        if self.is_late:
+            newest = self.strand.newest(self.court.horizon(slot))
+            due = None if newest is None else self.source.schedule.answered(newest)
+            if newest is not None and due is not None and newest > due:
+                closed = self.dues.count(max(min(due, limit), limit - (newest - due)))
+        return closed
+
+    def at(self, slot: int) -> tuple[int, int]:
+        """(observed, expected) buckets over the last min_days whole days."""
+        closed, settled, gaps = self.closed(slot), self.cursor.filled, self.cursor.gaps
+        first = max(0, closed - self.source.window) if self.source.window else 0
+        missing = bisect_left(gaps, closed) - bisect_left(gaps, first) if gaps else 0
+        if closed > settled:
+            begin = max(first, settled)
+            upto = bisect_left(self.answered, closed)
+            if self.is_late:
+                upto = min(upto, bisect_right(self.since, self.court.horizon(slot)))
+            missing += closed - begin - max(0, upto - bisect_left(self.answered, begin))
+        return closed - first - missing, closed - first
+
+    def is_whole(self, to: int) -> bool:
+        """Whether nothing is missing up to a slot, at any slot before it either."""
+        if self.cursor.gaps or self.is_late:
+            return False
+        closed = self.closed(to)
+        return bisect_left(self.answered, closed) >= closed - self.cursor.filled
+
+    def closings(self, after: int, to: int) -> Iterable[int]:
+        """Instants after a slot up to another at which the counts may change; at least the next."""
+        first, last = self.closed(after), self.dues.count(self.limit(to))
+        numbers = range(first + 1, max(first, last) + 2)
+        if to > after and not self.is_late and self.is_whole(to):
+            numbers = numbers[:1]  # nothing is missing: only whether there is a bucket at all may change
+        found = [due + self.source.lag for n in numbers if (due := self.dues.at(n)) is not None]
+        if self.is_late:
+            schedule, news = self.source.schedule, self.strand.news_ts
+            stamps = [self.cursor.news_before, *news] if self.cursor.news_before is not None else list(news)
+            stamps = [ts for ts in stamps if ts is not None]
+            lags = [max(0, ts - schedule.answered(ts)) for ts in stamps]
+            found += [ts + self.court.closed_after for ts in news]
+            k = 0
+            for due in list(found[: len(numbers)]):
+                while k + 1 < len(stamps) and schedule.answered(stamps[k + 1]) + self.source.lag < due:
+                    k += 1
+                found.append(due + (lags[k] if lags else 0))
+        return found
+
+    def settled(self, slot: int) -> tuple[list[int], int]:
+        """(positions of those that stay unanswered and may still count, how many are settled) once a slot is judged."""
+        answered, filled, gaps, horizon = self.answered, self.cursor.filled, self.cursor.gaps, self.court.horizon(slot)
+        final = self.dues.count(horizon - self.source.schedule.every // 2)
+        position = bisect_left(answered, final)
+        if final > filled:
+            if position < final - filled:
+                there = set(answered[:position])
+                gaps = [*gaps, *(number for number in range(filled, final) if number not in there)]
+            filled = final
+        while position < len(answered) and answered[position] == filled and self.since[position] <= horizon:
+            position, filled = position + 1, filled + 1
+        if gaps and self.source.window:
+            first = self.closed(slot) - self.source.window - 1
+            gaps = [number for number in gaps if number >= first]
+        return gaps, filled
 
 
 class _Stretch:
@@ -765,7 +948,7 @@ class _Stretch:
         for strand in self.read:
             self.by_metric[strand.source.metric][strand.source.variant] = strand
         self.commons: dict[tuple[str, int], int | None] = {}
-        self.closed: dict[tuple[int, int], int] = {}
+        self.buckets: dict[str, _Buckets] = {}
         self.observed: dict[tuple[int, int], Observations] = {}
         self.pending: dict[int, dict[str, Any]] = {}
 
@@ -814,7 +997,7 @@ class _Stretch:
                 for w, watch in enumerate(court.watches)
                 if watch.variant in self.arms
             },
-            dense={strand.source.name: self._buckets_at(strand, slot) for strand in self.read if strand.source.counted},
+            dense={strand.source.name: self._buckets(strand).at(slot) for strand in self.read if strand.source.counted},
             split={metric: units for metric in court.counting if (units := self._split_at(metric, slot)) is not None},
         )
 
@@ -828,18 +1011,17 @@ class _Stretch:
             if source.variant not in self.arms:
                 continue
             floor, gaps, filled = cursor.base, cursor.gaps, cursor.filled
+            common = commons.get(source.metric)
             watermark, received_at = self._watermark(strand, to)
             bases = [watermark if watermark is not None and is_known else floor]
             if source.compared:
                 bases.append(cursor.through)
             if source.splits:
-                bases.append(commons[source.metric] or floor)
+                counted = 0 if common is None else bisect_right(strand.places, common)
+                bases.append(strand.ts[counted - 1] if counted else floor)
             if source.counted:
-                gaps, filled = strand.buckets or self._fill(strand)
-                if gaps:
-                    first = filled - source.window if source.window else 0
-                    gaps = [j for j in gaps if first <= j < filled]
-                bases.append(court.clock.wall(filled * source.every) or floor)
+                gaps, filled = self._buckets(strand).settled(to)
+                bases.append(min(source.dues.at(filled) or floor, horizon))
             if source.at_horizon:
                 bases.append(horizon)
             if source.at_present:
@@ -852,9 +1034,11 @@ class _Stretch:
             cursors.series[i] = replace(
                 cursor,
                 base=base,
-                n_before=strand.n[read - 1] if read else cursor.n_before,
+                row_before=strand.row(read - 1) if read and strand.cumulative else cursor.row_before,
+                place_before=strand.places[read - 1] if read else cursor.place_before,
                 units_before=-1 if units is None else units,
                 news_before=strand.newest(base),
+                news_place_before=strand.reach(base),
                 watermark=watermark,
                 received_at=received_at,
                 filled=filled,
@@ -882,10 +1066,9 @@ class _Stretch:
         for strand in self.read:
             for ts, received in zip(strand.ts, strand.received, strict=True):
                 instants += [ts, received, ts + court.closed_after]
-            instants += self._onset(self._watermark(strand, self.after)[0], strand.source.allowed)
+            instants += self._onset(self._watermark(strand, self.after)[0], strand.source)
             if strand.source.counted:
-                due = court.clock.wall((self._closed_buckets(strand.source, self.after) + 1) * strand.source.every)
-                instants += [] if due is None else [due + strand.source.lag]
+                instants += self._buckets(strand).closings(self.after, self.after)
         return [slot for at in instants if (slot := court.slot_at(at)) > self.after]
 
     # Goals and guards, at looks
@@ -895,55 +1078,62 @@ class _Stretch:
         for m, metric in enumerate(court.compared):
             newest_seen = self.cursors.instants[m]
             for look in looks:
-                instant = self._common(metric, court.horizon(look))
-                if instant is None or instant == newest_seen:
+                common = self._common(metric, court.horizon(look))
+                if common is None or (newest_seen is not None and common <= newest_seen):
                     continue
-                newest_seen = instant
-                self._tell(look, "looks", metric, self._metric_look(self.by_metric[metric], instant))
+                newest_seen = common
+                self._tell(
+                    look, "looks", metric, self._metric_look(self.by_metric[metric], common, court.horizon(look))
+                )
             self.cursors.instants[m] = newest_seen
 
     def _runs(self, looks: Sequence[int]) -> dict[str, Run]:
         """The compared metrics as runs; empty when any row asks for a closer look: unreadable, restated, an arm missing."""
         court = self.court
         horizons = np.array([court.horizon(look) for look in looks], dtype=np.int64)
-        found: dict[str, tuple[Run, list[tuple[_Strand, Any, int]]]] = {}
+        found: dict[str, tuple[Run, int, list[tuple[_Strand, Any, int]]]] = {}
         for m, metric in enumerate(court.compared):
             arms = list(self.by_metric[metric].items())
             sums = [strand.all_sums() for _, strand in arms]
-            newest = [strand.newest_of(horizons) for _, strand in arms]
-            if any(s is None for s in sums) or any(at is None for at in newest):
+            newest = [strand.reach_of(horizons) for _, strand in arms]
+            if any(s is None for s in sums) or any(((at <= NEVER) != (newest[0] <= NEVER)).any() for at in newest):
                 return {}
-            instants = np.minimum.reduce([at for at in newest if at is not None])
+            commons = np.minimum.reduce(newest)
             seen = self.cursors.instants[m]
-            before = np.concatenate(([NEVER if seen is None else seen], instants[:-1]))
-            where = np.flatnonzero((instants != before) & (instants > NEVER))
-            if any(((at <= NEVER) & (instants > NEVER)).any() for at in newest if at is not None) or any(
-                ((at <= NEVER) != (instants <= NEVER)).any() for at in newest if at is not None
-            ):
-                return {}
-            at = instants[where]
-            columns, arrived, ends = {}, np.zeros(len(at), dtype=np.int64), []
+            before = np.concatenate(([NEVER if seen is None else seen], commons[:-1]))
+            where = np.flatnonzero(commons > np.maximum.accumulate(before))
+            common = commons[where]
+            at = np.full(len(common), NO_END)
+            columns, arrived, ends = {}, np.zeros(len(common), dtype=np.int64), []
             for (variant, strand), rows in zip(arms, sums, strict=True):
                 if rows is None:
                     return {}
-                upto = np.searchsorted(strand.ts_array, at, side="right")
+                upto = np.searchsorted(strand.places_array, common, side="right")
                 columns[variant] = tuple(column[upto] for column in rows.columns)
                 arrived = np.maximum(arrived, rows.arrived[upto])
+                if len(strand.ts):
+                    newest_read = np.maximum(upto - 1, 0)
+                    at = np.where(
+                        strand.places_array[newest_read] == common, np.minimum(at, strand.ts_array[newest_read]), at
+                    )
                 ends.append((strand, rows, int(upto[-1]) if len(upto) else -1))
-            found[metric] = Run([looks[k] for k in where.tolist()], at, arrived, columns), ends
+            run = Run([looks[k] for k in where.tolist()], at, arrived, columns)
+            found[metric] = run, int(common[-1]) if len(common) else NEVER, ends
         for m, metric in enumerate(court.compared):
-            run, ends = found[metric]
+            run, reached, ends = found[metric]
             if run.looks:
-                self.cursors.instants[m] = run.at[-1]
+                self.cursors.instants[m] = reached
                 for strand, rows, upto in ends:
-                    strand.stand_at(rows, upto, run.at[-1])
-        return {metric: run for metric, (run, _) in found.items()}
+                    strand.stand_at(rows, upto)
+        return {metric: run for metric, (run, _, _) in found.items()}
 
-    def _metric_look(self, strands: Mapping[str, _Strand], instant: int) -> MetricLook:
-        states, unreadable, restated, arrived = {}, {}, [], 0
+    def _metric_look(self, strands: Mapping[str, _Strand], common: int, horizon: int) -> MetricLook:
+        states, unreadable, restated, arrived, instant = {}, {}, [], 0, NO_END
         for variant, strand in strands.items():
-            if strand.read_to(instant):
+            if strand.read_to(common, horizon):
                 restated.append(variant)
+            if strand.position and strand.places[strand.position - 1] == common:
+                instant = min(instant, strand.ts[strand.position - 1])
             cursor = strand.cursor
             if cursor.unreadable:
                 unreadable[variant] = cursor.unreadable
@@ -954,11 +1144,11 @@ class _Stretch:
         return MetricLook(instant, states, arrived, unreadable, tuple(restated))
 
     def _common(self, metric: str, horizon: int) -> int | None:
-        """The least, over arms that have rows, of their newest news at or before the horizon."""
+        """The least, over arms that have rows, of the places of their newest news at or before the horizon."""
         if (metric, horizon) not in self.commons:
             common = None
             for strand in self.by_metric[metric].values():
-                newest = strand.newest(horizon)
+                newest = strand.reach(horizon)
                 if newest is not None and (common is None or newest < common):
                     common = newest
             self.commons[metric, horizon] = common
@@ -1023,8 +1213,8 @@ class _Stretch:
             interesting = {self.after + court.slot_us}
             for k, before in strand.late:
                 interesting.add(k)
-                interesting.update(self._onset(before, source.allowed))
-            interesting.update(self._onset(newest, source.allowed))
+                interesting.update(self._onset(before, source))
+            interesting.update(self._onset(newest, source))
             if court.final_slot is not None:
                 interesting.add(court.final_slot)
             judged = {slot for k in interesting if (slot := self._judged(k)) is not None}
@@ -1036,11 +1226,9 @@ class _Stretch:
                     self._tell(slot, "fresh", source.name, (mark, received))
             self.cursors.series[i].status = status
 
-    def _onset(self, watermark: int | None, allowed: int) -> list[int]:
+    def _onset(self, watermark: int | None, source: Source) -> list[int]:
         """The first slot at which a watermark is too old."""
-        clock = self.court.clock
-        ran = 0 if watermark is None else max(clock.running(watermark), 0)
-        late = clock.wall(ran + allowed + 1)
+        late = self.court.clock.wall(self.court.ran_to(source, watermark) + source.allowed + 1)
         return [] if late is None else [self.court.slot_at(late)]
 
     def _know(self, strand: _Strand) -> tuple[Sequence[int], Sequence[int | None], Sequence[int | None]]:
@@ -1194,90 +1382,43 @@ class _Stretch:
 
     # Density of buckets, at slots
 
-    def _closed_buckets(self, source: Source, slot: int) -> int:
-        """How many buckets of the grid from the start are closed and overdue at a slot."""
-        court = self.court
-        instant = slot - source.lag
-        if court.plan.ended_at is not None:
-            instant = min(instant, court.plan.ended_at)
-        return max(0, court.clock.running(instant) // source.every)
-
-    def _fill(self, strand: _Strand) -> tuple[list[int], int]:
-        """(missing buckets, buckets closed by the end of the stretch)."""
-        source, begin, gaps = strand.source, strand.cursor.filled, strand.cursor.gaps
-        grid = source.every, source.lag
-        closed = self.closed.get(grid)
-        if closed is None:
-            closed = self.closed[grid] = self._closed_buckets(source, self.to)
-        if closed > begin:
-            gaps, begin = gaps + self._missing(strand, begin, closed), closed
-        strand.buckets = gaps, begin
-        return strand.buckets
-
-    def _missing(self, strand: _Strand, begin: int, end: int) -> list[int]:
-        """Buckets in [begin, end) without news."""
-        clock, every, news = self.court.clock, strand.source.every, strand.news_ts
-        if clock.pauses:
-            seen = {(max(clock.running(ts), 1) - 1) // every for ts in news}
-            return [j for j in range(begin, end) if j not in seen]
-        if len(news) >= MANY:
-            places = (strand.news_array - clock.started_at - 1) // every - begin
-            empty = np.ones(end - begin, dtype=bool)
-            empty[places[(places >= 0) & (places < len(empty))]] = False
-            missing: list[int] = (np.flatnonzero(empty) + begin).tolist()
-            return missing
-        found: list[int] = []
-        closes = clock.started_at + begin * every
-        read = bisect_right(news, closes)
-        for j in range(begin, end):
-            closes += every
-            upto = bisect_right(news, closes, read)
-            if upto == read:
-                found.append(j)
-            read = upto
-        return found
-
-    def _buckets_at(self, strand: _Strand, slot: int) -> tuple[int, int]:
-        """(observed, expected) buckets over the last min_days whole days."""
-        gaps, _ = strand.buckets or self._fill(strand)
-        closed = self._closed_buckets(strand.source, slot)
-        window = strand.source.window
-        first = max(0, closed - window) if window else 0
-        missing = bisect_left(gaps, closed) - bisect_left(gaps, first)
-        return closed - first - missing, closed - first
+    def _buckets(self, strand: _Strand) -> _Buckets:
+        name = strand.source.name
+        if name not in self.buckets:
+            self.buckets[name] = _Buckets(self.court, strand)
+        return self.buckets[name]
 
     def _density(self) -> None:
         court = self.court
         for i, strand in enumerate(self.strands):
-            source, cursor = strand.source, strand.cursor
+            source, dense = strand.source, strand.cursor.dense
             if not source.counted or source.variant not in self.arms:
                 continue
-            gaps, closed = strand.buckets or self._fill(strand)
-            if cursor.dense and not gaps:
+            buckets = self._buckets(strand)
+            if dense and buckets.is_whole(self.to):
                 continue
-            first, dense = cursor.filled + 1, cursor.dense
-            slots = set()
-            for count in range(first, closed + 1) if gaps else range(first, min(closed, first) + 1):
-                if (instant := court.clock.wall(count * source.every)) is not None:
-                    slots.add(self._judged(court.slot_at(instant + source.lag)))
+            slots = {self._judged(court.slot_at(instant)) for instant in buckets.closings(self.after, self.to)}
             for slot in sorted(slot for slot in slots if slot is not None):
-                buckets = self._buckets_at(strand, slot)
-                if is_dense(court, buckets) != dense:
+                counted = buckets.at(slot)
+                if is_dense(court, counted) != dense:
                     dense = not dense
-                    self._tell(slot, "dense", source.name, buckets)
+                    self._tell(slot, "dense", source.name, counted)
             self.cursors.series[i].dense = dense
 
     # The split, at slots
 
     def _split_at(self, metric: str, slot: int) -> dict[str, int] | None:
         """Units per arm at the metric's common instant of a slot; None while an arm is missing or does not say."""
-        instant = self._common(metric, self.court.horizon(slot))
-        if instant is None:
+        horizon = self.court.horizon(slot)
+        common = self._common(metric, horizon)
+        if common is None:
             return None
         split: dict[str, int] = {}
         for variant, strand in self.by_metric[metric].items():
-            has_news = strand.cursor.news_before is not None or (strand.news_ts and strand.news_ts[0] <= instant)
-            units = strand.units_after(bisect_right(strand.ts, instant)) if has_news else None
+            has_news = strand.cursor.news_before is not None or bool(
+                strand.news_ts and strand.news_places[0] <= common and strand.news_ts[0] <= horizon
+            )
+            units = strand.units_after(bisect_right(strand.places, common)) if has_news else None
             if units is None:
                 return None
             split[variant] = units
@@ -1314,10 +1455,10 @@ class _Stretch:
         if any(not np.array_equal(strand.news_array, every) for _, strand in arms[1:]):
             every = np.unique(np.concatenate([strand.news_array for _, strand in arms]))
         every = every[every > floor]
-        common = np.minimum.reduce([strand.newest_of(every) for _, strand in arms])
+        common = np.minimum.reduce([strand.reach_of(every) for _, strand in arms])
         share = math.fsum(self.court.weights[variant] for variant, _ in arms)
         units = [
-            strand.units_array[np.searchsorted(strand.ts_array, common, side="right")].astype(np.float64)
+            strand.units_array[np.searchsorted(strand.places_array, common, side="right")].astype(np.float64)
             for _, strand in arms
         ]
         total = np.add.reduce(units)

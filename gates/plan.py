@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from experiments.schedule import Schedule
+
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -170,6 +172,50 @@ class Clock:
     def judged(self, slot: int) -> bool:
         """Whether a slot is judged: after the start and not inside a pause."""
         return slot > self.started_at and not any(a < slot and (b is None or slot < b) for a, b in self.pauses)
+
+
+class Dues:
+    """The due instants of one feed that are expected of an experiment: those after the one that a row of its start would answer,
+    without those in a pause. Counted from 1.
+    """
+
+    def __init__(self, schedule: Schedule, clock: Clock) -> None:
+        self.schedule, self.pauses = schedule, clock.pauses
+        self.start = schedule.answered(clock.started_at)
+
+    def count(self, upto: int) -> int:
+        """How many are due up to an instant.
+
+        >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=(), pauses=((30, 50),)))
+        >>> [Dues(Schedule(10), clock).count(t) for t in (19, 20, 30, 40, 50, 60)]
+        [0, 1, 2, 2, 2, 3]
+        """
+        due = self.schedule.count(self.start, upto)
+        for begin, end in self.pauses:
+            if upto <= begin:
+                break
+            due -= self.schedule.count(max(begin, self.start), upto if end is None or upto < end else end)
+        return due
+
+    def at(self, n: int) -> int | None:
+        """The n-th; None when a pause without end comes before.
+
+        >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=(), pauses=((30, 50),)))
+        >>> [Dues(Schedule(10), clock).at(n) for n in (0, 1, 2, 3)]
+        [10, 20, 30, 60]
+        """
+        due = self.schedule.nth(self.start, n)
+        for begin, end in self.pauses:
+            if due <= begin:
+                break
+            if end is None:
+                return None
+            due = self.schedule.nth(due, self.schedule.count(max(begin, self.start), end))
+        return due
+
+    def expects(self, due: int) -> bool:
+        """Whether a due instant is one of them."""
+        return due > self.start and not any(a < due and (b is None or due <= b) for a, b in self.pauses)
 
 
 def to_us(instant: dt.datetime) -> int:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gates.facts import MetricLook, State
-from gates.statistics.effects import difference, relative_se, relative_uplift
-from gates.statistics.moments import Arm, ratio_of
+from gates.statistics.effects import difference, relative_interval, relative_se, relative_uplift, with_spread
+from gates.statistics.moments import Arm, ratio_of, smoothed_spread
 from gates.statistics.sequences import half_width, log_p
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Preview:
         control = judge.control or ""
         c, t = run.arrays[control], run.arrays[variant]
         self.units = (c[0] + t[0]).astype(np.int64)
+        self.unit = 1.0 if comparison.gate.effect == "relative" else 0.0  # such ends are differences from 1
         with np.errstate(all="ignore"):
             self._read(judge, comparison, c, t)
             self._judge(comparison, bounds)
@@ -72,37 +73,43 @@ class Preview:
         kpi, policy = comparison.kpi, judge.policy
         relative = comparison.gate.effect == "relative"
         control, treatment = _arms(kpi.kind, c), _arms(kpi.kind, t)
-        few = np.minimum(c[0], t[0])
-        estimate, se = (relative_uplift if relative else difference)(treatment, control, xp=np)
-        if kpi.direction == "decrease":
-            estimate = -estimate
-        n = c[0] + t[0]
-        half = half_width(se, n, comparison.rho2, comparison.alpha, xp=np)
-        self.lower, self.upper = estimate - half, estimate + half
-        self.log_p = log_p(estimate, se, n, comparison.rho2, xp=np)
-        noise = np.zeros_like(estimate)
+        control, treatment = with_spread(control, treatment, xp=np), with_spread(treatment, control, xp=np)
+        few, n = np.minimum(c[0], t[0]), c[0] + t[0]
+        gap, gap_se = difference(treatment, control, xp=np)
+        estimate, se = relative_uplift(treatment, control, xp=np) if relative else (gap, gap_se)
+        reach = half_width(1.0, n, comparison.rho2, comparison.alpha, xp=np)
+        noise, own = np.zeros_like(gap), np.zeros_like(gap)
+        self.lower, self.upper = gap - reach * gap_se, gap + reach * gap_se
         if relative:
-            noise = np.maximum(relative_se(*control, xp=np), relative_se(*treatment, xp=np))
+            self.lower, self.upper = relative_interval(treatment, control, reach, xp=np)
+            larger = np.maximum(np.abs(control.m), np.abs(treatment.m))
+            noise = np.maximum(*(relative_se(larger, arm.v, arm.n, xp=np) for arm in (control, treatment)))
+            own = relative_se(*control, xp=np)
+        if kpi.direction == "decrease":
+            self.lower, self.upper = -self.upper, -self.lower
+        self.log_p = log_p(gap, gap_se, n, comparison.rho2, xp=np)
         if kpi.kind == "ratio":
             for s in (c, t):
                 noise = np.maximum(noise, relative_se(s[3], s[4] / (s[0] - 1), s[0], xp=np))
-        young = self._young(judge)
+        self.young = self._young(judge)
         tiny = few < 2
         if kpi.kind == "ratio":
             tiny = tiny | (c[3] == 0) | (t[3] == 0)
         zero = (control.m == 0) if relative else np.zeros(len(few), dtype=bool)
-        broken = ~np.isfinite(half) | ~np.isfinite(estimate)
+        broken = ~np.isfinite(np.where(zero, gap_se, se)) | ~np.isfinite(np.where(zero, gap, estimate))
         self.readable = ~(tiny | zero | broken)
-        why = np.where(young, YOUNG, 0)
-        why = np.where(noise > policy.max_relative_se, NOISY, why)
-        why = np.where((control.v <= 0) | (treatment.v <= 0), SPREAD, why)
+        why = np.where(self.young, YOUNG, 0)
+        why = np.where(np.maximum(noise, own) > policy.max_relative_se, NOISY, why)
+        why = np.where(zero, ZERO, why)
+        why = np.where(gap_se <= 0, SPREAD, why)
         why = np.where(few < policy.min_units, UNITS, why)
         why = np.where(broken, SPREAD, why)
-        why = np.where(zero, ZERO, why)
         self.why = np.where(tiny, UNITS, why)
-        self.floor = self.why <= YOUNG
-        self.counts = self.floor & ~young if comparison.goal else self.floor
+        lost = (self.why == UNITS) | (self.why == SPREAD) | ~((self.why <= YOUNG) | (noise <= policy.max_relative_se))
+        self.counts = ~lost & ~self.young if comparison.goal else ~lost
+        self.raises = self.counts & (self.why <= YOUNG)
         self.near = np.abs(noise - policy.max_relative_se) <= NEAR * policy.max_relative_se
+        self.near |= np.abs(own - policy.max_relative_se) <= NEAR * policy.max_relative_se
 
     def _young(self, judge: Judge) -> Flags:
         """Running time only grows, so one instant divides the young looks from the others."""
@@ -114,45 +121,49 @@ class Preview:
     def _judge(self, comparison: Comparison, bounds: Bounds) -> None:
         first_lower = -np.inf if bounds.running_lower is None else bounds.running_lower
         first_upper = np.inf if bounds.running_upper is None else bounds.running_upper
-        lower = np.maximum(np.maximum.accumulate(np.where(self.counts, self.lower, -np.inf)), first_lower)
+        lower = np.maximum(np.maximum.accumulate(np.where(self.raises, self.lower, -np.inf)), first_lower)
         upper = np.minimum(np.minimum.accumulate(np.where(self.counts, self.upper, np.inf)), first_upper)
         above, below = comparison.scale_above, comparison.fail_below
         torn = np.logical_or.accumulate(self.counts & (lower > above) & (upper < above)) | bounds.invalid
-        judged = self.floor & (lower > -np.inf)
-        if comparison.goal:
-            judged &= self.why == 0
-        verdict = np.where(judged & (upper < below), FAIL, INCONCLUSIVE)
-        verdict = np.where(judged & (lower > above), PASS, verdict)
+        proved = self.counts & (upper < below)
+        why = np.where(proved & (self.why > YOUNG), np.where(self.young, YOUNG, 0), self.why)
+        verdict = np.where(proved, FAIL, INCONCLUSIVE)
+        verdict = np.where(self.counts & (why <= YOUNG) & (lower > above), PASS, verdict)
         verdict = np.where(torn, INVALID, verdict)
         small, lost = upper < below, upper < 0
-        self.status = ((verdict * 8 + self.why) * 2 + small) * 2 + lost
-        scale = NEAR * (np.abs(lower) + np.abs(upper) + abs(above) + abs(below))
-        near = np.abs(lower - above) <= scale
+        self.status = ((verdict * 8 + why) * 2 + small) * 2 + lost
+        known = np.where(np.isfinite(lower), np.abs(lower), 0.0) + np.where(np.isfinite(upper), np.abs(upper), 0.0)
+        scale = NEAR * (known + self.unit + abs(above) + abs(below))
+        self.near |= np.abs(lower - above) <= scale
         for limit in (above, below, 0.0):
-            near |= np.abs(upper - limit) <= scale
-        self.near |= near & np.isfinite(scale)
+            self.near |= np.abs(upper - limit) <= scale
         before = np.concatenate(([-1], self.status[:-1]))
         self.hot = (self.status != before) | self.near
 
     def extremes(self, upto: int) -> list[int]:
         """Looks after the last `extremes` up to `upto` that may hold the highest lower, lowest upper or least p."""
         first = self.synced + 1
-        where = np.flatnonzero(self.counts[first : upto + 1])
-        if not len(where):
-            return []
-        where = where + first
         found: set[int] = set()
-        for values, sign in ((self.lower, -1.0), (self.upper, 1.0), (self.log_p, 1.0)):
+        for values, sign, counts in (
+            (self.lower, -1.0, self.raises),
+            (self.upper, 1.0, self.counts),
+            (self.log_p, 1.0, self.counts),
+        ):
+            where = np.flatnonzero(counts[first : upto + 1]) + first
+            if not len(where):
+                continue
             signed = sign * values[where]
             least = signed.min()
-            found.update(where[signed <= least + NEAR * abs(least)].tolist())
+            if least < np.inf:
+                found.update(where[signed <= least + NEAR * (self.unit + abs(least))].tolist())
         return sorted(found)
 
 
 def _arms(kind: str, columns: tuple[Floats, ...]) -> Arm:
     n, mean, m2 = columns[:3]
     if kind == "proportion":
-        return Arm(mean, mean * (1.0 - mean), n)  # type: ignore[arg-type]
+        spread = np.where((mean > 0) & (mean < 1), mean * (1.0 - mean), smoothed_spread(n))
+        return Arm(mean, spread, n)  # type: ignore[arg-type]
     if kind == "ratio":
         ratio, v = ratio_of(mean, m2, columns[3], columns[4], columns[5], n - 1)
         return Arm(ratio, np.maximum(v, 0.0), n)  # type: ignore[arg-type]

@@ -272,10 +272,12 @@ class _Sentences:
             if (units := self.memory.alarm.get(metric)) is None:
                 continue
             log_e = split_log_e(self.court, units)
+            since = "" if self.court.revision == 1 else f", since {rfc3339(self.memory.alarm_at[metric])}"
             said.append(
                 f"Units of {metric} did not arrive in the planned split: {self._shares(units)} against "
                 f"{self._shares(self.court.weights, units)} planned "
-                f"(evidence {_sig(log_e)}, alarm at {LOG_ALARM:.1f}). No comparison can be trusted until that is explained."
+                f"(evidence {_sig(log_e)}, alarm at {LOG_ALARM:.1f}{since}). No comparison can be trusted until that is explained."
+                f"{self._split_mend(metric)}"
             )
         for comparison, bounds in self._comparisons(index):
             if bounds.invalid:
@@ -285,6 +287,22 @@ class _Sentences:
                 )
         return said
 
+    def _split_mend(self, metric: str) -> str:
+        """What else than a wrong split the alarm of a guard may mean: that its n counts those who came to where it is measured."""
+        roles = {self.court.kpis[other].role for other in self.memory.alarm}
+        if self.court.revision == 1 or roles != {"guardrail"}:
+            return ""
+        even = [
+            f"n of {other} came as planned ({self._shares(units)})"
+            for other, units in self.detail.split.items()
+            if other not in self.memory.alarm
+        ]
+        seen = f" {_list(even)}." if even else ""
+        return (
+            f"{seen} If n of {metric} counts only some of the users assigned, such as those who ordered, "
+            f"set counts_assignment: false on {metric}."
+        )
+
     def _measured(self, comparison: Comparison, bounds: Bounds, variant: str) -> str:
         """One goal or guard in numbers."""
         name = _name(comparison.kpi)
@@ -292,10 +310,8 @@ class _Sentences:
             return f"{name}: {self._unread(comparison, bounds, variant)}."
         level = 100 * (1 - comparison.alpha)
         best = ""
-        if bounds.running_lower is not None and (bounds.running_lower, bounds.running_upper) != (
-            bounds.lower,
-            bounds.upper,
-        ):
+        running = bounds.running_lower, bounds.running_upper
+        if running not in ((None, None), (_ended(bounds.lower), _ended(bounds.upper))):
             best = (
                 f", over all looks {_effect(comparison, bounds.running_lower)} "
                 f"to {_effect(comparison, bounds.running_upper)}"
@@ -309,7 +325,8 @@ class _Sentences:
     def _unread(self, comparison: Comparison, bounds: Bounds, variant: str) -> str:
         control = self.court.control or ""
         if bounds.why == "zero":
-            return f"{control} is still 0, so there is no relative effect yet"
+            mend = "" if self.court.revision == 1 else "; if it is 0 by design, use effect difference"
+            return f"{control} is still 0, so there is no relative effect yet{mend}"
         if bounds.why == "unreadable":
             return f"a row of {control} or {variant} cannot be read"
         if bounds.why == "missing":
@@ -326,7 +343,7 @@ class _Sentences:
             if not bounds.readable or bounds.verdict in ("pass", "fail", "invalid"):
                 continue
             word = "lower bound above" if comparison.goal else "guard's lower bound above"
-            have = bounds.running_lower if bounds.running_lower is not None else bounds.lower
+            have = bounds.lower if bounds.running_lower is None else bounds.running_lower
             sentence = (
                 f"Scale needs the {word} {_effect(comparison, comparison.scale_above)} for {_name(comparison.kpi)}; "
                 f"it is {_effect(comparison, have)}"
@@ -394,8 +411,9 @@ class _Sentences:
             elif status != FRESH and watermark is not None:
                 age = (court.present(slot) - watermark) // SECOND
                 last = "" if received is None else f", last refreshed {rfc3339(received)}"
+                newest = "its newest row is of" if court.revision == 1 else "nothing new since its row of"
                 said.append(
-                    f"{metric} of {arm} is stale: its newest row is of {rfc3339(watermark)}, {_span(age)} old{last} ({due})."
+                    f"{metric} of {arm} is stale: {newest} {rfc3339(watermark)}, {_span(age)} old{last} ({due})."
                 )
         return said
 
@@ -569,10 +587,19 @@ class _Sentences:
             for metric, units in source.items()
         }
         if self.memory.alarm:
-            metric = next(metric for metric in self.court.counting if metric in self.memory.alarm)
-            units = self.memory.alarm[metric]
-            planned = self._shares(self.court.weights, units)
-            return f"Units of {metric} arrived as {self._shares(units)}, planned {planned}: alarm.", extra
+            alarmed = [metric for metric in self.court.counting if metric in self.memory.alarm]
+            if self.court.revision == 1:
+                del alarmed[1:]
+            said = []
+            for metric in alarmed:
+                units, at = self.memory.alarm[metric], self.memory.alarm_at[metric]
+                alarm = "alarm"
+                if self.court.revision > 1:
+                    alarm = f"alarm since {rfc3339(at)}"
+                    extra[metric]["since"] = rfc3339(at)
+                planned = self._shares(self.court.weights, units)
+                said.append(f"Units of {metric} arrived as {self._shares(units)}, planned {planned}: {alarm}.")
+            return f"{' '.join(said)}{self._split_mend(alarmed[-1])}", extra
         if not extra:
             return "Units are not counted in every arm yet.", extra
         most = max(split_log_e(self.court, units) for units in source.values())
@@ -662,16 +689,25 @@ def _reading(bounds: Bounds) -> Reading | None:
         at=bounds.at,
         n=bounds.n,
         estimate=_round(bounds.estimate),
-        lower=_round(bounds.lower),
-        upper=_round(bounds.upper),
-        running_lower=None if bounds.running_lower is None else _round(bounds.running_lower),
-        running_upper=None if bounds.running_upper is None else _round(bounds.running_upper),
-        p=None if bounds.p is None else _round(bounds.p),
+        lower=_bounded(bounds.lower),
+        upper=_bounded(bounds.upper),
+        running_lower=_bounded(bounds.running_lower),
+        running_upper=_bounded(bounds.running_upper),
+        p=_bounded(bounds.p),
     )
 
 
+def _bounded(value: float | None) -> float | None:
+    """An end of an interval as people and evidence read it; None where there is none."""
+    return None if value is None or math.isinf(value) else _round(value)
+
+
+def _ended(value: float) -> float | None:
+    return None if math.isinf(value) else value
+
+
 def _effect(comparison: Comparison, value: float | None) -> str:
-    if value is None:
+    if value is None or math.isinf(value):
         return "not known"
     if comparison.gate.effect == "relative":
         return _percent(value)

@@ -15,11 +15,12 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from experiments.schedule import Schedule
 from gates.facts import Days, MetricLook, Observations, State, Step
-from gates.plan import DAY, SECOND, Action, Answer, Clock, Kpi, Plan
+from gates.plan import DAY, SECOND, Action, Answer, Clock, Dues, Kpi, Plan
 from gates.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
 from gates.preview import Preview, Run
-from gates.statistics.effects import difference, relative_se, relative_uplift
+from gates.statistics.effects import difference, relative_interval, relative_se, relative_uplift, with_spread
 from gates.statistics.moments import Arm, PairMoments, mean_arm, proportion_arm, ratio_arm
 from gates.statistics.planning import planned_units
 from gates.statistics.sequences import always_valid_p, half_width, intersect, tuning
@@ -53,15 +54,16 @@ NOT_MEASURED = (1, 2)
 class Reading(msgspec.Struct, frozen=True):
     """What one goal or guard gate measured at one look; 12 significant digits. Up is good.
 
-    estimate, lower, upper: the always-valid interval, fractions for a relative effect. running_lower, running_upper: L and
-    U, None until a look counts for them. p: always-valid p for no effect. n: units of both arms. at: the common instant.
+    estimate, lower, upper: the always-valid interval, fractions for a relative effect; None where nothing bounds it yet.
+    running_lower, running_upper: L and U, None until a look counts for them. p: always-valid p for no effect. n: units of both
+    arms. at: the common instant.
     """
 
     at: int
     n: int
     estimate: float
-    lower: float
-    upper: float
+    lower: float | None
+    upper: float | None
     running_lower: float | None
     running_upper: float | None
     p: float | None
@@ -146,8 +148,8 @@ class Watch(NamedTuple):
 class Source(NamedTuple):
     """One series and what it is read for.
 
-    allowed: how old its watermark may be. every, lag: how wide a bucket is, and how long after its end it is overdue. window:
-    over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
+    schedule: when its buckets are due. allowed: how old its watermark may be. dues, lag: the due instants that are expected, and
+    how long after one a bucket is overdue. window: over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
     reads it up to there. targets: positions of the targets that read it. unfit: why no goal or guard can judge it, whatever its
     rows; empty when one can, and such plans are refused.
     """
@@ -158,8 +160,9 @@ class Source(NamedTuple):
     variant: str
     kpi: Kpi
     cumulative: bool
+    schedule: Schedule
     allowed: int
-    every: int
+    dues: Dues
     lag: int
     window: int
     counted: bool
@@ -243,6 +246,13 @@ class Judge:
         """The first slot after the start."""
         return self.slot_at(self.plan.started_at + 1)
 
+    def ran_to(self, source: Source, watermark: int | None) -> int:
+        """Running time from which a series ages: since the bucket that its watermark answers, or since the watermark when that is later."""
+        if watermark is None:
+            return 0
+        reached = watermark if self.revision == 1 else source.schedule.reached(watermark)
+        return max(self.clock.running(reached), 0)
+
     def next_judged(self, slot: int) -> int | None:
         """The first judged slot at or after a slot; None when there is none any more."""
         if self.is_steady:
@@ -318,14 +328,16 @@ class Judge:
         kpi = self.kpis[metric]
         cumulative = kpi.temporality == "cumulative"
         watches = [watch for watch in self.watches if watch.gate.metric == metric]
+        schedule = Schedule(kpi.expected_every_s * SECOND)
         return Source(
             name=f"{metric}/{variant}",
             metric=metric,
             variant=variant,
             kpi=kpi,
             cumulative=cumulative,
+            schedule=schedule,
             allowed=(kpi.expected_every_s + kpi.freshness_target_s) * SECOND,
-            every=kpi.expected_every_s * SECOND,
+            dues=Dues(schedule, self.clock),
             lag=max(self.closed_after, kpi.freshness_target_s * SECOND),
             window=self.policy.min_days * 86_400 // kpi.expected_every_s,
             counted=self.density is not None and not cumulative,
@@ -484,6 +496,7 @@ class Memory(msgspec.Struct, array_like=True):
     answered: int = 0
     since: dict[str, tuple[Verdict, int]] = {}
     shown: list[tuple[str, str, str]] = []
+    alarm_at: dict[str, int] = {}
 
     @classmethod
     def at_start(cls, judge: Judge) -> Memory:
@@ -615,6 +628,7 @@ class Rules:
         for metric, units in step.split.items():
             if metric not in memory.alarm and split_log_e(judge, units) >= LOG_ALARM:
                 memory.alarm[metric] = units
+                memory.alarm_at[metric] = step.slot
 
     def _look(self, step: Step) -> None:
         judge, memory = self.judge, self.memory
@@ -652,9 +666,12 @@ class Rules:
             self._measure(comparison, bounds, look.at, look.states[control], look.states[variant])
             if bounds.readable:
                 mark(bounds, look.at, bounds.n)
-        self._set_verdict(bounds, bounds_verdict(comparison, bounds))
+        self._set_verdict(bounds, self._verdict(comparison, bounds))
         if moved and not comparison.goal:
             self._count_fails(comparison, bounds, variant, 1)
+
+    def _verdict(self, comparison: Comparison, bounds: Bounds) -> Verdict:
+        return bounds_verdict(comparison, bounds)
 
     def _set_verdict(self, bounds: Bounds, verdict: Verdict) -> None:
         if verdict != bounds.verdict:
@@ -668,58 +685,56 @@ class Rules:
 
     def _measure(self, comparison: Comparison, bounds: Bounds, at: int, control: State, treatment: State) -> None:
         """Newest reading, floor and running bounds of a gate, or why there is none."""
-        kpi = comparison.kpi
         bounds.readable = bounds.floor = False
         bounds.noise = 0.0
-        units, units_t = int(control[0]), int(treatment[0])
-        bounds.arms, bounds.n = (units, units_t), units + units_t
-        if units < 2 or units_t < 2 or (kpi.kind == "ratio" and (control[3] == 0 or treatment[3] == 0)):
+        bounds.arms = int(control[0]), int(treatment[0])
+        bounds.n = sum(bounds.arms)
+        found = measure(comparison, control, treatment)
+        if found is None:
             bounds.why = "units"
             return
-        c, t = arm_of(kpi, control), arm_of(kpi, treatment)
-        relative = comparison.gate.effect == "relative"
-        if relative and c.m == 0:
-            bounds.why = "zero"
-            return
-        estimate, se = (relative_uplift if relative else difference)(t, c)
-        if kpi.direction == "decrease":
-            estimate = -estimate
-        bounds.estimate, bounds.se = estimate, se
-        half = half_width(se, bounds.n, comparison.rho2, comparison.alpha)
-        if not math.isfinite(half) or not math.isfinite(estimate):
+        if not math.isfinite(found.estimate) or not math.isfinite(found.se):
             bounds.why = "spread"
             return
-        bounds.lower, bounds.upper, bounds.readable = estimate - half, estimate + half, True
-        bounds.why = self._floor(comparison, bounds, c, t, (control, treatment))
-        if bounds.why:
+        bounds.readable = found.control != 0 or comparison.gate.effect != "relative"
+        bounds.estimate, bounds.se = found.estimate, found.se
+        bounds.lower, bounds.upper = found.lower, found.upper
+        bounds.noise = max(found.noise, found.noise_of_control)
+        bounds.why = self._floor(comparison, bounds, found)
+        if bounds.why and (bounds.why in ("units", "spread") or not found.noise <= self.judge.policy.max_relative_se):
+            return
+        young = self.judge.clock.running(at) < self.judge.min_age
+        if young and not bounds.why:
+            bounds.why = "young"
+        if young and comparison.goal:
             return
         bounds.floor = True
-        if self.judge.clock.running(at) < self.judge.min_age:
-            bounds.why = "young"
-            if comparison.goal:
-                return
         lower, upper = intersect((bounds.running_lower, bounds.running_upper), bounds.lower, bounds.upper)
-        bounds.running_lower, bounds.running_upper = lower, upper
-        p = always_valid_p(estimate, se, bounds.n, comparison.rho2)
+        bounds.running_upper = upper if upper < math.inf else None
+        if bounds.why in ("", "young") and lower > -math.inf:
+            bounds.running_lower = lower
+        p = always_valid_p(found.gap, found.gap_se, bounds.n, comparison.rho2)
         bounds.p = p if bounds.p is None or p < bounds.p else bounds.p
         bounds.small, bounds.lost = upper < comparison.fail_below, upper < 0
+        if bounds.why not in ("", "young") and bounds.small:
+            bounds.why = "young" if young else ""  # what is missing is not needed for what is proved
+        lower = -math.inf if bounds.running_lower is None else bounds.running_lower
         bounds.invalid = bounds.invalid or lower > comparison.scale_above > upper
 
-    def _floor(self, comparison: Comparison, bounds: Bounds, c: Arm, t: Arm, states: tuple[State, State]) -> str:
-        """Why the floor of GATES.md section 3 is not held; empty when it is."""
+    def _floor(self, comparison: Comparison, bounds: Bounds, found: Measured) -> str:
+        """Why the floor of a pass is not held; empty when it is.
+
+        For a fail it is enough that both means are known to max_relative_se of the larger of the two: so harm is seen
+        the sooner the larger it is, and a control of 0 can be harmed.
+        """
         policy = self.judge.policy
         if min(bounds.arms) < policy.min_units:
             return "units"
-        if c.v <= 0 or t.v <= 0:
+        if found.gap_se <= 0:
             return "spread"
-        noise = 0.0
-        if comparison.gate.effect == "relative":
-            noise = max(relative_se(c.m, c.v, c.n), relative_se(t.m, t.v, t.n))
-        if comparison.kpi.kind == "ratio":
-            for state in states:
-                noise = max(noise, relative_se(state[3], state[4] / (state[0] - 1), state[0]))
-        bounds.noise = noise
-        return "noisy" if noise > policy.max_relative_se else ""
+        if comparison.gate.effect == "relative" and found.control == 0:
+            return "zero"
+        return "noisy" if bounds.noise > policy.max_relative_se else ""
 
     def _read_target(self, gate: Gate, bounds: Bounds, days: Days) -> None:
         bounds.at, bounds.arrived, bounds.n = days.at, days.arrived, len(days.closed)
@@ -1042,7 +1057,7 @@ class _Glide:
             self._set(part, k)
             if preview.hot[k]:
                 self._catch_up(part)
-                rules._set_verdict(bounds, bounds_verdict(comparison, bounds))
+                rules._set_verdict(bounds, rules._verdict(comparison, bounds))
             if not comparison.goal:
                 rules._count_fails(comparison, bounds, preview.variant, 1)
 
@@ -1147,25 +1162,69 @@ def arm_of(kpi: Kpi, state: State) -> Arm:
     return (proportion_arm if kpi.kind == "proportion" else mean_arm)(state)  # type: ignore[arg-type] # these are Moments
 
 
+class Measured(NamedTuple):
+    """What a goal or guard reads of two states. Up is good.
+
+    estimate, se: the effect; 0 and the difference's where there is no relative one. lower, upper: its always-valid interval,
+    infinite where nothing bounds it. control: its point estimate. gap, gap_se: the difference, against which no effect is tested.
+    noise: the larger standard error as a share of the larger mean; noise_of_control: of control in itself.
+    """
+
+    estimate: float
+    se: float
+    lower: float
+    upper: float
+    control: float
+    gap: float
+    gap_se: float
+    noise: float
+    noise_of_control: float
+
+
+def measure(comparison: Comparison, control: State, treatment: State) -> Measured | None:
+    """Two states as a gate reads them; None when they have too few units, or no denominator, for any spread."""
+    kpi, noise, noise_of_control = comparison.kpi, 0.0, 0.0
+    if control[0] < 2 or treatment[0] < 2 or (kpi.kind == "ratio" and (control[3] == 0 or treatment[3] == 0)):
+        return None
+    c, t = arm_of(kpi, control), arm_of(kpi, treatment)
+    c, t = with_spread(c, t), with_spread(t, c)
+    gap, gap_se = difference(t, c)
+    estimate, se = gap, gap_se
+    reach = half_width(1.0, c.n + t.n, comparison.rho2, comparison.alpha)
+    if comparison.gate.effect == "relative":
+        estimate, se = relative_uplift(t, c) if c.m else (0.0, gap_se)
+        lower, upper = relative_interval(t, c, reach)
+        larger = max(abs(c.m), abs(t.m))
+        noise = max(relative_se(larger, c.v, c.n), relative_se(larger, t.v, t.n))
+        noise_of_control = relative_se(c.m, c.v, c.n)
+    else:
+        lower, upper = estimate - reach * se, estimate + reach * se
+    if kpi.kind == "ratio":
+        for state in (control, treatment):
+            noise = max(noise, relative_se(state[3], state[4] / (state[0] - 1), state[0]))
+    if kpi.direction == "decrease":
+        estimate, lower, upper = -estimate, -upper, -lower
+    return Measured(estimate, se, lower, upper, c.m, gap, gap_se, noise, noise_of_control)
+
+
 def bounds_verdict(comparison: Comparison, bounds: Bounds) -> Verdict:
-    """The verdict of a goal or guard: pass is tested first."""
+    """The verdict of a goal or guard: pass is tested first, and needs more of the floor."""
     if bounds.invalid:
         return "invalid"
     if bounds.why in ("missing", "unreadable"):
         return "no_data"
-    lower, upper = bounds.running_lower, bounds.running_upper
-    if not bounds.floor or lower is None or upper is None or (comparison.goal and bounds.why == "young"):
+    if not bounds.floor:
         return "inconclusive"
-    if lower > comparison.scale_above:
+    lower, upper = bounds.running_lower, bounds.running_upper
+    if lower is not None and lower > comparison.scale_above and bounds.why in ("", "young"):
         return "pass"
-    return "fail" if upper < comparison.fail_below else "inconclusive"
+    return "fail" if upper is not None and upper < comparison.fail_below else "inconclusive"
 
 
 def freshness(judge: Judge, name: str, watermark: int | None, slot: int) -> int:
     """FRESH, STALE, MISSING or OVERDUE; pauses do not age a watermark, nor does time after the end."""
-    ran = judge.clock.running(judge.present(slot))
-    since = 0 if watermark is None else max(judge.clock.running(watermark), 0)
-    late = ran - since > judge.sources[judge.series_index[name]].allowed
+    ran, source = judge.clock.running(judge.present(slot)), judge.sources[judge.series_index[name]]
+    late = ran - judge.ran_to(source, watermark) > source.allowed
     if watermark is None:
         return OVERDUE if late else MISSING
     return STALE if late else FRESH

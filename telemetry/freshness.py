@@ -29,7 +29,7 @@ def failure_share(*, due: int, succeeded: int, failed: int) -> float | None:
 
 
 WATERMARK_SQL = "metrics.watermark({experiment}, {metric}, {variant}, {temporality})"
-"""ts of the newest row of one series that brought new units: rows with n = 0 bring none, nor do those that repeat a cumulative n."""
+"""ts of the newest row of one series that said something new: rows with n = 0 do not, nor do those that repeat a cumulative row."""
 WATERMARK_BESIDE_SQL = f"CASE WHEN {{row}}.n IS DISTINCT FROM 0 AND {{temporality}} <> 'cumulative' THEN {{row}}.ts ELSE {WATERMARK_SQL} END"
 """The same where the newest row of any kind is at hand as {row}: most are what is looked for. Null where there is none."""
 

@@ -128,15 +128,23 @@ def mean_arm(state: Moments) -> Arm:
 
 
 def proportion_arm(state: Moments) -> Arm:
-    """p and p(1 - p). Raises ValueError without units.
+    """p and p(1 - p); of a proportion of exactly 0 or 1 the variance of (x + 1/2)/(n + 1), since no units at all, or all of them,
+    do not prove that there is no spread. Raises ValueError without units.
 
     >>> proportion_arm(Moments(8, 0.25, 1.5))
     Arm(m=0.25, v=0.1875, n=8)
+    >>> proportion_arm(Moments(4, 0.0, 0.0)), proportion_arm(Moments(4, 1.0, 0.0))
+    (Arm(m=0.0, v=0.09, n=4), Arm(m=1.0, v=0.09, n=4))
     """
     n, mean, _ = state
     if n < 1:
         raise ValueError(f"n == {n}, must be at least 1")
-    return Arm(mean, mean * (1.0 - mean), n)
+    return Arm(mean, mean * (1.0 - mean) if 0.0 < mean < 1.0 else smoothed_spread(n), n)
+
+
+def smoothed_spread(n: Any) -> Any:
+    """p~(1 - p~) of p~ = (x + 1/2)/(n + 1) at x = 0 or n: a number or an array."""
+    return 0.5 * (n + 0.5) / ((n + 1.0) * (n + 1.0))
 
 
 def ratio_arm(state: PairMoments) -> Arm:

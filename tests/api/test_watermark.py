@@ -1,4 +1,4 @@
-"""How far data reaches: only rows that bring new units move a watermark, wherever it is told."""
+"""How far data reaches: only rows that say something new move a watermark, wherever it is told."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,30 +26,33 @@ def measured(ops: Caller) -> dict[str, Any]:
     return ops.experiment()
 
 
-def newest_news(counts: list[int | None], *, cumulative: bool) -> int | None:
-    """Position of the newest row that counts, as the gates read a series: not n = 0, nor a cumulative n equal to the one before."""
+Said = tuple[int | None, float]
+
+
+def newest_news(rows: list[Said], *, cumulative: bool) -> int | None:
+    """Position of the newest row that counts, as the gates read a series: not n = 0, nor a cumulative row equal to the one before."""
     found, before = None, None
-    for i, n in enumerate(counts):
-        if n != 0 and (not cumulative or n is None or i == 0 or n != before):
+    for i, (n, value) in enumerate(rows):
+        if n != 0 and (not cumulative or n is None or (n, value) != before):
             found = i
-        before = n
+        before = (n, value)
     return found
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    counts=st.lists(st.sampled_from([None, 0, 0, 5, 5, 7]), max_size=8),
+    rows=st.lists(st.tuples(st.sampled_from([None, 0, 0, 5, 5, 7]), st.sampled_from([1.0, 1.0, 2.0])), max_size=8),
     temporality=st.sampled_from(["delta", "cumulative"]),
 )
 def test_the_database_finds_the_row_that_the_gates_find(
-    measured: dict[str, Any], counts: list[int | None], temporality: str
+    measured: dict[str, Any], rows: list[Said], temporality: str
 ) -> None:
     with as_role("owner"), connection.cursor() as cursor:
         cursor.execute("DELETE FROM metrics.experiment_kpis")
-        for i, n in enumerate(counts):
+        for i, (n, value) in enumerate(rows):
             cursor.execute(
-                "INSERT INTO metrics.experiment_kpis (experiment_id, team_id, metric, variant, ts, value, n) VALUES (%s, (SELECT team_id FROM metadata.experiments), 'm', 'v', %s, 1, %s)",
-                [measured["id"], AT + i * HOUR, n],
+                "INSERT INTO metrics.experiment_kpis (experiment_id, team_id, metric, variant, ts, value, n) VALUES (%s, (SELECT team_id FROM metadata.experiments), 'm', 'v', %s, %s, %s)",
+                [measured["id"], AT + i * HOUR, value, n],
             )
         cursor.execute(
             "SELECT "
@@ -58,7 +61,7 @@ def test_the_database_finds_the_row_that_the_gates_find(
             )
         )
         found = cursor.fetchone()
-    place = newest_news(counts, cumulative=temporality == "cumulative")
+    place = newest_news(rows, cumulative=temporality == "cumulative")
     assert (found and found[0]) == (None if place is None else AT + place * HOUR)
 
 

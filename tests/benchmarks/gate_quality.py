@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from gates.fold import fold
@@ -23,9 +24,9 @@ from gates.plan import DAY, SECOND, Baseline, Kpi, Plan, Variant
 from gates.policy import parse
 from gates.rules import judge
 from gates.series import Series
-from gates.statistics.effects import relative_se, relative_uplift
-from gates.statistics.moments import Arm
-from gates.statistics.sequences import half_width
+from gates.statistics.effects import difference, relative_interval, relative_se, with_spread
+from gates.statistics.moments import Arm, smoothed_spread
+from gates.statistics.sequences import half_width, tuning
 
 Floats = Any
 HOURS, PERSIST, MIN_DAYS, MIN_UNITS, MAX_RELATIVE_SE = 672, 4, 7, 1000, 0.1
@@ -149,21 +150,30 @@ def decide(
     min_days: int,
     scale_above: float = 0.0,
     delete_below: float = WORTHWHILE,
+    decrease: bool = False,
 ) -> Decisions:
     """Rows 5 to 8 and persistence. control, treatment: (n, mean, M2) at each look, shape (runs, looks), a look an hour."""
     c, t = (Arm(mean, m2 / (n - 1), n) for n, mean, m2 in (control, treatment))
     with np.errstate(all="ignore"):
-        estimate, se = relative_uplift(t, c, xp=np)
-        half = half_width(se, c.n + t.n, rho2, alpha, xp=np)
-        noise = np.maximum(relative_se(*c, xp=np), relative_se(*t, xp=np))
-        lowers, uppers = estimate - half, estimate + half
-    looks = np.arange(estimate.shape[1])
-    ready = (np.minimum(c.n, t.n) >= MIN_UNITS) & (np.minimum(c.v, t.v) > 0) & (noise <= MAX_RELATIVE_SE)
-    ready &= looks + 1 >= min_days * 24
-    lower = np.maximum.accumulate(np.where(ready, lowers, -np.inf), axis=1)
-    upper = np.minimum.accumulate(np.where(ready, uppers, np.inf), axis=1)
-    passes, small = ready & (lower > scale_above), upper < delete_below
-    action = np.where(passes & small, TOO_SMALL, np.where(passes, SCALE, np.where(ready & small, DELETE, OPEN)))
+        c, t = with_spread(c, t, xp=np), with_spread(t, c, xp=np)
+        lowers, uppers = relative_interval(t, c, half_width(1.0, c.n + t.n, rho2, alpha, xp=np), xp=np)
+        larger = np.maximum(np.abs(c.m), np.abs(t.m))
+        noise = np.maximum(relative_se(larger, c.v, c.n, xp=np), relative_se(larger, t.v, t.n, xp=np))
+        own = relative_se(*c, xp=np)
+        spread = difference(t, c, xp=np)[1]
+    if decrease:
+        lowers, uppers = -uppers, -lowers
+    looks = np.arange(noise.shape[1])
+    may_fail = (np.minimum(c.n, t.n) >= MIN_UNITS) & (spread > 0) & (noise <= MAX_RELATIVE_SE)
+    may_fail &= looks + 1 >= min_days * 24
+    may_pass = may_fail & (own <= MAX_RELATIVE_SE)
+    lower = np.maximum.accumulate(np.where(may_pass, lowers, -np.inf), axis=1)
+    upper = np.minimum.accumulate(np.where(may_fail, uppers, np.inf), axis=1)
+    small = may_fail & (upper < delete_below)
+    passes = (may_pass | small) & (lower > scale_above)
+    action = np.where(
+        passes & (upper < delete_below), TOO_SMALL, np.where(passes, SCALE, np.where(small, DELETE, OPEN))
+    )
     return _first_held(action)
 
 
@@ -279,6 +289,63 @@ def _batches(runs: int, size: int) -> Iterator[range]:
         yield range(first, min(first + size, runs))
 
 
+# How soon harm is seen ------------------------------------------------------------------------------------------------
+
+GUARD_POLICY = parse(
+    {
+        "gates": [
+            {"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "delete_below": "plan"},
+            {"name": "{metric}_guard", "kind": "guard", "for": "guardrail"},
+        ]
+    }
+)
+LOST = (0.5, 0.7, 0.9, 0.98, 1.0)
+"""How much less of what should grow is left."""
+RISEN = (2.0, 5.0, 20.0, 30.0)
+"""How many times as much there is of what should fall."""
+RATE, GUARD_UNITS, GUARD_HOURS, MAX_HARM = 0.03, 200, 26 * 24, 0.1
+
+
+def hours_until_harm(treatment: float, direction: Any, *, control: float = RATE) -> int | None:
+    """By the engine: an hourly guard of 200 users an arm an hour whose shares stand still; None: not in 26 days."""
+    kpi = Kpi(
+        "share", "guardrail", "proportion", direction, expected_every_s=3600, freshness_target_s=3600, max_harm=MAX_HARM
+    )
+    plan = msgspec.structs.replace(PLAN, kpis=(kpi,))
+    ts = [START + (hour + 1) * 3600 * SECOND for hour in range(GUARD_HOURS)]
+    rows = {
+        ("share", variant): Series(ts, [share] * len(ts), [GUARD_UNITS] * len(ts), [None] * len(ts), ts)
+        for variant, share in (("control", control), ("t1", treatment))
+    }
+    evaluations = fold(GUARD_POLICY, plan, rows, to=ts[-1]).evaluations
+    harmed = next((e.slot for e in evaluations if e.recommendation.code == "harm"), None)
+    return None if harmed is None else (harmed - START) // (3600 * SECOND)
+
+
+def hours_by_floor(
+    treatment: float, direction: str, scale: Callable[[float, float], tuple[float, float]]
+) -> int | None:
+    """The same by the contrast and another floor: against what the errors of treatment and control may be `max_relative_se`."""
+    n = GUARD_UNITS * np.arange(1.0, GUARD_HOURS + 1)
+    spread = [np.where(0 < p < 1, p * (1 - p), smoothed_spread(n)) for p in (treatment, RATE)]
+    against = 1 - MAX_HARM if direction == "increase" else 1 + MAX_HARM
+    rho2 = tuning(GUARD_POLICY.planned_units, GUARD_POLICY.alpha)
+    half = half_width(np.sqrt(spread[0] / n + against**2 * spread[1] / n), 2 * n, rho2, GUARD_POLICY.alpha, xp=np)
+    loss = (treatment - against * RATE) * (1 if direction == "increase" else -1)
+    held = n >= MIN_UNITS
+    for v, size in zip(spread, scale(treatment, RATE), strict=True):
+        held &= np.sqrt(v / n) <= MAX_RELATIVE_SE * size
+    seen = np.flatnonzero(held & (loss + half < 0))
+    return int(seen[0]) + 3 if len(seen) else None  # rows close half an hour later, and a second look has to say so
+
+
+FLOORS: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "each mean itself": lambda t, c: (t, c),
+    "control's mean": lambda t, c: (c, c),
+    "the larger mean": lambda t, c: (max(t, c), max(t, c)),
+}
+
+
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -303,6 +370,14 @@ def main() -> None:
         say(
             f"  {effect:+6.1%} {f.correct:9.2%} {f.wrong:7.2%} {f.undecided:10.2%} {f.opposite:9.2%} {f.median_days:9.1f}"
         )
+    say(f"hours until harm: {GUARD_UNITS} users an arm an hour, control {RATE:.0%}, max_harm {MAX_HARM:.0%}")
+    said = [f"{-lost:+.0%}" for lost in LOST] + [f"x{times:g}" for times in RISEN]
+    worlds = [(RATE * (1 - lost), "increase") for lost in LOST] + [(min(1.0, RATE * r), "decrease") for r in RISEN]
+    say(f"  {'':34}{''.join(f'{word:>7}' for word in said)}")
+    say(f"  {'the gates':34}{''.join(f'{hours_until_harm(*world)!s:>7}' for world in worlds)}")
+    for name, scale in FLOORS.items():
+        hours = [hours_by_floor(*world, scale) for world in worlds]
+        say(f"  {'errors against ' + name:34}{''.join(f'{hour!s:>7}' for hour in hours)}")
     pairs = [pair for effect in EFFECTS for pair in agreement(effect, given.engine, given.seed)]
     same = sum(arrays == engine for arrays, engine in pairs)
     say(f"engine and arrays propose the same at the same look in {same} of {len(pairs)} experiments")

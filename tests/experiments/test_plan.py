@@ -73,6 +73,22 @@ def test_a_metric_described_otherwise_than_the_registry_has_it_is_refused(team: 
     assert refused.value.errors[0][:2] == ("/target_kpis/0/metric/kind", "metric_differs")
 
 
+def test_n_of_a_new_metric_counts_assigned_units_only_where_it_is_a_goal_or_an_exposure(
+    team: Team, now: datetime
+) -> None:
+    said = NewMetric(key="visits", counts_assignment=True)
+    kpis = [NewKpi(metric=key, role=key) for key in ("goal", "guardrail", "shown", "exposure")]
+    make(
+        team,
+        now,
+        target_kpis=[*kpis, NewKpi(metric="refunds", role="guardrail"), NewKpi(metric=said, role="guardrail")],
+    )
+    make(team, now, target_kpis=[NewKpi(metric="goal", role="guardrail"), NewKpi(metric="refunds")])
+
+    counts = dict(Metric.objects.values_list("key", "counts_assignment"))
+    assert [key for key, counted in sorted(counts.items()) if counted] == ["exposure", "goal", "visits"]
+
+
 def test_every_bad_value_is_named_with_its_place(team: Team, now: datetime) -> None:
     with pytest.raises(PlanRefused) as refused:
         make(

@@ -12,6 +12,8 @@ from gates.rules import Evaluation, Judge, Memory, Rules, judge, watch_verdict
 from gates.series import Rows, Series
 from gates.statistics.moments import Moments, PairMoments, merge, merge_pairs, of_mean, of_proportion, of_ratio
 
+Place = tuple[int, int]
+"""(due instant, number of the row among those that answer it)."""
 Row = tuple[int, float | None, int | None, float | None, int, float | None, float | None, float | None]
 
 
@@ -24,6 +26,7 @@ class Naive:
             for m, v in self.court.series
         }
         self.news = {name: _news(self.kpi(name), rs) for name, rs in self.rows.items()}
+        self.places = {name: _places(self.kpi(name), rs) for name, rs in self.rows.items()}
 
     def kpi(self, name: str) -> Kpi:
         return self.court.kpis[name.partition("/")[0]]
@@ -32,7 +35,7 @@ class Naive:
         memory = Memory.at_start(self.court)
         rules = Rules(self.court, memory)
         found: list[Evaluation] = []
-        instants: dict[str, int] = {}
+        instants: dict[str, Place] = {}
         watched: dict[str, str] = {}
         slots = [s for s in range(0, to + 1, self.court.slot_us) if s > self.plan.started_at and self.judged(s)]
         for slot in slots:
@@ -52,7 +55,7 @@ class Naive:
             return False
         return not any(a < slot and (b is None or slot < b) for a, b in self.plan.pauses)
 
-    def facts(self, slot: int, instants: dict[str, int], watched: dict[str, str]) -> tuple[Step, Detail]:
+    def facts(self, slot: int, instants: dict[str, Place], watched: dict[str, str]) -> tuple[Step, Detail]:
         court = self.court
         arms = court.arms(slot)
         names = [f"{m}/{v}" for m, v in court.series if v in arms]
@@ -63,10 +66,10 @@ class Naive:
         days: dict[str, Days] = {}
         if look:
             for metric in court.compared:
-                at = self.common(metric, horizon, arms)
-                if at is not None and at != instants.get(metric):
-                    looks[metric] = self.metric_look(metric, at, instants.get(metric, 0), arms)
-                    instants[metric] = at
+                common = self.common(metric, horizon, arms)
+                if common is not None and common > instants.get(metric, (0, 0)):
+                    looks[metric] = self.metric_look(metric, common, instants.get(metric, (0, 0)), horizon, arms)
+                    instants[metric] = common
             for gate in court.targets:
                 fact = self.days(gate.metric or "", gate.days, slot)
                 if fact is not None:
@@ -90,22 +93,26 @@ class Naive:
     def newest(self, name: str, instant: int) -> int | None:
         return max((r[0] for r in self.news[name] if r[0] <= instant), default=None)
 
-    def common(self, metric: str, horizon: int, arms: tuple[str, ...]) -> int | None:
-        newest = [at for v in arms if (at := self.newest(f"{metric}/{v}", horizon)) is not None]
+    def common(self, metric: str, horizon: int, arms: tuple[str, ...]) -> Place | None:
+        """The least, over arms with news, of the place of the newest."""
+        newest = [self.places[f"{metric}/{v}"][at] for v in arms if (at := self.newest(f"{metric}/{v}", horizon))]
         return min(newest, default=None)
 
-    def metric_look(self, metric: str, at: int, before: int, arms: tuple[str, ...]) -> MetricLook:
-        states, unreadable, restated, arrived = {}, {}, [], 0
+    def metric_look(self, metric: str, common: Place, before: Place, horizon: int, arms: tuple[str, ...]) -> MetricLook:
+        states, unreadable, restated, arrived, stamps = {}, {}, [], 0, []
         for variant in arms:
             name = f"{metric}/{variant}"
-            read = [r for r in self.rows[name] if r[0] <= at]
+            place = self.places[name]
+            read = [r for r in self.rows[name] if place[r[0]] <= common and r[0] <= horizon]
             if not read:
                 continue
+            if place[read[-1][0]] == common:
+                stamps.append(read[-1][0])
             arrived = max(arrived, *(r[4] for r in read))
             kpi = self.kpi(name)
             if kpi.temporality == "cumulative":
                 counts = [(r[0], r[2]) for r in read if r[2] is not None]
-                if any(b < a and ts > before for (_, a), (ts, b) in itertools.pairwise(counts)):
+                if any(a - b > a / 1000 and place[ts] > before for (_, a), (ts, b) in itertools.pairwise(counts)):
                     restated.append(variant)
                 read = read[-1:]
             state: Moments | PairMoments | None = None
@@ -124,7 +131,7 @@ class Naive:
                     state = merge(state, bucket)
             if state is not None and variant not in unreadable:
                 states[variant] = tuple(state)
-        return MetricLook(at, states, arrived, unreadable, tuple(restated))
+        return MetricLook(min(stamps), states, arrived, unreadable, tuple(restated))
 
     def watermark(self, name: str, slot: int) -> tuple[int | None, int | None]:
         known = [r for r in self.news[name] if r[0] <= slot and (r[4] <= slot or slot < self.plan.created_at)]
@@ -146,25 +153,36 @@ class Naive:
         return Observations(values, seen[-1][4] if seen else 0)
 
     def buckets(self, name: str, slot: int) -> tuple[int, int]:
-        kpi, clock = self.kpi(name), self.court.clock
+        """(answered, expected) due instants of the window; a feed that stamps its rows late is awaited as long as it is late."""
+        kpi = self.kpi(name)
         every = kpi.expected_every_s * SECOND
+        known = [r[0] for r in self.news[name] if r[0] <= self.court.horizon(slot)]
+        due, late = 0, 0
+        if known:
+            due = nearest(known[-1], every)
+            late = max(0, known[-1] - due)
         end = min(slot - self.court.closed_after, slot - kpi.freshness_target_s * SECOND, self.plan.ended_at or slot)
-        closed = max(0, clock.running(end) // every)
+        dues = range(nearest(self.plan.started_at, every) + every, end + 1, every)
+        closed = [d for d in dues if (d <= due or d + late <= end) and not self.paused(d)]
         window = self.policy.min_days * DAY // every
-        expected = [j for j in range(closed) if not window or j >= closed - window]
-        filled = {(max(clock.running(r[0]), 1) - 1) // every for r in self.news[name]}
-        return len([j for j in expected if j in filled]), len(expected)
+        expected = closed[-window:] if window else closed
+        answered = {nearest(ts, every) for ts in known}
+        return len([d for d in expected if d in answered]), len(expected)
+
+    def paused(self, due: int) -> bool:
+        return any(a < due and (b is None or due <= b) for a, b in self.plan.pauses)
 
     def split(self, metric: str, horizon: int, arms: tuple[str, ...]) -> dict[str, int] | None:
-        at = self.common(metric, horizon, arms)
-        if at is None or len(arms) < 2:
+        common = self.common(metric, horizon, arms)
+        if common is None or len(arms) < 2:
             return None
         units = {}
         for variant in arms:
             name = f"{metric}/{variant}"
-            if self.newest(name, at) is None:
+            place = self.places[name]
+            if not any(place[r[0]] <= common and r[0] <= horizon for r in self.news[name]):
                 return None
-            read = [r[2] for r in self.rows[name] if r[0] <= at]
+            read = [r[2] for r in self.rows[name] if place[r[0]] <= common]
             if self.kpi(name).temporality == "cumulative":
                 read = read[-1:]
             if any(n is None for n in read):
@@ -211,13 +229,29 @@ def _rows(series: Series) -> list[Row]:
     return list(zip(*columns, strict=True))
 
 
+def nearest(ts: int, every: int) -> int:
+    """The due instant that a row answers: of two equally near the earlier."""
+    earlier = ts // every * every
+    return earlier if ts - earlier <= earlier + every - ts else earlier + every
+
+
+def _places(kpi: Kpi, rows: list[Row]) -> dict[int, Place]:
+    """By ts: the due instant, and how many rows of the series answered it before."""
+    dues = [nearest(row[0], kpi.expected_every_s * SECOND) for row in rows]
+    return {row[0]: (due, dues[:i].count(due)) for i, (row, due) in enumerate(zip(rows, dues, strict=True))}
+
+
 def _news(kpi: Kpi, rows: list[Row]) -> list[Row]:
     news = []
     for i, row in enumerate(rows):
-        same = i > 0 and kpi.temporality == "cumulative" and row[2] is not None and rows[i - 1][2] == row[2]
+        same = i > 0 and kpi.temporality == "cumulative" and row[2] is not None and _says(row) == _says(rows[i - 1])
         if row[2] != 0 and not same:
             news.append(row)
     return news
+
+
+def _says(row: Row) -> tuple[float | None, ...]:
+    return (*row[1:4], *row[5:])
 
 
 def _bucket(kpi: Kpi, row: Row) -> Moments | PairMoments | None:

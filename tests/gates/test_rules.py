@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -213,6 +214,36 @@ def test_a_split_that_is_not_the_planned_one_is_reviewed_as_invalid_and_stays_so
     assert "did not arrive in the planned split" in w.recommended().rationale[0]
 
 
+def test_a_split_alarm_names_which_series_since_when_and_with_what_counts() -> None:
+    w = walk(hours=40)
+    w.spoil("value", "t1", 10, n=lambda i: 600)
+    w.spoil("speed", "t1", 20, n=lambda i: 1900)
+    (of_value, of_speed) = (s for s in w.recommended().rationale if "planned split" in s)
+    alarms = gate(w.at(), "srm", None).extra
+
+    assert of_value.startswith("Units of value did not arrive in the planned split: control 11,994 : t1 11,241 ")
+    assert f"since {alarms['value']['since']}" in of_value
+    assert alarms["value"]["since"] < alarms["speed"]["since"] < "2024-10-05T23"
+    assert "Units of speed" in of_speed
+    reason = gate(w.at(), "srm", None).reason
+    assert all(f"alarm since {alarms[metric]['since']}" in reason for metric in ("value", "speed"))
+    assert "counts_assignment" not in reason + of_value, "a goal has lost users"
+
+
+def test_a_split_alarm_of_a_guard_alone_says_how_to_say_that_its_n_counts_some_users_only() -> None:
+    w = walk(hours=40)
+    w.spoil("speed", "control", 0, n=always(600))
+    w.spoil("speed", "t1", 0, n=always(660))
+    why = w.recommended().rationale[0]
+
+    assert w.said() == ("review", "invalid", "proposed")
+    assert "n of value came as planned (control" in why
+    assert why.endswith("set counts_assignment: false on speed.")
+    assert why.endswith(gate(w.at(), "srm", None).reason[-60:])
+    w.plan = msgspec.structs.replace(w.plan, kpis=(VALUE, msgspec.structs.replace(SPEED, counts_assignment=False)))
+    assert w.said()[0] == "scale"
+
+
 def test_n_that_does_not_count_assignment_units_is_not_checked_for_its_split() -> None:
     loose = msgspec.structs.replace(VALUE, counts_assignment=False)
     w = walk(loose, SPEED)
@@ -417,6 +448,46 @@ def test_a_restated_cumulative_count_suspends_until_it_has_held_again() -> None:
     assert gate(w.at(42), "orders_uplift").reading.running_lower is not None  # type: ignore[union-attr]
     assert w.said(44) == ("scale", "wins", "suspended")
     assert w.said(46) == ("scale", "wins", "proposed")
+
+
+def closed_cohort(**given: Any) -> Walk:
+    """Enrolment ends after hour 20; what the same users do goes on."""
+    w = walk(COUNTED, hours=60, **given)
+    for variant in ("control", "t1"):
+        w.rows["orders", variant] = series = cumulative(w.rows["orders", variant])
+        w.spoil("orders", variant, 20, n=always(series.n[19]))
+    return w
+
+
+def test_a_cohort_whose_enrolment_has_closed_lives_on() -> None:
+    w = closed_cohort()
+
+    assert w.said() == ("scale", "wins", "proposed")
+    assert gate(w.at(), "freshness", None).verdict == "pass"
+    for variant in ("control", "t1"):  # their spread alone is news as well
+        value = w.rows["orders", variant].value[19]
+        w.spoil("orders", variant, 20, value=always(value), variance=lambda i: 16.0 + i / 100)
+    assert w.said() == ("scale", "wins", "proposed")
+
+
+def test_a_count_that_falls_by_a_thousandth_is_corrected_and_by_more_is_restated() -> None:
+    for fall, state in ((0.001, "proposed"), (0.0015, "suspended")):
+        w = closed_cohort()
+        for variant in ("control", "t1"):
+            series = w.rows["orders", variant]
+            w.spoil("orders", variant, 41, n=always(math.ceil((series.n[40] or 0) * (1 - fall))))
+        assert w.said(43) == ("scale", "wins", state)
+
+
+def test_a_blocker_never_says_that_the_newest_row_is_older_than_one_that_is_stored() -> None:
+    w = closed_cohort()
+    for variant in ("control", "t1"):
+        w.spoil("orders", variant, 40, n=always(w.rows["orders", variant].n[39]), value=always(11.0))
+    blockers = w.recommended(50).blockers
+
+    assert w.rows["orders", "control"].ts[49] == START + 50 * HOUR
+    assert any("orders of control is stale: nothing new since its row of 2024-10-05T17:00:00Z" in b for b in blockers)
+    assert not any("newest row" in blocker for blocker in blockers)
 
 
 def test_a_threshold_that_is_off_for_now_is_named_where_it_alone_holds_back_a_scale() -> None:
@@ -653,6 +724,8 @@ def test_swapping_the_arms_of_a_difference_flips_its_sign() -> None:
     a, b = gate(w.at(), "value_uplift").reading, gate(swapped.at(), "value_uplift").reading
     assert a is not None
     assert b is not None
+    assert b.lower is not None
+    assert b.upper is not None
     assert (a.estimate, a.lower, a.upper) == pytest.approx((-b.estimate, -b.upper, -b.lower), rel=1e-9)
 
 

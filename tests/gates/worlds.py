@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
+import msgspec
+
 from gates.plan import Answer, Kind, Kpi, Plan, Target, Temporality, Variant
 from gates.policy import Policy, parse
 from gates.series import Series, SeriesKey
-from tests.gates.histories import CAP, GOAL, GUARD, HOUR, START
+from tests.gates.histories import CAP, GOAL, GUARD, HOUR, START, columns_of
 
 MINUTE = HOUR // 60
 
@@ -38,7 +40,50 @@ def world(seed: int) -> World:
         pauses=_pauses(draw, start, end),
         answers=_answers(draw, start, end, [v.key for v in variants if not v.control], alone=treatments < 2),
     )
-    return World(_policy(draw), plan, _rows(draw, plan, hours), end)
+    policy, rows = _policy(draw), _rows(draw, plan, hours)
+    return _restamped(random.Random(seed + 1), World(policy, plan, rows, end))
+
+
+def _restamped(draw: random.Random, w: World) -> World:
+    """Half of the worlds: rows are stamped around the instants they answer, often each series in its own way, or come more often
+    than was said; cohorts close, and counts are corrected by a little."""
+    if draw.random() < 0.5:
+        return w
+    plan = w.plan
+    if draw.random() < 0.2:
+        kpis = [msgspec.structs.replace(kpi, expected_every_s=3 * kpi.expected_every_s) for kpi in plan.kpis]
+        plan = msgspec.structs.replace(plan, kpis=tuple(kpis))
+    rows = {}
+    for (metric, variant), series in w.rows.items():
+        kpi = plan.kpi(metric)
+        assert kpi is not None
+        every, how = (
+            kpi.expected_every_s * 1_000_000 // 3,
+            draw.choice(["exact", "behind", "ahead", "around", "changing"]),
+        )
+        shift = draw.choice([40_000_000, MINUTE, every])
+        moves = [
+            {"exact": 0, "behind": shift, "ahead": -shift, "around": draw.randrange(-every, every), "changing": shift if i % 20 > 12 else -shift}[how]
+            for i in range(len(series.ts))
+        ]  # fmt: skip
+        stamped = {ts + move: i for i, (ts, move) in enumerate(zip(series.ts, moves, strict=True))}
+        ts = sorted(stamped)
+        where = [stamped[at] for at in ts]
+        columns = {
+            name: [column[i] for i in where] if column else column for name, column in columns_of(series).items()
+        }
+        received = [series.first_received_at[i] + max(0, moves[i]) for i in where]
+        columns |= {"ts": ts, "first_received_at": received}
+        if kpi.temporality == "cumulative":
+            columns["n"] = _settled(draw, columns["n"])
+        rows[metric, variant] = Series(**columns)
+    return World(w.policy, plan, rows, w.end)
+
+
+def _settled(draw: random.Random, counts: list[int | None]) -> list[int | None]:
+    closed = draw.randrange(len(counts) + 1) if counts and draw.random() < 0.4 else len(counts)
+    found = [n if i < closed else counts[closed - 1] for i, n in enumerate(counts)]
+    return [n if n is None or draw.random() > 0.05 else n - n // draw.choice([500, 1000, 2000]) for n in found]
 
 
 def _policy(draw: random.Random) -> Policy:

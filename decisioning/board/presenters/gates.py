@@ -100,9 +100,9 @@ def late(gates: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def reading(gate: Mapping[str, Any] | None) -> Point | None:
-    """The estimate with the bounds that decide: the running ones where they count already."""
+    """The estimate with the bounds that decide: the running ones where they count already. None while nothing bounds it on a side."""
     found = (gate or {}).get("reading")
-    if not found or found.get("estimate") is None:
+    if not found or found.get("estimate") is None or None in (found.get("lower", 0.0), found.get("upper", 0.0)):
         return None
     estimate = found["estimate"]
     lower = _first(found.get("running_lower"), found.get("lower"), estimate)

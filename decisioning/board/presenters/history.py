@@ -16,9 +16,7 @@ from django.db import connection
 from decisioning.board.charts import Point
 from gates.facts import MetricLook, State
 from gates.plan import Kpi
-from gates.rules import Comparison, Judge, arm_of
-from gates.statistics import effects as statistics
-from gates.statistics.sequences import half_width
+from gates.rules import Comparison, Judge, measure
 
 # Of an exposure KPI what counts is n. What came before the start is shown as a value and never adds to what is known.
 _DAYS = """
@@ -177,20 +175,11 @@ def _last_looks(
 
 
 def _read(comparison: Comparison, control: State, treatment: State) -> tuple[Point, int] | None:
-    """A gate's reading of two states, as gates.rules measures it; None where that has none."""
-    kpi, n = comparison.kpi, int(control[0]) + int(treatment[0])
-    if min(control[0], treatment[0]) < 2 or (kpi.kind == "ratio" and not (control[3] and treatment[3])):
+    """A gate's reading of two states; None where it has none, or none with two ends."""
+    found = measure(comparison, control, treatment)
+    if found is None or not all(map(isfinite, (found.lower, found.estimate, found.upper))):
         return None
-    c, t = arm_of(kpi, control), arm_of(kpi, treatment)
-    relative = comparison.gate.effect == "relative"
-    if relative and c.m == 0:
-        return None
-    estimate, se = (statistics.relative_uplift if relative else statistics.difference)(t, c)
-    estimate = -estimate if kpi.direction == "decrease" else estimate
-    half = half_width(se, n, comparison.rho2, comparison.alpha)
-    if not (isfinite(half) and isfinite(estimate)):
-        return None
-    return Point(estimate - half, estimate, estimate + half), n
+    return Point(found.lower, found.estimate, found.upper), int(control[0]) + int(treatment[0])
 
 
 def day_text(day: date) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gates.preview import _arms
-from gates.statistics.effects import difference, relative_uplift
+from gates.statistics.effects import difference, relative_interval, relative_uplift
 from gates.statistics.moments import (
     NOTHING,
     Arm,
@@ -100,7 +100,53 @@ def test_merged_proportions_are_the_proportion_of_all(a: int, b: int, p: float, 
 
     assert state.mean == pytest.approx((a * p + b * q) / (a + b), rel=1e-9, abs=1e-12)
     assert state.m2 == pytest.approx(state.n * state.mean * (1 - state.mean), rel=1e-6, abs=1e-6)
-    assert proportion_arm(state).v == state.mean * (1 - state.mean)
+    if 0 < state.mean < 1:
+        assert proportion_arm(state).v == state.mean * (1 - state.mean)
+
+
+@given(st.integers(1, 10**9), st.sampled_from([0.0, 1.0]))
+def test_a_proportion_of_exactly_none_or_all_has_the_spread_of_half_a_unit(n: int, p: float) -> None:
+    smoothed = (n * p + 0.5) / (n + 1)
+
+    assert proportion_arm(of_proportion(n, p)).v == pytest.approx(smoothed * (1 - smoothed), rel=1e-6)
+
+
+MEANS = st.floats(-100, 100).filter(lambda m: abs(m) > 1e-3) | st.just(0.0)
+ANY_ARMS = st.builds(Arm, MEANS, st.floats(1e-3, 1e4), st.integers(2, 10**6))
+
+
+@given(ANY_ARMS, ANY_ARMS, st.floats(1.0, 8.0), st.floats(-0.99, 2.0))
+def test_a_bound_lies_outside_the_relative_interval_just_when_its_contrast_says_so(
+    t: Arm, c: Arm, reach: float, b: float
+) -> None:
+    lower, upper = relative_interval(t, c, reach)
+    sign = math.copysign(1.0, c.m)
+    contrast = t.m - c.m - b * abs(c.m)
+    se = math.sqrt(t.v / t.n + (1 + b * sign) ** 2 * c.v / c.n)
+    told = abs(c.m) > reach * math.sqrt(c.v / c.n)  # its sign is known
+
+    assert lower <= upper
+    if told and abs(abs(contrast) - reach * se) > 1e-9 * (abs(t.m) + abs(c.m)):
+        assert (b < lower) == (contrast > reach * se)
+        assert (b > upper) == (contrast < -reach * se)
+    if not told:
+        assert math.isinf(lower) or math.isinf(upper)
+
+
+@given(ANY_ARMS, ANY_ARMS, st.floats(1.0, 8.0))
+def test_the_relative_interval_of_arrays_is_that_of_numbers(t: Arm, c: Arm, reach: float) -> None:
+    with np.errstate(all="ignore"):
+        arrays = relative_interval(Arm(*map(np.array, t)), Arm(*map(np.array, c)), np.array(reach), xp=np)  # type: ignore[arg-type]
+
+    assert [float(end) for end in arrays] == pytest.approx(relative_interval(t, c, reach), rel=1e-9, abs=1e-12)
+
+
+def test_at_the_boundary_the_contrast_is_the_delta_method() -> None:
+    c, b = Arm(10.0, 16.0, 10_000), -0.1
+    t = Arm(10.0 * (1 + b), 16.0, 10_000)
+    contrast = math.sqrt(t.v / t.n + (1 + b) ** 2 * c.v / c.n) / c.m
+
+    assert relative_uplift(t, c)[1] == pytest.approx(contrast, rel=1e-12)
 
 
 def test_a_ratio_with_a_constant_denominator_is_a_mean() -> None:
