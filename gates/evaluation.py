@@ -46,7 +46,7 @@ class Done:
     """What was dealt with. `failed`: (experiment key, error) that could not be folded.
 
     passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
-    nothing, since somebody wrote about them meanwhile; alone, which takes a moment, they hardly ever are.
+    nothing, since somebody answered or changed the plan meanwhile; alone, which takes a moment, they hardly ever are.
     """
 
     experiments: int = 0
@@ -176,7 +176,7 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
 def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
     """Judge those of a chunk that are still due and that no other worker is at, in the caller's transaction.
 
-    Nothing is locked while it is read and folded. `overtaken` are those about which somebody wrote meanwhile: still due.
+    Nothing is locked while it is read and folded. Who is overtaken meanwhile is still due.
     """
     done = done or Done()
     claimed = _claim(ids, now)
@@ -189,7 +189,7 @@ def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) 
     outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
     drafts = _make_all(outcomes, now, done)
 
-    held = _hold(claimed)
+    held = _hold(claimed, judgings)
     done.experiments += len(held)
     done.overtaken += claimed.keys() - held
     _take_changes([note.pk for pk in held for note in notes[pk]])
@@ -265,8 +265,16 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 # What is due --------------------------------------------------------------------------------------------------------------
 
 
-def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
-    """Claim what another worker has neither dealt with meanwhile nor claimed; of each the version of its cursor.
+class _Claim(NamedTuple):
+    """What a cursor was when it was claimed; version: it is another one after whatever writes to it."""
+
+    version: str
+    judged_to: dt.datetime | None
+    asked_slot: dt.datetime | None
+
+
+def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, _Claim]:
+    """Claim what another worker has neither dealt with meanwhile nor claimed.
 
     Asked again once it is claimed: who was done a moment before was still to do by what the first statement could see.
     """
@@ -280,8 +288,8 @@ def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
             [list(ids), now],
         )
         claimed = [pk for (pk,) in cursor.fetchall()]
-        cursor.execute(f"SELECT c.experiment_id, c.xmin::text {_DUE}", [claimed, now])
-        return dict(cursor.fetchall())
+        cursor.execute(f"SELECT c.experiment_id, c.xmin::text, c.judged_to, c.asked_slot {_DUE}", [claimed, now])
+        return {pk: _Claim(*of) for pk, *of in cursor.fetchall()}
 
 
 _DUE = """
@@ -291,18 +299,36 @@ WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
 """
 
 
-def _hold(claimed: Mapping[int, str]) -> set[int]:
-    """Lock those about which nobody has written since they were claimed, until the transaction ends: there is only to write.
+def _hold(claimed: Mapping[int, _Claim], judgings: Sequence[Judging]) -> set[int]:
+    """Lock those of which nothing that was judged has changed, until the transaction ends: there is only to write.
 
-    Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`). Nobody is waited for here:
-    who has the row locked just now is about to write.
+    Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`); what was written to is read once
+    more. Nobody is waited for: who has the row locked is about to change it.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT experiment_id, xmin::text FROM metadata.cursors WHERE experiment_id = ANY (%s) FOR UPDATE SKIP LOCKED",
             [list(claimed)],
         )
-        return {pk for pk, version in cursor.fetchall() if version == claimed[pk]}
+        locked = dict(cursor.fetchall())
+    touched = [pk for pk, version in locked.items() if version != claimed[pk].version]
+    if not touched:
+        return set(locked)
+    now = {j.experiment.pk: j for j in load(touched)}
+    then = {j.experiment.pk: j for j in judgings}
+    same = [pk for pk in now.keys() & then.keys() if _goes_on(then[pk], now[pk], claimed[pk])]
+    return locked.keys() - (set(touched) - set(same))
+
+
+def _goes_on(judging: Judging, now: Judging, claim: _Claim) -> bool:
+    """Whether what was judged is what it would be now: then only a slot that somebody asked for meanwhile is still to come."""
+    read = (judging.plan, judging.version.pk, judging.experiment.status, claim.judged_to)
+    if read != (now.plan, now.version.pk, now.experiment.status, now.cursor.judged_to):
+        return False
+    if now.cursor.asked_slot != claim.asked_slot:
+        judging.cursor.asked_slot = now.cursor.asked_slot
+        judging.cursor.due_at = min(filter(None, (judging.cursor.due_at, now.cursor.due_at)), default=None)
+    return True
 
 
 class _Note(NamedTuple):
