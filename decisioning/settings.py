@@ -106,7 +106,7 @@ def database(url: str) -> dict[str, object]:
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             # A hung server ignores statement_timeout, so there are deadlines on this side as well; see access.pulse.
-            "connect_timeout": 3,
+            "connect_timeout": 10,
             "tcp_user_timeout": 10_000,
             "keepalives_idle": 10,
             "keepalives_interval": 3,

@@ -27,8 +27,9 @@ def tick(**_later: object) -> None:
             shared = True
             wake.tick()  # there is work for another worker, which asks the next one in turn
         judged = [_logged(partial(_evaluate, ids)) for ids in chunks]
-        left = more or any(done.overtaken for done in judged)
-        more = left and any(done.experiments for done in judged)  # else others are at what is left
+        for pk in [pk for done in judged for pk in done.overtaken]:
+            _logged(partial(_evaluate, [pk]))
+        more = more and any(done.experiments for done in judged)  # else others are at what is left
     evaluation.beat(now=timezone.now())
 
 

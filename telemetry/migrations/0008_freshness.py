@@ -80,5 +80,5 @@ GRANT EXECUTE ON FUNCTION metrics.freshness, metrics.latencies TO decisioning_we
 
 
 class Migration(migrations.Migration):
-    dependencies = [("telemetry", "0006_watermark"), ("experiments", "0002_row_security")]
+    dependencies = [("telemetry", "0007_news_is_any_change"), ("experiments", "0002_row_security")]
     operations = [migrations.RunSQL(FORWARD, "DROP FUNCTION metrics.latencies, metrics.freshness")]
