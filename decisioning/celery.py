@@ -1,4 +1,4 @@
-"""Celery's app and the whole beat table. Messages are hints: what may not be lost is a row in PostgreSQL (DESIGN "Tick")."""
+"""Celery's app and the whole beat table. Messages are hints: what may not be lost is a row in PostgreSQL (docs/adr/0004-postgresql-is-the-truth.md)."""
 
 import os
 
@@ -25,7 +25,8 @@ app.conf.update(
     worker_hijack_root_logger=False,
     timezone="UTC",
     # What is told to the outside waits for receivers: a process of its own takes this queue, so that no tick of the gates waits behind it.
-    task_routes={"notices.*": {"queue": "notices"}},
+    # So does what ends readers' sessions: it has to come in time.
+    task_routes={"notices.*": {"queue": "notices"}, "access.*": {"queue": "notices"}},
     beat_schedule={
         "evaluate": {"task": "gates.tick", "schedule": 30},
         "backtests": {"task": "gates.backtests", "schedule": 10},
@@ -35,6 +36,7 @@ app.conf.update(
         "retention": {"task": "telemetry.retention", "schedule": 3600},
         "seal": {"task": "ledger.seal", "schedule": 30},
         "verify": {"task": "ledger.verify", "schedule": 3600},
+        "readers": {"task": "access.readers", "schedule": 10},
         "deliver": {"task": "notices.deliver", "schedule": 5},
         "watch": {"task": "notices.watch", "schedule": 30},
         "promises": {"task": "notices.promises", "schedule": 300},

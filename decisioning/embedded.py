@@ -26,11 +26,15 @@ from typing import Protocol
 PROJECT = Path(__file__).resolve().parent.parent
 LOGIN_ROLES = ("owner", "web", "worker", "backup")
 ROLES = Path(__file__).with_name("roles.sql")
+READERS = Path(__file__).with_name("readers.sql")
+FOR_READERS = 20
+"""Connections that logins of people's SQL tools may have at a time, all of them together."""
 
 WITHOUT_DATABASE = {"", "help", "--help", "-h", "version", "--version", "check", "makemigrations", "collectstatic"}
 WITHOUT_DATABASE |= {
     "restore",
     "check_statistics",
+    "draw",
     "compilemessages",
     "makemessages",
     "diffsettings",
@@ -168,7 +172,7 @@ class Server(Protocol):
 class Postgres:
     """An embedded PostgreSQL 18 in `home`, on loopback only, by password only.
 
-    `durable=False` gives up crash safety for speed: tests only. connections: how many it takes at a time.
+    `durable=False` gives up crash safety for speed: tests only. connections: how many it takes at a time, FOR_READERS among them.
     """
 
     name = "postgres"
@@ -215,6 +219,8 @@ class Postgres:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "max_connections": str(self.connections),
+            "reserved_connections": str(self.connections - FOR_READERS - 3),  # three are the superuser's by default
+            "max_notify_queue_pages": "64",  # nothing here listens; anybody may fill the queue
             "shared_buffers": "32MB",  # the system's own cache holds the rest; idle, all of it stays small
             "io_method": "sync",
             "max_logical_replication_workers": "0",
@@ -276,6 +282,8 @@ class Postgres:
                 )
             if not connection.execute("SELECT FROM pg_database WHERE datname = 'decisioning'").rowcount:
                 connection.execute("CREATE DATABASE decisioning OWNER decisioning_owner")
+        with psycopg.connect(self.dsn("superuser"), autocommit=True) as connection:
+            connection.execute(READERS.read_bytes())
 
 
 class Valkey:

@@ -106,6 +106,11 @@ def _figures(now: datetime) -> Iterator[GaugeMetricFamily]:
         "decisioning_newest_slot_age_seconds", "Since the newest slot that was judged; +Inf before the first.", age
     )
     yield _gauge("decisioning_missed_slots", "Slots judged later than their time, ever.", found.missed_slots)
+    yield _gauge(
+        "decisioning_unjudgeable_experiments",
+        "Experiments that cannot be judged; what they propose is suspended.",
+        found.unjudgeable,
+    )
     yield _gauge("decisioning_outbox_waiting", "Messages not delivered yet.", waiting)
     yield _gauge(
         "decisioning_overdue_answers",

@@ -167,12 +167,17 @@ def _mail(channel: Channel, message: OutboxMessage) -> Outcome:
     try:
         mail.send()
     except smtplib.SMTPRecipientsRefused as refusal:
-        return Outcome(error=f"The mail server refuses the address: {refusal}")
+        said = "; ".join(f"{code} {_words(reply)}" for code, reply in refusal.recipients.values())
+        return Outcome(error=f"The mail server refuses the address: {said}")
     except smtplib.SMTPResponseException as refusal:
-        return Outcome(refusal.smtp_code, f"The mail server answered {refusal.smtp_code}: {refusal.smtp_error!r}")
+        return Outcome(refusal.smtp_code, f"The mail server answered {refusal.smtp_code}: {_words(refusal.smtp_error)}")
     except (OSError, smtplib.SMTPException) as failure:
         return Outcome(error=f"{type(failure).__name__}: {failure}", unreachable=True)
     return Outcome()
+
+
+def _words(text: bytes | str) -> str:
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 # In words -----------------------------------------------------------------------------------------------------------------

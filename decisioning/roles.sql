@@ -1,4 +1,4 @@
--- The database roles (DESIGN "Row security"), made by a superuser; the passwords come separately.
+-- The database roles (docs/adr/0005-row-security-with-three-logins.md), made by a superuser; the passwords come separately.
 -- Guarded and safe to repeat: roles belong to the cluster and outlive databases, so they are never dropped.
 DO $roles$
 DECLARE
@@ -21,3 +21,10 @@ END
 $roles$;
 GRANT pg_read_all_data TO decisioning_backup;
 GRANT decisioning_reader TO decisioning_owner WITH ADMIN OPTION;
+-- The server's reserved_connections are for these, so that readers never take the last ones.
+GRANT pg_use_reserved_connections TO decisioning_owner, decisioning_web, decisioning_worker, decisioning_backup;
+-- A function of the owner's ends sessions of readers that go beyond their limits, and no others.
+GRANT pg_read_all_stats, pg_signal_backend TO decisioning_owner;
+-- Everybody may enter these two by default, and fill the disk from there.
+REVOKE CONNECT, TEMPORARY ON DATABASE postgres, template1 FROM PUBLIC;
+GRANT CONNECT ON DATABASE postgres TO decisioning_owner, decisioning_web, decisioning_worker, decisioning_backup, pg_monitor;

@@ -23,8 +23,10 @@ ALLOWED_HOSTS = [
 ]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 
+ROLE = os.environ.get("DECISIONING_ROLE", "web")  # which of the three logins below is ours; requests are the default
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    # Workers show no admin: what only its pages need, which is most of the web side, they do not load.
+    "django.contrib.admin.apps.SimpleAdminConfig" if ROLE == "worker" else "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -61,6 +63,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "decisioning.access.middleware.SaysNotAllowed",
 ]
 
 ROOT_URLCONF = "decisioning.urls"
@@ -80,8 +83,7 @@ TEMPLATES = [
     }
 ]
 
-# Three logins, three sets of rights (DESIGN "Row security"). A process says which one it is; requests are the default.
-ROLE = os.environ.get("DECISIONING_ROLE", "web")
+# Three logins, three sets of rights (docs/adr/0005-row-security-with-three-logins.md).
 ROLE_URLS = {
     "web": os.environ.get("DATABASE_URL", ""),
     "worker": os.environ.get("DATABASE_WORKER_URL", ""),
@@ -106,7 +108,7 @@ def database(url: str) -> dict[str, object]:
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             # A hung server ignores statement_timeout, so there are deadlines on this side as well; see access.pulse.
-            "connect_timeout": 3,
+            "connect_timeout": 10,
             "tcp_user_timeout": 10_000,
             "keepalives_idle": 10,
             "keepalives_interval": 3,
@@ -146,7 +148,7 @@ def mailer(url: str) -> dict[str, object]:
     }
 
 
-# Redis only wakes things up: every value in it may vanish at any moment (DESIGN principle 3).
+# Redis only wakes things up: every value in it may vanish at any moment (docs/adr/0004-postgresql-is-the-truth.md).
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 REDIS_OPTIONS = {"socket_timeout": 0.1, "socket_connect_timeout": 0.1, "retry_on_timeout": False}
 CACHES = {
@@ -157,7 +159,7 @@ CACHES = {
     },
 }
 
-# Fixed windows, as API.md says: per key or person, and per address for requests with neither.
+# Fixed windows, as docs/api.md says: per key or person, and per address for requests with neither.
 KEY_RATE = os.environ.get("DECISIONING_KEY_RATE", "600/m")
 ADDRESS_RATE = os.environ.get("DECISIONING_ADDRESS_RATE", "600/m")
 METRICS_TOKEN = os.environ.get("DECISIONING_METRICS_TOKEN", "")  # who sends it may read /metrics from anywhere
@@ -175,12 +177,12 @@ MAILERS = {"default": mailer(EMAIL_URL)} if EMAIL_ON else {}
 
 AUTHENTICATION_BACKENDS = ["decisioning.access.login.GuardedBackend"]
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    {"NAME": name}
     for name in (
-        "UserAttributeSimilarityValidator",
-        "MinimumLengthValidator",
-        "CommonPasswordValidator",
-        "NumericPasswordValidator",
+        "django.contrib.auth.password_validation.UserAttributeSimilarityValidator",
+        "decisioning.access.login.NewPassword",
+        "django.contrib.auth.password_validation.CommonPasswordValidator",
+        "django.contrib.auth.password_validation.NumericPasswordValidator",
     )
 ]
 LOGIN_URL = "login"
@@ -216,6 +218,7 @@ SESSION_COOKIE_NAME = "decisioning_session" if INSECURE_HTTP else "__Host-sessio
 CSRF_COOKIE_NAME = "decisioning_csrf" if INSECURE_HTTP else "__Host-csrf"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not INSECURE_HTTP
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+CSRF_FAILURE_VIEW = "decisioning.access.login.csrf_failure"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_CSP = {
     "default-src": [CSP.NONE],

@@ -1,4 +1,4 @@
-"""The PRD's figures about the portal itself: each with its target, its budget and what it leaves out.
+"""The portal's promises about itself: each with its target, its budget and what it leaves out.
 
 Counted from what is stored, under the row security of the caller: a team sees its own figures, an admin all of them. A tick, which
 sees every team, tells each team when a promise to it is broken (`slo.burning`).
@@ -7,18 +7,20 @@ sees every team, tells each team when a promise to it is broken (`slo.burning`).
 # ruff: noqa: S608 - every statement is made of constants of this file
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
 
-from decisioning.ledger.alarms import Wrong, reconcile
+from decisioning.ledger.alarms import Unknown, Wrong, reconcile
+from decisioning.ledger.items import alone
 from experiments.models import Experiment
 from gates.policy import DEFAULT_BODY
 from telemetry.freshness import LATENCIES_SQL
+from telemetry.hours import in_range
 from telemetry.models import Source
 from telemetry.refresh import missed
 
@@ -137,7 +139,7 @@ class Figures:
     recommendation within 24 h, of which `decisive` (scale, delete, review) and `calm` (hold for units or days; `calm_holds` are those
     one by one). failures: runs of the teams' telemetry jobs that failed, and of scheduled sources those that were due and never came
     (`missed`). reads: of the whole portal, whoever asks; `stale` of the good ones came from a copy, `unknown` are those a process was
-    cut off before it could count, taken as failed."""
+    cut off before it could count, taken as failed. unjudgeable: experiments that cannot be judged now, which count as not judged."""
 
     as_of: datetime
     reads: Share
@@ -157,6 +159,7 @@ class Figures:
     missed_runs: int
     answers: Answers
     missed_slots: int
+    unjudgeable: int
 
 
 def figures(*, now: datetime, team_id: int | None = None) -> Figures:
@@ -177,8 +180,7 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
         sources = Source.objects.all() if team_id is None else Source.objects.filter(team=team_id)
         missed_runs = missed(sources, since=now - WINDOW, now=now)
         answers = _row(cursor, _ANSWERS, asked)
-        cursor.execute(f"SELECT coalesce(sum(missed_slots), 0) FROM metadata.cursors WHERE {_mine('team_id')}", asked)
-        (missed_slots,) = cursor.fetchone() or (0,)
+        missed_slots, unjudgeable = _row(cursor, _CURSORS, asked)
     return Figures(
         as_of=now,
         reads=Share(read - failed_reads, read, READS_TARGET, at_least=True),
@@ -198,6 +200,7 @@ def figures(*, now: datetime, team_id: int | None = None) -> Figures:
         missed_runs=missed_runs,
         answers=Answers(*answers),
         missed_slots=int(missed_slots),
+        unjudgeable=unjudgeable,
     )
 
 
@@ -245,11 +248,14 @@ _NAMES = {
 def tell_broken(*, now: datetime) -> int:
     """`slo.burning` for every promise to a team whose budget is used up, once until it has held again. Returns the messages told."""
 
-    def look() -> list[Wrong]:
+    def look() -> Iterator[Wrong | Unknown]:
         # Without the model's own order, which would make every experiment distinct.
         running = Experiment.objects.exclude(status=Experiment.Status.DRAFT).order_by("team_id")
-        teams = running.values_list("team_id", flat=True).distinct()
-        return [found for team in teams for found in _broken(figures(now=now, team_id=team), team)]
+        for team in running.values_list("team_id", flat=True).distinct():
+            found: list[Wrong | Unknown] = [Unknown(team)]
+            with alone(f"Counting what was promised to team {team}"), transaction.atomic():
+                found = [*_broken(figures(now=now, team_id=team), team)]
+            yield from found
 
     return reconcile("slo.burning", look, now=now, after=SETTLED, until=SETTLED)
 
@@ -346,6 +352,12 @@ WHERE e.status = 'running' AND {_mine("e.team_id")}
 """
 )
 
+# What cannot be judged is tried again at each slot, so its next one is never late.
+_UNJUDGED_SINCE = "coalesce((c.unjudgeable ->> 'since')::timestamptz, c.due_at)"
+_CURSORS = f"""
+SELECT coalesce(sum(missed_slots), 0), count(*) FILTER (WHERE unjudgeable IS NOT NULL) FROM metadata.cursors WHERE {_mine("team_id")}
+"""
+
 # What a slot would propose is not known before it is judged: one that is late has whoever is not proposed yet wait for as long.
 _DECISION = f"""
 SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY waited_s), count(*), count(*) FILTER (WHERE waited_s > %(decision_target)s),
@@ -353,9 +365,9 @@ SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY waited_s), count(*), count(*
 FROM (SELECT greatest(extract(epoch FROM r.proposed_at - r.knowable_at), 0)::float8 AS waited_s, true AS judged
       FROM metadata.recommendations r WHERE r.proposed_at > %(since)s AND r.knowable_at IS NOT NULL AND {_mine("r.team_id")}
       UNION ALL
-      SELECT extract(epoch FROM %(now)s - c.due_at)::float8, false
+      SELECT extract(epoch FROM %(now)s - {_UNJUDGED_SINCE})::float8, false
       FROM metadata.cursors c LEFT JOIN metadata.policy_versions v ON v.id = c.policy_version_id
-      WHERE c.due_at < %(now)s::timestamptz - make_interval(secs => coalesce((v.body ->> 'slot_s')::int, %(slot_s)s)) AND {_mine("c.team_id")}
+      WHERE {_UNJUDGED_SINCE} < %(now)s::timestamptz - make_interval(secs => coalesce((v.body ->> 'slot_s')::int, %(slot_s)s)) AND {_mine("c.team_id")}
         AND NOT EXISTS (SELECT FROM metadata.recommendations r WHERE r.experiment_id = c.experiment_id
                         AND r.answered_at IS NULL AND r.superseded_at IS NULL AND r.withdrawn_at IS NULL)) AS w
 """
@@ -377,7 +389,7 @@ FROM (SELECT (extract(epoch FROM coalesce(p.slot, e.ended_at, %(now)s) - c.reada
 # neither missing buckets nor an estimate to rely on, so a hold that lacks those goes by their name; what it said a day ago says nothing.
 _JUDGED = f"""
 SELECT e.id, e.key, p.proposed, p.in_time,
-       CASE WHEN c.due_at < %(now)s::timestamptz - make_interval(secs => %(decision_target)s) THEN 'not_judged'
+       CASE WHEN c.unjudgeable IS NOT NULL OR c.due_at < %(now)s::timestamptz - make_interval(secs => %(decision_target)s) THEN 'not_judged'
             ELSE coalesce(g.lacks, said.code) END AS code
 FROM metadata.experiments e
 LEFT JOIN metadata.cursors c ON c.experiment_id = e.id
@@ -400,9 +412,16 @@ _RECOMMENDED = f"""
 SELECT count(*) FILTER (WHERE in_time OR ({_CALM})), count(*) FILTER (WHERE in_time), count(*) FILTER (WHERE {_CALM}), count(*)
 FROM ({_JUDGED}) AS j
 """
-# What the gates that are still open lack, the one that lacks most: A of GATES.md section 6, else B, and the floor of the smaller arm.
+
+
+def _days(setting: str) -> str:
+    """SQL of a number of days in a policy's body `v.body`, which may be whole and yet written as 7.0, and of any size."""
+    return f"least(coalesce((v.body ->> '{setting}')::numeric, %({setting})s), 36500)::int"
+
+
+# What the gates that are still open lack, the one that lacks most: A of docs/gates.md section 6, else B, and the floor of the smaller arm.
 _CALM_HOLDS = f"""
-SELECT j.key, CASE WHEN runs THEN ceil(lack.units)::bigint END AS units,
+SELECT j.key, CASE WHEN runs THEN ceil(least(lack.units, 1e18))::bigint END AS units,
        CASE WHEN runs THEN least(greatest(c.judged_to + make_interval(secs => least(lack.days, span.most) * 86400),
                                           began + make_interval(days => span.least)), began + make_interval(days => span.most)) END AS about_at
 FROM ({_JUDGED}) AS j
@@ -413,18 +432,20 @@ CROSS JOIN LATERAL (
   SELECT e.status = 'running' AS runs, e.started_at + coalesce(sum(p.resumed_at - p.paused_at), interval '0') AS began
   FROM metadata.pauses p WHERE p.experiment_id = e.id) AS ran
 CROSS JOIN LATERAL (
-  SELECT coalesce((v.body ->> 'min_days')::int, %(min_days)s) AS least, coalesce((v.body ->> 'max_days')::int, %(max_days)s) AS most) AS span
+  SELECT {_days("min_days")} AS least, {_days("max_days")} AS most) AS span
 CROSS JOIN LATERAL (
   SELECT CASE WHEN bool_and(needs.units IS NOT NULL) THEN max(needs.units) END AS units,
          CASE WHEN bool_and(needs.days IS NOT NULL) IS NOT FALSE THEN coalesce(max(needs.days), 0) ELSE span.most END AS days
   FROM jsonb_to_recordset(c.shown -> 'gates') AS gate(kind text, verdict text, limits jsonb)
   CROSS JOIN LATERAL (
-    SELECT (limits ->> 'units_per_day')::float8 AS daily, coalesce(limits ->> 'days_left', limits ->> 'days_left_at_most')::float8 AS days,
+    SELECT {in_range("(limits ->> 'units_per_day')::float8")} AS daily,
+           {in_range("coalesce(limits ->> 'days_left', limits ->> 'days_left_at_most')::float8")} AS days,
            CASE WHEN limits ->> 'why' = 'units' THEN
-             (SELECT nullif(greatest(coalesce((v.body ->> 'min_units')::int, %(min_units)s) - min(n::int), 0), 0) * sum(n::int) / nullif(min(n::int), 0)
+             (SELECT nullif(greatest(coalesce((v.body ->> 'min_units')::numeric, %(min_units)s) - min(n::numeric), 0), 0) * sum(n::numeric)
+                     / nullif(min(n::numeric), 0)
               FROM jsonb_array_elements_text(limits -> 'arms') AS n)::float8 END AS floor) AS known
   CROSS JOIN LATERAL (
-    SELECT greatest(known.days * daily, known.floor) AS units, greatest(known.days, known.floor / daily) AS days) AS needs
+    SELECT greatest(known.days * daily, known.floor) AS units, greatest(known.days, known.floor / nullif(daily, 0)) AS days) AS needs
   WHERE verdict = 'inconclusive' AND (kind IN ('uplift', 'guard') OR (kind = 'target' AND j.code = 'open'))) AS lack
 WHERE {_CALM} ORDER BY about_at NULLS LAST, e.id
 """

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import LiteralString, NoReturn
 
 from decisioning.embedded import (
+    FOR_READERS,
     PROJECT,
     SELF,
     Home,
@@ -36,9 +38,9 @@ LOG_BYTES = 5_000_000
 LONGEST_BACKOFF_S = 30.0
 MOST_PROCESSES = 32
 WEB_THREADS = 32
+"""Of each web process. Each keeps a connection to PostgreSQL once it has had one."""
 THREAD_STACK = 16 * 1024 * 1024
 """Bytes for each of them. With the 2 MiB they get otherwise, what nests thousands deep ends the process before Python can raise RecursionError."""
-"""Of each web process. Each keeps a connection to PostgreSQL once it has had one."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -307,20 +309,16 @@ class Installation:
         self._start_servers()
         self.home.publish(self.environment)
         if unknown:
-            self._keep_worker()
+            self._keep_workers()
         with step("Bringing the database schema up to date"):
             credentials, fresh = (renewal(), True) if unknown else self._prepare()
         with step("Starting web and worker"):
             if not unknown:
                 self._keep_web()
-                self._keep_worker()
+                self._keep_workers()
             self.supervisor.wait(self._ready, what=f"{self.url}/readyz", seconds=180)
         if not self._accepts(credentials["api_key"]):
             credentials, fresh = self._renewal()(), True
-        # Beat's first tick is half a minute away: it need not compete with the others for the start.
-        self._keep_celery("beat", "beat", "--schedule", str(self.home.path / "beat-schedule"))
-        threads = ["--pool", "threads", "--concurrency", "4"]
-        self._keep_celery("courier", "worker", "--queues", "notices", "--hostname", "courier@%h", *threads)
         threading.Thread(target=self._stand_in, name="stand-in", daemon=True).start()
         self._welcome(credentials, fresh=fresh, seconds=time.monotonic() - began)
         self._lay_out_demo()
@@ -348,7 +346,7 @@ class Installation:
                 self._keep_server(server)
                 self.supervisor.wait(server.ready, what=what, seconds=120)
         if self.postgres:
-            self.postgres.bootstrap()
+            _apart(self.postgres.bootstrap)
 
     def _keep_server(self, server: Server) -> None:
         self.supervisor.keep(
@@ -389,14 +387,11 @@ class Installation:
         command = [sys.executable, "-m", "granian", *options]
         self.supervisor.keep(Part("web", command, environment, answers=self._ready, grace_s=10))
 
-    def _keep_worker(self) -> None:
-        for number in range(1, self.worker + 1):
-            name = "worker" if number == 1 else f"worker-{number}"
-            self._keep_celery(name, "worker", "--concurrency", "2", "--hostname", f"{name}@%h")
-
-    def _keep_celery(self, name: str, program: str, *options: str) -> None:
-        command = [sys.executable, "-m", "decisioning.run_celery", program, *options]
-        self.supervisor.keep(Part(name, command, self._env("worker")))
+    def _keep_workers(self) -> None:
+        """Workers, courier and beat: one part, which keeps each of them alive."""
+        options = ["--workers", str(self.worker), "--schedule", str(self.home.path / "beat-schedule")]
+        command = [sys.executable, "-m", "decisioning.run_celery", *options]
+        self.supervisor.keep(Part("workers", command, self._env("worker")))
 
     def _stand_in(self) -> None:
         """While the broker is away nothing wakes the worker, so a process of its own ticks in its place."""
@@ -426,6 +421,9 @@ class Installation:
         withheld = {*DATABASE_URLS.values(), "DECISIONING_ADMIN_PASSWORD"}
         shared = {name: value for name, value in {**os.environ, **self.environment}.items() if name not in withheld}
         settings = {"DJANGO_SETTINGS_MODULE": "decisioning.settings", "DECISIONING_ROLE": role, "PYTHONUNBUFFERED": "1"}
+        settings["SPT_NOENV"] = (
+            "1"  # a process that gives itself a title leaves its environment readable: a home knows its own by it
+        )
         return shared | settings | {DATABASE_URLS[role]: login, "DATABASE_URL": login}
 
     def _prepare(self) -> tuple[dict[str, str], bool]:
@@ -518,8 +516,24 @@ class Installation:
 
 
 def _connections(web: int, worker: int) -> int:
-    """How many PostgreSQL has to take: all threads of web with a pulse and a tally each, three a worker, and forty for all else."""
-    return max(100, web * (WEB_THREADS + 2) + worker * 3 + 40)
+    """How many PostgreSQL has to take: all threads of web with a pulse and a tally each, three a worker, those of readers, and forty for all else."""
+    return max(100, web * (WEB_THREADS + 2) + worker * 3 + FOR_READERS + 40)
+
+
+def _apart(work: Callable[[], None]) -> None:
+    """Do something in a child: the supervisor lives as long as the installation and does not keep what this loads."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if os.waitpid(child, 0)[1]:
+        raise NotStarted("PostgreSQL runs, but its roles and database could not be made; the reason is above.")
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

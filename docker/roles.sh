@@ -14,3 +14,4 @@ ALTER ROLE decisioning_backup PASSWORD :'backup';
 SELECT 'CREATE DATABASE decisioning OWNER decisioning_owner'
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'decisioning') \gexec
 SQL
+psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --dbname decisioning --file "$(dirname "$roles")/readers.sql"

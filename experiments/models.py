@@ -178,7 +178,7 @@ class TargetKpi(OfExperiment):
         ]
 
     def __str__(self) -> str:
-        return f"{self.metric_id} as {self.role}"
+        return f"{self.metric} as {self.role}"
 
 
 class Pause(OfExperiment):

@@ -3,6 +3,7 @@
 The policy that judges it is bound by the caller (`gates.policies.bind`), in the same transaction.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,9 @@ METRIC_KEY_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 MOST_VARIANTS = 20
 MOST_KPIS = 50
 MAY_BE_AHEAD = timedelta(minutes=5)
+LARGEST, SMALLEST = 1e100, 1e-100
+"""Between these lies the magnitude of every number but 0 that is kept as a float: three of them can be multiplied, which is what sums
+of squares do."""
 
 
 class PlanRefused(Exception):
@@ -142,7 +146,7 @@ def revise(experiment: Experiment, changes: Mapping[str, object], *, now: dateti
     Raises PlanRefused: `not_draft` for the plan of an experiment that has started, `invalid`.
     """
     plan = set(changes) - {"name", "hypothesis", "owner"}
-    experiment = Experiment.objects.select_for_update().get(pk=experiment.pk)
+    experiment = Experiment.objects.select_for_update(no_key=True).get(pk=experiment.pk)  # as a transition does
     if plan and experiment.status != Experiment.Status.DRAFT:
         raise PlanRefused(
             "not_draft",
@@ -271,7 +275,7 @@ def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[st
         (
             f"/target_kpis/{position}/metric/{name}",
             "metric_differs",
-            f"{kpi.key} is registered with {name} {getattr(metrics[kpi.key], name)!r}, not {value!r}. Use its key.",
+            f"{kpi.key} is registered with {name} {_json(getattr(metrics[kpi.key], name))}, not {_json(value)}. Use its key.",
         )
         for position, kpi in enumerate(kpis)
         for name, value in wanted[kpi.key].given().items()
@@ -357,6 +361,8 @@ def _problems(new: NewExperiment, now: datetime, *, started: bool = True) -> Ite
     units = new.expected_units_per_day
     if units is not None and not (math.isfinite(units) and units > 0):
         yield "/expected_units_per_day", "invalid_number", f"expected_units_per_day is {units}, must be above 0."
+    elif units is not None:
+        yield from _range_problems("/expected_units_per_day", "expected_units_per_day", units)
     if started and new.started_at is not None:
         yield from _start_problems(new.started_at, now)
 
@@ -391,6 +397,8 @@ def _variant_problems(new: NewExperiment) -> Iterator[_Problem]:
         seen.add(variant.key)
         if not (math.isfinite(variant.weight) and variant.weight > 0):
             yield f"/variants/{position}/weight", "invalid_number", f"weight is {variant.weight}, must be above 0."
+        else:
+            yield from _range_problems(f"/variants/{position}/weight", "weight", variant.weight)
         yield from _text_problems(f"/variants/{position}/name", variant.name, 200, required=False)
     controls = [v.key for v in variants if v.control]
     if len(variants) > 1 and len(controls) != 1:
@@ -407,7 +415,7 @@ def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[_Problem]:
     elif not re.fullmatch(METRIC_KEY_PATTERN, kpi.metric):
         yield _bad_metric_key(f"{at}/metric", kpi.metric)
     if kpi.role not in TargetKpi.Role.values:
-        yield f"{at}/role", "invalid", f"role is {kpi.role!r}, must be one of {', '.join(TargetKpi.Role.values)}."
+        yield f"{at}/role", "invalid", f"role is {_json(kpi.role)}, must be one of {', '.join(TargetKpi.Role.values)}."
     for name, value, least in (
         ("minimum_effect", kpi.minimum_effect, 0.0),
         ("max_harm", kpi.max_harm, 0.0),
@@ -419,11 +427,18 @@ def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[_Problem]:
         if value is not None and not (math.isfinite(value) and value > least):
             must = "above 0" if least == 0 else "a finite number"
             yield f"{at}/{name}", "invalid_number", f"{name.replace('/', '.')} is {value}, must be {must}."
+        elif value is not None:
+            yield from _range_problems(f"{at}/{name}", name.replace("/", "."), value)
     if (kpi.baseline_mean is None) != (kpi.baseline_stddev is None):
         yield f"{at}/baseline", "missing_field", "A baseline needs both mean and stddev."
     low, high = kpi.target_at_least, kpi.target_at_most
     if low is not None and high is not None and low > high:
         yield f"{at}/target", "invalid", f"at_least ({low}) is above at_most ({high}): no value fits. Swap them."
+
+
+def _range_problems(at: str, name: str, value: float) -> Iterator[_Problem]:
+    if value != 0 and not SMALLEST <= abs(value) <= LARGEST:
+        yield at, "out_of_range", f"{name} is {value:g}; its magnitude must be between 1e-100 and 1e100, or 0."
 
 
 def _metric_problems(new: NewMetric, at: str) -> Iterator[_Problem]:
@@ -440,11 +455,15 @@ def _metric_problems(new: NewMetric, at: str) -> Iterator[_Problem]:
     ):
         if name in given and given[name] not in choices:
             words = ", ".join(str(choice) for choice in choices if choice)
-            yield f"{at}/{name}", "invalid", f"{name} is {given[name]!r}, must be one of {words}."
+            yield f"{at}/{name}", "invalid", f"{name} is {_json(given[name])}, must be one of {words}."
     for name in ("expected_every_s", "freshness_target_s"):
         value = given.get(name, 1)
         if not isinstance(value, int) or not 1 <= value <= 366 * 86_400:
-            yield f"{at}/{name}", "invalid_number", f"{name} is {value!r}, must be 1 to {366 * 86_400} whole seconds."
+            yield (
+                f"{at}/{name}",
+                "invalid_number",
+                f"{name} is {_json(value)}, must be 1 to {366 * 86_400} whole seconds.",
+            )
 
 
 def _text_problems(at: str, text: str, most: int, *, required: bool = True) -> Iterator[_Problem]:
@@ -466,3 +485,8 @@ def _bad_key(at: str, key: str) -> _Problem:
 
 def _bad_metric_key(at: str, key: str) -> _Problem:
     return at, "invalid", f"{key!r} is no metric key. Use 1 to 63 of a-z, 0-9 and underscores, a letter first."
+
+
+def _json(value: object) -> str:
+    """A value as it was sent."""
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -10,6 +10,9 @@ from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
 from gates.evaluation import open_recommendations
 from gates.models import Cursor, Decision, Recommendation
+from gates.plan import to_us
+from gates.readings import Unjudgeable, load
+from gates.rules import FRESH, freshness, judge
 from telemetry.freshness import WATERMARK_SQL
 
 OVERRIDES = {
@@ -157,7 +160,12 @@ def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommen
 
 
 def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
-    """What is suspended as of the newest slot is not accepted, and scales nothing: its rows died, or were restated."""
+    """What is suspended as of the newest slot is not accepted, and scales nothing: its rows died, were restated, or break judging."""
+    if cursor.unjudgeable:
+        raise DecisionRefused(
+            "recommendation_suspended",
+            f"The proposal is suspended: {cursor.unjudgeable['reason']} Decide when it stands again.",
+        )
     shown = (cursor.shown or {}).get("recommendation") or {}
     mine = [
         r
@@ -178,7 +186,10 @@ def _fresh_enough(experiment: Experiment, recommendation: Recommendation, now: d
             "recommendation_suspended",
             "Rows behind this recommendation were corrected a moment ago and are not judged yet. Try again in a few seconds.",
         )
-    stale = stale_series(experiment, now)
+    try:
+        stale = stale_series(experiment, now)
+    except Unjudgeable as error:
+        raise DecisionRefused("recommendation_suspended", f"It cannot be judged now. {error}") from error
     if stale:
         raise DecisionRefused(
             "recommendation_suspended",
@@ -199,30 +210,27 @@ def _correction_waits(experiment: Experiment, recommendation: Recommendation) ->
         return bool((cursor.fetchone() or (False,))[0])
 
 
-_WATERMARK = WATERMARK_SQL.format(
-    experiment="t.experiment_id", metric="m.key", variant="v.key", temporality="m.temporality"
-)
+_WATERMARKS = f"""
+SELECT m.key, v.key, {WATERMARK_SQL.format(experiment="v.experiment_id", metric="m.key", variant="v.key", temporality="m.temporality")}
+FROM metadata.target_kpis t JOIN metadata.metrics m ON m.id = t.metric_id JOIN metadata.variants v ON v.experiment_id = t.experiment_id
+WHERE t.experiment_id = %s
+"""  # noqa: S608 - constants
 
 
 def stale_series(experiment: Experiment, now: dt.datetime) -> list[str]:
-    """Series ("metric of variant") of goals, guards and thresholds whose newest row is older than its target allows, as of now.
-
-    An experiment that has ended is measured at its end: rows stop there by right.
-    """
+    """Series ("metric of variant") that the gates read and that are missing or older than their target allows, as the gates would say
+    now. Raises Unjudgeable."""
+    (judging,) = load([experiment.pk])
+    court, at = judge(judging.policy, judging.plan), to_us(now)
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT m.key || ' of ' || v.key
-            FROM metadata.target_kpis t JOIN metadata.metrics m ON m.id = t.metric_id
-            JOIN metadata.variants v ON v.experiment_id = t.experiment_id AND v.dropped_at IS NULL
-            CROSS JOIN LATERAL (SELECT {_WATERMARK} AS ts) AS newest
-            WHERE t.experiment_id = %s AND t.role IN ('goal', 'guardrail', 'exposure')
-              AND (newest.ts IS NULL OR newest.ts < %s - make_interval(secs => m.expected_every_s + m.freshness_target_s))
-            ORDER BY 1
-            """,  # noqa: S608 - constants
-            [experiment.pk, experiment.ended_at or now],
-        )
-        return [name for (name,) in cursor.fetchall()]
+        cursor.execute(_WATERMARKS, [experiment.pk])
+        watermarks = {(metric, variant): ts and to_us(ts) for metric, variant, ts in cursor.fetchall()}
+    arms = court.arms(at)
+    return sorted(
+        f"{metric} of {variant}"
+        for metric, variant in court.series
+        if variant in arms and freshness(court, f"{metric}/{variant}", watermarks.get((metric, variant)), at) != FRESH
+    )
 
 
 def _apply(

@@ -1,21 +1,23 @@
-"""The tick: what is due is locked, read, folded and written, a chunk of experiments in one transaction.
+"""The tick: what is due is claimed, read, folded, locked and written, a chunk of experiments in one transaction.
 
-The cursor's row lock is the lease: a second scheduler skips it, a crash releases it, and nothing is judged twice. One experiment
-that cannot be folded never holds up the others: it is reported and tried again at its next slot, from its rows.
+The lock of its row in `metadata.claims` is the claim: a second scheduler skips it, a crash releases it, and nothing is judged twice.
+People, who write to the cursor's row, meet no lock until all is made and only its writing is left; where they were faster, what was made is thrown
+away. One experiment that cannot be judged, whatever step it fails at, never holds up the others: what it proposes is suspended
+(`gates.suspension`), and it is tried again at its next slot, from its rows.
 """
 
 import datetime as dt
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from django.db import connection
-from django.db.models import QuerySet
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db.models import Q, QuerySet
 
 from decisioning.ledger.models import Heartbeat, OutboxMessage
 from decisioning.ledger.outbox import tell_all
@@ -26,25 +28,32 @@ from gates import plan as facts
 from gates.fold import Folded, State, StateOutdated, fold, quiet_to
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation, Step
 from gates.plan import Plan, from_us, rfc3339, to_us
-from gates.policy import Policy, parse
-from gates.readings import Judging, load, rows_of, series_of
+from gates.policy import Policy
+from gates.readings import Judging, Unjudgeable, load, policy_of, rows_of, series_of
+from gates.rules import REVISION, judge
 from gates.rules import Evaluation as Judged
 from gates.rules import Recommendation as JudgedRecommendation
-from gates.rules import judge
 from gates.series import Rows
+from gates.suspension import cause_of, suspend
 
-CHUNK, LONG_CHUNK, LONG_ROUND = 200, 2, 10
-_UNJUDGEABLE = (ArithmeticError, LookupError, TypeError, ValueError, AssertionError)
-"""What numbers nobody foresaw may raise in pure code; anything else is the database's and ends the tick."""
+CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 50, 2, 10, 5_000
+RETRY_S = 300
+"""What could not be judged is tried again at the next slot of this width, and when its rows change."""
+_LIMITS = "54"
+"""The class of SQLSTATE that says that a value or a statement is too large: the one OperationalError that an experiment causes."""
 Superseded = Recommendation.Superseded
 _STEP = msgspec.msgpack.Decoder(slot_facts.Step)
+
+type Identity = tuple[str | None, str, str, int | None]
+"""Of a proposal: (variant, action, code, slot)."""
 
 
 @dataclass
 class Done:
-    """What was dealt with. `failed`: (experiment key, error) that could not be folded.
+    """What was dealt with. `failed`: (experiment key, why) that could not be judged.
 
-    passed: experiments for which nothing could have changed, moved on without a fold.
+    passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
+    nothing, since somebody wrote about them meanwhile; alone, which takes a moment, they hardly ever are.
     """
 
     experiments: int = 0
@@ -52,6 +61,7 @@ class Done:
     evaluations: int = 0
     newest_slot: dt.datetime | None = None
     failed: list[tuple[str, str]] = field(default_factory=list)
+    overtaken: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -103,7 +113,10 @@ def newest_slot(now: dt.datetime, slot_s: int) -> dt.datetime:
 
 def evaluate_due(*, now: dt.datetime) -> Done:
     """Judge all that is due, in the caller's transaction."""
-    done, more = pass_over(now=now), True
+    done = Done()
+    while (passed := pass_over(now=now)).passed:
+        done.passed, done.newest_slot = done.passed + passed.passed, passed.newest_slot
+    more = True
     while more:
         chunks, more = due(now=now)
         before = done.experiments
@@ -114,7 +127,7 @@ def evaluate_due(*, now: dt.datetime) -> Done:
 
 
 def pass_over(*, now: dt.datetime) -> Done:
-    """Move on every experiment that is due, of which nothing can have changed, by one statement.
+    """Move on experiments that are due, of which nothing can have changed, by one statement: not more than it holds only for a moment.
 
     Its state stays where it is: a fold gives the same from there. Who holds a cursor meanwhile keeps it.
     """
@@ -126,16 +139,17 @@ def pass_over(*, now: dt.datetime) -> Done:
                      floor(extract(epoch FROM %(now)s - c.judged_to) / extract(epoch FROM c.due_at - c.judged_to))::int AS slots
               FROM metadata.cursors c
               WHERE c.due_at <= %(now)s AND c.due_at <= c.quiet_to AND c.asked_slot IS NULL AND c.state IS NOT NULL
+                AND c.rules = %(rules)s
                 AND c.quiet_to + (c.due_at - c.judged_to) > %(now)s
                 AND NOT EXISTS (SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id)
-              FOR UPDATE OF c SKIP LOCKED),
+              LIMIT %(most)s FOR UPDATE OF c SKIP LOCKED),
             moved AS (
               UPDATE metadata.cursors c SET judged_to = c.judged_to + q.width * q.slots, due_at = c.due_at + q.width * q.slots,
                 missed_slots = c.missed_slots + q.slots - 1
               FROM quiet q WHERE q.experiment_id = c.experiment_id RETURNING c.judged_to)
             SELECT count(*), max(judged_to) FROM moved
             """,
-            {"now": now},
+            {"now": now, "rules": REVISION, "most": PASSED_AT_ONCE},
         )
         passed, newest = cursor.fetchone() or (0, None)
         return Done(passed=passed, newest_slot=newest)
@@ -145,19 +159,20 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
     """What there is to judge, in chunks for a transaction each, and whether there was more; nothing is locked yet.
 
     First those whose rows changed, since somebody waits for them. Histories to tell from the start, or from far back, come last,
-    a few a chunk, because a person's answer waits for these locks, and some of them a time, because new rows wait for their turn.
+    a few a chunk and some of them a time, because new rows wait for their turn.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             """
             WITH changed AS MATERIALIZED (
               SELECT experiment_id, min(from_ts) AS from_ts FROM metrics.kpi_changes WHERE job = 'fold' GROUP BY 1)
-            SELECT c.experiment_id, c.state IS NULL OR coalesce(h.from_ts < c.judged_to - interval '1 day', false) AS is_long
+            SELECT c.experiment_id,
+                   c.state IS NULL OR c.rules <> %s OR coalesce(h.from_ts < c.judged_to - interval '1 day', false) AS is_long
             FROM metadata.cursors c LEFT JOIN changed h ON h.experiment_id = c.experiment_id
             WHERE c.due_at <= %s OR h.experiment_id IS NOT NULL
             ORDER BY h.experiment_id IS NULL, c.due_at NULLS LAST
             """,
-            [now],
+            [REVISION, now],
         )
         found = cursor.fetchall()
     short = [pk for pk, is_long in found if not is_long]
@@ -168,22 +183,20 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
 
 
 def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
-    """Judge those of a chunk that are still due and that nobody else holds, in the caller's transaction."""
+    """Judge those of a chunk that are still due and that no other worker is at, in the caller's transaction.
+
+    Nothing is locked while it is read and folded. `overtaken` are those about which somebody wrote meanwhile: still due.
+    """
     done = done or Done()
     claimed = _claim(ids, now)
     if not claimed:
         return done
-    done.experiments += len(claimed)
-    changed = _take_changes(claimed)
-    judgings = load(claimed)
-    without_policy = set(claimed) - {j.experiment.pk for j in judgings}
-    if without_policy:
-        Cursor.objects.filter(pk__in=without_policy).update(due_at=now + dt.timedelta(minutes=5), quiet_to=None)
-    for judging in judgings:
-        judging.changed = changed.get(judging.experiment.pk, [])
-    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
-    _write_all(outcomes, now, done)
-    _move_cursors(judgings)
+    notes, made = _changes(claimed), _Made()
+    broken = _each(list(claimed), lambda some: _make(some, notes, now, made))
+    whole = {pk: version for pk, version in claimed.items() if pk not in broken}
+    broken |= _each(list(whole), lambda some: _write(some, whole, notes, made, now, done))
+    for pk, error in broken.items():
+        _suspend(pk, claimed[pk], error, notes[pk], now, done)
     return done
 
 
@@ -197,20 +210,25 @@ def beat(*, now: dt.datetime) -> None:
 def as_of(experiment: Experiment, slot: dt.datetime, version: PolicyVersion) -> dict[str, Any]:
     """What the gates say of a past slot on the rows stored now, by a version of a policy, in the document's words; nothing is written."""
     judging = load([experiment.pk])[0]
-    judging.policy = parse(version.body, name=version.policy.name, version=version.number)
+    judging.policy = policy_of(version)
     return found_in(_rebuilt(judging, slot).tellings[-1].evaluation)
 
 
 def differences(experiment: Experiment) -> list[str]:
-    """Where the stored state, facts and evaluations are not what a rebuild from the rows gives; there must be nothing."""
+    """Where the stored state, facts and evaluations are not what a rebuild from the rows gives; there must be nothing.
+
+    What earlier rules judged is not compared: it stays as it is, or is judged anew at the next slot.
+    """
+    if why := Cursor.objects.filter(pk=experiment.pk).values_list("unjudgeable__reason", flat=True).first():
+        return [f"{experiment.key}: {why}"]
     judging = load([experiment.pk])[0]
-    if judging.cursor.state is None:
+    if judging.cursor.state is None or judging.cursor.rules != REVISION:
         return []
     if version := judging.cursor.policy_version:  # what is stored was judged by it, whatever is in force now
-        judging.policy = parse(version.body, name=version.policy.name, version=version.number)
+        judging.policy = policy_of(version)
     slot, stored = to_us(judging.cursor.judged_to) if judging.cursor.judged_to else judging.plan.started_at, None
     with suppress(StateOutdated):
-        stored = State.from_bytes(zlib.decompress(judging.cursor.state))
+        stored = _stored(judging.cursor.state)
         slot = stored.slot
     rebuilt = _rebuilt(judging, from_us(slot))
     found = []
@@ -234,6 +252,73 @@ def differences(experiment: Experiment) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Change:
+    """What the present rules make of one experiment that was judged by earlier ones, as of the newest slot that was judged.
+
+    before, after: {action, code, state} of the experiment (variant None) and of each variant, where they differ.
+    superseded: open proposals that will not be made any more; proposed: those that will be made. Each {variant, action, code, slot}.
+    """
+
+    experiment: str
+    before: list[dict[str, Any]]
+    after: list[dict[str, Any]]
+    superseded: list[dict[str, Any]]
+    proposed: list[dict[str, Any]]
+
+
+def to_be_mended() -> QuerySet[Experiment]:
+    """Experiments that go on and were judged by earlier rules: these are judged anew, once."""
+    going_on = Q(status__in=(Experiment.Status.RUNNING, Experiment.Status.PAUSED)) | Q(cursor__due_at__isnull=False)
+    judged = Experiment.objects.exclude(status=Experiment.Status.DRAFT).filter(
+        going_on, cursor__judged_to__isnull=False
+    )
+    return judged.exclude(cursor__rules=REVISION).order_by("id")
+
+
+def change(experiment: Experiment) -> Change | None:
+    """What changes for an experiment once it is judged by the present rules; None when nothing does. Nothing is written."""
+    judging = load([experiment.pk])[0]
+    cursor = judging.cursor
+    if cursor.judged_to is None:
+        return None
+    folded = _rebuilt(judging, cursor.judged_to)
+    if not folded.tellings:
+        return None
+    newest = folded.tellings[-1].evaluation
+    shown = cursor.shown or {"recommendation": None, "variants": []}
+    said = [shown["recommendation"], *shown["variants"]]
+    before = {None if not i else told["variant"]: _brief(told) for i, told in enumerate(said) if told}
+    told = [newest.recommendation, *newest.variants]
+    after = {None if not i else r.variant: _brief(_told(r)) for i, r in enumerate(told)}
+    differ = [variant for variant in after if variant in before and before[variant] != after[variant]]
+    over = _is_over(judging.plan)
+    asked = {} if over else {_key(r): r for r in _asked(judging.plan, newest, folded)}
+    waiting = {_identity(row) for row in open_recommendations([experiment])}
+    decisions = Decision.objects.filter(experiment=experiment).select_related("recommendation__variant")
+    answered = {_identity(decision.recommendation) for decision in decisions}
+    superseded, proposed = waiting - asked.keys(), asked.keys() - waiting - answered
+    if not differ and not superseded and not proposed:
+        return None
+    return Change(
+        experiment.key,
+        [{"variant": variant, **before[variant]} for variant in differ],
+        [{"variant": variant, **after[variant]} for variant in differ],
+        [_proposal(identity) for identity in sorted(superseded, key=str)],
+        [_proposal(identity) for identity in sorted(proposed, key=str)],
+    )
+
+
+def _brief(told: Mapping[str, Any]) -> dict[str, Any]:
+    state = "proposed" if told["state"] == "answered" else told["state"]
+    return {"action": told["action"], "code": told["code"], "state": state}
+
+
+def _proposal(identity: Identity) -> dict[str, Any]:
+    variant, action, code, slot = identity
+    return {"variant": variant, "action": action, "code": code, "slot": None if slot is None else rfc3339(slot)}
+
+
 def open_recommendations(experiments: Sequence[Experiment]) -> QuerySet[Recommendation]:
     """What nobody has answered and nothing has taken back."""
     return Recommendation.objects.select_related("variant", "policy_version__policy").filter(
@@ -250,46 +335,173 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 # What is due --------------------------------------------------------------------------------------------------------------
 
 
-def _claim(ids: Sequence[int], now: dt.datetime) -> list[int]:
-    """Lock what another worker has neither dealt with meanwhile nor holds.
+def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
+    """Claim what another worker has neither dealt with meanwhile nor claimed; of each the version of its cursor.
 
-    Asked again once it is locked: who was done a moment before was still to do by what the first statement could see.
+    Asked again once it is claimed: who was done a moment before was still to do by what the first statement could see.
     """
-    locked = list(ids)
     with connection.cursor() as cursor:
-        for lock in (" FOR UPDATE OF c SKIP LOCKED", ""):
-            cursor.execute(_DUE + lock, [locked, now])
-            locked = [pk for (pk,) in cursor.fetchall()]
-    return locked
+        cursor.execute(
+            f"INSERT INTO metadata.claims SELECT c.experiment_id {_DUE} "  # noqa: S608 - a constant
+            "AND NOT EXISTS (SELECT FROM metadata.claims k WHERE k.experiment_id = c.experiment_id) ON CONFLICT DO NOTHING",
+            [list(ids), now],
+        )
+        cursor.execute(
+            f"""
+            WITH due AS MATERIALIZED (SELECT c.experiment_id {_DUE})
+            SELECT k.experiment_id FROM metadata.claims k JOIN due ON due.experiment_id = k.experiment_id FOR UPDATE OF k SKIP LOCKED
+            """,  # noqa: S608 - a constant
+            [list(ids), now],
+        )
+        claimed = [pk for (pk,) in cursor.fetchall()]
+        cursor.execute(f"SELECT c.experiment_id, c.xmin::text {_DUE}", [claimed, now])
+        return dict(cursor.fetchall())
 
 
 _DUE = """
-SELECT c.experiment_id FROM metadata.cursors c
+FROM metadata.cursors c
 WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
   SELECT FROM metrics.kpi_changes h WHERE h.job = 'fold' AND h.experiment_id = c.experiment_id))
 """
 
 
-def _take_changes(ids: Sequence[int]) -> dict[int, list[tuple[str, int, int]]]:
-    """Notes of changed rows, taken before the rows are read: what commits in between is read now and noted again later."""
+def _hold(claimed: Mapping[int, str]) -> set[int]:
+    """Lock those about which nobody has written since they were claimed, until the transaction ends: there is only to write.
+
+    Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`). Nobody is waited for here:
+    who has the row locked just now is about to write.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT experiment_id, xmin::text FROM metadata.cursors WHERE experiment_id = ANY (%s) FOR UPDATE SKIP LOCKED",
+            [list(claimed)],
+        )
+        return {pk for pk, version in cursor.fetchall() if version == claimed[pk]}
+
+
+class _Note(NamedTuple):
+    """A note of changed rows of one metric; instants in microseconds."""
+
+    pk: int
+    metric: str
+    from_ts: int
+    received: int
+
+
+def _changes(ids: Iterable[int]) -> Mapping[int, list[_Note]]:
+    """Notes of changed rows, by experiment; read before the rows are: what commits in between is read now and its note next time."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            DELETE FROM metrics.kpi_changes WHERE job = 'fold' AND experiment_id = ANY (%s)
-            RETURNING experiment_id, metric, from_ts, from_received_at
-            """,
+            SELECT experiment_id, id, metric, (extract(epoch FROM greatest(least(from_ts, '9999-12-31'), '0001-01-01')) * 1000000)::bigint,
+                   (extract(epoch FROM greatest(least(from_received_at, '9999-12-31'), '0001-01-01')) * 1000000)::bigint
+            FROM metrics.kpi_changes WHERE job = 'fold' AND experiment_id = ANY (%s) ORDER BY id
+            """,  # a note may be of a row that lies beyond all instants
             [list(ids)],
         )
-        changes: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-        for experiment, metric, from_ts, received in cursor.fetchall():
-            changes[experiment].append((metric, to_us(from_ts), to_us(received)))
-    return changes
+        notes: dict[int, list[_Note]] = defaultdict(list)
+        for experiment, *note in cursor.fetchall():
+            notes[experiment].append(_Note(*note))
+        return notes
+
+
+def _take_changes(notes: Sequence[int]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM metrics.kpi_changes WHERE id = ANY (%s)", [list(notes)])
+
+
+# One chunk ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Made:
+    """What was made of a chunk, before any of it is written."""
+
+    judgings: list[Judging] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+
+
+def _each(ids: Sequence[int], work: Callable[[Sequence[int]], None]) -> dict[int, Exception]:
+    """Do a piece of work for many experiments at once. Those at which it fails, whatever it is, are found by halves, and left out."""
+    if not ids:
+        return {}
+    try:
+        with transaction.atomic():
+            work(ids)
+    except Exception as error:
+        if _is_the_servers(error):
+            raise
+        if len(ids) == 1:
+            return {ids[0]: error}
+        half = len(ids) // 2
+        return _each(ids[:half], work) | _each(ids[half:], work)
+    return {}
+
+
+def _is_the_servers(error: Exception) -> bool:
+    """Whether no experiment is to blame: the server is away or overloaded, or a lock or a deadline was not met. The next tick tries again."""
+    code = getattr(error.__cause__, "sqlstate", None) or ""
+    return isinstance(error, (OperationalError, InterfaceError)) and not code.startswith(_LIMITS)
+
+
+def _make(ids: Sequence[int], notes: Mapping[int, Sequence[_Note]], now: dt.datetime, made: _Made) -> None:
+    """Read and fold, and make all that is to be written."""
+    judgings = load(ids)
+    for judging in judgings:
+        judging.changed = [(note.metric, note.from_ts, note.received) for note in notes[judging.experiment.pk]]
+    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now)
+    drafts = _make_all(outcomes, now)
+    made.judgings += judgings
+    made.outcomes += outcomes
+    made.drafts += drafts
+
+
+def _write(
+    ids: Sequence[int],
+    claimed: Mapping[int, str],
+    notes: Mapping[int, Sequence[_Note]],
+    made: _Made,
+    now: dt.datetime,
+    done: Done,
+) -> None:
+    """Lock and write what was made, unless somebody was faster."""
+    held = _hold({pk: claimed[pk] for pk in ids})
+    _take_changes([note.pk for pk in held for note in notes[pk]])
+    outcomes = [o for o in made.outcomes if o.judging.experiment.pk in held]
+    drafts = [draft for draft in made.drafts if draft.judging.experiment.pk in held]
+    _keep_steps(outcomes)
+    _save(drafts, now)
+    _move_cursors([j for j in made.judgings if j.experiment.pk in held])
+    done.experiments += len(held)
+    done.overtaken += sorted(set(ids) - held)
+    done.evaluations += sum(len(draft.evaluations) for draft in drafts)
+    slots = [o.judging.cursor.judged_to for o in outcomes]
+    done.newest_slot = max(filter(None, (done.newest_slot, *slots)), default=None)
+
+
+def _suspend(pk: int, version: str, error: Exception, notes: Sequence[_Note], now: dt.datetime, done: Done) -> None:
+    cause = cause_of(pk, error)
+    done.failed.append((cause.key, cause.reason))
+    try:
+        with transaction.atomic():
+            held = _hold({pk: version})
+            if held:
+                _take_changes([note.pk for note in notes])
+                suspend(pk, cause, now=now, retry_at=newest_slot(now, RETRY_S) + dt.timedelta(seconds=RETRY_S))
+    except DatabaseError as refusal:  # its changes stay noted, so nothing is scaled, and the next tick tries again
+        if _is_the_servers(refusal):
+            raise
+        done.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))
+    else:
+        done.experiments += len(held)
+        done.overtaken += sorted({pk} - held)
 
 
 # The fold -----------------------------------------------------------------------------------------------------------------
 
 
-def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list[Outcome]:
+def _fold_all(judgings: Sequence[Judging], now: dt.datetime) -> list[Outcome]:
     """Fold every experiment up to its newest slot; the rows of all are read by one query."""
     starts = {j.experiment.pk: _state(j) for j in judgings}
     rows = rows_of(
@@ -304,27 +516,24 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list
     for judging in judgings:
         state, retold = starts[judging.experiment.pk]
         to = newest_slot(now, judging.policy.slot_s)
-        try:
-            folded = fold(judging.policy, judging.plan, rows[judging.experiment.pk], to=to_us(to), state=state)
-        except _UNJUDGEABLE as error:
-            done.failed.append((judging.experiment.key, f"{type(error).__name__}: {error}"))
-            judging.cursor.state = judging.cursor.quiet_to = None  # retold from its rows next time
-            judging.cursor.due_at = to + dt.timedelta(seconds=judging.policy.slot_s)
-            continue
+        folded = fold(judging.policy, judging.plan, rows[judging.experiment.pk], to=to_us(to), state=state)
         after = state.slot if state and not folded.rebuilt else None
         outcomes.append(Outcome(judging, folded, after, retold))
         _advance(judging, folded, to, retold=retold is not None)
         judging.cursor.quiet_to = _quiet_to(judging, rows[judging.experiment.pk], folded.state)
-        done.newest_slot = max(filter(None, (done.newest_slot, to)))
     return outcomes
 
 
 def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
     """The state to go on from, and why the fold is retold: rows, policy or plan changed behind what was judged."""
+    if judging.cursor.judged_to is None:
+        return None, None
+    if judging.cursor.rules != REVISION:
+        return None, Superseded.RULES_MENDED
     if judging.cursor.state is None:
-        return None, None if judging.cursor.judged_to is None else Superseded.JUDGED_ANEW
+        return None, _because_anew(judging)
     try:
-        stored = State.from_bytes(zlib.decompress(judging.cursor.state))
+        stored = _stored(judging.cursor.state)
     except StateOutdated:
         return None, Superseded.JUDGED_ANEW
     if not stored.fits(judging.policy, judging.plan):
@@ -345,6 +554,21 @@ def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
         if state is not None and unseen:
             state = state.at_most(received - 1)
     return state, Superseded.EVIDENCE_CORRECTED if retold or state is not stored else None
+
+
+def _stored(state: bytes | memoryview) -> State:
+    """Raises StateOutdated for one that another version wrote, Unjudgeable for bytes that are not what was written."""
+    try:
+        return State.from_bytes(zlib.decompress(state))
+    except zlib.error as error:
+        raise Unjudgeable("Its stored state cannot be read; the next time it is judged anew from its rows.") from error
+
+
+def _because_anew(judging: Judging) -> Superseded:
+    """Why a fold without a state is retold: what could not be judged before was mended by a correction, or otherwise."""
+    judged_to = judging.cursor.judged_to or judging.experiment.created_at
+    corrected = any(from_ts <= to_us(judged_to) for _, from_ts, _ in judging.changed)
+    return Superseded.EVIDENCE_CORRECTED if judging.cursor.unjudgeable and corrected else Superseded.JUDGED_ANEW
 
 
 def _passed_since(judging: Judging, stored: State) -> int:
@@ -373,6 +597,7 @@ def _advance(judging: Judging, folded: Folded, to: dt.datetime, *, retold: bool)
     cursor.policy_version = judging.version
     cursor.readable_at = None if folded.first_readable_at is None else from_us(folded.first_readable_at)
     cursor.state = zlib.compress(folded.state.to_bytes(), 1)
+    cursor.unjudgeable, cursor.rules = None, REVISION
 
 
 def _next_due(experiment: Experiment, policy: Policy, judged: dt.datetime) -> dt.datetime | None:
@@ -398,34 +623,21 @@ def _all_rows(judging: Judging) -> Rows:
 # What is written ----------------------------------------------------------------------------------------------------------
 
 
-def _write_all(outcomes: Sequence[Outcome], now: dt.datetime, done: Done) -> None:
-    """Facts, evaluations that say something new with their evidence, proposals, and what each document shows.
+def _make_all(outcomes: Sequence[Outcome], now: dt.datetime) -> list[Draft]:
+    """Evaluations that say something new with their evidence, proposals, and what each document shows.
 
-    All is made before anything is written, one experiment after the other, so that one of which it cannot be made leaves the
-    others alone; then it is written by a constant number of statements.
+    By a constant number of statements, however many experiments there are.
     """
-    _keep_steps(outcomes)
-    drafts = _each(_drafts([o for o in outcomes if o.folded.tellings]), lambda draft: _choose(draft, now), done)
-    steps = _steps_behind(drafts)
-    drafts = _each(drafts, lambda draft: _prove(draft, steps.get(draft.judging.experiment.pk, [])), done)
-    rows = _rows_behind_answers(drafts)
-    drafts = _each(drafts, lambda draft: _tell(draft, rows, now), done)
-    _save(drafts, now)
-    done.evaluations += sum(len(draft.evaluations) for draft in drafts)
-
-
-def _each(drafts: Sequence[Draft], make: Callable[[Draft], None], done: Done) -> list[Draft]:
-    """The drafts that could be made; the others are reported, and retold from their rows next time."""
-    made = []
+    drafts = _drafts([o for o in outcomes if o.folded.tellings])
     for draft in drafts:
-        try:
-            make(draft)
-        except _UNJUDGEABLE as error:
-            done.failed.append((draft.judging.experiment.key, f"{type(error).__name__}: {error}"))
-            draft.judging.cursor.state = draft.judging.cursor.quiet_to = None
-        else:
-            made.append(draft)
-    return made
+        _choose(draft, now)
+    steps = _steps_behind(drafts)
+    for draft in drafts:
+        _prove(draft, steps.get(draft.judging.experiment.pk, []))
+    rows = _rows_behind_answers(drafts)
+    for draft in drafts:
+        _tell(draft, rows, now)
+    return drafts
 
 
 def _keep_steps(outcomes: Sequence[Outcome]) -> None:
@@ -552,11 +764,11 @@ def _evaluation(judging: Judging, judged: Judged, now: dt.datetime) -> Evaluatio
 
 
 def _steps_behind(drafts: Sequence[Draft]) -> dict[int, list[bytes]]:
-    """The facts of every slot behind new evaluations of folds that went on from a state, by experiment, oldest first."""
+    """The facts up to the state that a fold with new evaluations went on from, by experiment, oldest first."""
     onward = {
-        draft.judging.experiment.pk: draft.evaluations[-1].slot
+        draft.judging.experiment.pk: from_us(draft.outcome.after)
         for draft in drafts
-        if draft.evaluations and not draft.outcome.folded.rebuilt
+        if draft.evaluations and draft.outcome.after is not None
     }
     if not onward:
         return {}
@@ -577,7 +789,7 @@ def _prove(draft: Draft, stored: Sequence[bytes]) -> None:
     if not draft.evaluations:
         return
     judging, folded = draft.judging, draft.outcome.folded
-    steps = folded.steps if folded.rebuilt else [_STEP.decode(body) for body in stored]
+    steps = [*(_STEP.decode(body) for body in stored), *folded.steps]
     judged = {telling.slot: telling for telling in folded.tellings}
     for evaluation, detail in zip(draft.evaluations, draft.details, strict=True):
         behind = [step for step in steps if step.slot <= detail.slot]
@@ -655,19 +867,21 @@ def _tell(draft: Draft, rows: Mapping[int, Rows], now: dt.datetime) -> None:
     judging = draft.judging
     if (read := rows.get(judging.experiment.pk)) is not None:
         _revise(draft, read)
-    ended_at = judging.plan.ended_at
-    over = ended_at is not None and any(answer.at == ended_at for answer in judging.plan.answers)
+    over = _is_over(judging.plan)
     open_ = [] if over else _reconcile(draft, now)  # who has decided is not asked again
     _show(draft, open_, over=over)
+
+
+def _is_over(plan: Plan) -> bool:
+    """Whether an answer has ended the experiment."""
+    return plan.ended_at is not None and any(answer.at == plan.ended_at for answer in plan.answers)
 
 
 def _reconcile(draft: Draft, now: dt.datetime) -> list[Recommendation]:
     """Make the open recommendations those the fold has latched: new ones are proposed, others superseded or withdrawn."""
     outcome = draft.outcome
     newest = outcome.folded.tellings[-1].evaluation
-    wanted: dict[tuple[str | None, str, str, int | None], JudgedRecommendation] = {
-        (r.variant, r.action, r.code, r.proposed_slot): r for r in _asked(outcome.judging.plan, newest, outcome.folded)
-    }
+    wanted = {_key(r): r for r in _asked(outcome.judging.plan, newest, outcome.folded)}
     kept = []
     for row in draft.waiting:
         identity = _identity(row)
@@ -691,7 +905,11 @@ def _reconcile(draft: Draft, now: dt.datetime) -> list[Recommendation]:
     return kept
 
 
-def _identity(row: Recommendation) -> tuple[str | None, str, str, int | None]:
+def _key(r: JudgedRecommendation) -> Identity:
+    return r.variant, r.action, r.code, r.proposed_slot
+
+
+def _identity(row: Recommendation) -> Identity:
     return row.variant.key if row.variant else None, row.action, row.code, to_us(row.slot)
 
 
@@ -754,12 +972,12 @@ def _message(experiment: Experiment, row: Recommendation, now: dt.datetime) -> O
 
 
 def _rows_behind_answers(drafts: Sequence[Draft]) -> dict[int, Rows]:
-    """All rows of retold experiments that somebody has answered."""
+    """All rows of retold experiments that somebody has answered. What people answered under earlier rules stays as it is."""
     return rows_of(
         {
             draft.judging.experiment.pk: dict.fromkeys(series_of(draft.judging.plan), draft.judging.plan.started_at)
             for draft in drafts
-            if draft.outcome.retold and draft.answered
+            if draft.answered and draft.outcome.retold not in (None, Superseded.RULES_MENDED)
         }
     )
 
@@ -770,15 +988,13 @@ def _revise(draft: Draft, rows: Rows) -> None:
     The answer stays: people are told, nothing is undone.
     """
     judging = draft.judging
-    since = min((ts for _, ts, _ in judging.changed), default=0)
+    since = min((ts for _, ts, _ in judging.changed), default=0) if draft.outcome.after is not None else 0
     for decision in draft.answered:
         of, name = decision.recommendation, str(decision.pk)
         slot = newest_slot(decision.at - dt.timedelta(microseconds=1), judging.policy.slot_s)
         if to_us(slot) < since:
             continue
-        version = of.policy_version
-        policy = parse(version.body, name=version.policy.name, version=version.number)
-        would = fold(policy, judging.plan, rows, to=to_us(slot)).tellings[-1].evaluation
+        would = fold(policy_of(of.policy_version), judging.plan, rows, to=to_us(slot)).tellings[-1].evaluation
         told = next(
             (r for r in (would.recommendation, *would.variants) if of.variant is None or r.variant == of.variant.key),
             would.recommendation,
@@ -849,16 +1065,17 @@ def _move_cursors(judgings: Sequence[Judging]) -> None:
         return
     for judging in judgings:
         if judging.experiment.status == Experiment.Status.DRAFT:
-            judging.cursor.due_at = None
+            judging.cursor.due_at = judging.cursor.unjudgeable = None
     with connection.cursor() as cursor:
         cursor.execute(
             """
             UPDATE metadata.cursors c SET judged_to = w.judged_to, due_at = w.due_at, quiet_to = w.quiet_to, asked_slot = w.asked_slot,
               fold = w.fold, policy_version_id = w.policy_version_id, state = decode(w.state, 'base64'), shown = w.shown,
-              revisions = w.revisions, readable_at = w.readable_at, missed_slots = w.missed_slots
+              revisions = w.revisions, readable_at = w.readable_at, missed_slots = w.missed_slots, unjudgeable = w.unjudgeable,
+              rules = w.rules
             FROM json_to_recordset(%s) AS w(experiment_id bigint, judged_to timestamptz, due_at timestamptz, quiet_to timestamptz,
               asked_slot timestamptz, fold int, policy_version_id bigint, state text, shown jsonb, revisions jsonb, readable_at timestamptz,
-              missed_slots bigint)
+              missed_slots bigint, unjudgeable jsonb, rules smallint)
             WHERE c.experiment_id = w.experiment_id AND c.experiment_id = ANY (%s)
             """,  # the ids once more, so that one experiment's cursor is found without reading all of them
             [
@@ -879,6 +1096,8 @@ _WRITTEN = (
     "revisions",
     "readable_at",
     "missed_slots",
+    "unjudgeable",
+    "rules",
 )
 
 

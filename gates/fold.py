@@ -1,4 +1,4 @@
-"""The fold: stored rows in, evaluations out, slot after slot, as GATES.md says. Pure.
+"""The fold: stored rows in, evaluations out, slot after slot, as docs/gates.md says. Pure.
 
 `fold` judges every slot up to one, either from the start (a rebuild) or on from the `State` of an earlier fold; both give
 exactly the same. It is event-driven: slots at which nothing can change are skipped, never approximated. The rows become

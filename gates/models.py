@@ -1,5 +1,6 @@
 """How experiments are judged, what was found, and what people answered."""
 
+import zlib
 from datetime import datetime
 
 from django.conf import settings
@@ -8,6 +9,8 @@ from django.db.models import Q
 
 from decisioning.access.models import Team, valid_key
 from experiments.models import Experiment, OfExperiment, Variant
+from gates.evidence import EvidenceRefused
+from gates.evidence import digest as digest_of
 
 
 class Policy(models.Model):
@@ -29,7 +32,7 @@ class Policy(models.Model):
 
 
 class PolicyVersion(models.Model):
-    """One immutable body (GATES.md section 4). The newest activated version of a policy judges."""
+    """One immutable body (docs/gates.md section 4). The newest activated version of a policy judges."""
 
     policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="versions")
     team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE, related_name="+", editable=False)
@@ -37,8 +40,9 @@ class PolicyVersion(models.Model):
     body = models.JSONField()
     author = models.CharField(max_length=200)
     author_user = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
-    )
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+",
+        help_text="Outlives the account, so that its number goes on to say who the second person is not.",
+    )  # fmt: skip
     created_at = models.DateTimeField()
     activated_at = models.DateTimeField(null=True, blank=True)
     activated_by = models.CharField(max_length=200, blank=True)
@@ -102,7 +106,7 @@ class PolicyBinding(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.experiment_id or 'default'}: {self.policy}"
+        return f"{self.policy} for {self.experiment or f'new experiments of {self.team}'}"
 
 
 class Cursor(models.Model):
@@ -128,6 +132,13 @@ class Cursor(models.Model):
         default=dict,
         db_default={},
         help_text="By decision: {action, code} the gates would advise on the rows stored now, where that is another action.",
+    )
+    unjudgeable = models.JSONField(
+        null=True,
+        help_text="Why the newest slot could not be judged: {since, reason, row}; null while it can. Nothing proposed is accepted meanwhile.",
+    )
+    rules = models.PositiveSmallIntegerField(
+        default=1, db_default=1, help_text="The revision of the rules that judged (gates.rules.REVISION)."
     )
     readable_at = models.DateTimeField(
         null=True, help_text="The first look that could be read: fresh, dense, with its floors and min_days."
@@ -174,6 +185,16 @@ class Evidence(OfExperiment):
     def __str__(self) -> str:
         return self.digest
 
+    def read(self) -> bytes:
+        """The canonical JSON. Raises EvidenceRefused when what is stored is not what the digest names."""
+        try:
+            body = zlib.decompress(self.body)
+        except zlib.error as error:
+            raise EvidenceRefused(f"What is kept of {self.digest} cannot be read: {error}.") from error
+        if digest_of(body) != self.digest:
+            raise EvidenceRefused(f"What is kept of {self.digest} is not what that names.")
+        return body
+
 
 class Evaluation(OfExperiment):
     """A slot at which something changed, or that somebody asked for. At most one per experiment, slot and fold."""
@@ -195,14 +216,14 @@ class Evaluation(OfExperiment):
         indexes = [models.Index(fields=["experiment", "-slot", "-fold"], name="evaluation_newest")]
 
     def __str__(self) -> str:
-        return f"{self.experiment_id} at {self.slot:%Y-%m-%d %H:%MZ}: {self.action}"
+        return f"{self.experiment} at {self.slot:%Y-%m-%d %H:%MZ}: {self.action}"
 
 
 class Recommendation(OfExperiment):
     """One proposal for one variant (null: for the experiment as a whole). Its wording and figures never change.
 
     Open until a person answers (its decision), a later fold no longer gives it or something else settles it
-    (`superseded_at`, `superseded_because`), or rows 1-3 of GATES.md section 5 take it back (`withdrawn_at`).
+    (`superseded_at`, `superseded_because`), or rows 1-3 of docs/gates.md section 5 take it back (`withdrawn_at`).
     """
 
     class Superseded(models.TextChoices):
@@ -211,6 +232,7 @@ class Recommendation(OfExperiment):
         EVIDENCE_CORRECTED = "evidence_corrected", "Evidence corrected"
         POLICY_CHANGED = "policy_changed", "Policy changed"
         JUDGED_ANEW = "judged_anew", "Judged anew"
+        RULES_MENDED = "rules_mended", "Rules mended"
         NEWER_PROPOSAL = "newer_proposal", "Newer proposal"
         ANOTHER_ANSWER = "another_answer", "Another answer"
 
@@ -270,7 +292,10 @@ class Decision(OfExperiment):
     override_to = models.CharField(max_length=10, blank=True)
     reason = models.TextField(blank=True)
     by = models.CharField(max_length=200)
-    by_user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    by_user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+",
+        help_text="Outlives the account: an answer is never edited, not even by a deletion.",
+    )  # fmt: skip
     at = models.DateTimeField()
     evidence_digest = models.CharField(max_length=71)
 

@@ -1,4 +1,4 @@
-"""Whether a plan can end: what its goals need before they are decided whatever the effect is (B of GATES.md section 6). Pure."""
+"""Whether a plan can end: what its goals need before they are decided whatever the effect is (B of docs/gates.md section 6). Pure."""
 
 from __future__ import annotations
 

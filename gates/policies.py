@@ -1,4 +1,4 @@
-"""Which policy judges an experiment, and how a policy gets new versions. The only writer of policies and bindings."""
+"""Which policy judges an experiment, and how a policy gets new versions. The only writer of policies; bindings are written here and, checked here, in the admin."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -140,8 +140,8 @@ def add_version(policy: Policy, body: Mapping[str, Any], *, by: Principal, now: 
 def activate(version: PolicyVersion, *, by: Principal, now: datetime, backtested: bool) -> PolicyVersion:
     """Let this version judge from now on.
 
-    backtested: whether a backtest of it has finished. Raises PolicyRefused: `backtest_required`, and
-    `second_person_required` when its author (the person, or the key without one) asks.
+    backtested: whether a backtest of it has finished. Raises PolicyRefused: `backtest_required`, and `second_person_required`
+    unless it is certain that another person asks than the one who wrote it.
     """
     if version.activated_at is not None and in_force(version.policy) == version:
         return version
@@ -149,16 +149,29 @@ def activate(version: PolicyVersion, *, by: Principal, now: datetime, backtested
         raise PolicyRefused(
             "backtest_required", f"{version} has no finished backtest. Start one, look at it, then activate."
         )
-    team = version.policy.team
-    same_person = by.person_id is not None and by.person_id == version.author_user_id
-    if (team is None or team.second_person) and (same_person or by.owner == version.author):
-        raise PolicyRefused(
-            "second_person_required", f"{version} was written by {version.author}. Somebody else has to activate it."
-        )
+    if missing := second_person_missing(version, by):
+        raise PolicyRefused("second_person_required", missing)
     version.activated_at = now
     version.activated_by = by.owner
     version.save(update_fields=["activated_at", "activated_by"])
     return version
+
+
+def second_person_missing(version: PolicyVersion, by: Principal) -> str:
+    """Why this principal is not the second person that the version needs; "" when it is, or when the team needs none.
+
+    Behind a key without an owner could be anybody, so it is nobody's second person, and what it wrote has no first.
+    """
+    team = version.policy.team
+    if team is not None and not team.second_person:
+        return ""
+    if version.author_user_id is None:
+        return f"{version} was written by {version.author}, behind which no person is known. Somebody has to add it as a version of his own."
+    if by.person_id is None:
+        return f"{by.owner} belongs to no person. Somebody other than {version.author} has to activate {version}."
+    if by.person_id == version.author_user_id:
+        return f"{version} was written by {version.author}. Somebody else has to activate it."
+    return ""
 
 
 def faults(body: Mapping[str, Any]) -> Sequence[Problem]:

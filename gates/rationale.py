@@ -653,7 +653,7 @@ def units_per_day(court: Judge, bounds: Bounds) -> float | None:
 
 
 def days_left(comparison: Comparison, bounds: Bounds, rate: float) -> tuple[float | None, float | None]:
-    """(A, B) of GATES.md section 6: days until decided if the effect stays, and by when whatever it is; None: never.
+    """(A, B) of docs/gates.md section 6: days until decided if the effect stays, and by when whatever it is; None: never.
 
     A guard is decided at half = |estimate + max_harm|; it has no B.
     """

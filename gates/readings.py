@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 from django.db import connection
 
 from experiments.models import Experiment, Pause, TargetKpi, Variant
@@ -13,6 +14,10 @@ from gates.models import Cursor, Decision, PolicyVersion
 from gates.plan import Plan, from_us, to_us
 from gates.policy import Policy, parse
 from gates.series import Rows, Series, SeriesKey
+
+
+class Unjudgeable(Exception):
+    """Policy or plan of an experiment cannot be read; the message says which, and why."""
 
 
 @dataclass
@@ -30,18 +35,26 @@ class Judging:
 
 
 def load(ids: Sequence[int]) -> list[Judging]:
-    """Experiments with cursor, policy in force and plan, in the order of their ids."""
+    """Experiments with cursor, policy in force and plan, in the order of their ids. Raises Unjudgeable."""
     experiments = {e.pk: e for e in Experiment.objects.select_related("team").filter(pk__in=ids)}
     cursors = {c.pk: c for c in Cursor.objects.filter(pk__in=ids)}
     versions = versions_in_force(ids)
-    in_force = {version.pk: version for version in versions.values()}.values()
-    policies = {v.pk: parse(v.body, name=v.policy.name, version=v.number) for v in in_force}
+    if without := [e.key for pk, e in experiments.items() if pk not in versions]:
+        raise Unjudgeable(f"No version of the policy of {', '.join(without)} is active.")
+    policies = {pk: policy_of(version) for pk, version in {v.pk: v for v in versions.values()}.items()}
     plans = plans_of(experiments.values())
     return [
         Judging(experiments[i], cursors[i], versions[i], policies[versions[i].pk], plans[i])
         for i in sorted(experiments)
-        if i in versions
     ]
+
+
+def policy_of(version: PolicyVersion) -> Policy:
+    """The policy of a stored version. Raises Unjudgeable."""
+    try:
+        return parse(version.body, name=version.policy.name, version=version.number)
+    except (ValueError, LookupError, TypeError, AttributeError, msgspec.MsgspecError) as error:
+        raise Unjudgeable(f"Policy {version} cannot be read: {error}") from error
 
 
 def versions_in_force(ids: Sequence[int]) -> dict[int, PolicyVersion]:
@@ -69,7 +82,10 @@ def versions_in_force(ids: Sequence[int]) -> dict[int, PolicyVersion]:
 
 
 def plans_of(experiments: Iterable[Experiment]) -> dict[int, Plan]:
-    """The plan of each experiment as the engine reads it; a constant number of queries. Drafts have the plan they would start with."""
+    """The plan of each experiment as the engine reads it; a constant number of queries. Drafts have the plan they would start with.
+
+    Raises Unjudgeable.
+    """
     by_id = {e.pk: e for e in experiments}
     kpis: dict[int, list[TargetKpi]] = defaultdict(list)
     for kpi in TargetKpi.objects.filter(experiment__in=by_id).select_related("metric").order_by("position"):
@@ -107,9 +123,12 @@ def plans_of(experiments: Iterable[Experiment]) -> dict[int, Plan]:
         )
         for pk, e in by_id.items()
     }
-    return {
-        pk: Plan.from_json(plan.to_json()) for pk, plan in plans.items()
-    }  # texts from the database become the literals
+    try:
+        return {
+            pk: Plan.from_json(plan.to_json()) for pk, plan in plans.items()
+        }  # texts from the database become the literals
+    except msgspec.MsgspecError as error:
+        raise Unjudgeable(f"A plan cannot be read: {error}") from error
 
 
 def rows_of(wanted: Mapping[int, Mapping[SeriesKey, int]]) -> dict[int, Rows]:

@@ -1,4 +1,4 @@
-"""Verdicts and recommendations: a small state machine over facts, as GATES.md sections 3 to 6 say. Pure.
+"""Verdicts and recommendations: a small state machine over facts, as docs/gates.md sections 3 to 6 say. Pure.
 
 `Judge` is what policy and plan fix, `Memory` what earlier looks left, `step` moves memory over one slot's facts. Nothing else
 decides: the fold only finds the facts, and replay runs the same steps again.
@@ -46,6 +46,32 @@ AT_ONCE = 3
 AT_ONCE_CODES = ("unsafe", "invalid", "harm")
 NOT_MEASURED = (1, 2)
 """Rows that rest on no running bounds, so a restatement does not touch what they proposed."""
+
+
+class Rule(NamedTuple):
+    """One of the ten rules of docs/gates.md section 5, in code `row`: when it matches, the (action, code) it may say, and how it acts."""
+
+    number: int
+    when: str
+    says: tuple[tuple[Action, str], ...]
+    acts: Literal["at once", "suspends a scale", "after a streak", ""] = "after a streak"
+
+
+UNDECIDED: tuple[Action, str] = ("review", "undecided")
+"""Once time is over."""
+RULES = (
+    Rule(1, "a safety limit is broken", (("delete", "unsafe"),), "at once"),
+    Rule(2, "the split or a reading is invalid", (("review", "invalid"),), "at once"),
+    Rule(3, "a guard is proved to be harmed", (("delete", "harm"),), "at once"),
+    Rule(4, "data is missing or too old", (("hold", "no_data"), ("hold", "stale"), UNDECIDED), "suspends a scale"),
+    Rule(5, "buckets, days or units are lacking", (("hold", "collecting"), UNDECIDED), "suspends a scale"),
+    Rule(6, "the goals pass, by too little", (("review", "too_small"),)),
+    Rule(7, "the goals pass, and all else", (("scale", "wins"), ("scale", "on_target"))),
+    Rule(8, "the goals fail", (("delete", "harmful"), ("delete", "not_worth_it"), ("delete", "off_target"))),
+    Rule(9, "time is over", (UNDECIDED,)),
+    Rule(10, "else", (("hold", "open"),), ""),
+)
+"""The first that matches says what to do. Tests hold the table to what the machine below does, and docs/gates.md to the table."""
 
 
 # What a slot's evaluation looks like ----------------------------------------------------------------------------------
@@ -400,7 +426,7 @@ def _unfit(kpi: Kpi) -> str:
 
 
 def tightest_at(policy: Policy, kpi: Kpi, gate: Gate, worthwhile: float) -> float:
-    """t_opt: units of both arms at which the gate's interval is tightest, fixed at the start (GATES.md section 3)."""
+    """t_opt: units of both arms at which the gate's interval is tightest, fixed at the start (docs/gates.md section 3)."""
     baseline = kpi.baseline
     if baseline is None or baseline.stddev <= 0 or worthwhile == 0:
         return float(policy.planned_units)

@@ -8,6 +8,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from decisioning.access.principal import bind_job
+from experiments.models import Experiment
 from gates import evaluation, trials
 from telemetry import wake
 from telemetry.refresh import logged
@@ -18,15 +19,18 @@ _log = logging.getLogger(__name__)
 @shared_task(name="gates.tick")
 def tick(**_later: object) -> None:
     """Judge every experiment that is due or whose rows changed; ingest hints at it, beat calls it every 30 seconds."""
-    _logged(lambda: evaluation.pass_over(now=timezone.now()))
+    while _logged(lambda: evaluation.pass_over(now=timezone.now())).passed == evaluation.PASSED_AT_ONCE:
+        pass
     more, shared = True, False
     while more:
         chunks, more = evaluation.due(now=timezone.now())
         if len(chunks) > 1 and not shared:
             shared = True
             wake.tick()  # there is work for another worker, which asks the next one in turn
-        judged = [_logged(partial(_evaluate, ids)).experiments for ids in chunks]
-        more = more and any(judged)  # else others hold what is left
+        judged = [_logged(partial(_evaluate, ids)) for ids in chunks]
+        for pk in [pk for done in judged for pk in done.overtaken]:
+            _logged(partial(_evaluate, [pk]))
+        more = more and any(done.experiments for done in judged)  # else others are at what is left
     evaluation.beat(now=timezone.now())
 
 
@@ -41,9 +45,14 @@ def _logged(work: Callable[[], evaluation.Done]) -> evaluation.Done:
         done = work()
         run.rows, run.data_watermark = done.evaluations, done.newest_slot
         run.worked = done.experiments + done.passed > 0
+        teams = Experiment.objects.in_bulk([key for key, _ in done.failed], field_name="key")
         for key, error in done.failed:
             _log.error("Experiment %s could not be judged: %s", key, error)
-            run.failures.append(f"{key}: {error}")
+            run.told[teams[key].team_id].append(f"{key}: {error}")
+        if done.failed:
+            run.failures.append(
+                f"{len(done.failed)} experiments could not be judged; the log of their teams says which and why"
+            )
         return done
 
 

@@ -1,5 +1,6 @@
 """The refresh log, sources and quarantine in the Django admin."""
 
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -11,14 +12,25 @@ from django.utils import timezone
 
 from decisioning.access.admin import Dated, ReadOnly
 from telemetry.admin_import import import_rows
-from telemetry.models import QuarantinedEvent, RefreshRun, Source
+from telemetry.models import QuarantinedEvent, RefreshRun, Source, SourcePlace
 from telemetry.refresh import failure_shares
 from telemetry.sources import SourceFailed, SourceRefused, check, preview
 
 
 @admin.register(RefreshRun)
 class RefreshRunAdmin(ReadOnly):
-    list_display = ("id", "job_name", "status", "rows", "started_at", "finished_at", "source", "error")
+    list_display = (
+        "id",
+        "job_name",
+        "status",
+        "rows",
+        "refused",
+        "ignored",
+        "started_at",
+        "finished_at",
+        "source",
+        "error",
+    )
     list_filter = ("status", "team")
     list_select_related = ("team",)
     search_fields = ("job_name", "source", "error")
@@ -39,6 +51,25 @@ class SourceForm(forms.ModelForm):  # type: ignore[type-arg]
                     self.add_error(name if name in self.fields else None, detail)
 
 
+@admin.register(SourcePlace)
+class SourcePlaceAdmin(Dated):
+    """Only admins of the installation bind: the database holds whoever is not to that as well."""
+
+    list_display = ("name", "kind", "team", "created_at")
+    list_filter = ("kind", "team")
+    list_select_related = ("team",)
+    search_fields = ("name",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_change_permission(self, request: HttpRequest, obj: SourcePlace | None = None) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_delete_permission(self, request: HttpRequest, obj: SourcePlace | None = None) -> bool:
+        return bool(request.user.is_superuser)
+
+
 @admin.register(Source)
 class SourceAdmin(Dated):
     form = SourceForm
@@ -57,7 +88,7 @@ class SourceAdmin(Dated):
     list_filter = ("kind", "enabled", "team")
     list_select_related = ("team",)
     search_fields = ("key", "lineage_job", "query")
-    readonly_fields = ("failures", "read_to", "last_refresh_at")
+    readonly_fields = ("failures", "read_to", "again_from", "last_refresh_at")
     actions = ("try_out",)
 
     def get_urls(self) -> list[URLPattern]:
@@ -82,14 +113,18 @@ class SourceAdmin(Dated):
                 messages.error(request, f"{source.key}: {refusal}")
                 continue
             told = shown.stored
-            rows = f"{told.accepted} new, {told.changed} changed, {told.duplicates} duplicate and {told.refused} refused rows"
-            first = "; ".join(", ".join(f"{k}={v}" for k, v in row.items()) for row in shown.rows[:3])
+            rows = f"{told.accepted} new, {told.changed} changed, {told.duplicates} duplicate and {told.refused} refused rows, {told.ignored} of experiments that are not here"
+            first = "; ".join(", ".join(f"{k} {_cell(v)}" for k, v in row.items()) for row in shown.rows[:3])
             part = ", in the first part alone" if shown.more else ""
             text = f"{source.key} since {shown.since:%Y-%m-%d %H:%MZ}: {rows}{part}. {' '.join(told.problems[:3])} First: {first}"
             messages.info(request, text[:2_000])
 
     def get_readonly_fields(self, request: HttpRequest, obj: Source | None = None) -> list[str]:
         return [*super().get_readonly_fields(request, obj), *(["key", "team"] if obj else [])]
+
+
+def _cell(value: object) -> str:
+    return "empty" if value is None else f"{value:%Y-%m-%d %H:%MZ}" if isinstance(value, datetime) else str(value)
 
 
 @admin.register(QuarantinedEvent)

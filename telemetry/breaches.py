@@ -8,22 +8,21 @@ from django.db import connection
 from decisioning.ledger.alarms import GRACE, Wrong, reconcile
 from decisioning.ledger.models import Alarm
 from experiments.models import Experiment
-from telemetry.freshness import WATERMARK_SQL
+from telemetry.freshness import FRESHNESS_SQL, WATERMARK_SQL
 
 # An experiment is as fresh as its worst KPI, a KPI as its worst variant. Before the first row age counts from the start.
 _STALE = f"""
-SELECT e.team_id, e.id, e.key, m.key, CASE WHEN n.whole THEN n.watermark END,
-       coalesce(CASE WHEN n.whole THEN n.watermark END, greatest(e.started_at, e.created_at)) + make_interval(secs => m.expected_every_s + m.freshness_target_s)
+SELECT e.team_id, e.id, e.key, m.key, n.watermark, f.stale_at
 FROM metadata.experiments e
 JOIN metadata.target_kpis k ON k.experiment_id = e.id
 JOIN metadata.metrics m ON m.id = k.metric_id
 CROSS JOIN LATERAL (
-  SELECT min(x.ts) AS watermark, count(*) = count(x.ts) AS whole
+  SELECT CASE WHEN count(*) = count(x.ts) THEN min(x.ts) END AS watermark
   FROM metadata.variants v
   CROSS JOIN LATERAL (SELECT {WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality")} AS ts) AS x
   WHERE v.experiment_id = e.id AND v.dropped_at IS NULL) AS n
-WHERE e.status = 'running'
-  AND coalesce(CASE WHEN n.whole THEN n.watermark END, greatest(e.started_at, e.created_at)) < %s - make_interval(secs => m.expected_every_s + m.freshness_target_s)
+CROSS JOIN LATERAL {FRESHNESS_SQL.format(experiment="e.id", watermark="n.watermark", every_s="m.expected_every_s", target_s="m.freshness_target_s", at="%s")} AS f
+WHERE e.status = 'running' AND f.overdue
 ORDER BY e.id, k.position
 """  # noqa: S608 - constants
 

@@ -75,9 +75,9 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
         )
     refused: list[Refused] = []
     good: dict[str | int, list[tuple[int, Row]]] = {}
-    raws = dict(lines)
-    for number, raw in lines:
-        ref, row, problem = _understood(raw)
+    raws = {number: raw for number, raw, _ in lines}
+    for number, raw, wrong in lines:
+        ref, row, problem = ("", None, wrong) if wrong else _understood(raw)
         if row is None:
             refused.append(Refused(number, problem, raw))
         else:
@@ -123,8 +123,8 @@ def _harmless(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") and _number(text) == text else text
 
 
-def _lines(text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, column -> text) of each row."""
+def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
+    """(line, column -> text, what is wrong with its shape) of each row."""
     reader = csv.DictReader(io.StringIO(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")), strict=True)
     try:
         names = [name.strip().lower() for name in reader.fieldnames or ()]
@@ -132,8 +132,12 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str]]]:
         missing = [name for name in NEEDED if name not in names]
         if missing:
             raise FileRefused(f"The first line must name the columns; there is no {', '.join(missing)}.")
+        if twice := [name for name in COLUMNS if names.count(name) > 1]:
+            raise FileRefused(f"The first line names {', '.join(twice)} twice.")
         for raw in reader:
-            yield reader.line_num, {name: value or "" for name, value in raw.items() if isinstance(name, str)}
+            cells = len(names) + len(raw.pop(None, ())) - list(raw.values()).count(None)
+            problem = "" if cells == len(names) else f"The line has {cells} cells, the first line {len(names)} names."
+            yield reader.line_num, {name: value or "" for name, value in raw.items()}, problem
     except csv.Error as error:
         raise FileRefused(f"Line {reader.line_num} is no CSV: {error}.") from error
 

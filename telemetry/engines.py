@@ -1,4 +1,4 @@
-"""Where sources are read: databases through SQLAlchemy, files through DuckDB. Nothing here can write to where it reads.
+"""Where sources are read: databases through SQLAlchemy, files (telemetry.files) through DuckDB. Nothing here can write to where it reads.
 
 Both cost half a second and tens of megabytes to load, so only a process that reads a source imports this.
 """
@@ -7,25 +7,26 @@ import datetime as dt
 import os
 import re
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import duckdb
 import sqlalchemy
+from django.db import connection as own
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from telemetry import files
 from telemetry.models import Source
-from telemetry.sources import CHUNK, COLUMNS, PARAMETER, SourceFailed, file_of
+from telemetry.sources import CHUNK, SourceFailed
 
 
 def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: float) -> Iterator[list[dict[str, Any]]]:
     """Chunks of what the query yields between since and until, as column -> value. Raises SourceFailed."""
     deadline = time.monotonic() + limit_s
-    chunks = _from_file if source.kind == Source.Kind.FILE else _from_database
+    chunks = files.read if source.kind == Source.Kind.FILE else _from_database
     try:
         for chunk in chunks(source, {"since": since, "until": until}, limit_s):
             if time.monotonic() > deadline:
@@ -38,52 +39,6 @@ def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: flo
 def _one(query: str) -> str:
     """The query without the semicolon that may end it."""
     return query.strip().removesuffix(";")
-
-
-def _from_file(source: Source, bounds: Mapping[str, dt.datetime], limit_s: float) -> Iterator[list[dict[str, Any]]]:
-    path = file_of(source.path)
-    if not path.is_file():  # the engine, which may open this file alone, would speak of permissions
-        raise SourceFailed(f"There is no file {source.path[:80]!r} in the folder of files, DECISIONING_FILES.")
-    quoted = str(path).replace("'", "''")
-    read_it = "read_csv" if path.suffix.lower() == ".csv" else "read_parquet"
-    options: dict[str, Any] = {"threads": "1", "memory_limit": "256MB", "autoinstall_known_extensions": "false"}
-    with closing(duckdb.connect(":memory:", config=options)) as engine, _interrupted_after(engine, limit_s):
-        engine.execute("SET TimeZone = 'UTC'")  # a time without offset in a file is UTC
-        engine.execute(f"SET allowed_paths = ['{quoted}']")
-        engine.execute("SET enable_external_access = false")
-        engine.execute("SET lock_configuration = true")
-        engine.execute(f"CREATE VIEW rows AS SELECT * FROM {read_it}('{quoted}')")  # noqa: S608 - quoted above
-        query = f"SELECT * FROM ({PARAMETER.sub(r'$\1', _one(source.query))}\n) AS q"  # noqa: S608 - one SELECT, read-only
-        named = [row[0] for row in engine.execute(f"SELECT * FROM (DESCRIBE {query})", bounds).fetchall()]  # noqa: S608
-        wanted = [f"epoch_us({n}::TIMESTAMPTZ) AS {n}" if n == "ts" else f'"{n}"' for n in named if n in COLUMNS]
-        if not wanted:
-            raise SourceFailed(_nothing_known(named))
-        found = engine.execute(query.replace("*", ", ".join(wanted), 1), bounds)
-        names = [column[0] for column in found.description or ()]
-        while chunk := found.fetchmany(CHUNK):
-            yield [_with_instant(dict(zip(names, row, strict=True))) for row in chunk]
-
-
-def _nothing_known(names: Sequence[str]) -> str:
-    return f"The query yields {', '.join(names)[:200]}; it must yield experiment, metric, ts and value."
-
-
-def _with_instant(row: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(row.get("ts"), int):
-        row["ts"] = dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(microseconds=row["ts"])
-    return row
-
-
-@contextmanager
-def _interrupted_after(engine: duckdb.DuckDBPyConnection, limit_s: float) -> Iterator[None]:
-    timer = threading.Timer(limit_s, engine.interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
 
 
 def _from_database(source: Source, bounds: Mapping[str, dt.datetime], limit_s: float) -> Iterator[list[dict[str, Any]]]:
@@ -135,6 +90,7 @@ def _guard(connection: sqlalchemy.Connection, url: sqlalchemy.URL, limit_s: floa
             ).scalar_one()
             if strong:
                 raise SourceFailed("Its login is a superuser. Use one that may only read.")
+            _refuse_ourselves(connection)
         case "sqlite":
             connection.exec_driver_sql("PRAGMA query_only = ON")
             deadline = time.monotonic() + limit_s
@@ -143,6 +99,29 @@ def _guard(connection: sqlalchemy.Connection, url: sqlalchemy.URL, limit_s: floa
         case "mysql" | "mariadb":
             connection.exec_driver_sql(f"SET SESSION max_execution_time = {int(limit_s * 1000)}")
             connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+
+_HERE = """
+SELECT s.system_identifier::text, current_database()::text, bool_or(pg_has_role(session_user, r.oid, 'MEMBER'))
+FROM pg_control_system() AS s LEFT JOIN pg_roles AS r ON r.rolname = ANY (
+  '{decisioning_owner,decisioning_web,decisioning_worker,decisioning_backup,decisioning_reader}'::text[]) GROUP BY 1, 2
+"""
+
+
+def _refuse_ourselves(source: sqlalchemy.Connection) -> None:
+    """The portal's own database and roles are no source, by whatever name, address, socket or service the URL leads there.
+
+    A server is known by the number that initdb gave it, which its replicas have as well. Raises SourceFailed.
+    """
+    try:
+        server, database, ours = source.exec_driver_sql(_HERE).one()
+    except SQLAlchemyError as failure:
+        raise SourceFailed(f"It cannot be told from the portal's own database: {failure}") from None
+    with own.cursor() as cursor:
+        cursor.execute(_HERE)
+        own_server, own_database, _ = cursor.fetchone() or ("", "", None)
+    if server == own_server and (database == own_database or ours):
+        raise SourceFailed("It is the portal's own database, or a login of the portal's. Neither is a source.")
 
 
 def _without_secrets(failure: BaseException, source: Source) -> str:

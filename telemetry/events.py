@@ -37,7 +37,7 @@ Data = MetricObserved | MetricsObserved | ExposureCounted | Mapping[str, Any]
 
 
 class EventsRefused(Exception):
-    """Nothing of the request was stored. `status` is the HTTP status the contract gives it."""
+    """Nothing of the request was stored. `status` is the HTTP status docs/api.md gives it."""
 
     def __init__(self, code: str, message: str, *, status: int = 422, errors: Sequence[BadRow] = ()) -> None:
         super().__init__(message)

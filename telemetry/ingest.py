@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
+from experiments.plan import LARGEST, SMALLEST
 from telemetry import arrays, wake
 
 MAX_ROWS = 10_000
@@ -27,17 +28,24 @@ _EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LATEST = dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
 _MAX_INT = 2**63 - 1
 
+MOST_UNITS = 10**15
+"""Beyond it a float no longer counts units one by one, and sums of counts leave 64 bits."""
+DUST = 1e-12
+"""What adding floats may leave beyond a bound: a share is rounded to it from so far outside, a variance from so many times
+max(1, value^2) below 0, which is what is left of E[x^2] - E[x]^2 where nothing varies."""
+
 Key = Annotated[str, msgspec.Meta(max_length=63)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_INT)]
-Spread = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_UNITS)]
+Number = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+Spread = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 
 
 class Denominator(msgspec.Struct, frozen=True):
     """Second moments of a ratio's denominator, per unit of analysis."""
 
-    value: float
+    value: Number
     variance: Spread | None = None
-    covariance: float | None = None
+    covariance: Number | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -45,7 +53,7 @@ class Row(msgspec.Struct, frozen=True):
 
     metric: Key
     ts: Annotated[dt.datetime, msgspec.Meta(tz=True)]
-    value: float
+    value: Number
     variant: Key = "all"
     n: Count | None = None
     variance: Spread | None = None
@@ -72,7 +80,7 @@ class BadRow:
 
 
 class IngestRefused(Exception):
-    """Nothing of the batch was stored. `status` is the HTTP status the contract gives it."""
+    """Nothing of the batch was stored. `status` is the HTTP status docs/api.md gives it."""
 
     def __init__(self, code: str, message: str, *, status: int = 422, errors: Sequence[BadRow] = ()) -> None:
         super().__init__(message)
@@ -166,9 +174,10 @@ def ingest(
     faults = list(bad)
     oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
     kept = rows
-    if not _all_fit(keys, target, kinds, now=now, oldest=oldest):
+    if not (_all_fit(keys, target, kinds, now=now, oldest=oldest) and _all_in_range(rows)):
         kept = []
-        for index, row in rows:
+        for index, sent in rows:
+            row = _rounded(sent, kinds.get(sent.metric))
             if found := _misfit(row, target, kinds, now=now, oldest=oldest):
                 faults.append(BadRow(index, f"/rows/{index}{found[0]}", found[1], found[2]))
             else:
@@ -294,8 +303,40 @@ def _number_faults(raw: Mapping[str, Any], prefix: str, checks: Mapping[str, Any
     for name, problem_of in checks.items():
         if name not in raw or (raw[name] is None and name != "value"):
             continue
-        if problem := problem_of(raw[name]):
-            yield f"{prefix}/{name}", "invalid_number", f"{name} is {raw[name]!r:.40}; it must be {problem}."
+        number = 0 if name == "variance" and _is_dust(raw[name], raw.get("value")) else raw[name]
+        if detail := _beyond(name, number):
+            yield f"{prefix}/{name}", "out_of_range", detail
+        elif problem := problem_of(number):
+            yield f"{prefix}/{name}", "invalid_number", f"{name} is {number!r:.40}; it must be {problem}."
+
+
+def _beyond(name: str, number: object) -> str:
+    """What to do about a number that nothing could be computed with; empty where it is none of those, or none at all."""
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) < math.inf:
+        return ""
+    if name == "n":
+        return f"n is {_brief(number)}; at most 1e15 units are counted in a row." if number > MOST_UNITS else ""
+    if name in ("revision", "window_s") or number == 0 or SMALLEST <= abs(number) <= LARGEST:
+        return ""
+    return (
+        f"{name} is {_brief(number)}; its magnitude must be between 1e-100 and 1e100, or 0. Leave a row out that measured nothing; "
+        "a true value comes into range in another unit."
+    )
+
+
+def _brief(number: float) -> str:
+    """A number of any length; there are integers that no float holds."""
+    try:
+        return f"{number:g}"
+    except OverflowError:
+        return f"{'-' if number < 0 else ''}1e{int(math.log10(abs(number)))} or more"
+
+
+def _is_dust(variance: object, value: object) -> bool:
+    if _real(variance) or _real(value):
+        return False
+    scale = float(value)  # type: ignore[arg-type]
+    return -DUST * max(1.0, scale * scale) <= variance < 0  # type: ignore[operator]
 
 
 def _real(value: object) -> str:
@@ -328,8 +369,18 @@ def _window(value: object) -> str:
 
 
 def row_of(raw: Mapping[str, Any]) -> Row:
-    whole = {name: int(raw[name]) for name in ("n", "revision", "window_s") if raw.get(name) is not None}
-    return msgspec.convert({**{k: v for k, v in raw.items() if v is not None}, **whole}, Row)
+    """The row of an untyped one that `row_faults` finds nothing in, with float dust rounded away."""
+    said = _without_dust(raw) | {
+        name: int(raw[name]) for name in ("n", "revision", "window_s") if raw.get(name) is not None
+    }
+    if "denominator" in said:
+        said["denominator"] = _without_dust(said["denominator"])
+    return msgspec.convert(said, Row)
+
+
+def _without_dust(raw: Mapping[str, Any]) -> dict[str, Any]:
+    said = {name: value for name, value in raw.items() if value is not None}
+    return said | ({"variance": 0.0} if said.get("variance", 0) < 0 else {})
 
 
 @dataclass(frozen=True)
@@ -369,6 +420,37 @@ def _all_fit(keys: _Keys, target: Target, kinds: Mapping[str, str], *, now: dt.d
     )
 
 
+def _all_in_range(rows: Sequence[tuple[int, Row]]) -> bool:
+    """Whether `_beyond` finds nothing in any row."""
+    numbers: list[float | None] = [row.n for _, row in rows]
+    numbers += [row.value for _, row in rows]
+    numbers += [row.variance for _, row in rows]
+    for below in [row.denominator for _, row in rows if row.denominator is not None]:
+        numbers += (below.value, below.variance, below.covariance)
+    sizes = np.abs(np.array(numbers, np.float64))  # None becomes NaN, which is neither too large nor too small
+    odd = (sizes > LARGEST) | ((sizes < SMALLEST) & (sizes > 0))
+    return not odd.any() and not (sizes[: len(rows)] > MOST_UNITS).any()
+
+
+def _rounded(row: Row, kind: str | None) -> Row:
+    """The row with a share that only adding floats has put outside [0, 1] at the bound."""
+    if kind != "proportion" or 0 <= row.value <= 1 or not -DUST <= row.value <= 1 + DUST:
+        return row
+    return msgspec.structs.replace(row, value=min(max(row.value, 0.0), 1.0))
+
+
+def _out_of_range(row: Row) -> tuple[str, str, str] | None:
+    below = row.denominator
+    said = [("", "value", row.value), ("", "n", row.n), ("", "variance", row.variance)]
+    if below is not None:
+        at = "/denominator"
+        said += [(at, "value", below.value), (at, "variance", below.variance), (at, "covariance", below.covariance)]
+    for prefix, name, number in said:
+        if detail := _beyond(name, number):
+            return f"{prefix}/{name}", "out_of_range", detail
+    return None
+
+
 def _misfit(
     row: Row, target: Target, kinds: Mapping[str, str], *, now: dt.datetime, oldest: dt.datetime
 ) -> tuple[str, str, str] | None:
@@ -393,7 +475,7 @@ def _misfit(
         )
     if kind == "proportion" and not 0 <= row.value <= 1:
         return "/value", "invalid_number", f"value is {row.value!r}; a proportion lies between 0 and 1."
-    return None
+    return _out_of_range(row)
 
 
 def _in_key_order(

@@ -18,7 +18,8 @@ from telemetry.ingest import instant, time_faults
 
 MAX_EVENTS = 1_000
 _STATUS = {"COMPLETE": "succeeded", "ABORT": "aborted", "FAIL": "failed"}
-_LONGEST_JOB, _LONGEST_ERROR = 500, 10_000
+LONGEST_JOB, _LONGEST_ERROR = 2_000, 10_000
+_INDEXED = 2_600  # bytes
 _MOST_ROWS = 2**63 - 1
 
 Fault = tuple[str, str, str]
@@ -38,15 +39,27 @@ class RunEvent:
 
 
 class LineageRefused(Exception):
-    """An event that is not OpenLineage; nothing of the request was stored."""
+    """What is not OpenLineage; nothing of the request was stored."""
 
     def __init__(self, errors: Sequence[Fault], *, code: str = "invalid", status: int = 422) -> None:
         super().__init__(errors[0][2])
         self.errors, self.code, self.status = tuple(errors), code, status
 
 
-def read(payload: object, *, batch: bool, now: dt.datetime) -> list[RunEvent]:
-    """Run events of a request; job and dataset events are well-formed and say nothing here. Raises LineageRefused with every fault."""
+@dataclass(frozen=True)
+class Batch:
+    """What a request holds: run events, and every fault of the events that are none, by their place. `received`: events of any kind."""
+
+    received: int
+    events: tuple[RunEvent, ...]
+    faults: Mapping[int, tuple[Fault, ...]]
+
+
+def read(payload: object, *, batch: bool, now: dt.datetime) -> Batch:
+    """Read each event by itself; job and dataset events are well-formed and say nothing here.
+
+    Raises LineageRefused with every fault when there is no good event among them.
+    """
     if batch and not isinstance(payload, list):
         raise LineageRefused([("", "invalid", "A batch is a JSON array of events.")])
     raws = payload if batch and isinstance(payload, list) else [payload]
@@ -54,16 +67,17 @@ def read(payload: object, *, batch: bool, now: dt.datetime) -> list[RunEvent]:
         detail = f"{len(raws)} events; at most {MAX_EVENTS} go in one request."
         raise LineageRefused([("", "batch_too_large", detail)], code="batch_too_large", status=413)
     found: list[RunEvent] = []
-    faults: list[Fault] = []
+    faults: dict[int, tuple[Fault, ...]] = {}
     for index, raw in enumerate(raws):
         place = f"/{index}" if batch else ""
-        wrong = [(f"{place}{pointer}", code, detail) for pointer, code, detail in _faults(raw, now)]
-        faults += wrong
-        if not wrong and isinstance(raw, Mapping) and "run" in raw:
+        if wrong := tuple((f"{place}{pointer}", code, detail) for pointer, code, detail in _faults(raw, now)):
+            faults[index] = wrong
+        elif isinstance(raw, Mapping) and "run" in raw:
             found.append(_run_event(raw))
-    if faults:
-        raise LineageRefused(faults, code="invalid_rows" if batch else "invalid")
-    return found
+    if faults and len(faults) == len(raws):
+        told = [fault for wrong in faults.values() for fault in wrong]
+        raise LineageRefused(told, code="invalid_rows" if batch else "invalid")
+    return Batch(len(raws), tuple(found), faults)
 
 
 def merge(events: Sequence[RunEvent], *, team: Team) -> None:
@@ -101,7 +115,6 @@ def _faults(raw: object, now: dt.datetime) -> Iterator[Fault]:
     kind = raw.get("eventType")
     if kind is not None and not isinstance(kind, str):
         yield "/eventType", "invalid_text", "eventType must be text such as COMPLETE."
-    yield from _row_count_faults(raw.get("outputs"))
 
 
 def _run_faults(run: object) -> Iterator[Fault]:
@@ -125,22 +138,13 @@ def _job_faults(job: object) -> Iterator[Fault]:
             yield f"/job/{name}", "missing_field", f"{name} is missing."
         elif not isinstance(job[name], str) or not job[name]:
             yield f"/job/{name}", "invalid_text", f"{name} must be text."
-    if all(isinstance(job.get(name), str) for name in ("namespace", "name")) and len(_job_name(job)) > _LONGEST_JOB:
-        yield "/job/name", "invalid_text", f"namespace/name is longer than {_LONGEST_JOB} characters."
+        elif job[name] != _storable(job[name]):
+            yield f"/job/{name}", "invalid_text", f"{name} has a NUL character or half a surrogate pair."
 
 
-def _row_count_faults(outputs: object) -> Iterator[Fault]:
-    if outputs is None:
-        return
-    if not isinstance(outputs, list):
-        yield "/outputs", "invalid", "outputs must be a list."
-        return
-    for index, output in enumerate(outputs):
-        count = _in(output, "outputFacets", "outputStatistics", "rowCount")
-        good = isinstance(count, (int, float)) and not isinstance(count, bool) and 0 <= count <= _MOST_ROWS
-        if count is not None and not (good and count == int(count)):
-            at = f"/outputs/{index}/outputFacets/outputStatistics/rowCount"
-            yield at, "invalid_number", f"rowCount is {count!r:.40}; it must be a whole number of 0 or more."
+def _storable(text: str) -> str:
+    """The text as PostgreSQL can hold it."""
+    return text.replace("\x00", "").encode(errors="ignore").decode()
 
 
 def _in(value: object, *path: str) -> Any:
@@ -150,13 +154,30 @@ def _in(value: object, *path: str) -> Any:
 
 
 def _job_name(job: Mapping[str, Any]) -> str:
-    return f"{job['namespace']}/{job['name']}"
+    return kept_name(f"{job['namespace']}/{job['name']}")
+
+
+def kept_name(name: str) -> str:
+    """A job's name as it is kept: 2,000 characters of it, or what an index of PostgreSQL can hold.
+
+    >>> len(kept_name("n/" + "x" * 3_000)), kept_name("airflow/daily")
+    (2000, 'airflow/daily')
+    """
+    return name[:LONGEST_JOB].encode()[:_INDEXED].decode(errors="ignore")
+
+
+def _count(said: object) -> int | None:
+    """Rows written, as far as that is said: drivers that do not know say -1."""
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or not 0 <= said <= _MOST_ROWS:
+        return None
+    return int(said) if said == int(said) else None
 
 
 def _run_event(raw: Mapping[str, Any]) -> RunEvent:
     kind = str(raw.get("eventType") or "OTHER").upper()
-    counts = [_in(output, "outputFacets", "outputStatistics", "rowCount") for output in raw.get("outputs") or ()]
-    known = [int(count) for count in counts if count is not None]
+    outputs = found if isinstance(found := raw.get("outputs"), list) else ()
+    counts = (_count(_in(output, "outputFacets", "outputStatistics", "rowCount")) for output in outputs)
+    known = [count for count in counts if count is not None]
     message = _in(raw, "run", "facets", "errorMessage", "message")
     ends = kind in _STATUS
     return RunEvent(
@@ -165,7 +186,7 @@ def _run_event(raw: Mapping[str, Any]) -> RunEvent:
         kind=kind,
         at=instant(raw["eventTime"]).astimezone(dt.UTC),
         rows=min(sum(known), _MOST_ROWS) if known and ends else None,
-        error=message[:_LONGEST_ERROR] if isinstance(message, str) and ends else None,
+        error=_storable(message)[:_LONGEST_ERROR] if isinstance(message, str) and ends else None,
     )
 
 

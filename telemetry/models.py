@@ -9,7 +9,7 @@ from decisioning.access.models import Team, valid_key
 
 
 class ExperimentKpi(models.Model):
-    """One bucket of one series: the PRD's metrics.experiment_kpis. `ts` is the END of the bucket.
+    """One bucket of one series, a row of metrics.experiment_kpis. `ts` is the END of the bucket.
 
     Partitioned by month on ts; written by telemetry.ingest alone, in SQL. Metric and variant are text so that a person
     in psql and this model read the same thing.
@@ -65,23 +65,26 @@ class KpiHour(models.Model):
 
 
 class RefreshRun(models.Model):
-    """One attempt of one job to bring something up to date: the PRD's metadata.refresh_log."""
+    """One attempt of one job to bring something up to date, a row of metadata.refresh_log."""
 
     class Status(models.TextChoices):
         RUNNING = "running"
         SUCCEEDED = "succeeded"
+        PARTIAL = "partial"  # rows came, and some were refused
         FAILED = "failed"
         ABORTED = "aborted"
 
     run_id = models.UUIDField(help_text="Unique within the team: the job's own id, or ours.")
-    job_name = models.CharField(max_length=500)
+    job_name = models.CharField(max_length=2000)
     team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.CASCADE, related_name="+")
     source = models.CharField(max_length=200, blank=True)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.RUNNING)
     rows = models.PositiveBigIntegerField(null=True, help_text="Rows written; null when the job did not say.")
-    error = models.TextField(null=True, blank=True)  # noqa: DJ001 - null: no error, as the PRD has it
+    refused = models.PositiveBigIntegerField(null=True, help_text="Rows that were not taken; the error says why.")
+    ignored = models.PositiveBigIntegerField(null=True, help_text="Rows of experiments that are not here.")
+    error = models.TextField(null=True, blank=True)  # noqa: DJ001 - null: no error
     data_watermark = models.DateTimeField(null=True, blank=True, help_text="Newest ts among the rows.")
     heartbeat_at = models.DateTimeField(
         null=True, blank=True, help_text="When a run of a source last showed life; null for jobs that run elsewhere."
@@ -140,16 +143,31 @@ class Source(models.Model):
         default=3600, help_text="Every run reads again this far back, for data that comes late."
     )
     time_limit_s = models.PositiveIntegerField(default=60, validators=[MinValueValidator(1)])
+    date_format = models.CharField(
+        max_length=40,
+        blank=True,
+        db_default="",
+        default="",
+        help_text="How times are written that do not begin with the year, such as %m/%d/%Y or %d.%m.%Y %H:%M; UTC without %z.",
+    )
     metrics = ArrayField(models.CharField(max_length=63), help_text="Keys of the metrics it feeds.")
     lineage_job = models.CharField(
-        max_length=500, blank=True, help_text="namespace/name of the OpenLineage job whose COMPLETE refreshes it."
+        max_length=2000, blank=True, help_text="namespace/name of the OpenLineage job whose COMPLETE refreshes it."
     )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField()
     due_at = models.DateTimeField(help_text="When the next run starts.")
-    failures = models.PositiveIntegerField(default=0, editable=False, help_text="Failed runs since the last good one.")
+    failures = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Failed runs since the last that brought rows."
+    )
     read_to = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Newest ts that a good run has brought."
+    )
+    again_from = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The next run reads again from here: rows were refused since, or somebody asked.",
     )
     last_refresh_at = models.DateTimeField(null=True, blank=True, editable=False)
 
@@ -170,6 +188,30 @@ class Source(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class SourcePlace(models.Model):
+    """Where sources of a team may read, beside the folder of files that has the team's own key for a name. Bound by the operator alone."""
+
+    class Kind(models.TextChoices):
+        VARIABLE = "variable", "environment variable with a database's URL"
+        FOLDER = "folder", "folder or file below DECISIONING_FILES"
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
+    kind = models.CharField(max_length=8, choices=Kind)
+    name = models.CharField(
+        max_length=500,
+        help_text="Of the variable, such as WAREHOUSE_URL; or the path, with . for the whole folder of files.",
+    )
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "source_places"
+        ordering = ("team", "kind", "name")
+        constraints = [models.UniqueConstraint(fields=["team", "kind", "name"], name="one_place_once_per_team")]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.team}"
 
 
 class Event(models.Model):

@@ -14,9 +14,9 @@ from django.db.models import Count, Q, QuerySet
 from experiments.models import Experiment
 from telemetry.freshness import (
     FAILURES_OVER,
+    FRESHNESS_SQL,
     LATENCIES_SQL,
     RANK_SQL,
-    STATE_SQL,
     WATERMARK_SQL,
     WORST_LAST,
     State,
@@ -24,19 +24,32 @@ from telemetry.freshness import (
 )
 from telemetry.models import RefreshRun, Source
 
-RunState = Literal["ok", "failed", "missed", "running"]
+RunState = Literal["ok", "partial", "failed", "missed", "running"]
 MOST_SHOWN = 96
-_STATES: dict[str, RunState] = {"succeeded": "ok", "failed": "failed", "aborted": "failed", "running": "running"}
+BROUGHT = (RefreshRun.Status.SUCCEEDED, RefreshRun.Status.PARTIAL)
+"""How a run ends that refreshed what it feeds. Rows that it refused are told; they make it no failure."""
+_STATES: dict[str, RunState] = {
+    "succeeded": "ok",
+    "partial": "partial",
+    "failed": "failed",
+    "aborted": "failed",
+    "running": "running",
+}
 
 
 @dataclass
 class Run:
-    """What a job says of itself while it works; a run that did nothing leaves no row. `failures`: parts that went wrong."""
+    """What a job says of itself while it works; a run that did nothing leaves no row. `failures`: parts that went wrong.
+
+    `told`: by team, what went wrong with something of it. The team finds it in its own log, as a failed run of the same job, since
+    the portal's runs are read by every team.
+    """
 
     rows: int = 0
     data_watermark: dt.datetime | None = None
     worked: bool = False
     failures: list[str] = field(default_factory=list)
+    told: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 @contextmanager
@@ -52,6 +65,8 @@ def logged(job_name: str, *, clock: Callable[[], dt.datetime]) -> Iterator[Run]:
             if run.worked or run.failures:
                 status = RefreshRun.Status.FAILED if run.failures else RefreshRun.Status.SUCCEEDED
                 _record(job_name, run, started_at, clock(), status, "; ".join(run.failures) or None)
+            for team_id, parts in run.told.items():
+                _record(job_name, Run(), started_at, clock(), RefreshRun.Status.FAILED, "; ".join(parts), team_id)
     except Exception as failure:
         _record(job_name, run, started_at, clock(), RefreshRun.Status.FAILED, f"{type(failure).__name__}: {failure}")
         raise
@@ -86,8 +101,8 @@ def failure_shares(sources: Sequence[Source], *, now: dt.datetime) -> dict[int, 
         RefreshRun.objects.filter(source__in=[s.key for s in sources], finished_at__gt=since)
         .values("team_id", "source")
         .annotate(
-            succeeded=Count("id", filter=Q(status=RefreshRun.Status.SUCCEEDED)),
-            failed=Count("id", filter=~Q(status=RefreshRun.Status.SUCCEEDED)),
+            succeeded=Count("id", filter=Q(status__in=BROUGHT)),
+            failed=Count("id", filter=~Q(status__in=BROUGHT)),
         )
     )
     counted = {(row["team_id"], row["source"]): (row["succeeded"], row["failed"]) for row in ended}
@@ -109,8 +124,12 @@ class Fed:
 
 
 _FED_MOST = 100
-_STATE = STATE_SQL.format(
-    watermark="v.watermark", now="%(now)s::timestamptz", every_s="m.expected_every_s", target_s="m.freshness_target_s"
+_FRESHNESS = FRESHNESS_SQL.format(
+    experiment="e.id",
+    watermark="v.watermark",
+    every_s="m.expected_every_s",
+    target_s="m.freshness_target_s",
+    at="%(now)s::timestamptz",
 )
 _WATERMARK = WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality")
 _LATENCIES = LATENCIES_SQL.format(
@@ -126,7 +145,7 @@ _LATENCIES = LATENCIES_SQL.format(
 _FED = f"""
 WITH fed AS (
   SELECT s.id, e.id AS experiment_id, m.key, m.expected_every_s, m.freshness_target_s, greatest(e.started_at, e.created_at) AS began,
-         {_STATE} AS state, row_number() OVER (PARTITION BY s.id ORDER BY v.watermark NULLS FIRST) AS place
+         fresh.state, row_number() OVER (PARTITION BY s.id ORDER BY v.watermark NULLS FIRST) AS place
   FROM metadata.sources s
   JOIN metadata.target_kpis k ON k.team_id = s.team_id
   JOIN metadata.metrics m ON m.id = k.metric_id AND m.key = ANY (s.metrics)
@@ -136,6 +155,7 @@ WITH fed AS (
     FROM metadata.variants a
     CROSS JOIN LATERAL (SELECT {_WATERMARK} AS ts) AS r
     WHERE a.experiment_id = e.id AND a.dropped_at IS NULL) AS v
+  CROSS JOIN LATERAL {_FRESHNESS} AS fresh
   WHERE s.id = ANY (%(ids)s))
 SELECT f.id, max({RANK_SQL.format(state="f.state")}), max(p.p95_s)
 FROM fed f
@@ -207,10 +227,17 @@ def missed(sources: Iterable[Source], *, since: dt.datetime, now: dt.datetime) -
 
 
 def _record(
-    job_name: str, run: Run, started_at: dt.datetime, finished_at: dt.datetime, status: str, error: str | None
+    job_name: str,
+    run: Run,
+    started_at: dt.datetime,
+    finished_at: dt.datetime,
+    status: str,
+    error: str | None,
+    team_id: int | None = None,
 ) -> None:
     RefreshRun.objects.create(
         run_id=uuid.uuid4(),
+        team_id=team_id,
         job_name=job_name,
         started_at=started_at,
         finished_at=finished_at,

@@ -1,12 +1,15 @@
 """What is kept how long. Rows go by whole months, with their partition; the rest by age."""
 
 import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 
+from decisioning.ledger.items import alone
 from telemetry import hours
 
 REFRESH_LOG = dt.timedelta(days=90)
@@ -41,8 +44,9 @@ _AGED = {
 }
 
 
-def sweep(*, now: dt.datetime) -> Swept:
-    """Drop what is past its time, in the caller's transaction."""
+def sweep(*, now: dt.datetime, failures: list[str] | None = None) -> Swept:
+    """Drop what is past its time, in the caller's transaction. failures: what could not be dropped is added, and costs no other its turn."""
+    failures = [] if failures is None else failures
     oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
     ages: dict[str, Any] = {
         "refresh_log": REFRESH_LOG,
@@ -51,23 +55,40 @@ def sweep(*, now: dt.datetime) -> Swept:
         "idempotency": IDEMPOTENCY,
         "now": now,
     }
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT metrics.drop_partitions(%s)", [oldest])
-        (dropped,) = cursor.fetchone() or ([],)
-        gone = {}
-        for table, condition in _AGED.items():
-            cursor.execute(f"DELETE FROM metadata.{table} WHERE {condition}", ages)  # noqa: S608
-            gone[table] = cursor.rowcount
     month = oldest.astimezone(dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return Swept(tuple(dropped), hours.forget_before(month) if dropped else 0, **gone)
-
-
-def make_partitions(*, now: dt.datetime) -> int:
-    """Partitions for this month and the next three; how many were made."""
+    dropped, forgotten, gone = [], 0, dict.fromkeys(_AGED, 0)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT metrics.make_partitions(%s, %s)", [now, now + MONTHS_AHEAD])
-        (made,) = cursor.fetchone() or (0,)
-        return int(made)
+        cursor.execute("SELECT name FROM metrics.old_partitions(%s) AS name", [oldest])
+        for (name,) in cursor.fetchall():
+            with _step(f"Partition {name}", failures):
+                cursor.execute("SELECT metrics.drop_partition(%s, %s)", [name, oldest])
+                dropped.append(name)
+        if dropped:
+            with _step("Hours of dropped partitions", failures):
+                forgotten = hours.forget_before(month)
+        for table, condition in _AGED.items():
+            with _step(f"Old rows of {table}", failures):
+                cursor.execute(f"DELETE FROM metadata.{table} WHERE {condition}", ages)  # noqa: S608
+                gone[table] = cursor.rowcount
+    return Swept(tuple(dropped), forgotten, **gone)
+
+
+def make_partitions(*, now: dt.datetime, failures: list[str] | None = None) -> int:
+    """Partitions for this month and the next three; how many were made. failures: months that could not be made are added."""
+    failures = [] if failures is None else failures
+    made, month = 0, now
+    while month <= now + MONTHS_AHEAD:
+        with _step(f"Partition of {month:%Y-%m}", failures), connection.cursor() as cursor:
+            cursor.execute("SELECT metrics.make_partitions(%s, %s)", [month, month])
+            made += (cursor.fetchone() or (0,))[0]
+        month = (month.replace(day=1) + dt.timedelta(days=32)).replace(day=1)
+    return made
+
+
+@contextmanager
+def _step(what: str, failures: list[str]) -> Iterator[None]:
+    with alone(what, rests=lambda error: failures.append(f"{what}: {error}")), transaction.atomic():
+        yield
 
 
 class RowsStranded(Exception):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from telemetry.ingest import Count, Denominator, Key, Row, Spread
+from telemetry.ingest import Count, Denominator, Key, Number, Row, Spread
 
 ExperimentRef = Annotated[str, Meta(min_length=1, max_length=63)] | Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Instant = Annotated[dt.datetime, Meta(tz=True)]
@@ -19,7 +19,7 @@ class MetricObserved(msgspec.Struct, frozen=True, kw_only=True):
     experiment: ExperimentRef
     metric: Key
     ts: Instant
-    value: float
+    value: Number
     variant: Key = "all"
     n: Count | None = None
     variance: Spread | None = None

@@ -5,7 +5,10 @@ deadline; a file is opened by an engine that may touch that file alone.
 """
 
 import datetime as dt
+import math
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from experiments.models import Metric
 from telemetry import ingest
 from telemetry.ingest import Ingested, Row
-from telemetry.models import Source
+from telemetry.lineage import LONGEST_JOB, kept_name
+from telemetry.models import Source, SourcePlace
 
 CHUNK = 5_000
 SHOWN = 20
@@ -28,7 +33,12 @@ COLUMNS = (
     "experiment", "metric", "variant", "ts", "value", "n", "variance", "denominator_value", "denominator_variance",
     "covariance", "revision", "window_s",
 )  # fmt: skip
+MOMENTS = {"denominator_value": "value", "denominator_variance": "variance", "covariance": "covariance"}
+"""Columns of a ratio's denominator, and their names in it."""
 _OWN_NAMES = re.compile(r"DATABASE|DECISIONING(?!_SOURCE)|REDIS|POSTGRES|PG|DJANGO|CELERY")
+
+_UNGUARDED = frozenset({"duckdb"})
+"""Dialects whose databases open files of the machine they run on, which is this one."""
 
 Fault = tuple[str, str, str]
 """(JSON pointer, code, detail)."""
@@ -57,22 +67,7 @@ def check(source: Source) -> None:
 
 
 def _faults(source: Source) -> Iterator[Fault]:
-    if source.kind == Source.Kind.SQL:
-        if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", source.url_env):
-            yield "/url_env", "missing_field", "url_env must name an environment variable, such as WAREHOUSE_URL."
-        elif _OWN_NAMES.match(source.url_env):
-            yield "/url_env", "invalid", f"{source.url_env} is the portal's own. Use another, or DECISIONING_SOURCE_..."
-        if source.path:
-            yield "/path", "invalid", "A database has no path."
-    elif source.kind == Source.Kind.FILE:
-        if source.url_env:
-            yield "/url_env", "invalid", "A file has no url_env."
-        try:
-            file_of(source.path)
-        except SourceFailed as failure:
-            yield "/path", "invalid", str(failure)
-    else:
-        yield "/kind", "invalid", f"kind is {source.kind!r}, must be sql or file."
+    yield from _place_faults(source)
     yield from _query_faults(source.query)
     for name, least, most in (
         ("schedule_s", 30, 31 * 86_400),
@@ -88,8 +83,100 @@ def _faults(source: Source) -> Iterator[Fault]:
     for index, key in enumerate(source.metrics):
         if key not in known:
             yield f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered."
+    if source.date_format and (problem := _format_problem(source.date_format)):
+        yield "/date_format", "invalid", f"date_format {source.date_format!r} {problem}."
     if source.lineage_job and "/" not in source.lineage_job:
         yield "/lineage_job", "invalid", "lineage_job must be namespace/name."
+    elif source.lineage_job != kept_name(source.lineage_job):
+        yield (
+            "/lineage_job",
+            "invalid_text",
+            f"lineage_job is longer than the {LONGEST_JOB:,} characters kept of a job's name.",
+        )
+
+
+def _place_faults(source: Source) -> Iterator[Fault]:
+    if source.kind == Source.Kind.SQL:
+        faults = list(_url_faults(source.url_env))
+        yield from faults
+        if not faults and not _places(source, SourcePlace.Kind.VARIABLE).filter(name=source.url_env).exists():
+            yield (
+                "/url_env",
+                "not_bound",
+                _not_bound(source, f"The variable {source.url_env}", "--variable", source.url_env),
+            )
+        if source.path:
+            yield "/path", "invalid", "A database has no path."
+    elif source.kind == Source.Kind.FILE:
+        if source.url_env:
+            yield "/url_env", "invalid", "A file has no url_env."
+        try:
+            file = file_of(source.path)
+        except SourceFailed as failure:
+            yield "/path", "invalid", str(failure)
+        else:
+            if not any(file.is_relative_to(folder) for folder in _folders(source)):
+                yield "/path", "not_bound", _not_bound(source, f"The file {source.path[:80]!r}", "--folder", "...")
+    else:
+        yield "/kind", "invalid", f"kind is {source.kind!r}, must be sql or file."
+
+
+def _places(source: Source, kind: SourcePlace.Kind) -> QuerySet[SourcePlace]:
+    return SourcePlace.objects.filter(team=source.team_id, kind=kind)
+
+
+def _folders(source: Source) -> list[Path]:
+    """Where the files of a source's team lie. Links are followed, so that none leads into another team's folder."""
+    root = Path(settings.SOURCES_DIR).resolve()
+    bound = _places(source, SourcePlace.Kind.FOLDER).values_list("name", flat=True)
+    return [(root / name).resolve() for name in (source.team.key, *bound)]
+
+
+def _not_bound(source: Source, what: str, option: str, name: str) -> str:
+    key = source.team.key
+    return (
+        f"{what} is not bound to team {key}. The operator binds it: in the admin under Source places, or by "
+        f"manage.py bind_source --team {key} {option} {name}."
+        + (f" Files in the folder {key}/ need no binding." if option == "--folder" else "")
+    )
+
+
+def _url_faults(url_env: str) -> Iterator[Fault]:
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", url_env):
+        yield "/url_env", "missing_field", "url_env must name an environment variable, such as WAREHOUSE_URL."
+    elif _OWN_NAMES.match(url_env):
+        yield "/url_env", "invalid", f"{url_env} is the portal's own. Use another, or DECISIONING_SOURCE_..."
+    elif (named := dialect(os.environ.get(url_env, ""))) in _UNGUARDED:
+        detail = (
+            f"{url_env} holds a {named}: URL, and {named} could read every file here. Export the rows as "
+            "Parquet or CSV below DECISIONING_FILES and use kind file."
+        )
+        yield "/url_env", "unsupported_dialect", detail
+
+
+def _format_problem(date_format: str) -> str:
+    """What is wrong with a date_format.
+
+    >>> _format_problem("%d.%m.%Y %H:%M"), _format_problem("%H:%M"), _format_problem("%Y-%q")
+    ('', 'names no year, month and day, such as %m/%d/%Y', 'has %q; %Y %y %m %b %B %d %H %I %p %M %S %f and %z are known')
+    """
+    found = set(re.findall(r"%(.?)", date_format))
+    if strange := sorted(found - set("YymbBdHIpMSfz")):
+        return f"has %{strange[0]}; %Y %y %m %b %B %d %H %I %p %M %S %f and %z are known"
+    if "d" not in found or len(found & set("Yy")) != 1 or len(found & set("mbB")) != 1:
+        return "names no year, month and day, such as %m/%d/%Y"
+    if ("I" in found) != ("p" in found) or {"I", "H"} <= found:
+        return "must have %I with %p, or %H alone"
+    return ""
+
+
+def dialect(url: str) -> str:
+    """The kind of database that a URL names, whatever its driver and case.
+
+    >>> dialect("DuckDB+any_driver:///a.db"), dialect("no url")
+    ('duckdb', 'no url')
+    """
+    return re.split(r"[+:]", url.strip(), maxsplit=1)[0].lower()
 
 
 def file_of(path: str) -> Path:
@@ -130,84 +217,286 @@ def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: flo
 
 # Rows ---------------------------------------------------------------------------------------------------------------------
 
+KEYS, WHOLE = ("experiment", "metric", "variant"), ("n", "revision", "window_s")
+ISO = (
+    r"\d{4}(?:-\d{1,2}-|/\d{1,2}/)\d{1,2}"
+    r"(?:[T ](?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?(?:Z| UTC|[+-][01]\d(?::?[0-5]\d)?)?)?"
+)
+"""A time that can be read in one way only, in capitals: the year first. As Python and DuckDB both understand it."""
+DECIMAL = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_DAY_OR_MONTH = r"\d{1,2}[-./]\d{1,2}[-./]\d{2,4}(?:\D.*)?"
+
+
+class Unread(dict[str, Any]):
+    """A line of a file as text, of which a cell that is ours could not be read. summed: the query adds lines up. problem: what is wrong
+    with it, where no cell says so."""
+
+    def __init__(self, cells: Any, *, summed: bool = False, problem: str = "It cannot be read.") -> None:
+        super().__init__(cells)
+        self.summed, self.problem = summed, problem
+
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of one chunk. `problems`: why rows were refused, the first ones."""
+    """What became of one chunk. `ignored`: rows of `strangers`, experiments that are not here. `skipped`: had been read before.
+
+    problems: why rows were refused, the first ones. refused_from: the oldest time that a refused row has, the start of the reading where
+    one has none.
+    """
 
     accepted: int
     changed: int
     duplicates: int
     refused: int
+    ignored: int
+    skipped: int
     problems: tuple[str, ...]
+    strangers: tuple[str, ...]
     newest: dt.datetime | None
+    refused_from: dt.datetime | None
 
 
-def store(source: Source, chunk: Sequence[Mapping[str, Any]], *, now: dt.datetime) -> Stored:
-    """Ingest one chunk in the caller's transaction: good rows are stored, each bad one is told."""
-    good: dict[str | int, list[Row]] = {}
+def store(
+    source: Source, chunk: Sequence[Mapping[str, Any]], *, reading: "Reading", now: dt.datetime, first: int = 1
+) -> Stored:
+    """Ingest one chunk in the caller's transaction: good rows are stored, each bad one is told, those of other experiments are counted.
+
+    first: the number of the chunk's first row among those that the query yields. Raises SourceFailed.
+    """
+    refs = [_ref(raw) for raw in chunk]
+    targets = ingest.targets({ref for ref in refs if ref is not None}, team_id=source.team_id)
+    good: dict[int, list[tuple[str, Row]]] = {}
     problems: list[str] = []
-    for raw in chunk:
-        ref, row, problem = _understood(source, raw)
+    refused_at: list[dt.datetime] = []
+    strangers: Counter[str] = Counter()
+    skipped = 0
+    for number, (raw, ref) in enumerate(zip(chunk, refs, strict=True), start=first):
+        if ref is not None and ref not in targets:
+            strangers[str(ref)] += 1
+            continue
+        place = _place(source, raw, number)
+        row, problem, at = _understood(source, raw, known=ref is not None)
         if row is None:
-            problems.append(f"{problem} Row: {_told(raw)}")
+            if isinstance(raw, Unread) and raw.summed:
+                raise SourceFailed(
+                    f"{place}: {problem} The query adds lines up, and without this one a sum would be wrong."
+                )
+            problems.append(f"{place}: {problem} Row: {_told(raw)}")
+            refused_at.append(at or reading.since)
+        elif reading.has_read(targets[ref], row):  # type: ignore[index]
+            skipped += 1
         else:
-            good.setdefault(ref, []).append(row)
-    targets = ingest.targets(good, team_id=source.team_id)
+            good.setdefault(targets[ref].experiment_id, []).append((place, row))  # type: ignore[index]
+    by_number = {target.experiment_id: target for target in targets.values()}
     done: list[Ingested] = []
-    by_experiment: dict[int, list[Row]] = {}
-    for ref, rows in good.items():
-        if ref in targets:
-            by_experiment.setdefault(targets[ref].experiment_id, []).extend(rows)
-        else:
-            problems += [f"{source.team.key} has no experiment {ref!r}."] * len(rows)
-    for pk, rows in sorted(by_experiment.items()):
-        ingested = ingest.ingest(targets[pk], list(enumerate(rows)), now=now, atomic=False)
-        problems += [f"{fault.detail} Row: {rows[fault.index]}"[:300] for fault in ingested.refused]
+    for pk, rows in sorted(good.items()):
+        ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in rows)), now=now, atomic=False)
+        for fault in ingested.refused:
+            place, row = rows[fault.index]
+            problems.append(f"{place}: {fault.detail} Row: {row}"[:300])
+            refused_at.append(row.ts)
         done.append(ingested)
     return Stored(
         accepted=sum(d.accepted for d in done),
         changed=sum(d.changed for d in done),
         duplicates=sum(d.duplicates for d in done),
         refused=len(problems),
+        ignored=strangers.total(),
+        skipped=skipped,
         problems=tuple(problems[:SHOWN]),
+        strangers=tuple(name for name, _ in strangers.most_common(SHOWN)),
         newest=max((d.last_ts for d in done if d.last_ts), default=None),
+        refused_from=min(refused_at, default=None),
     )
 
 
-def _understood(source: Source, raw: Mapping[str, Any]) -> tuple[str | int, Row | None, str]:
-    """(experiment, row, what is wrong)."""
-    said = {name: _plain(value) for name, value in raw.items() if name in COLUMNS and value is not None}
-    ref = said.pop("experiment", None)
-    if isinstance(ref, str) and ref.isascii() and ref.isdigit() and len(ref) < 19:
-        ref = int(ref)
-    if not isinstance(ref, (str, int)) or isinstance(ref, bool):
-        return "", None, "experiment is missing."
+def _ref(raw: Mapping[str, Any]) -> str | int | None:
+    """The experiment that a row is of, by number or key."""
+    ref = _plain(raw.get("experiment"))
+    if isinstance(ref, str):
+        ref = ref.strip()
+        return int(ref) if ref.isascii() and ref.isdigit() and len(ref) < 19 else ref or None
+    if isinstance(ref, float) and ref.is_integer():
+        return int(ref)
+    return ref if isinstance(ref, int) and not isinstance(ref, bool) else None
+
+
+def _place(source: Source, raw: Mapping[str, Any], number: int) -> str:
+    in_file = raw.get("line") if source.kind == Source.Kind.FILE else None
+    if isinstance(in_file, int):
+        return f"{'Line' if source.path.lower().endswith('.csv') else 'Row'} {in_file}"
+    return f"Row {number} of the query"
+
+
+def _understood(source: Source, raw: Mapping[str, Any], *, known: bool) -> tuple[Row | None, str, dt.datetime | None]:
+    """(row, what is wrong, when it is of). known: its experiment is here."""
+    said: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for name in COLUMNS[1:]:
+        try:
+            if (value := _value(source, name, raw.get(name))) is not None:
+                said[name] = value
+        except _Unfit as unfit:
+            faults.append(("", unfit.code, str(unfit)))
+    at = said.get("ts")
+    at = at if isinstance(at, dt.datetime) and at.tzinfo else None
+    if isinstance(raw, Unread):
+        fitting = ingest.row_faults({"metric": "", "ts": "1970-01-01T00:00:00Z", "value": 0} | said)
+        wrong = [*faults, *fitting] or [("", "invalid", raw.problem)]
+        return None, _in_words(wrong), at
     if "metric" not in said and len(source.metrics) == 1:
         said["metric"] = source.metrics[0]
-    if said.get("metric") not in source.metrics:
-        return ref, None, f"The source feeds {', '.join(source.metrics)}, not {said.get('metric')!r:.80}."
-    moments = {
-        name: said.pop(column)
-        for name, column in (
-            ("value", "denominator_value"),
-            ("variance", "denominator_variance"),
-            ("covariance", "covariance"),
-        )
-        if column in said
-    }
+    if not known:
+        faults.append(("", "missing_field", "experiment is missing."))
+    elif said.get("metric") not in source.metrics:
+        detail = f"The source feeds {', '.join(source.metrics)}, not {said.get('metric')!r:.80}."
+        faults.append(("", "unknown_metric", detail))
+    moments = {inner: said.pop(column) for column, inner in MOMENTS.items() if column in said}
     if moments:
         said["denominator"] = moments
-    faults = list(ingest.row_faults(said))
-    return (ref, None, faults[0][2]) if faults else (ref, ingest.row_of(said), "")
+    faults = faults or list(ingest.row_faults(said))
+    return (None, _in_words(faults), at) if faults else (ingest.row_of(said), "", at)
+
+
+def _in_words(faults: Sequence[Fault]) -> str:
+    return " ".join(f"{detail} ({code})" for _, code, detail in faults)
+
+
+class _Unfit(Exception):
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+def _value(source: Source, name: str, value: object) -> object:
+    """The value of one column: a text says what it is by itself, and what is not there or not defined is None. Raises _Unfit."""
+    value = _plain(value)
+    if isinstance(value, str):
+        value = value.strip()
+        if name not in KEYS:
+            value = _moment(source, value) if name == "ts" else _number(value)
+    if isinstance(value, float) and math.isnan(value) and name not in ("ts", "value"):
+        return None
+    return None if value == "" else value
 
 
 def _plain(value: object) -> object:
     return float(value) if isinstance(value, Decimal) else value
 
 
+def _number(text: str) -> object:
+    """The number that a text is, else the text, which is then told to be none."""
+    if re.fullmatch(r"[+-]?\d{1,19}", text, re.ASCII):
+        return int(text)
+    if re.fullmatch(DECIMAL, text, re.ASCII) or text.lower() == "nan":
+        return float(text)
+    return text
+
+
+def _moment(source: Source, text: str) -> object:
+    """The time that a text is, else the text. A file's time without offset is UTC, and so is any that `date_format` reads."""
+    if source.date_format and text:
+        try:
+            found = dt.datetime.strptime(text, source.date_format)  # noqa: DTZ007 - it may have %z
+        except ValueError:
+            detail = f"ts {text!r:.60} is no time of the source's date_format, {source.date_format}."
+            raise _Unfit("invalid_timestamp", detail) from None
+        return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+    if re.fullmatch(_DAY_OR_MONTH, text, re.ASCII | re.DOTALL):
+        detail = (
+            f"ts {text!r:.60} may have the day or the month first. Say which by the source's date_format, such as "
+            "%d/%m/%Y or %m/%d/%Y, or export it as 2026-11-24T06:00:00Z."
+        )
+        raise _Unfit("ambiguous_date", detail)
+    if source.kind != Source.Kind.FILE or not re.fullmatch(ISO, text.upper(), re.ASCII):
+        return text
+    date, _, clock = re.sub(" UTC$", "Z", text.upper().replace("/", "-")).replace("T", " ").partition(" ")
+    year, month, day = map(int, date.split("-"))
+    time = clock if clock[1:2] != ":" else f"0{clock}"
+    try:
+        found = dt.datetime.fromisoformat(f"{year:04}-{month:02}-{day:02}T{time or '00:00'}")
+    except ValueError:
+        return text
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
 def _told(raw: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in raw.items())[:200]
+    return ", ".join(f"{name}={value}" for name, value in raw.items() if name != "line" and value is not None)[:200]
+
+
+# What is read -------------------------------------------------------------------------------------------------------------
+
+LATE = dt.timedelta(days=7)
+"""How far behind the others a series is waited for, and how long what was refused is read again."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a run asks for: rows of (since, until]; of those up to `floor` only those of series that are behind, `late`.
+
+    late: (number of the experiment, metric, variant).
+    """
+
+    since: dt.datetime
+    until: dt.datetime
+    floor: dt.datetime
+    late: frozenset[tuple[int, str, str]]
+
+    def has_read(self, target: ingest.Target, row: Row) -> bool:
+        """Whether an earlier run has read this row."""
+        return row.ts <= self.floor and (target.experiment_id, row.metric, row.variant) not in self.late
+
+
+def window(source: Source, *, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    """(since, until) of a run: from what was read, or from where it is to be read again, less the overlap; at first, all that may be stored."""
+    oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
+    if source.read_to is None:
+        return oldest, now
+    overlap = dt.timedelta(seconds=source.overlap_s)
+    since = source.read_to - overlap
+    if source.again_from is not None:  # a row of that very time is read
+        since = min(since, source.again_from - max(overlap, dt.timedelta.resolution))
+    return max(since, oldest), now
+
+
+_LATE = """
+SELECT f.experiment_id, f.metric, f.variant, f.reached FROM (
+  SELECT e.id AS experiment_id, m.key AS metric, v.key AS variant, e.created_at,
+         coalesce((SELECT r.ts FROM metrics.experiment_kpis r
+                   WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = v.key ORDER BY r.ts DESC LIMIT 1),
+                  e.started_at, e.created_at) AS reached
+  FROM metadata.experiments e
+  JOIN metadata.target_kpis k ON k.experiment_id = e.id
+  JOIN metadata.metrics m ON m.id = k.metric_id AND m.key = ANY (%(metrics)s)
+  JOIN metadata.variants v ON v.experiment_id = e.id AND v.dropped_at IS NULL
+  WHERE e.team_id = %(team)s AND e.ended_at IS NULL) AS f
+WHERE f.reached < %(floor)s + make_interval(secs => %(overlap_s)s)
+  AND (f.reached >= %(waited_for)s OR f.created_at > coalesce(
+    (SELECT max(r.started_at) FROM metadata.refresh_log r
+     WHERE r.team_id = %(team)s AND r.source = %(source)s AND r.heartbeat_at IS NOT NULL AND r.status IN ('succeeded', 'partial')),
+    '-infinity'))
+"""
+
+
+def reading(source: Source, *, now: dt.datetime) -> Reading:
+    """What a run is to read: its window, and further back what series have missed that are behind the others.
+
+    A series counts as behind for LATE, and at the first run after its experiment was made from that experiment's start on.
+    """
+    floor, until = window(source, now=now)
+    if source.read_to is None:
+        return Reading(floor, until, floor, frozenset())
+    overlap = dt.timedelta(seconds=source.overlap_s)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _LATE,
+            {"metrics": source.metrics, "team": source.team_id, "source": source.key, "floor": floor, "overlap_s": source.overlap_s,
+             "waited_for": source.read_to - max(LATE, overlap)},
+        )  # fmt: skip
+        behind = cursor.fetchall()
+    oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
+    since = min([floor, *(max(reached - overlap, oldest) for *_, reached in behind)])
+    return Reading(since, until, floor, frozenset((pk, metric, variant) for pk, metric, variant, _ in behind))
 
 
 # Dry run ------------------------------------------------------------------------------------------------------------------
@@ -224,21 +513,16 @@ class Preview:
     more: bool
 
 
-def window(source: Source, *, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
-    """(since, until) of a run: from what the last good run has read, less the overlap; at first, all that may be stored."""
-    oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
-    read_to = source.read_to - dt.timedelta(seconds=source.overlap_s) if source.read_to else oldest
-    return max(read_to, oldest), now
-
-
 def preview(source: Source, *, now: dt.datetime) -> Preview:
     """Run the query and ingest its first chunk, then undo that. Raises SourceRefused, SourceFailed."""
     check(source)
-    since, until = window(source, now=now)
-    chunks = read(source, since=since, until=until, limit_s=min(PREVIEW_S, source.time_limit_s))
+    asked = reading(source, now=now)
+    chunks = read(source, since=asked.since, until=asked.until, limit_s=min(PREVIEW_S, source.time_limit_s))
     chunk = next(chunks, [])
+    if chunk and isinstance(chunk[0], Unread):  # what could not be read comes first, and rows after it
+        chunk = [*chunk, *next(chunks, [])][:CHUNK]
     chunks.close()  # type: ignore[attr-defined]
     with transaction.atomic():
-        stored = store(source, chunk, now=now)
+        stored = store(source, chunk, reading=asked, now=now)
         transaction.set_rollback(True)
-    return Preview(since, until, stored, tuple(chunk[:SHOWN]), more=len(chunk) == CHUNK)
+    return Preview(asked.since, asked.until, stored, tuple(chunk[:SHOWN]), more=len(chunk) == CHUNK)

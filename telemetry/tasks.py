@@ -1,12 +1,15 @@
 """Doors for the worker. Messages carry nothing: what there is to do stands in PostgreSQL."""
 
 import time
+from functools import partial
 
 from celery import shared_task
 from django.db import transaction
 from django.utils import timezone
 
 from decisioning.access.principal import bind_job
+from decisioning.ledger.items import alone
+from experiments.models import Experiment
 from telemetry import hours as hour_sums
 from telemetry import pulls, retention
 from telemetry.refresh import logged
@@ -21,28 +24,40 @@ def hours(**_later: object) -> None:
     while more:
         with logged("portal/hours", clock=timezone.now) as run:
             bind_job("telemetry.hours")
-            changes, run.rows, run.data_watermark = hour_sums.rebuild_changed()
-            run.worked = more = changes > 0
+            done = hour_sums.rebuild_changed()
+            run.rows, run.data_watermark = done.hours, done.newest
+            run.worked = more = done.changes > 0
+            named = Experiment.objects.in_bulk([span.experiment_id for span, _ in done.failed])
+            for span, problem in done.failed:
+                run.told[span.team_id].append(
+                    f"{named[span.experiment_id].key}, {span.metric} of {span.variant}: {problem}"
+                )
+            if done.failed:
+                run.failures.append(
+                    f"{len(done.failed)} series could not be summed; the log of its team says which and why"
+                )
 
 
 @shared_task(name="telemetry.sources", soft_time_limit=280, time_limit=300)
 def sources(**_later: object) -> None:
     """Start and carry out runs of sources that are due; beat calls it every 30 seconds, and a run that was asked for at once."""
-    with transaction.atomic():
-        bind_job("telemetry.sources")
-        pulls.fail_lost(now=timezone.now())
-        pulls.queue_due(now=timezone.now())
+    for step in (pulls.fail_lost, pulls.queue_due):
+        with alone(step.__name__), transaction.atomic():
+            bind_job("telemetry.sources")
+            step(now=timezone.now())
     until = time.monotonic() + _ENOUGH_S
     while time.monotonic() < until and (run := pulls.take_next(now=timezone.now())):
-        pulls.pull(run, clock=timezone.now)
+        given_up = partial(pulls.give_up, run, timezone.now())
+        with alone(f"Run {run.run_id} of source {run.source}", rests=given_up):
+            pulls.pull(run, clock=timezone.now)
 
 
 @shared_task(name="telemetry.partitions")
 def partitions(**_later: object) -> None:
     """Make the next months' partitions ahead, and watch the default one; beat calls it every hour."""
-    with logged("portal/partitions", clock=timezone.now) as run:
+    with alone("Making partitions"), logged("portal/partitions", clock=timezone.now) as run:
         bind_job("telemetry.partitions")
-        run.rows = retention.make_partitions(now=timezone.now())
+        run.rows = retention.make_partitions(now=timezone.now(), failures=run.failures)
         run.worked = run.rows > 0
     with logged("portal/default-partition", clock=timezone.now):
         bind_job("telemetry.partitions")
@@ -54,6 +69,6 @@ def keep(**_later: object) -> None:
     """Drop what is past its time; beat calls it every hour."""
     with logged("portal/retention", clock=timezone.now) as run:
         bind_job("telemetry.retention")
-        swept = retention.sweep(now=timezone.now())
+        swept = retention.sweep(now=timezone.now(), failures=run.failures)
         run.rows = swept.rows
         run.worked = bool(swept.partitions or swept.rows)

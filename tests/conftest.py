@@ -12,18 +12,29 @@ import pytest
 from django.conf import settings
 from django.db import connection, transaction
 from django.test import TransactionTestCase
-from hypothesis import HealthCheck
+from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 
 from decisioning.access.models import Team
 from decisioning.settings import database
+from tests.examples import LONG
 from tests.stack import template
 
 # How long an example takes says nothing on a busy machine; no test asserts a time.
 hypothesis_settings.register_profile("portal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Run apart: `--hypothesis-profile=long`, from random seeds; a failure prints the blob that repeats it.
+hypothesis_settings.register_profile(
+    LONG,
+    deadline=None,
+    max_examples=2_000,
+    derandomize=False,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 hypothesis_settings.load_profile("portal")
 
-_KEPT = ["django_migrations", "django_content_type", "auth_permission", "policies", "policy_versions"]
+_KEPT = ["django_migrations", "django_content_type", "auth_permission", "policies", "policy_versions", "locks"]
 
 
 def log_in_as(role: str) -> None:

@@ -218,6 +218,9 @@ def test_roles_have_the_rights_of_the_design_and_no_more(cluster: Postgres) -> N
     assert set(memberships) == {
         ("decisioning_backup", "pg_read_all_data", False),
         ("decisioning_owner", "decisioning_reader", True),
+        ("decisioning_owner", "pg_read_all_stats", False),
+        ("decisioning_owner", "pg_signal_backend", False),
+        *((f"decisioning_{role}", "pg_use_reserved_connections", False) for role in LOGIN_ROLES),
     }
 
 

@@ -270,7 +270,7 @@ def test_the_id_of_a_request_is_in_the_logs_of_web_and_worker_and_in_the_audit(i
         return [json.loads(line) for line in written if line.startswith("{")]
 
     def ticks() -> list[dict[str, Any]]:
-        found = [line for line in lines("worker") if name in line.get("woken_by", [])]
+        found = [line for line in lines("workers") if name in line.get("woken_by", [])]
         return [
             line for line in found if line["message"].startswith("Task gates.tick[") and "succeeded" in line["message"]
         ]
@@ -329,7 +329,7 @@ def test_a_command_in_a_second_terminal_joins_what_runs(installation: Installati
 @pytest.mark.faults
 def test_it_comes_back_after_each_of_its_processes_was_killed(installation: Installation) -> None:
     key, url = installation.credentials()["api_key"], installation.credentials()["url"]
-    for what in ("bin/postgres", "valkey-server", "-m granian", "celery .*worker", "celery .*beat"):
+    for what in ("bin/postgres", "valkey-server", "granian wsgi", "celeryd: worker", "celeryd: courier", "run_celery"):
         os.kill(installation.find(what)[0], signal.SIGKILL)
 
     def works() -> bool:

@@ -229,10 +229,11 @@ class Intake:
 class Room:
     """At most `places` requests are inside. Others wait while it moves; `patient` of them for a while also when it does not.
 
-    Who gives up inside sends those away who wait behind: they would wait for the same.
+    Who gives up inside sends those away who wait behind: they would wait for the same. How long it has not moved is counted in
+    looks, each for the time it was meant to take: while this process has no turn, nobody could have left.
     """
 
-    STUCK_S, PATIENCE_S = 0.3, 2.5
+    STUCK_S, PATIENCE_S, LOOK_S = 0.3, 2.5, 0.1
 
     def __init__(self, *, places: int, patient: int) -> None:
         self.places, self.patient = places, patient
@@ -243,15 +244,18 @@ class Room:
         """Whether there is a place; False when nobody has left for too long, or left without an answer. at_once: does not wait."""
         with self._moved:
             self._waiting += 1
-            given_up = self._given_up
+            given_up, left, still_s = self._given_up, self._left, 0.0
             try:
                 while self._inside >= self.places:
                     if at_once:
                         return False
-                    left, patience = self._left, self.PATIENCE_S if self._waiting <= self.patient else self.STUCK_S
-                    if not self._moved.wait(patience) and self._left == left:
-                        return False
+                    began = monotonic()
+                    self._moved.wait(self.LOOK_S)
                     if self._given_up != given_up:
+                        return False
+                    still_s = still_s + min(monotonic() - began, self.LOOK_S) if self._left == left else 0.0
+                    left = self._left
+                    if still_s >= (self.PATIENCE_S if self._waiting <= self.patient else self.STUCK_S):
                         return False
                 self._inside += 1
                 return True

@@ -81,13 +81,27 @@ def limited(request: HttpRequest, principal: Principal, answer: Callable[[], Htt
 
 
 def used(request: HttpRequest, principal: Principal) -> Usage:
-    """Count this request for its key, its person, or (without a valid key or session) its address."""
+    """Count this request for its key and those it comes from, its person, or (without a valid key or session) its address."""
     if principal.kind == "key":
-        policy, who, rate = "key", f"key:{principal.name}", principal.rate or settings.KEY_RATE
-    elif principal.kind == "user":
+        return _of_key(request, principal)
+    if principal.kind == "user":
         policy, who, rate = "person", f"user:{principal.id}", settings.KEY_RATE
     else:
         policy, who, rate = "address", f"address:{origin(request)}", settings.ADDRESS_RATE
+    return _usage(request, policy, who, rate)
+
+
+def _of_key(request: HttpRequest, principal: Principal) -> Usage:
+    """A key's request counts for the keys it comes from as well, so that many made by one are no faster than that one."""
+    usages = []
+    for name, rate in ((principal.name, principal.rate), *principal.makers):
+        usages.append(_usage(request, "key", f"key:{name}", rate or settings.KEY_RATE))
+        if usages[-1].refused:  # it does not go through, so it uses up nothing of the others
+            break
+    return min(usages, key=lambda usage: usage.limit - usage.count)
+
+
+def _usage(request: HttpRequest, policy: str, who: str, rate: str) -> Usage:
     limit, window_s = rate_of(rate)
     count, resets_s = _counted(request, who, f"{limit}/{window_s}s")
     return Usage(policy, limit, window_s, count, min(max(resets_s, 0), window_s))

@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.urls import Resolver404, resolve
 
 from decisioning.access.principal import Principal, bind_key, bind_user, rebind
+from decisioning.access.proxies import origin
 from decisioning.access.pulse import PRIMARY
 from decisioning.access.replica import FOLLOWED, instead_of_primary
 
@@ -34,13 +36,8 @@ class BoundTransaction:
             response = self._answered(request)
             if request.method not in READS and response.status_code < 400:
                 FOLLOWED.wrote(request.principal.name)  # type: ignore[attr-defined]
-        if response.status_code in (401, 403) and not PRIMARY.away:
-            with transaction.atomic(durable=True):
-                bind(request)
-                with connection.cursor() as cursor:
-                    cursor.execute(
-                        "SELECT audit.refusal(%s, %s, %s)", [request.method, request.path, response.status_code]
-                    )
+        if not PRIMARY.away:
+            _note(request, response)
         return response
 
     def _from_replica(self, request: HttpRequest) -> bool:
@@ -66,6 +63,51 @@ class BoundTransaction:
                 raise RuntimeError("A streaming response would be read after its transaction.")
             if response.status_code >= 400:
                 transaction.set_rollback(True)
+        return response
+
+
+def about(request: HttpRequest, team_id: int) -> None:
+    """Say which team's it is what is asked for: should it be refused, that team's audit tells so."""
+    request.about_team = team_id  # type: ignore[attr-defined]
+
+
+def _note(request: HttpRequest, response: HttpResponse) -> None:
+    """What belongs in the audit though it changes nothing: refusals, what is taken along, and who reads evidence."""
+    refused = response.status_code in (401, 403)
+    kind = "" if refused or response.status_code != 200 else _reading(request, response)
+    if not (refused or kind):
+        return
+    with transaction.atomic(durable=True), connection.cursor() as cursor:
+        principal, address = bind(request), origin(request)
+        if kind:
+            cursor.execute("SELECT audit.reading(%s, %s, %s)", [kind, request.path, address])
+            return
+        mine = next(iter(principal.teams)) if len(principal.teams) == 1 else principal.ended_in
+        known = getattr(request, "about_team", None)
+        cursor.execute(
+            "SELECT audit.refusal(%s, %s, %s, %s, %s, %s)",
+            [request.method, request.path, response.status_code, address, known, mine],
+        )
+
+
+def _reading(request: HttpRequest, response: HttpResponse) -> str:
+    if "/evidence/" in request.path:
+        return "evidence"
+    return "export" if response.get("Content-Disposition", "").startswith("attachment") else ""
+
+
+class SaysNotAllowed:
+    """A 405 that Django leaves empty is a page, as every other refusal: somebody may have come there by a link."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if response.status_code == 405 and not response.content:
+            page = render(request, "405.html", status=405)
+            page["Allow"] = response["Allow"]
+            return page
         return response
 
 

@@ -1,10 +1,12 @@
 """Who may see and do what: teams, the people in them, and the keys of programs."""
 
+from typing import Self
+
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Func, Q
 
 from decisioning.access.scopes import NEVER_FOR_AGENTS, Scope
 
@@ -53,6 +55,34 @@ class Membership(models.Model):
         return f"{self.user} in {self.team} as {self.role}"
 
 
+class ApiKeys(models.QuerySet["ApiKey"]):
+    def judged(self) -> Self:
+        """With `problem`: why the key is refused now, None for a good one. Its owner and the keys that made it count too."""
+        return self.annotate(
+            problem=Func(F("pk"), function="access.key_problem", output_field=models.TextField(null=True))
+        )
+
+
+class Invitation(models.Model):
+    """A link by which one person comes into a team, once. Like a key's, its secret is stored as SHA-256 alone."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=10, choices=Membership.Role)
+    digest = models.BinaryField(unique=True, max_length=32, editable=False)
+    email = models.EmailField(blank=True, help_text="Whom it is for; empty when the link is handed over.")
+    created_at = models.DateTimeField()
+    created_by = models.CharField(max_length=200)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, blank=True)
+    used_by = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        db_table = "invitations"
+
+    def __str__(self) -> str:
+        return f"{self.email or 'somebody'} to {self.team} as {self.role}"
+
+
 class ApiKey(models.Model):
     """A program's way in. The secret itself is shown once and never stored: `digest` is its SHA-256."""
 
@@ -61,6 +91,14 @@ class ApiKey(models.Model):
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="api_keys")
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="api_keys"
+    )
+    made_by = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="made",
+        help_text="The key that asked for this one: it ends with it.",
     )
     scopes = ArrayField(models.CharField(max_length=20, choices=[(s, s) for s in Scope]))
     agent = models.BooleanField(default=False, help_text="An AI agent's key: may create and push, never decide.")
@@ -71,6 +109,8 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ApiKeys.as_manager()
 
     class Meta:
         db_table = "api_keys"

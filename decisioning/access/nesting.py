@@ -1,10 +1,12 @@
-"""How deep a JSON text nests, told before anything recurses into it: a thread of the web server has a small stack."""
+"""How deep a JSON text nests, told before anything recurses into it, and what is deeper left out: a thread of the web server has a small
+stack."""
 
 import re
 
 MAX_DEPTH = 32
 _FLAT = bytes(set(range(256)) - set(b'"[]{}'))
 _ALIKE = bytes.maketrans(b"{}", b"[]")
+_STEP = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -26,3 +28,26 @@ def is_too_deep(json: bytes) -> bool:
             return False
         outline = outline.replace(b"[]", b"")
     return b"[]" in outline or outline.count(b"[") > MAX_DEPTH
+
+
+def pruned(json: bytes) -> bytes:
+    """The text with null for every array and object below MAX_DEPTH, which is not read. Of what is no JSON a decoder refuses what is left.
+
+    >>> pruned(b"[" * 33 + b"]" * 33) == b"[" * 32 + b"null" + b"]" * 32
+    True
+    """
+    if not is_too_deep(json):
+        return json
+    kept: list[bytes] = []
+    depth = taken = 0
+    for step in _STEP.finditer(json):
+        sign = json[step.start()]
+        if sign in b"[{":
+            depth += 1
+            if depth == MAX_DEPTH + 1:
+                kept += [json[taken : step.start()], b"null"]
+        elif sign in b"]}":
+            depth -= 1
+            if depth == MAX_DEPTH:
+                taken = step.end()
+    return b"".join(kept) if depth > MAX_DEPTH else b"".join([*kept, json[taken:]])

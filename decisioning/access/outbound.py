@@ -6,6 +6,7 @@ DECISIONING_OUTBOUND_ALLOW names the networks an installation needs all the same
 
 import functools
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Iterable
@@ -42,6 +43,7 @@ def check_url(url: str) -> None:
         raise Blocked(f"{url!r} is no URL: {error}.") from error
     if parts.scheme not in ("http", "https") or not host:
         raise Blocked(f"{url!r} is no http or https URL with a host.")
+    _check_host(url, host)
     if parts.username or parts.password:
         raise Blocked("A URL with a user name or a password in it is not taken.")
     try:
@@ -50,9 +52,27 @@ def check_url(url: str) -> None:
         return
 
 
+_LABEL = r"[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?"
+
+
+def _check_host(url: str, host: str) -> None:
+    """Raise Blocked for a host that nobody could look up: an address, or labels of 63 characters at most once it is written in ASCII (IDNA)."""
+    try:
+        name = httpx.URL(url).raw_host.decode()
+        name.encode("idna")  # what looking it up would do
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise Blocked(f"{host[:80]!r} is no name that a host can have: {error}.") from error
+    if ":" not in name and (len(name) > 253 or not re.fullmatch(rf"{_LABEL}(?:\.{_LABEL})*\.?", name)):
+        raise Blocked(f"{host[:80]!r} is no name that a host can have.")
+
+
 def addresses(host: str, port: int) -> list[str]:
     """The numeric addresses of a host, all of them allowed. Raises Blocked when any is not, OSError when there is none."""
-    found = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+    try:
+        told = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise Blocked(f"{host[:80]!r} is no name that a host can have: {error}.") from error
+    found = list(dict.fromkeys(str(info[4][0]) for info in told))
     allowed = networks(settings.OUTBOUND_ALLOW)
     for text in found:
         address = ipaddress.ip_address(text.partition("%")[0])
@@ -66,10 +86,10 @@ def addresses(host: str, port: int) -> list[str]:
 
 def is_public(url: str) -> bool:
     """Whether the whole internet could call this URL, whatever DECISIONING_OUTBOUND_ALLOW says."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, ValueError):
         return False
     return all(_public(ipaddress.ip_address(str(info[4][0]).partition("%")[0])) for info in found)
 

@@ -25,8 +25,7 @@ def redrawn(data: bytes) -> tuple[bytes, str]:
 
     Raises PictureRefused: too_large, not_a_picture.
     """
-    if len(data) > MAX_BYTES:
-        raise PictureRefused("too_large", f"The picture has {len(data):,} bytes; at most {MAX_BYTES:,} are taken.")
+    check_size(len(data))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -40,6 +39,12 @@ def redrawn(data: bytes) -> tuple[bytes, str]:
         raise PictureRefused("too_large", "The picture has too many pixels.") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
         raise PictureRefused("not_a_picture", "This is no PNG, JPEG, WebP or GIF picture, or a broken one.") from error
+
+
+def check_size(size: int) -> None:
+    """Raises PictureRefused `too_large` when a file of so many bytes is not taken, whatever is in it."""
+    if size > MAX_BYTES:
+        raise PictureRefused("too_large", f"The picture has {size:,} bytes; at most {MAX_BYTES:,} are taken.")
 
 
 def small(data: bytes) -> tuple[bytes, str]:

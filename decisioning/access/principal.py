@@ -13,7 +13,11 @@ from decisioning.logs import CAUSE
 
 @dataclass(frozen=True)
 class Principal:
-    """`teams` maps team id to the scopes held there. `key_error` says why a key that was sent is not good."""
+    """`teams` maps team id to the scopes held there; of a key, those its owner's role holds as well.
+
+    makers: name and rate of the keys that a key comes from, the nearest first. key_error: why a key that was sent is not good,
+    and ended_in of which team it was.
+    """
 
     kind: Literal["user", "key", "anonymous"]
     id: int | None = None
@@ -24,7 +28,9 @@ class Principal:
     rate: str = ""
     owner: str = ""
     owner_id: int | None = None
+    makers: tuple[tuple[str, str], ...] = ()
     key_error: str = ""
+    ended_in: int | None = None
 
     # Django and DRF ask these of request.user.
     is_active = True
@@ -84,20 +90,26 @@ def bind_user(user_id: int | None, request_id: str) -> Principal:
 
 
 def bind_key(secret: str, request_id: str) -> Principal:
-    """Tell PostgreSQL that this program asks. A key that is unknown, expired or revoked binds nobody."""
-    row = _call("SELECT * FROM access.bind_key(%s, %s)", (digest_of(secret), request_id))
-    found, public_id, team, scopes, agent, rate, owner, owner_id, problem = row
+    """Tell PostgreSQL that this program asks. A key that is unknown or has ended binds nobody."""
+    row = _call("SELECT * FROM access.bind_api_key(%s, %s)", (digest_of(secret), request_id))
+    found, public_id, team, scopes, agent, rate, owner, owner_id, role, makers, problem = row
     if found is None:
-        return Principal("anonymous", key_error=str(problem))
+        return Principal(
+            "anonymous",
+            name=f"dk_{public_id}" if public_id else "",
+            key_error=str(problem),
+            ended_in=team,  # type: ignore[arg-type]
+        )
     return Principal(
         "key",
         id=found,  # type: ignore[arg-type]
         name=f"dk_{public_id}",
-        teams={team: frozenset(Scope(s) for s in scopes) & ALL},  # type: ignore[dict-item,attr-defined]
+        teams={team: frozenset(map(Scope, scopes)) & (ROLES[str(role)] if role else ALL)},  # type: ignore[dict-item,call-overload]
         agent=bool(agent),
         rate=str(rate),
         owner=str(owner or f"dk_{public_id}"),
         owner_id=owner_id,  # type: ignore[arg-type]
+        makers=tuple((name, rate) for name, rate in json.loads(str(makers or "[]"))),
     )
 
 

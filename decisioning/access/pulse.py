@@ -3,6 +3,10 @@
 A hung server ignores statement_timeout, and its kernel goes on acknowledging packets, so neither it nor TCP ends the wait. A
 statement that hears nothing for a moment therefore asks for a probe on another connection: a server that answers the probe is
 only slow, and the statement goes on; one that does not is away, and every statement on it is given up at once.
+
+Silence is what was listened to, not what a clock says: a thread that had no turn for a second has not heard a server be silent
+for a second. Each look for an answer that finds none counts for the time it was meant to take, however late it came back; by then
+the answer could have come, and would have been found.
 """
 
 import logging
@@ -14,13 +18,14 @@ from time import monotonic, sleep
 from typing import Any
 
 import psycopg
+from psycopg.waiting import READY_R
 
 SILENCE_S = 0.1  # heard nothing for so long: ask
-PROBE_S = 0.3  # a probe that takes longer has failed
+PROBE_S = 0.3  # a probe that hears nothing for longer has failed
 EVERY_S = 0.25  # how often a server that is away is tried again
-CONNECT_S = 0.8  # nobody waits longer for a new connection, whatever the others hear
+CONNECT_S = 2.0  # nobody waits longer for a new connection, whatever the others hear
 UNWELL_S = 3.0  # who was away, or has lost a connection, is slow for a while
-_LISTEN_S = 0.05
+_LISTEN_S, _LISTEN_CONNECTING_S = 0.05, 0.1  # a look for an answer; while connecting it is psycopg's own
 _LET_GO_S = 60.0  # a probe that is at hand is answered sooner than one that has to sign in
 
 _log = logging.getLogger(__name__)
@@ -127,20 +132,23 @@ def _close(probe: "Probe | None") -> "Probe | None":
     return None
 
 
-def _guarded[Y, S, R](
-    steps: Generator[Y, S, R], *, quiet: Callable[[float], None], heard: Callable[[], None]
-) -> Generator[Y, S, R]:
-    """The same steps; `quiet` is called with the seconds of silence whenever nothing has come, and may raise."""
-    began = monotonic()
+def _guarded[Y, R](
+    steps: Generator[Y, int, R], *, every_s: float, quiet: Callable[[float], None], heard: Callable[[], None]
+) -> Generator[Y, int, R]:
+    """The same steps; `quiet` is called with the seconds of silence whenever a look of `every_s` has found nothing, and may raise."""
+    silence_s = 0.0
     try:
         wanted = next(steps)
         while True:
+            began = monotonic()
             ready = yield wanted
             if ready:
-                began = monotonic()
-                heard()
+                silence_s = 0.0
+                if ready & READY_R:  # what was only sent is in a buffer of the kernel's
+                    heard()
             else:
-                quiet(monotonic() - began)
+                silence_s += min(monotonic() - began, every_s)
+                quiet(silence_s)
             wanted = steps.send(ready)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
@@ -174,7 +182,8 @@ class Watched(psycopg.Connection[Any]):
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> Any:
-        return _guarded(super()._connect_gen(conninfo), quiet=cls._quiet_connecting, heard=lambda: None)
+        steps = super()._connect_gen(conninfo)
+        return _guarded(steps, every_s=_LISTEN_CONNECTING_S, quiet=cls._quiet_connecting, heard=lambda: None)
 
     @classmethod
     def _quiet_connecting(cls, silence_s: float) -> None:
@@ -184,7 +193,7 @@ class Watched(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, interval: float = _LISTEN_S, timeout: float | None = None) -> Any:
         try:
-            steps = _guarded(gen, quiet=self._quiet, heard=self._heard)
+            steps = _guarded(gen, every_s=_LISTEN_S, quiet=self._quiet, heard=self._heard)
             return super().wait(steps, min(interval, _LISTEN_S), timeout)
         except Silent:
             self.pgconn.finish()

@@ -2,15 +2,32 @@
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from datetime import timedelta
 from urllib.parse import quote
 
 import psycopg
+from django.db import connection
 from psycopg import sql
 
 from decisioning.access.models import Team
+from decisioning.embedded import READERS
 
 _PREFIX = "decisioning_reader_"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a statement, a wait inside a transaction, a transaction and a session without work may take."""
+
+    statement: timedelta = timedelta(seconds=60)
+    waiting: timedelta = timedelta(seconds=60)
+    transaction: timedelta = timedelta(minutes=5)
+    idle: timedelta = timedelta(hours=1)
+
+
+LIMITS = Limits()
+"""The same as readers.sql gives each session to begin with."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,8 @@ def create_reader(team: Team, *, superuser: str) -> Reader:
 
     superuser: the URL of a login that may make roles. The password is hashed here, so that no server log can hold it.
     """
-    reader = Reader(f"{_PREFIX}{team.key.replace('-', '_')[:30]}_{secrets.token_hex(3)}", secrets.token_urlsafe(24))
+    # A number, because every login may read the names of all.
+    reader = Reader(f"{_PREFIX}{secrets.randbelow(9 * 10**9) + 10**9}", secrets.token_urlsafe(24))
     with psycopg.connect(superuser) as db:
         verifier = db.pgconn.encrypt_password(
             reader.password.encode(), reader.login.encode(), b"scram-sha-256"
@@ -37,23 +55,19 @@ def create_reader(team: Team, *, superuser: str) -> Reader:
         db.execute("SELECT access.bind('job', NULL, 'create_reader', '{}', false, '')")
         db.execute(
             sql.SQL(
-                "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS CONNECTION LIMIT 10 PASSWORD {} IN ROLE decisioning_reader"
+                "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS PASSWORD {} IN ROLE decisioning_reader"
             ).format(sql.Identifier(reader.login), sql.Literal(verifier))
         )
-        for setting, value in (
-            ("default_transaction_read_only", "on"),
-            ("statement_timeout", "60s"),
-            ("search_path", "metadata, metrics, audit, public"),
-        ):
-            db.execute(
-                sql.SQL("ALTER ROLE {} SET {} TO {}").format(
-                    sql.Identifier(reader.login),
-                    sql.Identifier(setting),
-                    sql.SQL(value) if setting == "search_path" else sql.Literal(value),
-                )
-            )
+        db.execute(READERS.read_bytes())  # its limits, and that no login of this kind can hurt others
         db.execute("INSERT INTO access.readers (login, team_id) VALUES (%s, %s)", [reader.login, team.pk])
     return reader
+
+
+def end_beyond_limits(limits: Limits = LIMITS) -> list[tuple[str, str]]:
+    """End sessions of readers that go beyond the limits, whatever they have set for themselves. Returns (login, which limit)."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM access.end_readers(%s, %s, %s, %s)", [*astuple(limits)])
+        return list(cursor.fetchall())
 
 
 def drop_reader(login: str, *, superuser: str) -> bool:
@@ -66,6 +80,8 @@ def drop_reader(login: str, *, superuser: str) -> bool:
         if found is None:
             return False
         role = db.execute("SELECT oid FROM pg_roles WHERE rolname = %s", [login]).fetchone()
+        if role is not None:
+            db.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(login)))  # what it made keeps its name in use
         db.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(login)))
         db.commit()  # nobody logs in any more; now those who have
         db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = %s", role or [None])

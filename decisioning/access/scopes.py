@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """The whole list; API.md "Who asks"."""
+    """The whole list; docs/api.md, Who asks."""
 
     READ = "experiments:read"
     WRITE = "experiments:write"

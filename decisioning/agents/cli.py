@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import secrets
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -188,9 +190,8 @@ def create_experiment(
     with _portal() as portal:
         document = portal.create_experiment(_json_of(file))
     tell(document, document["key"], as_json=as_json)
-    for goal in document.get("planning", []):
-        if goal["warning"]:
-            err().print(goal["warning"], markup=False)
+    _warn(goal["warning"] for goal in document.get("planning", []))
+    _warn(document.get("warnings", []))
 
 
 @experiments.command("start", epilog="Example: decisioning experiments start checkout")
@@ -234,24 +235,35 @@ def push_kpis(
     Sending again is harmless: what is there already is counted and changes nothing. When it stops half way it says
     where, and how to go on from there.
     """
-    sent, receipt = skip, Receipt()
+    sent, receipt, lines = skip, Receipt(), array("Q")
 
     def count(rows: int) -> None:
         nonlocal sent
         sent += rows
 
-    with _says_where_it_stopped(file.name, experiment, lambda: sent), _portal() as portal, _progress(file) as lines:
-        receipt = portal.push(experiment, islice(rows_of(lines), skip, None), atomic=atomic, sent=count)
+    def rows() -> Iterator[Json]:
+        for line, row in islice(rows_of(progress), skip, None):
+            lines.append(line)
+            yield row
+
+    with _says_where_it_stopped(file.name, experiment, lambda: sent), _portal() as portal, _progress(file) as progress:
+        try:
+            receipt = portal.push(experiment, rows(), atomic=atomic, sent=count)
+        except PortalError as refusal:
+            for error in refusal.errors:
+                if found := re.match(r"/rows/(\d+)", str(error.get("pointer"))):
+                    error["line"] = lines[sent - skip + int(found[1])]
+            raise
     told: Json = {"accepted": receipt.accepted, "changed": receipt.changed, "duplicates": receipt.duplicates}
     told["refused"] = [
-        {"row": skip + index + 1, "code": code, "detail": detail}
+        {"row": skip + index + 1, "line": lines[index], "code": code, "detail": detail}
         for index, (code, detail) in sorted(receipt.refused.items())
     ]
     if as_json:
         print_json(told)
     else:
         for bad in told["refused"]:
-            err().print(f"row {bad['row']}: {bad['detail']} ({bad['code']})", markup=False)
+            err().print(f"line {bad['line']}: {bad['detail']} ({bad['code']})", markup=False)
         say(f"{receipt.accepted} new, {receipt.changed} changed, {receipt.duplicates} there already")
     if receipt.refused:
         raise typer.Exit(ERROR)
@@ -333,29 +345,32 @@ def refresh(
     source: Annotated[str, typer.Argument(help="The source's key.")],
     *,
     wait: Wait = 0.0,
+    since: Annotated[str, typer.Option(help="Read again from this time, such as 2026-11-24T06:00:00Z.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what a run would do; keep nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pull a source's rows now. With --wait the exit code says whether the run succeeded."""
+    """Pull a source's rows now. With --wait the exit code says whether the run brought rows; refused ones are told."""
+    again: dict[str, Any] = {"since": since} if since else {}
     with _portal() as portal:
         if dry_run:
-            told = portal.post(place("sources", source, "refresh"), dry_run="true")
+            told = portal.post(place("sources", source, "refresh"), dry_run="true", **again)
             tell(
                 told,
                 f"{told['since']} to {told['until']}: {told['accepted']} new, {told['changed']} changed, "
-                f"{told['duplicates']} there already, {told['refused']} refused",
+                f"{told['duplicates']} there already, {told['refused']} refused, "
+                f"{told['ignored']} of experiments that are not here",
                 *told["problems"],
                 as_json=as_json,
             )
             return
-        told = portal.post(place("sources", source, "refresh"))
+        told = portal.post(place("sources", source, "refresh"), **again)
         run = wait_for(lambda: _run_of(portal, told), _over, wait)
     if as_json:
         print_json(run)
     else:
         rows = "" if run.get("rows") is None else f", {run['rows']} rows"
         say(f"{source}: {run['status']}{rows} (run {run['id']})", *filter(None, [run.get("error")]))
-    if _over(run) and run["status"] != "succeeded":
+    if _over(run) and run["status"] not in ("succeeded", "partial"):
         raise typer.Exit(ERROR)
 
 
@@ -366,7 +381,7 @@ def _run_of(portal: Portal, told: Json) -> Json:
 
 
 def _over(run: Json) -> bool:
-    return run["status"] in ("succeeded", "failed", "aborted")
+    return run["status"] in ("succeeded", "partial", "failed", "aborted")
 
 
 @app.command(epilog="Example: decisioning lineage checkout")
@@ -571,6 +586,7 @@ def lint(
             told = portal.post("/api/policies", asked, dry_run="true")["versions"][0]
     gates_ = told["body"]["gates"]
     tell({"valid": True, "gates": len(gates_)}, f"Nothing is wrong: {len(gates_)} gates.", as_json=as_json)
+    _warn(told.get("warnings", []))
 
 
 @policy.command("add", epilog="Example: decisioning policy add careful careful.json")
@@ -586,6 +602,7 @@ def add(name: Name, file: Body, *, team: Team = None, as_json: AsJson = False) -
             told = portal.post("/api/policies", {"name": name, "body": body, **_named(team)})["versions"][0]
     judges = "judges from now on" if told["activated_at"] else f"waits: decisioning policy backtest {name}"
     tell(told, f"{name} {told['version']} {judges}", as_json=as_json)
+    _warn(told.get("warnings", []))
 
 
 @policy.command("backtest", epilog="Example: decisioning policy backtest careful --wait 10m")
@@ -722,6 +739,12 @@ def _print_gates(found: list[Json]) -> None:
                 told += f" ({reading['lower']:+.4g} to {reading['upper']:+.4g})"
         rows.append((gate["gate"], gate["variant"], gate["verdict"], told, gate.get("reason", "")))
     print_table(("gate", "variant", "verdict", "reading", "reason"), rows)
+
+
+def _warn(lines: Iterable[str | None]) -> None:
+    """On stderr, what was taken and yet needs a second look."""
+    for line in filter(None, lines):
+        err().print(line, markup=False)
 
 
 def _json_of(file: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import time
 import uuid
@@ -16,7 +17,7 @@ from urllib.parse import quote
 import httpx
 
 type Json = dict[str, Any]
-"""A JSON object as API.md shows it."""
+"""A JSON object as docs/api.md shows it."""
 
 ROWS_A_BATCH = 10_000
 _LATER = frozenset({429, 502, 503, 504})
@@ -110,7 +111,11 @@ class Portal:
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **parameters: Any) -> Any:
         """POST a JSON body; the JSON that comes back, None when there is none."""
-        return self._call("POST", path, params=parameters, content=json.dumps(body or {}, allow_nan=False).encode())
+        try:
+            content = json.dumps(body or {}, allow_nan=False)
+        except ValueError:
+            content = json.dumps(_with_texts(body))
+        return self._call("POST", path, params=parameters, content=content.encode())
 
     def pages(self, path: str, **parameters: Any) -> Iterator[Json]:
         """Every result of a list, page after page."""
@@ -124,7 +129,7 @@ class Portal:
     # Experiments ------------------------------------------------------------------------------------------------------
 
     def create_experiment(self, plan: Mapping[str, Any]) -> Json:
-        """Create an experiment as API.md "Create" says; returns its document."""
+        """Create an experiment as docs/api.md says under Create; returns its document."""
         made: Json = self.post("/api/experiments", plan)
         return made
 
@@ -241,6 +246,15 @@ class Portal:
                     raise _refusal(response)
             self._sleep(wait)
             waited += wait
+
+
+def _with_texts(value: Any) -> Any:
+    """Floats that JSON has no number for as texts, which the portal refuses in the place where they stand."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {name: _with_texts(inner) for name, inner in value.items()}
+    return [_with_texts(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _instant(date: str | None) -> str | None:

@@ -58,6 +58,7 @@ WIDE_PLAN: Json = {
     ],
 }
 _MOST = 2**63 - 1
+_DUST = 1e-12  # what adding floats leaves beyond a bound; the portal rounds it
 _NOTHING_NEW_AFTER_S = 15.0
 
 
@@ -318,9 +319,9 @@ def _sample(
     spread = _number(variance, f"{arm}: variance") if variance else None
     if units is not None and not (units == int(units) and 0 <= units <= _MOST):
         raise _Bad(f"{arm}: n is {n}, must be a whole number of units, 0 or more")
-    if spread is not None and spread < 0:
+    if spread is not None and spread < -_DUST * max(1.0, figure * figure):
         raise _Bad(f"{arm}: variance is {variance}, must not be negative")
-    if kind == "proportion" and not 0 <= figure <= 1:
+    if kind == "proportion" and not -_DUST <= figure <= 1 + _DUST:
         raise _Bad(f"{arm}: value is {value}, a proportion lies between 0 and 1")
     if kind == "mean" and spread is None and units is not None and units >= 2:
         raise _Bad(f"{arm}: the variance of {metric} is missing")
@@ -359,7 +360,7 @@ def _name(text: str) -> str:
 
 
 def _key(text: str, word: str = "arm") -> str:
-    """A key of an experiment or a variant as API.md wants it, as near to the text as it can be.
+    """A key of an experiment or a variant as docs/api.md wants it, as near to the text as it can be.
 
     >>> _key("One-Page Checkout!"), _key("2")
     ('one-page-checkout', 'arm-2')
@@ -405,6 +406,7 @@ class Brought:
     accepted: int = 0
     duplicates: int = 0
     refused: list[BadLine] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     problem: str = ""
 
 
@@ -460,6 +462,7 @@ def bring_in(
         try:
             try:
                 document = portal.create_experiment(body)
+                brought.warnings = list(document.get("warnings", ()))
             except PortalError as refusal:
                 if refusal.code != "key_taken":
                     raise

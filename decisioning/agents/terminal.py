@@ -19,7 +19,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SLOWEST_S = 30.0
 _TONES = {
     "scale": "green", "pass": "green", "fresh": "green", "succeeded": "green",
-    "review": "yellow", "due": "yellow", "late": "yellow", "inconclusive": "yellow",
+    "review": "yellow", "partial": "yellow", "due": "yellow", "late": "yellow", "inconclusive": "yellow",
     "delete": "red", "fail": "red", "stale": "red", "invalid": "red", "failed": "red",
 }  # fmt: skip
 
@@ -157,13 +157,18 @@ def refused(refusal: PortalError, *, as_json: bool) -> NoReturn:
         sys.stderr.write(json.dumps(told, ensure_ascii=False) + "\n")
         raise SystemExit(ERROR)
     lines = [f"{refusal.detail} ({refusal.code}, {refusal.status})"]
-    if len(refusal.errors) > 1:
-        lines += [f"  {e.get('pointer', '')}: {e.get('detail') or e.get('code', '')}" for e in refusal.errors[:20]]
+    if len(refusal.errors) > 1 or any("line" in error for error in refusal.errors):
+        lines += [f"  {_place(e)}: {e.get('detail') or e.get('code', '')}" for e in refusal.errors[:20]]
     if len(refusal.errors) > 20:
         lines.append(f"  and {len(refusal.errors) - 20} more; --json shows all")
     if refusal.status == 401:
         lines.append("Log in with `decisioning login URL`, or set DECISIONING_API_KEY.")
     end("\n".join(lines))
+
+
+def _place(error: Json) -> str:
+    """Where it stands: in which line of a file that was sent, else in the body."""
+    return f"line {error['line']}" if "line" in error else str(error.get("pointer", ""))
 
 
 def end(message: str, code: int = ERROR) -> NoReturn:

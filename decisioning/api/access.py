@@ -26,7 +26,7 @@ class Keys(Door):
 
     def get(self, request: Request) -> Response:
         """Newest first, without secrets."""
-        keys = ApiKey.objects.select_related("team", "owner")
+        keys = ApiKey.objects.judged().select_related("team", "owner", "made_by")
         if not self.principal.is_admin:
             keys = keys.filter(team__in=[team for team, held in self.principal.teams.items() if Scope.KEYS in held])
         return page(request, keys, shown=lambda found: [_told(k) for k in found])
@@ -35,10 +35,6 @@ class Keys(Door):
         """A new key; `key` is its secret, which exists nowhere else."""
         values, now = self.body(KeyIn), self.now
         team = self.team(values.get("team"), Scope.KEYS)
-        for position, scope in enumerate(values["scopes"]):
-            if not self.principal.may(Scope(scope), team.pk):
-                detail = f"You do not hold {scope} in {team.key} yourself, so you cannot hand it on."
-                raise invalid([(f"/scopes/{position}", "scope_not_held", detail)])
         expires_at = values.get("expires_at")
         if expires_at is not None and expires_at <= now:
             raise invalid([("/expires_at", "invalid", f"{rfc3339(expires_at)} is over already.")])
@@ -50,13 +46,15 @@ class Keys(Door):
                 rate=values.get("rate") or "",
                 expires_at=expires_at,
                 owner=User.objects.filter(pk=self.principal.person_id).first() if self.principal.person_id else None,
+                maker=ApiKey.objects.filter(pk=self.principal.id or 0).first()
+                if self.principal.kind == "key"
+                else None,
                 now=now,
             )
         except KeyRefused as refusal:
-            pointer = "/rate" if refusal.code == "invalid_rate" else "/scopes"
-            raise invalid([(pointer, refusal.code, str(refusal))]) from refusal
+            raise invalid([(refusal.pointer, refusal.code, str(refusal))]) from refusal
         headers = {"Location": f"/api/keys/{key.public_id}", "Cache-Control": "no-store"}
-        return Response({**_told(key), "key": secret}, status=201, headers=headers)
+        return Response({**_told(ApiKey.objects.judged().get(pk=key.pk)), "key": secret}, status=201, headers=headers)
 
 
 class OneKey(Door):
@@ -77,7 +75,7 @@ class OneKey(Door):
         return HttpResponse(status=204)
 
     def _found(self, ref: str) -> ApiKey:
-        keys = ApiKey.objects.select_related("team", "owner")
+        keys = ApiKey.objects.judged().select_related("team", "owner", "made_by")
         key = keys.filter(public_id=ref.removeprefix("dk_")).first()
         if key is None and ref.isascii() and ref.isdigit() and len(ref) < 20 and int(ref) <= MAX_ID:
             key = keys.filter(pk=int(ref)).first()
@@ -93,6 +91,7 @@ def _told(key: ApiKey) -> dict[str, Any]:
         "public_id": key.public_id,
         "team": key.team.key,
         "owner": (key.owner.email or key.owner.username) if key.owner else None,
+        "made_by": str(key.made_by) if key.made_by else None,
         "scopes": key.scopes,
         "agent": key.agent,
         "rate": key.rate or None,
@@ -100,4 +99,5 @@ def _told(key: ApiKey) -> dict[str, Any]:
         "expires_at": rfc3339(key.expires_at),
         "revoked_at": rfc3339(key.revoked_at),
         "last_used_at": rfc3339(key.last_used_at),
+        "problem": key.problem,  # type: ignore[attr-defined] # annotated by judged()
     }

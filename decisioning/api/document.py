@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from decisioning.api.statements import fetch
-from telemetry.freshness import LATENCIES_SQL, RANK_SQL, STATE_SQL, WATERMARK_BESIDE_SQL
+from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, RANK_SQL, WATERMARK_BESIDE_SQL
 
 SLOT_S = 300
 
@@ -64,7 +64,7 @@ def _digest(value: object) -> str:
     return hashlib.blake2b(msgspec.json.encode(value), digest_size=12).hexdigest()
 
 
-_NOT_PLAN = ("as_of", "stale", "freshness", "kpis", "gates", "recommendation", "links")
+_NOT_PLAN = ("as_of", "stale", "freshness", "kpis", "gates", "unjudgeable", "recommendation", "links")
 
 _UNJUDGED = (
     '{"action": "hold", "code": "no_data", "variant": null, "state": "open", "proposed_at": null, "first_stable_at": null, '
@@ -92,10 +92,17 @@ _WATERMARK = WATERMARK_BESIDE_SQL.format(
     row="r", experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality"
 )
 
+_AGE = FRESHNESS_SQL.format(
+    experiment="e.id",
+    watermark="v.watermark",
+    every_s="m.expected_every_s",
+    target_s="m.freshness_target_s",
+    at="%(now)s::timestamptz",
+)
+
 # The newest row of each series, then of each KPI its watermark: the least over the variants that still run.
 _KPIS = f"""
-  SELECT k.position, m.key AS metric, k.role, m.unit, m.expected_every_s AS every_s, m.freshness_target_s AS target_s, v.*,
-         {STATE_SQL.format(watermark="v.watermark", now=_NOW, every_s="m.expected_every_s", target_s="m.freshness_target_s")} AS state
+  SELECT k.position, m.key AS metric, k.role, m.unit, v.*, age.state, age.due_at
   FROM metadata.target_kpis k
   JOIN metadata.metrics m ON m.id = k.metric_id
   CROSS JOIN LATERAL ({_READ_TO}) AS read_to
@@ -113,6 +120,7 @@ _KPIS = f"""
       WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = a.key ORDER BY r.ts DESC LIMIT 1) AS r ON true
     CROSS JOIN LATERAL (SELECT {_WATERMARK} AS ts) AS news
     WHERE a.experiment_id = e.id) AS v
+  CROSS JOIN LATERAL {_AGE} AS age
   WHERE k.experiment_id = e.id
 """
 
@@ -123,7 +131,7 @@ _FRESHNESS = f"""
          coalesce(json_agg(json_build_object(
            'metric', kpi.metric, 'role', kpi.role, 'unit', kpi.unit,
            'freshness', json_build_object('state', kpi.state, 'data_watermark', {instant("kpi.watermark")},
-                                          'due_at', {instant("kpi.watermark + make_interval(secs => kpi.every_s)")},
+                                          'due_at', {instant("kpi.due_at")},
                                           'last_refresh_at', {instant("kpi.last_refresh_at")}),
            'values', kpi.newest) ORDER BY kpi.position), '[]') AS kpis
   FROM ({_KPIS}) AS kpi
@@ -164,7 +172,8 @@ _AS_OF = f"""coalesce(c.judged_to, to_timestamp(floor(extract(epoch FROM {_NOW})
 
 _RECOMMENDATION = f"""
   coalesce((c.shown -> 'recommendation')::json, (SELECT json_object_agg(key, value) FROM (
-    SELECT key, value FROM json_each('{_UNJUDGED}') UNION ALL SELECT 'policy', p.policy) AS unjudged))
+    SELECT key, CASE WHEN key = 'blockers' AND c.unjudgeable IS NOT NULL THEN json_build_array(c.unjudgeable ->> 'reason') ELSE value END
+    FROM json_each('{_UNJUDGED}') UNION ALL SELECT 'policy', p.policy) AS unjudged (key, value)))
 """
 
 _VARIANTS = f"""
@@ -192,6 +201,7 @@ SELECT json_build_object({_HEAD},
                                  'data_watermark', {instant("f.watermark")}, 'telemetry_p95_s', late.p95_s),
   'kpis', f.kpis,
   'gates', coalesce((c.shown -> 'gates')::json, '[]'),
+  'unjudgeable', c.unjudgeable,
   'recommendation', {_RECOMMENDATION},
   'links', json_build_object(
     'board', '/experiments/' || e.key,
@@ -212,6 +222,7 @@ SELECT json_build_object({_HEAD},
   'gates', coalesce((SELECT json_agg(json_build_object('gate', g -> 'gate', 'kind', g -> 'kind', 'variant', g -> 'variant',
                                                        'verdict', g -> 'verdict', 'reading', g -> 'reading'))
                      FROM jsonb_array_elements(c.shown -> 'gates') AS g), '[]'),
+  'unjudgeable', c.unjudgeable,
   'recommendation', {_RECOMMENDATION})::text
 {_FROM}
 JOIN unnest(%(ids)s::bigint[]) WITH ORDINALITY AS wanted (id, place) ON wanted.id = e.id

@@ -12,13 +12,14 @@ from rest_framework.request import Request
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
+from decisioning.access.middleware import about
 from decisioning.access.models import Team
 from decisioning.access.permissions import require
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.api.idempotency import once
 from decisioning.api.parsers import take_chunks
-from decisioning.api.problems import Problem, bad_parameter, invalid
+from decisioning.api.problems import bad_parameter, invalid
 from decisioning.api.schema import Contract
 from experiments.models import Experiment
 
@@ -83,6 +84,7 @@ class Door(APIView):
         scope: what has to be held in the experiment's team; by default what the method needs.
         """
         experiment = found(Experiment.objects.select_related("team"), ref)
+        about(self.request._request, experiment.team_id)
         method = "GET" if self.request.method == "HEAD" else str(self.request.method)
         require(self.principal, scope or self.scopes[method], experiment.team_id)
         return experiment
@@ -99,6 +101,7 @@ class Door(APIView):
         team = Team.objects.filter(key=key).first()
         if team is None:
             raise invalid([("/team", "unknown_team", f"There is no team {key!r} that you belong to.")])
+        about(self.request._request, team.pk)
         require(self.principal, scope, team.pk)
         return team
 
@@ -128,9 +131,6 @@ def found(experiments: QuerySet[Experiment], ref: str) -> Experiment:
 def json_response(body: bytes | str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> HttpResponse:
     """JSON that PostgreSQL has built, handed on as it is."""
     return HttpResponse(body, status=status, content_type="application/json", headers=dict(headers or {}))
-
-
-__all__ = ["Door", "Problem", "found", "json_response"]
 
 
 class Nowhere(APIView):

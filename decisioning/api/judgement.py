@@ -1,6 +1,5 @@
 """What the gates say of an experiment, on which evidence, and what people answered."""
 
-import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -57,6 +56,7 @@ class OneDecision(Door):
             "experiment": experiment.key,
             "as_of": document["as_of"],
             "stale": document["stale"],
+            "unjudgeable": document["unjudgeable"],
             "recommendation": document["recommendation"],
             "variants": _per_treatment(document, cursor.get("variants", [])),
             "decision": _standing(experiment),
@@ -237,6 +237,7 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
         "experiment": experiment.key,
         "as_of": rfc3339(slot),
         "stale": False,
+        "unjudgeable": None,
         "recommendation": recommendation,
         "variants": variants,
         "decision": _standing(experiment, until=past),
@@ -319,7 +320,10 @@ def _answered(decision: Decision) -> dict[str, Any]:
 
 
 def _evidence(experiment: Experiment, digest: str) -> bytes:
-    body = Evidence.objects.filter(experiment=experiment, digest=digest).values_list("body", flat=True).first()
-    if body is None:
+    kept = Evidence.objects.filter(experiment=experiment, digest=digest).first()
+    if kept is None:
         raise Http404
-    return zlib.decompress(body)
+    try:
+        return kept.read()
+    except EvidenceRefused as refusal:
+        raise Problem(409, "not_replayable", str(refusal)) from refusal

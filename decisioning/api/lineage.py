@@ -1,12 +1,13 @@
 """OpenLineage: where pipelines report their runs. /api/v1/lineage is where its clients post by default."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
 from decisioning.api.door import Door
+from decisioning.api.parsers import FacetedJSONParser
 from decisioning.api.problems import Problem
 from telemetry import lineage
 
@@ -16,6 +17,7 @@ class Lineage(Door):
 
     scopes: ClassVar = {"POST": Scope.LINEAGE}
     parameters: ClassVar = {"POST": frozenset({"team"})}
+    parser_classes = (FacetedJSONParser,)
     batch: ClassVar = False
 
     def post(self, request: Request) -> Response:
@@ -23,22 +25,39 @@ class Lineage(Door):
         team = self.team(request.query_params.get("team"), Scope.LINEAGE)
         payload = request.data
         try:
-            lineage.merge(lineage.read(payload, batch=self.batch, now=self.now), team=team)
+            found = lineage.read(payload, batch=self.batch, now=self.now)
+            lineage.merge(found.events, team=team)
         except lineage.LineageRefused as refusal:
             raise Problem(refusal.status, refusal.code, str(refusal), errors=refusal.errors) from refusal
-        return Response(self.answer(payload))
+        return self.answer(found)
 
-    def answer(self, payload: Any) -> dict[str, Any]:
-        return {"status": "success"}
+    def answer(self, found: lineage.Batch) -> Response:
+        return Response({"status": "success"})
 
 
 class LineageBatch(Lineage):
-    """POST /api/v1/lineage/batch: up to 1,000 events, all or none."""
+    """POST /api/v1/lineage/batch: up to 1,000 events; a bad one refuses itself alone."""
 
     batch = True
 
-    def answer(self, payload: Any) -> dict[str, Any]:
-        """As OpenLineage's BatchResponse has it."""
-        received = len(payload)
-        summary = {"received": received, "successful": received, "failed": 0, "retriable": 0, "non_retriable": 0}
-        return {"status": "success", "summary": summary, "failed_events": []}
+    def answer(self, found: lineage.Batch) -> Response:
+        """As OpenLineage's BatchResponse has it; 207 when some were refused."""
+        failed = len(found.faults)
+        body = {
+            "status": "partial_success" if failed else "success",
+            "summary": {
+                "received": found.received,
+                "successful": found.received - failed,
+                "failed": failed,
+                "retriable": 0,
+                "non_retriable": failed,
+            },
+            "failed_events": [
+                {"index": index, "reason": " ".join(detail for _, _, detail in wrong), "retriable": False}
+                for index, wrong in found.faults.items()
+            ],
+        }
+        if failed:
+            told = [fault for wrong in found.faults.values() for fault in wrong]
+            body["errors"] = [{"pointer": pointer, "code": code, "detail": detail} for pointer, code, detail in told]
+        return Response(body, status=207 if failed else 200)

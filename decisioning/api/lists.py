@@ -10,7 +10,7 @@ from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from decisioning.api.problems import Problem, bad_parameter
+from decisioning.api.problems import bad_parameter
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -64,6 +64,3 @@ def filtered[M: Model](request: Request, rows: QuerySet[M], filters: type[Filter
         raise bad_parameter(name, " ".join(str(message) for message in messages))
     chosen: QuerySet[M] = form.qs
     return chosen
-
-
-__all__ = ["PAGING", "Problem", "filtered", "limit_of", "page"]

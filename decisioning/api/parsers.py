@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 
-from decisioning.access.nesting import MAX_DEPTH, is_too_deep
+from decisioning.access.nesting import MAX_DEPTH, is_too_deep, pruned
 from decisioning.api.problems import Error, Problem, invalid
 
 MAX_BODY = 8 * 1024 * 1024
@@ -28,6 +28,25 @@ class StrictJSONParser(BaseParser):
     ) -> Any:
         request: Request = (parser_context or {})["request"]
         return decode(read(request._request, stream))
+
+
+class FacetedJSONParser(BaseParser):
+    """JSON of which most is other people's facets: what nests deeper than 32 is skipped unread, and no text or number of one is refused."""
+
+    media_type = "application/json"
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        request: Request = (parser_context or {})["request"]
+        body = pruned(read(request._request, stream, nests=False))
+        try:
+            return msgspec.json.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            try:
+                return json.loads(body)  # takes NaN and half a surrogate pair
+            except (ValueError, RecursionError) as error:
+                raise Problem(400, "invalid_json", f"The body is no JSON: {error}") from error
 
 
 def read(request: HttpRequest, stream: IO[Any] | None = None, *, nests: bool = True) -> bytes:
@@ -108,7 +127,7 @@ def _unfit_texts(value: object, pointer: str) -> Iterator[Error]:
 
 
 def _unpaired_surrogates(body: bytes) -> list[Error]:
-    """msgspec calls half a surrogate pair broken JSON; the contract calls it a bad text, so look again with json."""
+    """msgspec calls half a surrogate pair broken JSON; docs/api.md calls it a bad text, so look again with json."""
     if b"\\u" not in body:
         return []
     try:

@@ -17,6 +17,8 @@ from django.template import loader
 from django.views import defaults
 from rest_framework import exceptions
 
+from decisioning.access.middleware import id_of
+
 _log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
@@ -216,9 +218,13 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if _is_api(request):
         return problem.response()
     if problem.status_code == 503:
-        page = loader.get_template("503.html").render({}, None)
-        return HttpResponse(page, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
-    return defaults.server_error(request)
+        return HttpResponse(_broken(request, 503), status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
+    return HttpResponse(_broken(request, 500), status=500)
+
+
+def _broken(request: HttpRequest, status: int) -> str:
+    """The page with the request's number, by which the log is searched; nothing else is asked, it may be what broke."""
+    return loader.get_template(f"{status}.html").render({"request": {"id": id_of(request)}})
 
 
 def _is_api(request: HttpRequest) -> bool:

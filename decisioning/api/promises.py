@@ -1,4 +1,4 @@
-"""The PRD's promises over HTTP."""
+"""The portal's promises over HTTP."""
 
 from typing import Any
 
@@ -37,13 +37,13 @@ class Promises(Door):
                     "window_h": 24,
                     "counts": "Rows of running experiments, from the end of their bucket to their first arrival; a bucket that is "
                     "missing beyond its target counts its age so far, the one missing longest however long ago it ended.",
-                    "excludes": "Rows older than the experiment's own creation (history brought in), and paused experiments.",
+                    "excludes": "Rows older than the experiment's own creation (history brought in), and buckets that end while an experiment is paused.",
                 },
                 "decision_latency": {
                     **_latency(found.decision),
                     "not_judged": found.not_judged,
                     "counts": "From the moment a stable read could be known to its proposal. `not_judged`: experiments that nothing is "
-                    "proposed for and whose next slot is late; what it would propose cannot be known, so each counts as late as its slot.",
+                    "proposed for and whose next slot is late, or that cannot be judged; what it would propose cannot be known, so each counts as late as its slot.",
                     "excludes": "Experiments without a stable read: see recommended_within_24h.blocked.",
                 },
                 "days_to_decide": {

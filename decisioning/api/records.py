@@ -24,11 +24,12 @@ from decisioning.api.series import instant_of
 from decisioning.api.statements import fetch
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment, TargetKpi
-from telemetry.freshness import LATENCIES_SQL, STATE_SQL, WATERMARK_BESIDE_SQL, WORST_LAST
+from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST
 from telemetry.models import RefreshRun
 from telemetry.refresh import FED_SQL
 
 _ACTIONS = ("create", "update", "delete", "refuse")
+_ACCESSES = ("export", "evidence")
 
 
 class Audit(Door):
@@ -135,7 +136,8 @@ def _entries(found: Sequence[Entry]) -> list[dict[str, Any]]:
             "id": e.pk,
             "at": rfc3339(e.timestamp),
             "actor": {"kind": e.actor_kind, "name": e.actor_name},
-            "action": _ACTIONS[e.action],
+            "address": e.remote_addr,
+            "action": "access" if e.content_type.model in _ACCESSES else _ACTIONS[e.action],
             "object": {
                 "type": f"{e.content_type.app_label}.{e.content_type.model}",
                 "id": e.object_pk,
@@ -164,6 +166,8 @@ def _run(run: RefreshRun) -> dict[str, Any]:
         "started_at": rfc3339(run.started_at),
         "finished_at": rfc3339(run.finished_at),
         "rows": run.rows,
+        "refused": run.refused,
+        "ignored": run.ignored,
         "error": run.error,
         "data_watermark": rfc3339(run.data_watermark),
     }
@@ -182,9 +186,15 @@ _LATENCY = LATENCIES_SQL.format(
 _WATERMARK = WATERMARK_BESIDE_SQL.format(
     row="r", experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality"
 )
+_FRESHNESS = FRESHNESS_SQL.format(
+    experiment="e.id",
+    watermark="v.watermark",
+    every_s="m.expected_every_s",
+    target_s="m.freshness_target_s",
+    at="%(now)s::timestamptz",
+)
 _TRACKED = f"""
-  SELECT k.id, e.key AS experiment, m.key AS metric, m.expected_every_s AS every_s, m.freshness_target_s AS target_s, v.*,
-         {STATE_SQL.format(watermark="v.watermark", now="%(now)s::timestamptz", every_s="m.expected_every_s", target_s="m.freshness_target_s")} AS state,
+  SELECT k.id, e.key AS experiment, m.key AS metric, v.*, f.state, f.due_at, CASE WHEN v.watermark IS NOT NULL THEN f.stale_at END AS stale_at,
          e.id AS experiment_id, k.team_id
   FROM metadata.target_kpis k
   JOIN metadata.metrics m ON m.id = k.metric_id
@@ -197,12 +207,12 @@ _TRACKED = f"""
       WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = a.key ORDER BY r.ts DESC LIMIT 1) AS r ON true
     CROSS JOIN LATERAL (SELECT {_WATERMARK} AS ts) AS news
     WHERE a.experiment_id = e.id AND a.dropped_at IS NULL) AS v
+  CROSS JOIN LATERAL {_FRESHNESS} AS f
 """
 _SHOWN = f"""
 SELECT json_build_object(
   'experiment', q.experiment, 'metric', q.metric, 'source', s.source, 'state', q.state, 'data_watermark', {instant("q.watermark")},
-  'due_at', {instant("q.watermark + make_interval(secs => q.every_s)")},
-  'stale_at', {instant("q.watermark + make_interval(secs => q.every_s + q.target_s)")},
+  'due_at', {instant("q.due_at")}, 'stale_at', {instant("q.stale_at")},
   'telemetry_p95_s', (SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY l.latency_s)
                       FROM metadata.experiments e JOIN metadata.metrics m ON m.key = q.metric
                       JOIN metadata.variants a ON a.experiment_id = e.id AND a.dropped_at IS NULL

@@ -66,7 +66,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Experiments", "POST"): Operation({201: shapes.CreatedOut}, takes=bodies.ExperimentIn, conflict=True),
     ("OneExperiment", "GET"): Operation({200: shapes.DocumentOut, 304: None}),
     ("OneExperiment", "PATCH"): Operation(
-        {200: shapes.DocumentOut}, takes=bodies.ExperimentPatch, conflict=True, more=(412,)
+        {200: shapes.ChangedOut}, takes=bodies.ExperimentPatch, conflict=True, more=(412,)
     ),
     ("Transitions", "POST"): Operation({200: shapes.DocumentOut}, takes=bodies.TransitionIn, conflict=True),
     ("Kpis", "GET"): Operation({(200, _JSON): shapes.SeriesOut, (200, "text/csv"): OpenApiTypes.STR}),
@@ -79,7 +79,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Gates", "GET"): Operation({200: shapes.GatesOut}),
     ("Evaluations", "GET"): Operation({200: _PAGE(shapes.EvaluationOut)}),
     ("Evaluate", "POST"): Operation({202: shapes.SlotOut}, conflict=True),
-    ("OneEvidence", "GET"): Operation({200: _OBJECT}),
+    ("OneEvidence", "GET"): Operation({200: _OBJECT}, conflict=True),
     ("Verification", "POST"): Operation({200: shapes.SameOut}, conflict=True),
     ("Audit", "GET"): Operation({200: _PAGE(shapes.EntryOut)}),
     ("Assets", "GET"): Operation({200: _PAGE(shapes.AssetOut)}),
@@ -130,7 +130,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {200: shapes.EventsOut, 202: shapes.EventsOut, 207: shapes.PartlyTakenOut}, conflict=True
     ),
     ("Lineage", "POST"): Operation({200: _OBJECT}, takes=_OBJECT),
-    ("LineageBatch", "POST"): Operation({200: _OBJECT}, takes={"type": "array", "items": _OBJECT, "maxItems": 1000}),
+    ("LineageBatch", "POST"): Operation(
+        {200: _OBJECT, 207: _OBJECT}, takes={"type": "array", "items": _OBJECT, "maxItems": 1000}
+    ),
     ("Sources", "GET"): Operation({200: _PAGE(shapes.SourceOut)}),
     ("Sources", "POST"): Operation(
         {200: shapes.PreviewOut, 201: shapes.SourceOut}, takes=bodies.SourceIn, conflict=True
@@ -164,6 +166,7 @@ _PARAMETERS = {
     "to": ("RFC 3339, included.", OpenApiTypes.DATETIME),
     "as_of": ("A past instant: the recommendation is recomputed for its slot.", OpenApiTypes.DATETIME),
     "atomic": ("false: take the good rows, answer 207.", OpenApiTypes.BOOL),
+    "since": ("RFC 3339: read again from then on.", OpenApiTypes.DATETIME),
     "dry_run": ("true: show what would happen and keep nothing.", OpenApiTypes.BOOL),
 }
 

@@ -350,6 +350,7 @@ class SourceIn(serializers.Serializer[Any]):
     schedule_s = Whole(required=False)
     overlap_s = Whole(required=False)
     time_limit_s = Whole(required=False)
+    date_format = Text(required=False, max_length=40, allow_blank=True)
     metrics = serializers.ListField(child=Text(max_length=63), allow_empty=False)
-    lineage_job = Text(required=False, max_length=500, allow_blank=True)
+    lineage_job = Text(required=False, max_length=2000, allow_blank=True)
     enabled = Truth(required=False)

@@ -22,6 +22,7 @@ from decisioning.api.problems import bad_parameter
 from decisioning.api.serializers import timestamp
 from decisioning.api.telemetry import TakesRows
 from experiments.models import Experiment
+from telemetry.hours import LARGEST_VARIANCE, MOST_COUNTED, in_range
 
 COLUMNS = ("metric", "variant", "ts", "value", "n", "variance", "revision", "received_at")
 DEFAULT_LIMIT, MAX_LIMIT = 1_000, 10_000
@@ -30,10 +31,12 @@ _RAW = """
 SELECT r.metric, r.variant, r.ts, r.value, r.n, r.variance, r.revision, r.received_at
 FROM metrics.experiment_kpis r WHERE r.experiment_id = %(experiment)s
 """
+# What hours hold from before rows had a range is brought into it first, so that no sum of them can fail.
 # Of an exposure KPI what counts is n: its rows repeat it as their value, and a mean of counts is the count of nothing.
-_SUMS = """
-SELECT h.metric, h.variant, h.hour, h.rows, h.n, CASE WHEN x.counts THEN h.n ELSE h.value END AS value,
-       CASE WHEN x.counts THEN 0 ELSE h.variance END AS variance, x.counts, m.temporality = 'cumulative' AS last
+_SUMS = f"""
+SELECT h.metric, h.variant, h.hour, h.rows, h.n, CASE WHEN x.counts THEN h.n ELSE {in_range("h.value")} END AS value,
+       CASE WHEN x.counts THEN 0 ELSE {in_range("h.variance", most=LARGEST_VARIANCE)} END AS variance, x.counts,
+       m.temporality = 'cumulative' AS last
 FROM metrics.kpi_hours h JOIN metadata.metrics m ON m.key = h.metric
 CROSS JOIN LATERAL (
   SELECT h.n IS NOT NULL AND EXISTS (
@@ -49,7 +52,7 @@ FROM ({_SUMS}) AS h
 _DAYS = f"""
 SELECT s.metric, s.variant, s.day + interval '1 day' AS ts,
        CASE WHEN s.last THEN s.last_value WHEN s.counts THEN s.n WHEN s.counted THEN s.weighted ELSE s.by_rows END AS value,
-       CASE WHEN s.last THEN s.last_n WHEN s.counted THEN s.n END::bigint AS n,
+       CASE WHEN s.last THEN s.last_n WHEN s.counted THEN least(s.n, {MOST_COUNTED}) END::bigint AS n,
        CASE WHEN s.last THEN s.last_variance WHEN s.counts THEN 0 WHEN s.counted AND s.n > 1 THEN (s.within + s.squares - s.n * s.weighted ^ 2) / (s.n - 1)
        END AS variance,
        NULL::bigint AS revision, NULL::timestamptz AS received_at

@@ -6,7 +6,7 @@ from rest_framework import serializers as s
 
 Shape = s.Serializer[Any]
 
-# The words of the contract. The document names each list (settings: ENUM_NAME_OVERRIDES), so that generated clients have names too.
+# The words of docs/api.md. The OpenAPI document names each list (settings: ENUM_NAME_OVERRIDES), so that generated clients have names too.
 ACTIONS = ["scale", "delete", "review", "hold"]
 RECOMMENDATION_STATES = ["open", "proposed", "answered", "suspended", "superseded", "withdrawn"]
 ANSWERS = ["accept", "override"]
@@ -15,7 +15,7 @@ FRESHNESS_STATES = ["fresh", "due", "late", "unknown", "stale"]
 ROLES = ["goal", "guardrail", "shown", "exposure"]
 VERDICTS = ["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
 STATUSES = ["draft", "running", "paused", "scaled", "deleted", "stopped"]
-CHANGES = ["create", "update", "delete", "refuse"]
+CHANGES = ["create", "update", "delete", "refuse", "access"]
 BACKTEST_STATES = ["queued", "finished", "failed"]
 DELIVERY_STATES = ["waiting", "delivered", "dead"]
 
@@ -156,6 +156,24 @@ class LinksOut(Shape):
     audit = text()
 
 
+class RowToBlameOut(Shape):
+    """A stored number that nothing can be computed with."""
+
+    metric = text()
+    variant = text()
+    ts = text()
+    field = text()
+    value = s.CharField(help_text="The number as it is stored, as text: JSON has no NaN and no infinity.")
+
+
+class UnjudgeableOut(Shape):
+    """Why the gates cannot judge the experiment now. What is proposed is suspended meanwhile."""
+
+    since = at()
+    reason = text()
+    row = RowToBlameOut(allow_null=True)
+
+
 class RowOut(Shape):
     """What the list and the board show of an experiment."""
 
@@ -174,6 +192,10 @@ class RowOut(Shape):
     freshness = FreshnessOut()
     kpis = KpiOut(many=True)
     gates = GateOut(many=True)
+    unjudgeable = UnjudgeableOut(
+        allow_null=True,
+        help_text="Set while the newest slot cannot be judged; gates and recommendation are as of `as_of`.",
+    )
     recommendation = RecommendationOut()
 
 
@@ -199,7 +221,14 @@ class OutlookOut(Shape):
     warning = maybe_text()
 
 
-class CreatedOut(DocumentOut):
+class ChangedOut(DocumentOut):
+    warnings = s.ListField(
+        child=s.CharField(),
+        help_text="What was taken and is hardly meant, such as fractions over one half: 0.05 is 5%.",
+    )
+
+
+class CreatedOut(ChangedOut):
     planning = OutlookOut(many=True)
 
 
@@ -226,6 +255,7 @@ class DecisionOut(Shape):
     experiment = text()
     as_of = at()
     stale = s.BooleanField()
+    unjudgeable = UnjudgeableOut(allow_null=True)
     recommendation = RecommendationOut()
     variants = VariantRecommendationOut(many=True)
     decision = AnswerOut(allow_null=True)
@@ -346,6 +376,7 @@ class EntryOut(Shape):
     id = whole()
     at = at()
     actor = ActorOut()
+    address = maybe_text()
     action = s.ChoiceField(CHANGES)
     object = ObjectOut()
     before = s.DictField(allow_null=True)
@@ -379,6 +410,8 @@ class MetricOut(Shape):
 
 
 class RunOut(Shape):
+    """One run of a job. `partial`: it brought rows, and `refused` some; ignored: rows of experiments that are not here."""
+
     id = text()
     job_name = text()
     source = maybe_text()  # type: ignore[assignment]
@@ -386,6 +419,8 @@ class RunOut(Shape):
     started_at = maybe_at()
     finished_at = maybe_at()
     rows = maybe_whole()
+    refused = maybe_whole()
+    ignored = maybe_whole()
     error = maybe_text()
     data_watermark = maybe_at()
 
@@ -430,6 +465,7 @@ class BacktestOut(Shape):
 class PolicyVersionOut(Shape):
     version = whole()
     body = s.DictField()
+    warnings = texts()
     author = text()
     created_at = at()
     activated_at = maybe_at()
@@ -449,6 +485,7 @@ class KeyOut(Shape):
     public_id = text()
     team = text()
     owner = maybe_text()
+    made_by = maybe_text()
     scopes = texts()
     agent = s.BooleanField()
     rate = maybe_text()
@@ -456,6 +493,7 @@ class KeyOut(Shape):
     expires_at = maybe_at()
     revoked_at = maybe_at()
     last_used_at = maybe_at()
+    problem = s.CharField(allow_null=True, help_text="Why it is refused now; null for a good one.")
 
 
 class NewKeyOut(KeyOut):
@@ -621,6 +659,7 @@ class SourceOut(Shape):
     schedule_s = whole()
     overlap_s = whole()
     time_limit_s = whole()
+    date_format = maybe_text()
     metrics = texts()
     lineage_job = maybe_text()
     enabled = s.BooleanField()
@@ -633,7 +672,7 @@ class SourceOut(Shape):
 
 
 class PreviewOut(Shape):
-    """What a run would do, or would have done."""
+    """What a run would do, or would have done. ignored: rows of experiments that are not here, the first of which are named."""
 
     since = maybe_at()
     until = maybe_at()
@@ -641,6 +680,8 @@ class PreviewOut(Shape):
     changed = whole()
     duplicates = whole()
     refused = whole()
+    ignored = whole()
+    ignored_experiments = texts()
     problems = texts()
     rows = s.ListField(child=s.DictField())
     more = s.BooleanField()

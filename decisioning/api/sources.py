@@ -19,6 +19,7 @@ from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem, invalid
 from decisioning.api.serializers import SourceIn
+from decisioning.api.series import instant_of
 from telemetry import pulls, sources
 from telemetry.models import Source
 from telemetry.refresh import Fed, failure_shares, fed
@@ -87,16 +88,20 @@ class Refresh(Door):
     """POST /api/sources/{key}/refresh: a run now."""
 
     scopes: ClassVar = {"POST": Scope.TELEMETRY}
-    parameters: ClassVar = {"POST": frozenset({"dry_run"})}
+    parameters: ClassVar = {"POST": frozenset({"dry_run", "since"})}
 
     def post(self, request: Request, key: str) -> Response:
-        """202 and the run that will carry it out; with `?dry_run=true` what a run would do, without doing it."""
-        source = _found(key)
+        """202 and the run that will carry it out; with `?dry_run=true` what a run would do, without doing it.
+
+        since: read again from there, for rows that were mended or that came later than the overlap.
+        """
+        source, since = _found(key), instant_of(request, "since")
         require(self.principal, Scope.TELEMETRY, source.team_id)
         try:
             if self.dry_run:
+                source.again_from = min(filter(None, (source.again_from, since)), default=None)
                 return Response(_previewed(sources.preview(source, now=self.now)))
-            run = pulls.queue(source, now=self.now)
+            run = pulls.queue(source, now=self.now, since=since)
         except (sources.SourceRefused, sources.SourceFailed) as refusal:
             raise problem(refusal) from refusal
         told = {"run": str(run.run_id), "source": source.key, "status": run.status}
@@ -104,7 +109,7 @@ class Refresh(Door):
 
 
 def problem(refusal: sources.SourceRefused | sources.SourceFailed) -> Problem:
-    """Refusals of sources in the contract's words."""
+    """Refusals of sources as problem documents."""
     if isinstance(refusal, sources.SourceFailed):
         return Problem(422, "source_failed", str(refusal))
     return Problem(refusal.status, refusal.code, str(refusal), errors=refusal.errors)
@@ -140,6 +145,7 @@ def _told(source: Source) -> dict[str, Any]:
         "schedule_s": source.schedule_s,
         "overlap_s": source.overlap_s,
         "time_limit_s": source.time_limit_s,
+        "date_format": source.date_format or None,
         "metrics": source.metrics,
         "lineage_job": source.lineage_job or None,
         "enabled": source.enabled,
@@ -159,6 +165,8 @@ def _previewed(preview: sources.Preview) -> dict[str, Any]:
         "changed": stored.changed,
         "duplicates": stored.duplicates,
         "refused": stored.refused,
+        "ignored": stored.ignored,
+        "ignored_experiments": list(stored.strangers),
         "problems": list(stored.problems),
         "rows": [{name: _shown(value) for name, value in row.items()} for row in preview.rows],
         "more": preview.more,

@@ -47,7 +47,7 @@ class TakesRows(Door):
 
 
 def problem(refusal: IngestRefused) -> Problem:
-    """A refused batch in the contract's words."""
+    """A refused batch as a problem document."""
     return Problem(
         refusal.status,
         refusal.code,

@@ -109,7 +109,7 @@ class Redelivery(Door):
 
 
 def problem(refusal: channels.ChannelRefused) -> Problem:
-    """Refusals of channels in the contract's words."""
+    """Refusals of channels as problem documents."""
     if refusal.pointer:
         return invalid([(refusal.pointer, refusal.code, str(refusal))], code=refusal.code, status=refusal.status)
     return Problem(refusal.status, refusal.code, str(refusal))

@@ -175,11 +175,10 @@ class ExperimentAdmin(ModelAdmin):
     @admin.display(description="recommendation")
     def said(self, e: Experiment) -> str:
         found = _shown(e).get("recommendation")
-        return (
-            f"{found['action'].capitalize()}, {words.CODES.get(found['code'], found['code']).lower()}"
-            if found
-            else "not judged"
-        )
+        if not found:
+            return "not judged"
+        suspended = ", suspended" if found["state"] == "suspended" else ""
+        return f"{found['action'].capitalize()}, {words.CODES.get(found['code'], found['code']).lower()}{suspended}"
 
     @admin.display(description="data")
     def data(self, e: Experiment) -> str:

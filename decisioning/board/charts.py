@@ -252,8 +252,8 @@ def meter(value: float, *, limit: float, full: float, uid: str, title: str, desc
 
 
 def run_strip(states: Sequence[str], *, uid: str, title: str, desc: str, step: float = 3.5, height: int = 22) -> str:
-    """One bar per expected run, oldest first. Height says it without colour: ok low, failed full, missed a bare dot."""
-    size = {"ok": 10, "failed": height, "missed": 3, "running": 6}
+    """One bar per expected run, oldest first. Height says it without colour: ok low, partial higher, failed full, missed a bare dot."""
+    size = {"ok": 10, "partial": 15, "failed": height, "missed": 3, "running": 6}
     bars = {
         state: "".join(
             f"M{i * step:g} {height}v-{tall}h{step - 1:g}v{tall}z" for i, seen in enumerate(states) if seen == state

@@ -1,14 +1,16 @@
 """Forms people fill in. They check what can be seen in the form; the domain refuses the rest."""
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.core.validators import FileExtensionValidator
 
-from decisioning.access.models import Team
-from decisioning.access.pictures import MAX_BYTES, PictureRefused, redrawn
+from decisioning.access.models import Membership, Team, valid_key
+from decisioning.access.pictures import PictureRefused, check_size, redrawn
 from decisioning.access.scopes import Scope
 from decisioning.ledger.outbox import EVENTS
+from gates.policies import faults
 
 if TYPE_CHECKING:  # generic for the type checker alone
     _Choice = forms.ModelChoiceField[Team]
@@ -18,6 +20,13 @@ else:
 
 def _input(**attrs: str) -> dict[str, Any]:
     return {"attrs": {"class": "input", **attrs}}
+
+
+class IndentedJSON(json.JSONEncoder):
+    """JSON as a person edits it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"indent": 2})
 
 
 class TeamField(_Choice):
@@ -51,6 +60,19 @@ class KeyForm(forms.Form):
     )
 
 
+class InviteForm(forms.Form):
+    """Somebody new in a team."""
+
+    role = forms.ChoiceField(
+        choices=Membership.Role.choices, initial=Membership.Role.OPERATOR, widget=forms.Select(**_input())
+    )
+    email = forms.EmailField(
+        required=False,
+        widget=forms.EmailInput(**_input(autocomplete="off")),
+        help_text="Whom it is for. Empty: hand the link over yourself.",
+    )
+
+
 class ImageForm(forms.Form):
     """A picture of a variant and what it shows."""
 
@@ -63,7 +85,8 @@ class ImageForm(forms.Form):
     def clean_image(self) -> Any:
         image = self.cleaned_data["image"]
         try:
-            self.body, self.media_type = redrawn(image.read(MAX_BYTES + 1))
+            check_size(image.size)
+            self.body, self.media_type = redrawn(image.read())
         except PictureRefused as refusal:
             raise forms.ValidationError(f"{image.name}: {refusal}") from refusal
         return image
@@ -98,12 +121,47 @@ class WebhookForm(forms.Form):
     )
 
 
+class PolicyForm(forms.Form):
+    """A policy's body as it is stored. A new policy has a team and a name too; the next version of one has them already."""
+
+    team = TeamField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
+    name = forms.CharField(
+        max_length=63,
+        validators=[valid_key],
+        widget=forms.TextInput(**_input(autocomplete="off", spellcheck="false")),
+        help_text="Experiments name it, such as careful.",
+    )
+    body = forms.JSONField(
+        widget=forms.Textarea(attrs={"class": "input code", "rows": "26", "spellcheck": "false"}),
+        encoder=IndentedJSON,
+        error_messages={"invalid": "This is no JSON: a comma, a quote or a bracket is missing or too many."},
+        help_text="Settings that are left out have the value of the shipped default.",
+    )
+
+    def clean_body(self) -> dict[str, Any]:
+        body = self.cleaned_data["body"]
+        if not isinstance(body, dict):
+            raise forms.ValidationError("The body must be a JSON object.")
+        if found := faults(body):
+            raise forms.ValidationError([fault.message for fault in found])
+        return body
+
+
 METRIC_IS = [
     ("mean increase", "an average, more is better"),
     ("mean decrease", "an average, less is better"),
     ("proportion increase", "a share of units, more is better"),
     ("proportion decrease", "a share of units, less is better"),
 ]
+
+
+COMES = {  # how often data comes: seconds between two buckets, and how late one may be
+    "5m": ("every 5 minutes", 300, 900),
+    "15m": ("every 15 minutes", 900, 900),
+    "1h": ("every hour", 3_600, 3_600),
+    "1d": ("once a day", 86_400, 21_600),
+    "7d": ("once a week", 604_800, 86_400),
+}
 
 
 class ExperimentForm(forms.Form):
@@ -141,6 +199,14 @@ class ExperimentForm(forms.Form):
             **_input(list="metrics", autocomplete="off", spellcheck="false", placeholder="error_rate, refunds")
         ),
         help_text="With commas between them; known ones or new ones.",
+    )
+    comes = forms.ChoiceField(
+        label="Data of new ones comes",
+        required=False,
+        initial="1h",
+        choices=[(value, text) for value, (text, _, _) in COMES.items()],
+        widget=forms.Select(**_input()),
+        help_text="A KPI that stays away for longer counts as stale, and nothing is proposed on stale data.",
     )
     guards_are = forms.ChoiceField(
         label="New ones are",

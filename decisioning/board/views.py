@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, cast
+from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.forms import UserCreationForm
 from django.contrib.auth.models import User
-from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.core.signing import BadSignature
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
@@ -18,18 +21,20 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
+from django.utils.html import format_html
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from decisioning.access import keys as access_keys
-from decisioning.access import pictures
-from decisioning.access.middleware import own_transaction
-from decisioning.access.models import ApiKey
+from decisioning.access import members, pictures
+from decisioning.access.login import ask_to_sign_in, keeps_unsent, sign_in_url
+from decisioning.access.middleware import about, own_transaction
+from decisioning.access.models import ApiKey, Invitation, Membership, Team
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
-from decisioning.board import snapshots
+from decisioning.board import once, snapshots, words, zones
 from decisioning.board.downloads import MOST_OF_ONE, spreadsheet
-from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, WebhookForm
+from decisioning.board.forms import ExperimentForm, ImageForm, InviteForm, KeyForm, PolicyForm, WebhookForm
 from decisioning.board.presenters import (
     creation,
     dossier,
@@ -42,6 +47,7 @@ from decisioning.board.presenters import (
     sheets,
     webhooks,
 )
+from decisioning.board.presenters import members as member_pages
 from decisioning.ledger import channels
 from decisioning.ledger.models import Channel, Delivery
 from experiments import lifecycle
@@ -49,6 +55,7 @@ from experiments.models import Asset, Experiment, Variant
 from gates import policies as policy_rules
 from gates import trials
 from gates.decisions import DecisionRefused, record_decision
+from gates.evidence import EvidenceRefused
 from gates.models import PolicyVersion
 from telemetry import events, pulls
 from telemetry.models import QuarantinedEvent, Source
@@ -65,15 +72,32 @@ def person(view: View) -> View:
 def signed_in(view: View) -> View:
     """As `person`, for what a browser may keep."""
 
+    @keeps_unsent
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if who(request).kind != "user":
-            return redirect_to_login(request.get_full_path())
+            return ask_to_sign_in(request)
         if any("\x00" in value for sent in (request.GET, request.POST) for value in sent.values()):
             raise BadRequest("No text holds a NUL character.")
-        return view(request, *args, **kwargs)
+        with timezone.override(zones.zone_of(request)):
+            return view(request, *args, **kwargs)
 
     return guarded
+
+
+def polled(view: View) -> View:
+    """As `person`, for what an open page asks for again and again: without a user it says so in its place, and asks no more."""
+
+    @wraps(view)
+    def asked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.headers.get("HX-Request") and who(request).kind != "user":
+            return render(request, "board/_signed_out.html", {"url": sign_in_url(request)}, status=HTTP_STOP_POLLING)
+        return person(view)(request, *args, **kwargs)
+
+    return asked
+
+
+HTTP_STOP_POLLING = 286  # htmx's own
 
 
 def who(request: HttpRequest) -> Principal:
@@ -135,6 +159,7 @@ def found(request: HttpRequest, ref: str) -> Experiment:
 
 
 def allowed(request: HttpRequest, scope: Scope, team_id: int) -> None:
+    about(request, team_id)
     if not who(request).may(scope, team_id):
         raise PermissionDenied(f"This needs the right {scope} in the team.")
 
@@ -157,7 +182,7 @@ def board_csv(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
-@person
+@polled
 def news(request: HttpRequest) -> HttpResponse:
     """What came since the board was opened; the list itself never moves under a reader."""
     since = request.GET.get("since", "")
@@ -166,7 +191,7 @@ def news(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
-@person
+@polled
 def watch(request: HttpRequest) -> HttpResponse:
     return render(request, "board/_watch.html", {"watch": frame.watchdog(timezone.now())})
 
@@ -214,22 +239,30 @@ def decide(request: HttpRequest, ref: str) -> HttpResponse:
             by=who(request),
             now=timezone.now(),
             override_to=sent["override_to"] if override else "",
-            reason=sent["reason"].strip() if override else "",
+            reason=sent["reason"].strip(),
         )
     except DecisionRefused as refusal:
-        return _dossier(request, e, answer=sent | _told(refusal), status=refusal.status)
+        return _dossier(request, e, answer=sent | _told(refusal, sent), status=refusal.status)
     e.refresh_from_db()
-    messages.success(request, _done(e, decision.override_to or decision.recommendation.action, override=override))
+    done = _done(e, decision.override_to or decision.recommendation.action, override=override)
+    number, first = listing.waits_next(who(request))
+    if first is not None:
+        url = f"{reverse('experiment', args=[first.key])}#decide"
+        done = format_html('{} Next of {}: <a href="{}">{}</a>', done, number, url, first.name)
+    messages.success(request, done)
     response = redirect("experiment", ref=e.key)
     if request.headers.get("HX-Request"):
         return HttpResponse(headers={"HX-Redirect": response.url})  # with a fragment the browser would not reload
     return response
 
 
-def _told(refusal: DecisionRefused) -> dict[str, Any]:
-    """Where in the form a refusal is shown."""
-    if refusal.pointer == "/reason":
-        return {"reason_error": "Say why you decide otherwise; one sentence is enough."}
+def _told(refusal: DecisionRefused, sent: Mapping[str, str]) -> dict[str, Any]:
+    """Where in the form a refusal is shown; what an override lacks is said all at once."""
+    if refusal.code == "missing_field":
+        return {
+            "to_error": "" if sent["override_to"] else "Choose what is done instead.",
+            "reason_error": "" if sent["reason"].strip() else "Say why you decide otherwise; one sentence is enough.",
+        }
     if refusal.status == 409:
         title = {
             "already_decided": "Somebody has answered already.",
@@ -239,7 +272,6 @@ def _told(refusal: DecisionRefused) -> dict[str, Any]:
         return {
             "replaced": {"title": title, "text": f"Nothing was recorded. {refusal.message}"},
             "action": "",
-            "reason": "",
         }
     return {"error": refusal.message}
 
@@ -302,28 +334,37 @@ def move(request: HttpRequest, ref: str, status: str) -> HttpResponse:
     )
 
 
+_MADE_ALREADY = "It was made already: this form was sent a second time, and made no second one."
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 @person
 def experiment_new(request: HttpRequest) -> HttpResponse:
     """Name, hypothesis, KPIs; the dashboard, the gates and the log come with it."""
     principal = who(request)
     form = ExperimentForm(request.POST or None)
-    teams = creation.writable_teams(principal)
+    teams = records.teams_with(principal, Scope.WRITE)
     form.fields["team"].queryset = teams  # type: ignore[attr-defined]
     if not principal.may(Scope.WRITE) or not teams:
         raise PermissionDenied("Creating needs the right experiments:write in a team.")
     status = 200
     if request.method == "POST":
+        if once.taken(request):
+            messages.warning(request, _MADE_ALREADY)
+            return redirect("board")
         status = 422
         if form.is_valid() and (made := creation.create(form, by=principal, now=timezone.now())):
+            once.take(request)
             messages.success(
                 request, f"{made.name} is {made.get_status_display().lower()}. Send its first rows, and it is judged."
             )
+            for warning in creation.warnings(made):
+                messages.warning(request, warning)
             return redirect("experiment", ref=made.key)
     return page(
         request,
         "board/new.html",
-        creation.page(form, teams),
+        creation.page(form, teams) | {"once": once.number()},
         here="board",
         title="New experiment",
         status=status,
@@ -337,7 +378,7 @@ def planned_duration(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "board/_duration.html",
-        {"duration": creation.duration(request.GET, creation.writable_teams(who(request)))},
+        {"duration": creation.duration(request.GET, records.teams_with(who(request), Scope.WRITE))},
     )
 
 
@@ -364,7 +405,10 @@ def rows_csv(request: HttpRequest, ref: str) -> HttpResponse:
 def evidence(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
     """The canonical JSON, byte for byte as it was hashed."""
     e = found(request, ref)
-    body = dossier.evidence_body(e, digest)
+    try:
+        body = dossier.evidence_body(e, digest)
+    except EvidenceRefused as refusal:
+        return HttpResponse(f"{refusal}\n", status=409, content_type="text/plain")
     if body is None:
         raise Http404(digest)
     name = f"{e.key}-evidence-{digest.removeprefix('sha256:')[:12]}.json"
@@ -576,6 +620,64 @@ def policy(request: HttpRequest, pk: int, number: int | None = None) -> HttpResp
     return page(request, "board/policy.html", shown, here="policies", title=f"Policy {version}", exact=False)
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def policy_next(request: HttpRequest, pk: int) -> HttpResponse:
+    """The next version of a team's policy, from what judges now; it judges nothing before it is backtested and activated."""
+    live = policies.find(pk, None)
+    if live is None:
+        raise Http404(str(pk))
+    if live.team_id is None:
+        raise PermissionDenied("This policy ships with the portal and never changes.")
+    allowed(request, Scope.POLICIES, live.team_id)
+    return _written(request, live, copied=False)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def policy_copy(request: HttpRequest, pk: int, number: int) -> HttpResponse:
+    """A version of any policy as the first one of a new policy of a team."""
+    version = policies.find(pk, number)
+    if version is None:
+        raise Http404(str(pk))
+    if not who(request).may(Scope.POLICIES):
+        raise PermissionDenied("This needs the right policies:write in a team.")
+    return _written(request, version, copied=True)
+
+
+def _written(request: HttpRequest, source: PolicyVersion, *, copied: bool) -> HttpResponse:
+    """Look first, as often as one likes; then it is kept."""
+    now, principal, status = timezone.now(), who(request), 200
+    form = PolicyForm(request.POST or None, initial={"body": source.body})
+    if copied:
+        form.fields["team"].queryset = records.teams_with(principal, Scope.POLICIES)  # type: ignore[attr-defined]
+    else:
+        del form.fields["team"], form.fields["name"]
+    looked = request.POST.get("do") == "look"
+    if request.method == "POST":
+        status = 200 if form.is_valid() and looked else 422
+        if form.is_valid() and not looked:
+            if once.taken(request):
+                messages.warning(request, _MADE_ALREADY)
+                return redirect("policies")
+            try:
+                made = policies.write(form.cleaned_data, source, by=principal, now=now)
+            except policy_rules.PolicyRefused as refusal:
+                form.add_error("name" if refusal.code == "key_taken" else None, refusal.message)
+            else:
+                once.take(request)
+                messages.success(
+                    request,
+                    f"{made} is kept."
+                    + ("" if copied else " It judges nothing before it is backtested and activated."),
+                )
+                return redirect("policy_version", pk=made.policy_id, number=made.number)
+    shown = policies.writing(form, source, copied=copied) | {"once": once.number()}
+    return page(
+        request, "board/policy_write.html", shown, here="policies", title=shown["title"], status=status, exact=False
+    )
+
+
 def _candidate(request: HttpRequest, pk: int, number: int) -> PolicyVersion:
     """A version the person may see and change; a shipped one belongs to admins."""
     version = policies.find(pk, number)
@@ -645,7 +747,21 @@ def audit_csv(request: HttpRequest) -> HttpResponse:
 def profile(request: HttpRequest) -> HttpResponse:
     user = cast("User", request.user)
     shown = records.profile(who(request), email=user.email, is_staff=user.is_staff, joined=user.date_joined)
+    shown["zones"] = frame.options([(name, name.replace("_", " ")) for name in zones.names()], zones.name_of(request))
     return page(request, "board/profile.html", shown, here="profile", title="Profile")
+
+
+@require_POST
+@person
+def profile_zone(request: HttpRequest) -> HttpResponse:
+    """In which time zone this browser reads from now on."""
+    name = request.POST.get("zone", "")
+    if name not in zones.names():
+        raise BadRequest("There is no such time zone.")
+    messages.success(request, f"Times are shown in {name.replace('_', ' ')} from now on.")
+    response = redirect("profile")
+    zones.keep(response, name)
+    return response
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -657,8 +773,13 @@ def keys(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied("This needs the right keys:manage in a team.")
     now, made, status = timezone.now(), None, 200
     form = KeyForm(request.POST or None)
-    form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
     if request.method == "POST":
+        if once.taken(request):
+            messages.warning(
+                request, f"{_MADE_ALREADY} A key's secret is shown once: where it is lost, revoke that key."
+            )
+            return redirect("keys")
         status = 422
         if form.is_valid():
             try:
@@ -666,10 +787,11 @@ def keys(request: HttpRequest) -> HttpResponse:
             except access_keys.KeyRefused as refusal:
                 form.add_error(None, str(refusal))
             else:
+                once.take(request)
                 status = 201
                 form = KeyForm()
-                form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
-    shown = records.keys(principal, now=now) | {"form": form, "made": made}
+                form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
+    shown = records.keys(principal, now=now) | {"form": form, "made": made, "once": once.number()}
     return page(request, "board/keys.html", shown, here="profile", title="Keys", status=status, exact=False)
 
 
@@ -698,6 +820,122 @@ def key_revoke(request: HttpRequest, pk: int) -> HttpResponse:
     return page(request, "board/confirm.html", asked, here="profile", title=str(asked["title"]), exact=False)
 
 
+# Who is in a team -------------------------------------------------------------------------------------------------------
+
+
+def _team(request: HttpRequest, ref: str, *, need: Scope) -> Team:
+    found = get_object_or_404(Team, key=ref)
+    allowed(request, need, found.pk)
+    return found
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def team(request: HttpRequest, ref: str) -> HttpResponse:
+    """Members and roles; an admin of the team invites here. The link is in this one answer and nowhere else."""
+    of = _team(request, ref, need=Scope.KEYS if request.method == "POST" else Scope.READ)
+    now, made, status = timezone.now(), None, 200
+    form = InviteForm(request.POST or None)
+    if request.method == "POST":
+        if once.taken(request):
+            messages.warning(request, f"{_MADE_ALREADY} Where its link is lost, withdraw that invitation.")
+            return redirect("team", ref=of.key)
+        status = 422
+        if form.is_valid():
+            invitation, token = members.invite(of, **form.cleaned_data, by=who(request), now=now)
+            once.take(request)
+            url = f"{settings.PUBLIC_URL}{reverse('join')}?{urlencode({'with': token})}"
+            mailed = members.mail(invitation, url) if invitation.email else None
+            status, made, form = 201, {"url": url, "mailed": mailed, "email": invitation.email}, InviteForm()
+    shown = member_pages.team(of, who(request), form, now=now) | {"made": made, "once": once.number()}
+    return page(request, "board/team.html", shown, here="profile", title=of.name, status=status, exact=False)
+
+
+def _member(request: HttpRequest, ref: str, pk: int) -> Membership:
+    of = _team(request, ref, need=Scope.KEYS)
+    return get_object_or_404(Membership.objects.select_related("user", "team"), team=of, pk=pk)
+
+
+@require_POST
+@person
+def member_role(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
+    member, role = _member(request, ref, pk), request.POST.get("role", "")
+    if role not in Membership.Role.values:
+        raise BadRequest("There is no such role.")
+    try:
+        members.change_role(member, role)
+    except members.MemberRefused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, f"{member.user} is {role} in {member.team.name} from now on.")
+    return redirect("team", ref=ref)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def member_remove(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
+    member, now, error = _member(request, ref, pk), timezone.now(), ""
+    if request.method == "POST":
+        name, of = member.user.get_username(), member.team.name
+        try:
+            revoked = members.remove(member, revoke_keys=request.POST.get("keys") == "revoke", now=now)
+        except members.MemberRefused as refusal:
+            error = str(refusal)
+        else:
+            keys = f", and {words.plural(revoked, 'key')} of theirs revoked" if revoked else ""
+            messages.success(request, f"{name} is out of {of} from now on{keys}.")
+            return redirect("profile") if member.user_id == who(request).id else redirect("team", ref=ref)
+    shown = member_pages.leaving(member, now=now) | {"error": error}
+    return page(
+        request,
+        "board/member_remove.html",
+        shown,
+        here="profile",
+        title=shown["title"],
+        status=409 if error else 200,
+        exact=False,
+    )
+
+
+@require_POST
+@person
+def invitation_withdraw(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
+    get_object_or_404(Invitation, team=_team(request, ref, need=Scope.KEYS), pk=pk).delete()
+    messages.success(request, "The invitation is withdrawn; its link leads nowhere now.")
+    return redirect("team", ref=ref)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+def join(request: HttpRequest) -> HttpResponse:
+    """Who follows an invitation: as who they are when they are signed in, else with a new account.
+
+    `?with=` holds the token: a path would stand in logs and in the audit.
+    """
+    token = request.GET.get("with", "")
+    now, signed, status = timezone.now(), who(request).kind == "user", 200
+    invitation = members.invitation(request, token, now=now)
+    if invitation is None:
+        raise Http404("There is no such invitation.")
+    form: UserCreationForm[User] = UserCreationForm(request.POST or None)
+    error = ""
+    if request.method == "POST":
+        status = 422
+        if signed or form.is_valid():
+            user = cast("User", request.user) if signed else form.save(commit=False)
+            try:
+                members.join(request, invitation, user, now=now)
+            except members.MemberRefused as refusal:
+                status, error = 409, str(refusal)
+            else:
+                if not signed:
+                    login(request, user)
+                messages.success(request, f"You are in {invitation.team.name} now, as {invitation.role}.")
+                return redirect("board")
+    shown = member_pages.invited(invitation, who(request), form, now=now) | {"error": error}
+    return render(request, "board/join.html", {"page": shown}, status=status)
+
+
 # Who is told ------------------------------------------------------------------------------------------------------------
 
 
@@ -710,8 +948,13 @@ def webhooks_page(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied("This needs the right keys:manage in a team.")
     now, made, status = timezone.now(), None, 200
     form = WebhookForm(request.POST or None)
-    form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
+    form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
     if request.method == "POST":
+        if once.taken(request):
+            messages.warning(
+                request, f"{_MADE_ALREADY} Its secret is shown once: where it is lost, delete that webhook."
+            )
+            return redirect("webhooks")
         status = 422
         if form.is_valid():
             try:
@@ -719,10 +962,11 @@ def webhooks_page(request: HttpRequest) -> HttpResponse:
             except channels.ChannelRefused as refusal:
                 form.add_error(refusal.pointer.removeprefix("/") or None, str(refusal))
             else:
+                once.take(request)
                 status, made = 201, {"secret": secret, "url": reverse("webhook", args=[channel.pk])}
                 form = WebhookForm()
-                form.fields["team"].queryset = records.key_teams(principal)  # type: ignore[attr-defined]
-    shown = webhooks.webhooks(principal, now=now) | {"form": form, "made": made}
+                form.fields["team"].queryset = records.teams_with(principal, Scope.KEYS)  # type: ignore[attr-defined]
+    shown = webhooks.webhooks(principal, now=now) | {"form": form, "made": made, "once": once.number()}
     return page(request, "board/webhooks.html", shown, here="profile", title="Webhooks", status=status, exact=False)
 
 

@@ -1,12 +1,16 @@
-"""How facts are said on the board: tones, verbs, durations, instants, figures, and a policy as sentences. Pure.
+"""How facts are said on the board: tones, verbs, durations, instants, figures, and a policy as sentences. Pure,
+but for the time zone that is active while a page is made.
 
-Colour has six meanings and each has a word and a glyph beside it. Times are UTC and say so with a Z.
+Colour has six meanings and each has a word and a glyph beside it. Times are the reader's,
+with UTC beside them; what ends with a Z is UTC.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from math import ceil, isfinite
 from typing import Any, NamedTuple
+
+from django.utils import timezone
 
 from decisioning.board.charts import percent
 from gates.outlook import Outlook
@@ -29,13 +33,14 @@ TONES = {
     "invalid": "review",
     "fresh": "scale",
     "succeeded": "scale",
+    "partial": "review",
     "failed": "delete",
     "aborted": "delete",
     "running": "hold",
 }
 _ICONS = {"succeeded": "pass", "aborted": "fail", "running": "clock", "unknown": "no_data", "due": "clock"}
 
-# What each recommendation code says in a word or three (GATES.md section 5).
+# What each recommendation code says in a word or three (docs/gates.md section 5).
 CODES = {
     "unsafe": "Safety stop",
     "invalid": "Split or reading is wrong",
@@ -56,6 +61,7 @@ SUPERSEDED = {
     "evidence_corrected": "Evidence was corrected, and the newer reading no longer gives it.",
     "policy_changed": "Another policy judges now, and under it the same rows no longer give it.",
     "judged_anew": "All was judged anew under a changed plan or by a newer version of the portal, which no longer gives it.",
+    "rules_mended": "The rules were mended: judged anew by them, the same rows no longer give it.",
     "newer_proposal": "A newer proposal took its place.",
     "another_answer": "Another answer ended the experiment.",
 }
@@ -124,21 +130,45 @@ def instant(at: datetime | None, now: datetime) -> str:
     >>> now = datetime(2026, 11, 24, 6, 30, tzinfo=UTC)
     >>> [instant(now - timedelta(hours=h), now) for h in (1, 20, 24 * 400)]
     ['05:30Z', '23 Nov 10:30Z', '20 Oct 2025 06:30Z']
+    >>> with timezone.override("Asia/Tokyo"):
+    ...     [instant(now - timedelta(hours=h), now) for h in (1, 10, 20)]
+    ['14:30 (05:30Z)', '05:30 (23 Nov 20:30Z)', '23 Nov 19:30 (10:30Z)']
     """
     if at is None:
         return "never"
-    if at.date() == now.date():
-        return f"{at:%H:%MZ}"
-    return f"{at.day} {at:%b %H:%MZ}" if at.year == now.year else f"{at.day} {at:%b %Y %H:%MZ}"
+    here, today = timezone.localtime(at), timezone.localtime(now)
+    if here.date() == today.date():
+        return _beside(f"{here:%H:%M}", at)
+    return _beside(f"{here.day} {here:%b %H:%M}" if here.year == today.year else f"{here.day} {here:%b %Y %H:%M}", at)
+
+
+def stamp(at: datetime) -> str:
+    """A moment of about now, always with its day.
+
+    >>> from datetime import UTC
+    >>> stamp(datetime(2026, 11, 28, 9, tzinfo=UTC))
+    '28 Nov 09:00Z'
+    """
+    here = timezone.localtime(at)
+    return _beside(f"{here.day} {here:%b %H:%M}", at)
+
+
+def _beside(here: str, at: datetime) -> str:
+    """The reader's own time, with UTC beside it where that is another."""
+    local, utc = timezone.localtime(at), at.astimezone(UTC)
+    if local.replace(tzinfo=None) == utc.replace(tzinfo=None):
+        return f"{here}Z"
+    return f"{here} ({utc:%H:%M}Z)" if local.date() == utc.date() else f"{here} ({utc.day} {utc:%b %H:%M}Z)"
 
 
 def day(at: datetime | None) -> str:
-    """The date alone.
+    """The date alone, where the reader is.
 
-    >>> day(datetime(2026, 11, 8))
+    >>> from datetime import UTC
+    >>> day(datetime(2026, 11, 8, tzinfo=UTC))
     '8 Nov 2026'
     """
-    return f"{at.day} {at:%b %Y}" if at else "never"
+    return f"{timezone.localtime(at).day} {timezone.localtime(at):%b %Y}" if at else "never"
 
 
 def count(number: float | None) -> str:
@@ -233,19 +263,16 @@ _Parts = list[Part | str]
 
 
 def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) -> list[Sentence]:
-    """A policy body as sentences in the order of GATES.md section 5; values that differ from `live` are marked."""
+    """A policy body as sentences in the order of docs/gates.md section 5; values that differ from `live` are marked."""
     then = live if live is not None else body
     before = {gate["name"]: gate for gate in then["gates"]}
 
-    def changed(new: str, old: str | None) -> _Parts:
-        return [Part(new)] if old is None or new == old else [Part(old, "old"), Part(" "), Part(new, "new")]
-
     def value(gate: Mapping[str, Any], field: str) -> _Parts:
         old = before.get(gate["name"])
-        return changed(_limit(gate, field), _limit(old, field) if old else None)
+        return _changed(_limit(gate, field), _limit(old, field) if old else None)
 
     def setting(field: str, say: Callable[[Any], str] = str) -> _Parts:
-        return changed(say(body[field]), say(then[field]))
+        return _changed(say(body[field]), say(then[field]))
 
     # What all goals must prove to scale, one of them refutes to delete; and the other way round under `any`.
     proved, refuted = ("every goal", "any goal") if body["require"] == "all" else ("any goal", "every goal")
@@ -323,6 +350,42 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
             ", and while any input is older than its target.",
         ),
     ]
+
+
+_TOLD = {"gates", "min_days", "max_days", "min_units"}  # by the sentences
+_LIMITS = {"at_most", "at_least", "max_harm", "scale_above", "delete_below", "days"}
+
+
+def settings(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) -> list[Part]:
+    """What a body's sentences leave out: how sure and how often, then every other setting or gate that differs from `live`."""
+    then = live if live is not None else body
+    told: _Parts = []
+    for before, field, say, after in (
+        ("Alpha ", "alpha", lambda value: f"{value * 100:g}%", ", judged every "),
+        ("", "look_s", duration, ", on rows closed for "),
+        ("", "closed_after_s", duration, "; a change of mind must hold at "),
+        ("", "persist", str, " looks in a row."),
+    ):
+        told += [before, *_changed(say(body[field]), say(then[field])), after]
+    shown = _TOLD | {"alpha", "look_s", "closed_after_s", "persist"}
+    for field in sorted(body.keys() - shown):
+        if body[field] != then[field]:
+            told += [f" {field.replace('_', ' ').capitalize()}: ", *_changed(str(body[field]), str(then[field])), "."]
+    new, old = ({gate["name"]: gate for gate in one["gates"]} for one in (body, then))
+    for name in [*new, *(name for name in old if name not in new)]:
+        if name not in new or name not in old:
+            told += [" Gate ", Part(name, "new" if name in new else "old"), " is new." if name in new else " is gone."]
+            continue
+        gate, was = new[name], old[name]
+        for field in sorted((gate.keys() | was.keys()) - (_LIMITS if gate["kind"] == was["kind"] else set())):
+            if gate.get(field) != was.get(field):
+                said = (str(one.get(field, "none")) for one in (gate, was))
+                told += [f" Gate {name}, {field}: ", *_changed(*said), "."]
+    return [Part(p) if isinstance(p, str) else p for p in told]
+
+
+def _changed(new: str, old: str | None) -> _Parts:
+    return [Part(new)] if old is None or new == old else [Part(old, "old"), Part(" "), Part(new, "new")]
 
 
 def _rule(tone: str, icon: str, verb: str, *parts: Part | str) -> Sentence:

@@ -4,12 +4,13 @@ import json
 
 from auditlog.admin import LogEntryAdmin
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from decisioning.access.admin import ReadOnly
-from decisioning.ledger.models import Alarm, Channel, Delivery, Entry, Heartbeat, OutboxMessage
+from decisioning.ledger.models import Alarm, Channel, Delivery, Entry, Heartbeat, OutboxMessage, one_of_each
 
 admin.site.unregister(Entry)  # auditlog registers it with columns that show "system" for keys and jobs
 
@@ -24,13 +25,16 @@ class EntryAdmin(LogEntryAdmin):  # type: ignore[misc]  # auditlog has no types
     search_fields = ["object_repr", "actor_name", "object_pk", "cid"]
     search_help_text = "Object, actor or request id"
     date_hierarchy = "timestamp"
-    readonly_fields = ["timestamp", "who", "actor_kind", "action", "thing", "object_repr", "object_pk", "cid", "team_id",
+    readonly_fields = ["timestamp", "who", "actor_kind", "action", "thing", "object_repr", "object_pk", "cid", "remote_addr", "team_id",
                        "experiment_id", "changed"]  # fmt: skip
     fieldsets = [
-        (None, {"fields": ["timestamp", "who", "actor_kind", "cid"]}),
+        (None, {"fields": ["timestamp", "who", "actor_kind", "remote_addr", "cid"]}),
         ("What", {"fields": ["action", "thing", "object_repr", "object_pk", "team_id", "experiment_id", "changed"]}),
     ]
     actions = ()
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Entry]:
+        return one_of_each(super().get_queryset(request))
 
     def has_change_permission(self, request: HttpRequest, obj: Entry | None = None) -> bool:
         return False

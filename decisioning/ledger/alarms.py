@@ -7,13 +7,16 @@ been gone for `until`. Between the two it may come and go without a word.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
-from django.db import connection
+from django.db import connection, transaction
 
+from decisioning.ledger.items import alone
 from decisioning.ledger.models import Alarm, OutboxMessage
 from decisioning.ledger.outbox import tell_all
 
 GRACE = timedelta(minutes=5)
+RESTS = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,20 @@ class Wrong:
     data: Mapping[str, object]
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """Nothing can be said of this team now: what was wrong with it stays as it is."""
+
+    team_id: int
+
+
 type Over = Callable[[Sequence[Alarm]], Mapping[int, Mapping[str, object]]]
 """Of alarms that are over, by id: what to tell of them. One that is left out ends without a word."""
 
 
 def reconcile(
     event: str,
-    look: Callable[[], Iterable[Wrong]],
+    look: Callable[[], Iterable[Wrong | Unknown]],
     *,
     now: datetime,
     after: timedelta = timedelta(0),
@@ -41,16 +51,21 @@ def reconcile(
 ) -> int:
     """Tell what is new of `event`, and what is over by the event of `over`. In the caller's transaction; returns the messages told.
 
-    look: finds all that is wrong now. Of two ticks at once the second does not even look: the first is just doing so.
+    look: finds all that is wrong now. Of two ticks at once the second does not even look: the first is just doing so. An alarm that
+    cannot be told costs no other its message: why stands in its data, and it is tried again after RESTS.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [f"alarms {event}"])
+        cursor.execute("SELECT access.lock(%s, false)", [f"alarms {event}"])
         if cursor.fetchone() != (True,):
             return 0
     known = {(alarm.team_id, alarm.subject): alarm for alarm in Alarm.objects.filter(type=event)}
-    messages, new, changed = [], [], []
+    steps: list[_Step] = []
     for found in look():
+        if isinstance(found, Unknown):
+            known = {of: alarm for of, alarm in known.items() if alarm.team_id != found.team_id}
+            continue
         alarm = known.pop((found.team_id, found.subject), None)
+        changed = alarm is None or alarm.ended_at is not None or alarm.told_at is None
         if alarm is None:
             alarm = Alarm(
                 team_id=found.team_id,
@@ -59,29 +74,85 @@ def reconcile(
                 subject=found.subject,
                 began_at=now,
             )
-            new.append(alarm)
-        elif alarm.ended_at is not None or alarm.told_at is None:
-            changed.append(alarm)
-        alarm.ended_at = None
+        alarm.ended_at, message = None, None
         if alarm.told_at is None and now - alarm.began_at >= after:
             alarm.told_at, alarm.data = now, dict(found.data)
-            messages.append(_message(event, alarm, found.data, now))
+            message = _message(event, alarm, found.data, now)
+        if changed:
+            steps.append(_Step(alarm, message))
     gone = []
     for alarm in known.values():
-        if alarm.told_at is not None and alarm.ended_at is None:
+        changed = alarm.told_at is not None and alarm.ended_at is None
+        if changed:
             alarm.ended_at = now
-            changed.append(alarm)
-        if alarm.told_at is None or now - (alarm.ended_at or now) >= until:
-            gone.append(alarm)
+        ends = alarm.told_at is None or now - (alarm.ended_at or now) >= until
+        if ends or changed:
+            gone.append(_Step(alarm, goes=ends))
     if over is not None:
         ended, say = over
-        said = say([alarm for alarm in gone if alarm.told_at is not None])
-        messages += [_message(ended, alarm, said[alarm.pk], now) for alarm in gone if alarm.pk in said]
-    Alarm.objects.bulk_create(new, batch_size=1000)
-    Alarm.objects.bulk_update(changed, ["told_at", "ended_at", "data"], batch_size=500)
-    Alarm.objects.filter(pk__in=[alarm.pk for alarm in gone]).delete()
-    tell_all(messages)
-    return len(messages)
+        said = say([step.alarm for step in gone if step.goes and step.alarm.told_at is not None])
+        gone = [
+            _Step(step.alarm, _message(ended, step.alarm, said[step.alarm.pk], now), goes=True)
+            if step.goes and step.alarm.pk in said
+            else step
+            for step in gone
+        ]
+    return _take([*steps, *gone], now)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An alarm as it is from now on, and what is told of it."""
+
+    alarm: Alarm
+    message: OutboxMessage | None = None
+    goes: bool = False
+
+
+def _take(steps: Sequence[_Step], now: datetime) -> int:
+    """All at once; where that fails each alone, so that what is wrong with one holds up that one. Returns the messages told."""
+    try:
+        with transaction.atomic():
+            _write(steps)
+    except Exception:  # which of them it is, and what it says, is found out now
+        done = [step for step in steps if _took(step, now)]
+    else:
+        done = list(steps)
+    return sum(step.message is not None for step in done)
+
+
+def _took(step: _Step, now: datetime) -> bool:
+    with alone(f"Alarm {step.alarm} of team {step.alarm.team_id}", rests=partial(_rest, step.alarm, now)):
+        with transaction.atomic():
+            _write([step])
+        return True
+    return False
+
+
+def _write(steps: Sequence[_Step]) -> None:
+    kept = [step.alarm for step in steps if not step.goes]
+    Alarm.objects.bulk_create([alarm for alarm in kept if alarm.pk is None], batch_size=1000)
+    Alarm.objects.bulk_update(
+        [alarm for alarm in kept if alarm.pk is not None], ["told_at", "ended_at", "data"], batch_size=500
+    )
+    Alarm.objects.filter(pk__in=[step.alarm.pk for step in steps if step.goes]).delete()
+    tell_all([step.message for step in steps if step.message is not None])
+
+
+def _rest(alarm: Alarm, now: datetime, error: str) -> None:
+    """Not told: it begins anew later, as far as its telling goes."""
+    Alarm.objects.update_or_create(
+        type=alarm.type,
+        team_id=alarm.team_id,
+        subject=alarm.subject,
+        defaults={
+            "experiment_id": alarm.experiment_id,
+            "began_at": now + RESTS,
+            "told_at": None,
+            "ended_at": None,
+            "data": {"failure": error},
+        },
+    )
 
 
 def _message(event: str, alarm: Alarm, data: Mapping[str, object], now: datetime) -> OutboxMessage:

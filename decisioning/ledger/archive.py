@@ -53,6 +53,10 @@ def back_up(url: str, folder: Path, *, heads: Path, binaries: Path | None, say: 
             "--format=custom",
             f"--snapshot={snapshot}",
             "--verbose",
+            # Nothing of ours: a large object that somebody else has made would end the dump, and what roles.sh has taken from everybody in
+            # the catalogue is the next server's own.
+            "--no-large-objects",
+            "--exclude-schema=pg_catalog",
             f"--file={folder / DUMP}",
         ]
         _run(

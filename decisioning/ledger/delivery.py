@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.db import connection, connections, transaction
 
 from decisioning.access.principal import bind_job
 from decisioning.ledger.channels import TEST
+from decisioning.ledger.items import alone
 from decisioning.ledger.models import Channel, Delivery, OutboxMessage
 
 _log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class Outcome:
 
 
 type Send = Callable[[Delivery, datetime], Outcome]
-"""Carries one delivery (with its channel and message) out. It never raises for what a receiver does, and its time is bounded."""
+"""Carries one delivery (with its channel and message) out. Its time is bounded. What it raises counts as no answer."""
 type Clock = Callable[[], datetime]
 
 
@@ -120,11 +122,18 @@ def _lane(send: Send, clock: Clock) -> int:
     attempts = 0
     while (channel := _claim(clock(), served)) is not None:
         served.append(channel)
-        try:
-            attempts += _serve(channel, send, clock)
-        finally:
-            Channel.objects.filter(pk=channel).update(leased_until=None)
+        with alone(f"Channel {channel}", rests=partial(_rest, channel, clock())):
+            try:
+                attempts += _serve(channel, send, clock)
+            finally:
+                Channel.objects.filter(pk=channel).update(leased_until=None)
     return attempts
+
+
+def _rest(channel: int, now: datetime, error: str) -> None:
+    with transaction.atomic():
+        bind_job(JOB)
+        _failed(channel, Outcome(error=error, unreachable=True), now)
 
 
 # What is due of a channel: the oldest waiting message of each experiment, when its time has come. A message about no experiment waits for
@@ -174,7 +183,7 @@ def _serve(channel: int, send: Send, clock: Clock) -> int:
     while heads := _heads(channel, clock()):
         for delivery in heads:
             now = clock()
-            outcome = send(delivery, now)
+            outcome = _sent(send, delivery, now)
             attempts += 1
             with transaction.atomic():
                 bind_job(JOB)
@@ -182,6 +191,18 @@ def _serve(channel: int, send: Send, clock: Clock) -> int:
             if outcome.unreachable or outcome.gone or clock() >= until:
                 return attempts  # whoever did not answer this would not answer the next, at the same cost
     return attempts
+
+
+def _sent(send: Send, delivery: Delivery, now: datetime) -> Outcome:
+    outcome = Outcome(error="It was not sent.", unreachable=True)
+
+    def note(error: str) -> None:
+        nonlocal outcome
+        outcome = Outcome(error=error, unreachable=True)
+
+    with alone(f"Message {delivery.message_id} to {delivery.channel}", rests=note):
+        outcome = send(delivery, now)
+    return outcome
 
 
 def _heads(channel: int, now: datetime) -> list[Delivery]:

@@ -8,7 +8,9 @@ from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
+from django.db.models.fields.json import KT
+from django.db.models.functions import Cast
 
 from decisioning.access.models import Team
 
@@ -44,12 +46,23 @@ class Entry(AbstractLogEntry):  # type: ignore[misc] # auditlog has no types
         return f"{self.get_action_display()} {self.object_repr} by {self.actor_name}"
 
 
+def one_of_each(entries: models.QuerySet[Entry]) -> models.QuerySet[Entry]:
+    """What is about several teams is written once for each; whoever may see several of these is shown the first alone."""
+    before = Entry.objects.annotate(of=_OF).filter(pk__gte=OuterRef("of"), pk__lt=OuterRef("pk"))
+    seen_before = Exists(before.filter(Q(pk=OuterRef("of")) | Q(of=OuterRef("of"))))
+    shown: models.QuerySet[Entry] = entries.annotate(of=_OF).filter(Q(of__isnull=True) | ~seen_before)
+    return shown
+
+
+_OF = Cast(KT("additional_data__of"), models.BigIntegerField())
+
+
 class OutboxMessage(models.Model):
     """One event the outside may want to know, written in the transaction that made it true."""
 
     team_id = models.BigIntegerField()
     experiment_id = models.BigIntegerField(null=True)
-    type = models.CharField(max_length=40, help_text="Such as decision.proposed; API.md lists them.")
+    type = models.CharField(max_length=40, help_text="Such as decision.proposed; docs/notifications.md lists them.")
     data = models.JSONField()
     created_at = models.DateTimeField()
     fanned_out_at = models.DateTimeField(
@@ -166,7 +179,7 @@ class Delivery(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.message_id} to {self.channel_id}: {self.state}"
+        return f"{self.message} to {self.channel}: {self.state}"
 
 
 class Alarm(models.Model):

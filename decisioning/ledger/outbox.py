@@ -1,4 +1,4 @@
-"""The only writer of the outbox. Delivery reads it later; a message is as durable as the change it tells of."""
+"""The writer of the outbox, but for the message that tries a channel out. Delivery reads it later; a message is as durable as the change it tells of."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The statistics of GATES.md sections 2, 3 and 6, and nothing else. Pure functions of numbers.
+"""The statistics of docs/gates.md sections 2, 3 and 6, and nothing else. Pure functions of numbers.
 
 `moments` what is known of one arm, `effects` how two arms differ, `sequences` intervals and p-values that stay valid whenever
 one looks, `srm` whether units arrived as planned, `planning` how many units and days a decision takes.

@@ -63,7 +63,7 @@ GRANT UPDATE, DELETE ON metrics.kpi_changes TO decisioning_worker;  -- FOR UPDAT
 """
 
 TRIGGERS = """
--- psql and the PRD's own shape need not know the team.
+-- psql and plain INSERTs of (experiment_id, ts, metric, value) need not know the team.
 CREATE FUNCTION metrics.fill_team() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   SELECT team_id INTO NEW.team_id FROM metadata.experiments WHERE id = NEW.experiment_id;

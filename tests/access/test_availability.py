@@ -1,9 +1,11 @@
 """Reads stay up while the database is silent; nobody sees what is another's; a revoked key is refused while the database answers."""
 
+import ctypes
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,7 +23,7 @@ from decisioning.access.copies import Checks, Copies, key_of
 from decisioning.access.keys import create_key
 from decisioning.access.models import ApiKey, Team
 from decisioning.access.principal import ANONYMOUS, Principal
-from decisioning.access.pulse import Pulse, Watched
+from decisioning.access.pulse import PROBE_S, Probe, Pulse, Silent, Watched
 from decisioning.access.scopes import Scope
 from tests.conftest import as_role
 from tests.installation import soon
@@ -141,6 +143,26 @@ def test_a_cut_connection_makes_a_server_unwell_but_not_away(beat: Pulse) -> Non
 
     assert not beat.away
     assert beat.is_unwell()
+
+
+def without_a_turn(seconds: float) -> None:
+    """No other thread of this process does anything meanwhile: a call that keeps the interpreter's lock."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
+
+
+def test_a_server_is_not_silent_because_this_process_had_no_turn(wire: Wire, beat: Pulse) -> None:
+    probe = Probe.connect(**beat.parameters, autocommit=True)
+    stop = threading.Timer(0.02, without_a_turn, [2 * PROBE_S])
+    stop.start()
+    probe.execute("SELECT pg_sleep(0.2)")  # comes while nobody can look
+    stop.join()
+
+    wire.silent.set()
+    stop = threading.Timer(0.02, without_a_turn, [2 * PROBE_S])
+    stop.start()
+    with pytest.raises((Silent, psycopg.OperationalError)):
+        probe.execute("SELECT 1")
+    stop.join()
 
 
 def test_who_has_something_else_to_go_by_waits_no_longer_than_they_said(beat: Pulse) -> None:
@@ -281,6 +303,17 @@ def test_a_full_room_lets_nobody_in_unless_it_moves() -> None:
     assert not room.enter()
     threading.Timer(0.05, room.leave).start()
     assert room.enter()
+
+
+def test_a_room_has_not_stood_still_because_this_process_had_no_turn() -> None:
+    room = Room(places=1, patient=0)
+    assert room.enter()
+    with ThreadPoolExecutor(1) as pool:
+        entered = pool.submit(room.enter)
+        time.sleep(0.05)
+        without_a_turn(2 * Room.STUCK_S)
+        room.leave()
+        assert entered.result()
 
 
 def test_who_need_not_wait_does_not_wait_for_a_full_room() -> None:

@@ -17,6 +17,7 @@ NO_TEAM = {
     "public.django_migrations",  # Django's own: people, not teams
     "public.login_attempts",  # asked before anybody is known
     "public.auditlog_logentry",  # auditlog's stock table: unused, granted to nobody
+    "access.locks", "audit.noted",  # granted to nobody
     "audit.heartbeats", "audit.seals", "audit.mark", "audit.verification", "audit.reads",  # about the portal itself
 }  # fmt: skip
 
@@ -25,19 +26,30 @@ WEB, WORKER, READER = "decisioning_web", "decisioning_worker", "decisioning_read
 CALLABLE = {
     "access.bind": {WEB, WORKER},
     "access.bind_key": {WEB, WORKER},
+    "access.bind_api_key": {WEB, WORKER},
     "access.bind_user": {WEB, WORKER},
+    "access.end_readers": {WORKER},
     "access.experiment_key_taken": {WEB, WORKER},
     "access.is_admin": {WEB, WORKER},
+    "access.key_problem": {WEB, WORKER},
+    "access.lock": {WORKER},
     "access.reader_teams": {READER},
     "access.setting": {WEB, WORKER},
+    "access.standing": {WEB, WORKER},
     "access.teams": {WEB, WORKER},
     "audit.hash": {WEB, WORKER, READER},
     "audit.refusal": {WEB, WORKER},
+    "audit.reading": {WEB, WORKER},
     "audit.seal": {WORKER},
+    "audit.signed": {WEB, WORKER},
     "audit.verify": {WORKER},
     "metrics.default_partition_rows": {WORKER},
+    "metrics.drop_partition": {WORKER},
     "metrics.drop_partitions": {WORKER},
+    "metrics.freshness": {WEB, WORKER},
+    "metrics.latencies": {WEB, WORKER},
     "metrics.make_partitions": {WORKER},
+    "metrics.old_partitions": {WORKER},
     "metrics.watermark": {WEB, WORKER},
 }
 

@@ -108,3 +108,16 @@ def test_a_changed_password_ends_the_other_sessions(person: User) -> None:
     assert there.get("/profile").status_code == 302
     assert sign_in(Client(), PASSWORD).status_code == 200
     assert sign_in(Client(), "staple-9-pony").status_code == 302
+
+
+def test_a_new_password_unlocks_at_once_as_the_lock_says(person: User) -> None:
+    User.objects.create_user("bob", password=PASSWORD)
+    for name in ("ada", "bob"):
+        said = [sign_in(Client(), name=name) for _ in range(11)][-1]
+    assert "ask an admin to set a new password: that unlocks it at once" in said.content.decode()
+
+    person.set_password("staple-9-pony")
+    person.save()
+
+    assert sign_in(Client(), "staple-9-pony").status_code == 302
+    assert sign_in(Client(), PASSWORD, name="bob").status_code == 429

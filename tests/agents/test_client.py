@@ -60,6 +60,18 @@ def test_a_refusal_carries_code_detail_and_every_pointer() -> None:
     assert str(refused.value) == told
 
 
+def test_a_number_that_json_has_not_goes_out_as_text_so_that_the_portal_refuses_it_by_its_place() -> None:
+    sent: list[object] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        return httpx.Response(200, json={"accepted": 1, "changed": 0, "duplicates": 0})
+
+    asked, _ = portal(answer)
+    asked.push("x", [{"value": 1.5, "n": 3}, {"value": float("nan"), "denominator": {"value": float("-inf")}}])
+    assert sent == [{"rows": [{"value": 1.5, "n": 3}, {"value": "nan", "denominator": {"value": "-inf"}}]}]
+
+
 def test_an_html_error_is_still_an_exception_that_says_where_it_came_from() -> None:
     asked, _ = portal(lambda _request: httpx.Response(404, html="<h1>no</h1>"))
 

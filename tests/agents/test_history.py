@@ -88,6 +88,10 @@ def test_every_bad_line_is_listed_with_its_number_and_reason_and_the_good_ones_s
     assert len(history.experiments[0].samples) == 2
 
 
+def test_float_dust_goes_to_the_portal_which_rounds_it() -> None:
+    assert wide("x1,1,1,1,100,101,1.0000000000000002,-1e-17,,", "x1,1,4,1,100,101,3.5,3.6,-7e-15,9").bad == []
+
+
 def test_a_proportion_needs_no_variance() -> None:
     assert wide("x1,1,1,1,100,101,0.5,0.5,,").bad == []
 
@@ -193,7 +197,7 @@ def test_an_unknown_setting_of_a_plan_is_refused() -> None:
 
 
 class FakePortal:
-    """Answers create, document and rows, and remembers rows, as the contract says."""
+    """Answers create, document and rows, and remembers rows, as docs/api.md says."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, dict[str, object]] = {}
@@ -243,6 +247,18 @@ def test_rows_that_the_portal_refuses_are_listed_with_their_line() -> None:
     (brought,) = bring_in(portal, history, plan_of(None, "wide"), now=NOW)
 
     assert [(bad.line, bad.reason) for bad in brought.refused] == [(3, "arm-9: no such")]
+
+
+def test_what_a_plan_is_warned_of_is_kept_beside_its_experiment() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/experiments":
+            return httpx.Response(201, json={**json.loads(request.content), "warnings": ["metric_1_guard: 60%."]})
+        return httpx.Response(200, json={"accepted": 2, "changed": 0, "duplicates": 0})
+
+    portal = Portal("http://portal.test", "k", transport=httpx.MockTransport(answer))
+    (brought,) = bring_in(portal, wide("x1,1,4,1,100,101,3.5,3.6,9,10"), plan_of(None, "wide"), now=NOW)
+
+    assert brought.warnings == ["metric_1_guard: 60%."]
 
 
 def test_an_experiment_that_is_refused_is_told_and_the_next_goes_in() -> None:

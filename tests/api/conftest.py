@@ -11,7 +11,7 @@ from django.http import HttpResponse
 from django.test import Client
 
 from decisioning.access.keys import create_key
-from decisioning.access.models import Team
+from decisioning.access.models import Membership, Team
 from decisioning.access.scopes import Scope
 from tests.api import contract
 from tests.conftest import as_role
@@ -90,6 +90,8 @@ def caller(db: None) -> Makes:
         with as_role("owner"):
             of, _ = Team.objects.get_or_create(key=team, defaults={"name": team.title(), "created_at": now})
             person = User.objects.get_or_create(username=owner, email=owner)[0] if owner else None
+            if person is not None:
+                Membership.objects.get_or_create(team=of, user=person, defaults={"role": "admin"})
             _, secret = create_key(of, scopes=scopes or list(Scope), now=now, owner=person, **options)
         return Caller(secret, of)
 

@@ -102,6 +102,15 @@ def test_an_event_sent_again_is_counted_and_changes_nothing(ops: Caller) -> None
     assert values(made) == [1.0]
 
 
+def test_float_dust_in_an_event_is_rounded_to_the_bound(ops: Caller) -> None:
+    made = ops.experiment(target_kpis=["vrps", {"metric": {"key": "share", "kind": "proportion"}, "role": "shown"}])
+    rows = [row(made, variance=-7e-15), row(made, metric="share", value=1.0000000000000002)]
+    assert counts(send(ops, *(event(str(n), data=data) for n, data in enumerate(rows)))) == (2, 0, 0)
+    found = ops.get(f"/api/experiments/{made['id']}/kpis").json()["results"]
+    assert {r["metric"]: (r["value"], r["variance"]) for r in found}["vrps"][1] == 0
+    assert {r["metric"]: r["value"] for r in found}["share"] == 1
+
+
 def test_another_team_may_use_the_same_source_and_id(ops: Caller, stranger: Caller) -> None:
     mine, theirs = ops.experiment(), stranger.experiment()
     assert counts(send(ops, event(data=row(mine)))) == (1, 0, 0)
@@ -121,6 +130,9 @@ def test_rows_of_another_teams_experiment_are_refused_as_unknown(ops: Caller, st
         ({"value": "1"}, "/data/value", "invalid_number"),
         ({"value": True}, "/data/value", "invalid_number"),
         ({"value": None}, "/data/value", "invalid_number"),
+        ({"value": 1e200}, "/data/value", "out_of_range"),
+        ({"value": 1e-200}, "/data/value", "out_of_range"),
+        ({"n": 10**15 + 1}, "/data/n", "out_of_range"),
         ({"ts": "2026-11-24T06:00:00"}, "/data/ts", "naive_timestamp"),
         ({"ts": "9999-01-01T00:00:00Z"}, "/data/ts", "invalid_timestamp"),
         ({"ts": "0001-01-01T00:00:00+14:00"}, "/data/ts", "invalid_timestamp"),
@@ -294,6 +306,7 @@ def test_a_plan_that_names_its_own_exposure_kpi_keeps_it(ops: Caller) -> None:
     [
         ({"n": -1}, "/data/n", "invalid_number"),
         ({"n": 1.5}, "/data/n", "invalid_number"),
+        ({"n": 10**16}, "/data/n", "out_of_range"),
         ({"n": None}, "/data/n", "missing_field"),
     ],
 )

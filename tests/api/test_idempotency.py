@@ -11,6 +11,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from decisioning.access.models import ApiKey
 from decisioning.access.scopes import Scope
+from decisioning.api.idempotency import _lock_of
 from experiments.models import Experiment
 from tests.api.conftest import PLAN, Caller, Makes
 from tests.conftest import as_role
@@ -119,7 +120,7 @@ def test_while_the_first_still_runs_a_second_is_told_so(ops: Caller) -> None:
 
     def first_request() -> None:
         with as_role("worker"), connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"idempotency {name} one"])
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_lock_of(name, "one")])
             held.set()
             release.wait(30)
         connection.close()

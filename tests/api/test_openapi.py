@@ -1,12 +1,10 @@
 """The OpenAPI document is complete: every address, every method, every status."""
 
-import doctest
 import re
 from typing import Any
 
 from django.urls import URLPattern
 
-from decisioning.api import reference
 from decisioning.api.door import Nowhere
 from decisioning.api.urls import urlpatterns
 from tests.api.conftest import Caller
@@ -78,7 +76,3 @@ def test_it_is_a_page_too_for_everybody_with_every_address_and_nothing_inline(no
 def test_no_list_of_words_is_named_after_a_hash() -> None:
     named = [name for name, shape in document()["components"]["schemas"].items() if "enum" in shape]
     assert [name for name in named if name.endswith("Enum")] == []
-
-
-def test_the_examples_of_the_page_are_right() -> None:
-    assert doctest.testmod(reference).failed == 0

@@ -106,6 +106,25 @@ def test_the_share_counts_decisive_and_calm_apart_and_names_what_blocks_the_rest
     assert (told["decision_latency"]["p95_s"], told["decision_latency"]["late"]) == (30 * 3600.0, 1)
 
 
+def test_what_cannot_be_judged_counts_as_not_judged_and_never_as_a_calm_hold(ops: Caller) -> None:
+    held = running(ops, "held")
+    judged(held, "hold", "collecting")
+    assert ops.get("/api/slo").json()["recommended_within_24h"]["calm"] == 1
+    with as_role("owner"):
+        Cursor.objects.filter(pk=held["id"]).update(
+            unjudgeable={"since": (NOW - 30 * HOUR).isoformat(), "reason": "It cannot be judged.", "row": None},
+            due_at=NOW + HOUR,
+        )
+
+    told = ops.get("/api/slo").json()
+    assert told["recommended_within_24h"]["calm"] == 0
+    assert told["recommended_within_24h"]["blocked"] == [
+        {"code": "not_judged", "count": 1, "experiments": [held["key"]]}
+    ]
+    assert (told["decision_latency"]["not_judged"], told["decision_latency"]["late"]) == (1, 1)
+    assert told["decision_latency"]["p95_s"] >= 30 * 3600
+
+
 @pytest.fixture
 def walk(ops: Caller) -> Walk:
     return Walk(ops.team)

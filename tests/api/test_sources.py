@@ -4,36 +4,30 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import duckdb
 import pytest
 from django.conf import LazySettings
 from django.db import connection
 
-from decisioning.settings import ROLE_URLS, database
 from telemetry import pulls
 from telemetry.models import ExperimentKpi, RefreshRun, Source
+from telemetry.refresh import newest_runs
 from telemetry.tasks import sources as tick
 from tests.api.conftest import Caller, errors_of
+from tests.api.warehouse import bind, warehouse
 from tests.conftest import as_role
 
 TOP = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 ENV = "WAREHOUSE_URL"
 
 
-def url(role: str = "worker") -> str:
-    login = database(os.environ["DATABASE_SUPERUSER_URL"] if role == "superuser" else ROLE_URLS[role])
-    host, name = quote(str(login["HOST"]), safe=""), connection.settings_dict["NAME"]
-    server = f"@{login['HOST']}:{login['PORT']}" if "/" not in str(login["HOST"]) else "@"
-    query = "" if "/" not in str(login["HOST"]) else f"?host={host}&port={login['PORT']}"
-    return f"postgresql://{quote(str(login['USER']))}:{quote(str(login['PASSWORD']), safe='')}{server}/{name}{query}"
-
-
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, settings: LazySettings, tmp_path: Path) -> None:
-    monkeypatch.setenv(ENV, url())
+def _environment(ops: Caller, monkeypatch: pytest.MonkeyPatch, settings: LazySettings, tmp_path: Path) -> None:
+    monkeypatch.setenv(ENV, warehouse())
     settings.SOURCES_DIR = tmp_path
+    bind(ops.team, variable=ENV)
+    bind(ops.team, folder=".")
 
 
 def values(hours_ago: int = 1, value: str = "3.5", experiment: str = "one-page-checkout") -> str:
@@ -155,14 +149,57 @@ def test_a_query_that_fails_leaves_a_failed_run_and_is_tried_again_with_backoff(
 
 def test_bad_rows_are_told_and_good_ones_stored_and_the_same_stretch_is_read_again(ops: Caller) -> None:
     ops.experiment()
-    bad = values(2, experiment="no-such-experiment")
-    create(ops, query=f"{values(1)} UNION ALL {bad}")
+    create(ops, query=f"{values(1)} UNION ALL {values(2, value="'NaN'::float8")}")
     work()
     (run,) = runs()
-    assert (run.status, run.rows, stored()) == ("failed", 1, [3.5])
+    assert (run.status, run.rows, run.refused, stored()) == ("partial", 1, 1, [3.5])
     assert "1 of 2 rows were refused" in str(run.error)
-    assert "no-such-experiment" in str(run.error)
-    assert one().read_to is None
+    assert "Row 2 of the query: value is nan; it must be a finite number." in str(run.error)
+    assert (one().read_to, one().again_from) == (TOP - timedelta(hours=1), TOP - timedelta(hours=2))
+    assert (one().failures, one().last_refresh_at) == (0, run.finished_at)
+
+
+def test_a_run_that_brought_rows_is_no_failure_wherever_failures_are_counted(ops: Caller) -> None:
+    ops.experiment()
+    create(ops, query=f"{values(1)} UNION ALL {values(2, value="'NaN'::float8")}", schedule_s=86_400)
+    with as_role("worker"):
+        Source.objects.update(created_at=datetime.now(UTC) - timedelta(days=1))
+    work()
+    told = ops.get("/api/sources/warehouse").json()
+    assert (told["failure_share"], told["failures"]) == (0.0, 0)
+    (tracked,) = ops.get("/api/freshness?metric=vrps").json()["results"]
+    assert (tracked["source"], tracked["last_run"]["status"]) == ("warehouse", "partial")
+    assert ops.get("/api/slo").json()["telemetry_failures"]["share"] == 0
+    (logged,) = ops.get("/api/refresh-log?status=partial").json()["results"]
+    assert (logged["rows"], logged["refused"], logged["ignored"]) == (1, 1, 0)
+    with as_role("worker"):
+        assert newest_runs([one()], now=datetime.now(UTC))[one().pk] == ["partial"]
+
+
+def test_a_run_whose_every_row_is_refused_has_failed(ops: Caller) -> None:
+    ops.experiment()
+    create(ops, query=values(1, value="'NaN'::float8"))
+    work()
+    (run,) = runs()
+    assert (run.status, run.refused, one().failures, one().last_refresh_at) == ("failed", 1, 1, None)
+    assert str(run.error).startswith("All 1 rows were refused.")
+
+
+def test_rows_of_experiments_that_are_not_here_are_counted_apart_and_fail_nothing(
+    ops: Caller, stranger: Caller
+) -> None:
+    ops.experiment()
+    stranger.experiment(key="theirs", target_kpis=["vrps"])
+    others = (values(2, experiment="archived-one", value="'NaN'::float8"), values(3, experiment="theirs"))
+    query = " UNION ALL ".join((values(1), *others))
+    tried = ops.post("/api/sources?dry_run=true", plan(query=query)).json()
+    assert (tried["accepted"], tried["ignored"], tried["ignored_experiments"]) == (1, 2, ["archived-one", "theirs"])
+    create(ops, query=query)
+    work()
+    (run,) = runs()
+    assert (run.status, run.rows, run.refused, run.ignored, run.error) == ("succeeded", 1, 0, 2, None)
+    assert (stored(), one().read_to) == ([3.5], TOP - timedelta(hours=1))
+    assert ops.get("/api/refresh-log?job=source/warehouse").json()["results"][0]["ignored"] == 2
 
 
 def test_runs_that_failed_and_runs_that_never_were_count_as_failures(ops: Caller) -> None:
@@ -256,7 +293,7 @@ def test_a_query_can_neither_write_nor_run_on(ops: Caller, query: str, told: str
 
 def test_a_login_that_may_do_anything_is_not_used(ops: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     ops.experiment()
-    monkeypatch.setenv(ENV, url("superuser"))
+    monkeypatch.setenv(ENV, os.environ["DATABASE_SUPERUSER_URL"].rpartition("/")[0] + "/template1")
     response = ops.post("/api/sources?dry_run=true", plan())
     assert "superuser" in response.json()["detail"]
 
@@ -273,6 +310,23 @@ def test_an_error_never_shows_the_password(ops: Caller, monkeypatch: pytest.Monk
         response = ops.post("/api/sources?dry_run=true", plan())
         assert (response.status_code, response.json()["code"]) == (422, "source_failed")
         assert "hush" not in response.content.decode()
+
+
+@pytest.mark.parametrize("scheme", ["duckdb", "DuckDB", "duckdb+duckdb_engine", "DUCKDB+x"])
+def test_a_database_that_opens_any_file_of_the_portals_is_refused(
+    ops: Caller, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str
+) -> None:
+    ops.experiment()
+    create(ops, key="stored-before")
+    monkeypatch.setenv(ENV, f"{scheme}:///{tmp_path}/made.db")
+    for again in ("", "?dry_run=true"):
+        refused = ops.post(f"/api/sources{again}", plan(key="another"))
+        assert (refused.status_code, refused.json()["errors"][0]["code"]) == (422, "unsupported_dialect")
+        assert [pointer for pointer, _ in errors_of(refused)] == ["/url_env"]
+    work()
+    (run,) = runs()
+    assert (run.status, "kind file" in str(run.error)) == ("failed", True), "one that was stored before is not read"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -313,7 +367,7 @@ def test_keys_are_unique_and_another_teams_source_is_not_there(ops: Caller, stra
 
 def test_a_dry_run_shows_what_a_run_would_do_and_keeps_nothing(ops: Caller) -> None:
     ops.experiment()
-    query = f"{values(1)} UNION ALL {values(2, experiment='no-such-experiment')}"
+    query = f"{values(1)} UNION ALL {values(2, value="'NaN'::float8")}"
     before = ops.post("/api/sources?dry_run=true", plan(query=query))
     assert (before.status_code, stored(), ops.get("/api/sources").json()["results"]) == (200, [], [])
     told = before.json()

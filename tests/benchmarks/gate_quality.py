@@ -1,10 +1,10 @@
-"""How often the gates are right: GATES.md section 8, with fixed seeds.
+"""How often the gates are right: docs/gates.md section 8, with fixed seeds.
 
     uv run python -m tests.benchmarks.gate_quality              # 10,000 runs of each effect, 2,000 of each A/A
     uv run python -m tests.benchmarks.gate_quality --runs 500 --same 300
 
 Thousands of experiments are read at once: the statistics of `gates.statistics` over arrays of shape (runs, looks), and the
-rows of section 5 that one goal needs. `agreement` folds some of the same experiments with the engine itself; it must
+rules of its section 5 that one goal needs. `agreement` folds some of the same experiments with the engine itself; it must
 propose the same at the same look.
 """
 

@@ -156,10 +156,13 @@ def sent(root: "psycopg.Connection[Any]", at: datetime, share: float) -> None:
 
 def judged(now: datetime) -> tuple[int, int, int]:
     """The tick until nothing is left: experiments folded, experiments passed over, evaluations written."""
-    from gates.evaluation import due, evaluate, pass_over
+    from gates.evaluation import PASSED_AT_ONCE, due, evaluate, pass_over
 
-    with job():
-        passed = pass_over(now=now).passed
+    passed, moved = 0, PASSED_AT_ONCE
+    while moved == PASSED_AT_ONCE:
+        with job():
+            moved = pass_over(now=now).passed
+        passed += moved
     folded = written = 0
     more = True
     while more:

@@ -17,6 +17,7 @@ from gates.fold import fold
 from gates.models import Cursor, Decision, Evidence, PolicyVersion, Recommendation, Step
 from gates.plan import from_us, to_us
 from gates.readings import load, rows_of, series_of
+from gates.suspension import Cause, suspend
 from tests.conftest import as_role
 
 HOUR = dt.timedelta(hours=1)
@@ -143,6 +144,12 @@ class Scene:
             gates = [g | {"verdict": "stale"} if late and g["kind"] == "freshness" else g for g in shown["gates"]]
             cursor.shown = shown | {"gates": gates}
             cursor.save()
+
+    def break_judging(self, e: Experiment, why: str) -> None:
+        """What the tick leaves when it cannot judge an experiment."""
+        with as_role("owner"):
+            cause = Cause(e.key, why, None)
+            suspend(e.pk, cause, now=self.now - HOUR, retry_at=self.now + HOUR)
 
     def _rows(
         self, e: Experiment, start: dt.datetime, uplift: float, treatments: Sequence[str], lag: dt.timedelta

@@ -9,9 +9,10 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
+from decisioning.access.models import Membership, Team
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment
-from gates.models import Policy, PolicyBinding
+from gates.models import Decision, Policy, PolicyBinding, PolicyVersion
 from gates.trials import run_one
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
@@ -146,6 +147,7 @@ def test_a_policy_is_looked_at_as_sentences_then_saved_and_its_next_version_trie
     assert root.post(add, {"policy": policy.pk, "body": json.dumps(body | {"min_days": 5})}).status_code == 302
     candidate = policy.versions.get(number=2)
     assert candidate.activated_at is None
+    assert "“careful v2” was added successfully" in root.get(add).text
     assert "Every goal passes" in root.get(reverse("admin:gates_policyversion_change", args=[candidate.pk])).text
 
     where, chosen = reverse("admin:gates_policyversion_changelist"), {"_selected_action": candidate.pk}
@@ -161,6 +163,19 @@ def test_a_policy_is_looked_at_as_sentences_then_saved_and_its_next_version_trie
     assert "judges from now on" in other.post(where, activate, follow=True).text
     candidate.refresh_from_db()
     assert candidate.activated_by == "kim"
+
+
+def test_a_policys_fractions_are_refused_over_one_and_warned_of_over_one_half(root: Client, scene: Scene) -> None:
+    add = reverse("admin:gates_policy_add")
+
+    def form(delete_below: float) -> dict[str, Any]:
+        gates = [{"name": "goals", "kind": "uplift", "for": "goal", "delete_below": delete_below}]
+        return {"name": "wide", "team": scene.team.pk, "body": json.dumps({"gates": gates})}
+
+    assert "delete_below is 2, and that is 200%" in root.post(add, form(2)).text
+    warning = "goals: delete_below is 0.6, which is 60%. It is a fraction of control: 0.05 is 5%."
+    assert warning in root.post(add, form(0.6) | {"look_first": "on"}).text
+    assert warning.capitalize()[:1] + warning[1:] in root.post(add, form(0.6), follow=True).text
 
 
 def test_an_experiment_that_runs_keeps_its_policy_whoever_edits_a_binding(root: Client, scene: Scene) -> None:
@@ -196,3 +211,75 @@ def test_an_experiment_that_runs_keeps_its_policy_whoever_edits_a_binding(root: 
     with as_role("owner"):
         assert PolicyBinding.objects.get(experiment=bound).policy == judging
         assert PolicyBinding.objects.get(experiment=None).policy == other
+
+
+def test_a_person_who_has_answered_and_written_policies_can_be_deleted_and_the_record_stays(
+    root: Client, scene: Scene
+) -> None:
+    leaver = person("leaver", scene.team, "admin")
+    r = scene.proposal(scene.experiment(action="scale", code="wins", days=2))
+    with as_role("owner"):
+        policy = Policy.objects.create(name="ours", team=scene.team, created_at=scene.now)
+        body = PolicyVersion.objects.get(policy__name="default", number=1).body
+        version = policy.versions.create(
+            number=1, team=scene.team, body=body, author="leaver", author_user=leaver, created_at=scene.now
+        )
+        Decision.objects.create(
+            experiment=r.experiment, recommendation=r, action="accept", by="leaver", by_user=leaver, at=scene.now,
+            evidence_digest=r.evidence_digest,
+        )  # fmt: skip
+
+    asked = root.get(reverse("admin:auth_user_delete", args=[leaver.pk]))
+    gone = root.post(reverse("admin:auth_user_delete", args=[leaver.pk]), {"post": "yes"})
+
+    assert asked.status_code == 200
+    assert gone.status_code == 302
+    with as_role("owner"):
+        assert not User.objects.filter(pk=leaver.pk).exists()
+        assert Decision.objects.get().by == "leaver"
+        version.refresh_from_db()
+        assert (version.author, version.author_user_id) == ("leaver", leaver.pk)
+    assert root.get(reverse("admin:gates_decision_changelist")).status_code == 200
+    assert root.get(reverse("admin:gates_policy_change", args=[policy.pk])).status_code == 200
+    first = r.experiment
+    assert root.get(f"/experiments/{first.key}").status_code == 200
+
+
+def test_people_can_be_deleted_from_the_list(root: Client, scene: Scene) -> None:
+    leavers = [person(name, scene.team).pk for name in ("one", "two")]
+    where = reverse("admin:auth_user_changelist")
+
+    answer = root.post(where, {"action": "delete_selected", "_selected_action": leavers, "post": "yes"})
+
+    assert answer.status_code == 302
+    with as_role("owner"):
+        assert not User.objects.filter(pk__in=leavers).exists()
+
+
+def test_a_team_with_experiments_says_what_stands_in_the_way_of_its_deletion(root: Client, scene: Scene) -> None:
+    scene.experiment(days=1, rows=False)
+    where = reverse("admin:access_team_delete", args=[scene.team.pk])
+
+    asked, tried = root.get(where), root.post(where, {"post": "yes"})
+
+    assert f"{scene.team.key} has 1 experiment" in asked.text
+    assert tried.status_code == 200
+    assert f"{scene.team.key} has 1 experiment" in tried.text
+    with as_role("owner"):
+        assert Team.objects.filter(pk=scene.team.pk).exists()
+
+
+def test_a_team_of_people_and_keys_alone_goes_with_them(root: Client, scene: Scene) -> None:
+    with as_role("owner"):
+        team = Team.objects.create(key="short-lived", name="Short-lived", created_at=scene.now)
+    member = person("member", team)
+
+    asked = root.get(reverse("admin:access_team_delete", args=[team.pk]))
+    gone = root.post(reverse("admin:access_team_delete", args=[team.pk]), {"post": "yes"})
+
+    assert "Memberships: 1" in asked.text or "memberships: 1" in asked.text
+    assert gone.status_code == 302
+    with as_role("owner"):
+        assert not Team.objects.filter(pk=team.pk).exists()
+        assert not Membership.objects.filter(user=member).exists()
+        assert User.objects.filter(pk=member.pk).exists()

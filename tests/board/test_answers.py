@@ -3,9 +3,9 @@
 from django.test import Client
 
 from decisioning.access.models import Team
-from experiments.models import Experiment
-from gates.models import Cursor, Decision
-from tests.board.scenes import Scene, person
+from experiments.models import Experiment, Variant
+from gates.models import Cursor, Decision, PolicyVersion
+from tests.board.scenes import HOUR, Scene, person
 from tests.conftest import as_role
 
 HTMX = {"HX-Request": "true"}
@@ -150,6 +150,41 @@ def test_a_suspended_variant_shows_what_blocks_it_and_not_what_blocks_another(bo
     assert "vrps of b has no rows." not in page
 
 
+def test_what_cannot_be_judged_says_why_and_is_not_answered(board: Client, scene: Scene) -> None:
+    e, held = scene.experiment(action="scale", days=2), scene.experiment("Another one", days=2)
+    r = scene.proposal(e)
+    why = "It cannot be judged. A row of vrps of treatment has the value 1e+200."
+    for one in (e, held):
+        scene.break_judging(one, why)
+
+    page, listed = board.get(f"/experiments/{e.key}").text, board.get("/").text
+    assert page.count(why) >= 2, "in the note on top, and beside the proposal"
+    assert "It cannot be judged just now, so it cannot be answered." in page
+    assert "Suspended" in page
+    assert 'value="accept"' not in page
+    assert "Scale, suspended" in listed
+    assert "Hold, cannot be judged" in listed
+    assert why in listed
+    assert why in board.get(f"/experiments/{held.key}").text
+    sent = {"action": "accept", "evidence_digest": r.evidence_digest}
+    refused = board.post(f"/experiments/{e.key}/decision", sent, follow=True)
+    assert why in refused.text
+    assert status_of(e) == "running"
+
+
+def test_a_page_whose_plan_or_policy_cannot_be_read_is_shown_and_says_so(board: Client, scene: Scene) -> None:
+    e, other = scene.experiment(action="scale", days=2), scene.experiment("Another one", days=2)
+    scene.proposal(e)
+    scene.break_judging(e, "It cannot be judged. A plan cannot be read.")
+    with as_role("owner"):
+        Variant.objects.filter(experiment=e, key="treatment").update(weight=float("nan"))
+        PolicyVersion.objects.filter(policy__name="default").update(body={"gates": 7})
+
+    assert "It cannot be judged. A plan cannot be read." in board.get("/").text
+    assert "It cannot be judged. A plan cannot be read." in board.get(f"/experiments/{e.key}").text
+    assert board.get(f"/experiments/{other.key}").status_code == 200
+
+
 def test_a_viewer_reads_and_does_not_decide(scene: Scene, growth: Team) -> None:
     e = scene.experiment(action="scale", days=2)
     r = scene.proposal(e)
@@ -186,3 +221,45 @@ def test_pausing_asks_first_and_a_refused_move_says_what_is_allowed(board: Clien
     refused = board.post(f"/experiments/{e.key}/to/paused")
     assert refused.status_code == 409
     assert "It may become running, stopped" in refused.text
+
+
+def test_an_override_that_is_not_chosen_yet_is_nothing_and_says_all_it_lacks(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="scale", days=2)
+    r = scene.proposal(e)
+    assert '<option value="" selected>Choose what is done instead</option>' in board.get(f"/experiments/{e.key}").text
+
+    sent = {"action": "override", "override_to": "", "reason": "", "evidence_digest": r.evidence_digest}
+    refused = board.post(f"/experiments/{e.key}/decision", sent)
+
+    assert refused.status_code == 422
+    assert "Choose what is done instead." in refused.text
+    assert "Say why you decide otherwise" in refused.text
+    assert "&#x27;&#x27;" not in refused.text
+    assert "Say why" not in board.post(f"/experiments/{e.key}/decision", sent | {"reason": "Stations are full"}).text
+    assert answers() == 0
+
+
+def test_a_note_goes_with_an_accepted_proposal_and_the_next_one_is_offered(board: Client, scene: Scene) -> None:
+    e = scene.experiment("First", action="scale", days=2)
+    r = scene.proposal(e, ago=20 * HOUR)
+    later, sooner = (scene.experiment(name, action="scale", rows=False) for name in ("Later", "Sooner"))
+    scene.proposal(later, ago=HOUR)
+    scene.proposal(sooner, ago=9 * HOUR)
+    sent = {"action": "accept", "reason": " As we hoped ", "evidence_digest": r.evidence_digest}
+
+    page = board.post(f"/experiments/{e.key}/decision", sent, follow=True).text
+
+    assert "Accepted: scale. First is scaled." in page
+    assert f'Next of 2: <a href="/experiments/{sooner.key}#decide">Sooner</a>' in page
+    assert "“As we hoped”" in page
+    assert "“As we hoped”" in board.get("/").text
+    with as_role("owner"):
+        assert Decision.objects.get().reason == "As we hoped"
+
+
+def test_what_was_typed_stays_when_a_newer_proposal_came_in_between(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="delete", code="harm", days=2)
+    scene.proposal(e, "delete", "harm")
+    sent = {"action": "accept", "reason": "Fine by me", "evidence_digest": "sha256:" + "0" * 64}
+
+    assert "Fine by me</textarea>" in board.post(f"/experiments/{e.key}/decision", sent).text

@@ -6,7 +6,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from decisioning.access.models import Membership, Team
-from experiments.models import Experiment, TargetKpi, Variant
+from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates.models import Policy, PolicyBinding, PolicyVersion
 from gates.policy import DEFAULT_BODY
 from tests.board.scenes import Scene
@@ -179,3 +179,42 @@ def test_a_running_plan_that_cannot_end_says_so_on_its_page(board: Client, scene
 
     text = board.get("/experiments/one-page-checkout").text
     assert "the smallest effect that is surely decided by then is" in text
+
+
+def test_a_new_kpi_is_due_as_often_as_was_said(board: Client, scene: Scene) -> None:
+    assert "Data of new ones comes" in board.get("/new").text
+
+    send(board, scene, goal="sign_ups", comes="1d")
+
+    with as_role("owner"):
+        metric = Metric.objects.get(key="sign_ups")
+    assert (metric.expected_every_s, metric.freshness_target_s) == (86_400, 21_600)
+    assert "unknown to us" not in board.get("/experiments/one-page-checkout").text
+
+
+def test_a_form_that_is_pressed_twice_makes_one_experiment(board: Client, scene: Scene) -> None:
+    form = board.get("/new").text.split('name="once" value="')[1].split('"')[0]
+
+    send(board, scene, once=form)
+    send(board, scene, once=form)
+
+    with as_role("owner"):
+        assert Experiment.objects.count() == 1
+
+
+def test_a_share_that_is_hardly_meant_is_warned_of_and_one_that_cannot_be_is_refused_at_its_field(
+    board: Client, scene: Scene
+) -> None:
+    with as_role("owner"):
+        scene.metric("kept", kind="proportion", direction="increase")
+    for changes in ({"max_harm": "100"}, {"max_harm": "500"}, {"minimum_effect": "200"}):
+        response = send(board, scene, guardrails="kept", **changes)
+        assert response.status_code == 422
+        (field,) = changes
+        assert "It is a fraction of control: 0.05 is 5%." in response.context["page"]["form"].errors[field][0]
+
+    made = send(board, scene, guardrails="kept", max_harm="60")
+    page = board.get(made.url).text
+    warning = "kept_guard: max_harm is 0.6, which is 60%. It is a fraction of control: 0.05 is 5%."
+    assert page.count(warning) == 2, "once as news, once beside what it waits for"
+    assert board.get(made.url).text.count(warning) == 1

@@ -3,6 +3,7 @@
 import datetime as dt
 import random
 
+import msgspec
 import pytest
 from django.db import connection
 from django.test import Client
@@ -10,8 +11,9 @@ from django.test import Client
 from decisioning.access.models import Team
 from decisioning.board.presenters import history, listing
 from experiments.models import Experiment, Metric, TargetKpi, Variant
+from experiments.plan import LARGEST
 from gates.evaluation import evaluate_due
-from gates.models import Cursor
+from gates.models import Cursor, Step
 from gates.readings import plans_of
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
@@ -111,3 +113,23 @@ def test_a_day_without_a_look_is_left_out(scene: Scene, board: Client) -> None:
     days = [r.day for r in facts.effects[e.pk, "treatment"]]
     assert days == sorted(set(days))
     assert days[-1] < (scene.now - 24 * HOUR).date()
+
+
+@pytest.mark.parametrize("extreme", [1e-200, 1.7e308, float("nan")])
+def test_effects_of_states_that_nothing_can_be_computed_with_are_left_out_and_the_pages_answer(
+    board: Client, growth: Team, moment: dt.datetime, extreme: float
+) -> None:
+    e = judged(growth, moment, kind="mean")
+    with as_role("owner"):
+        for step in Step.objects.filter(experiment=e):
+            body = msgspec.msgpack.decode(step.body)
+            for look in body.get("looks", {}).values():
+                for state in look["states"].values():
+                    state[1:3] = [extreme, abs(extreme)]
+            step.body = msgspec.msgpack.encode(body)
+            step.save()
+    with as_role("worker"):
+        drawn = listing.gather([e.pk], now=moment).effects.get((e.pk, "treatment"), [])
+    assert all(abs(value) <= LARGEST for reading in drawn for value in reading.point)
+    for page in ("/", "/experiments/ratio", "/experiments/ratio/report", "/experiments/ratio/effects.csv"):
+        assert board.get(page).status_code == 200

@@ -9,7 +9,8 @@ from django.test.utils import CaptureQueriesContext
 
 from decisioning.access.models import Team
 from decisioning.board import words
-from experiments.models import Pause
+from decisioning.board.presenters import listing
+from experiments.models import Experiment, Pause
 from gates.models import Cursor
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
@@ -230,3 +231,32 @@ def test_a_formula_in_a_name_is_text_in_the_spreadsheet(board: Client, scene: Sc
     scene.experiment("=HYPERLINK(1)", rows=False)
 
     assert "'=HYPERLINK(1)" in board.get("/board.csv").text
+
+
+def test_all_closed_shows_what_has_ended_and_nothing_else(board: Client, scene: Scene) -> None:
+    scene.proposal(scene.experiment("Waits", action="scale", rows=False))
+    scene.experiment("Runs", rows=False)
+    ended = scene.experiment("Ended long ago", status="stopped", days=20, rows=False)
+    with as_role("owner"):
+        Experiment.objects.filter(pk=ended.pk).update(ended_at=scene.now - dt.timedelta(days=9))
+    assert "Ended long ago" not in board.get("/").text
+
+    text = board.get("/?view=closed").text
+
+    assert "Ended long ago" in text
+    assert names(text) == []
+    assert ">Runs</a>" not in text
+    assert "1 decision that waits for you is outside this filter" in text
+    assert board.get("/board.csv?view=closed").text.count("\r\n") == 2, "the heads and the one that ended"
+
+
+def test_the_next_page_of_a_list_begins_at_the_list(board: Client, scene: Scene) -> None:
+    for number in range(listing.PAGE + 1):
+        scene.experiment(f"Idea {number}", status="draft", rows=False)
+
+    assert 'href="?progress=2#lane-progress"' in board.get("/").text
+    assert 'id="lane-progress"' in board.get("/?progress=2").text
+    assert 'href="?#lane-progress"' in board.get("/?progress=2").text
+    audit = board.get("/audit").text
+    assert re.search(r'href="\?before=\d+#list" rel="next"', audit)
+    assert 'id="list"' in audit

@@ -8,6 +8,7 @@ from django.test import Client
 from django.urls import reverse
 
 from decisioning.board import words
+from decisioning.board.presenters import listing
 from gates.models import Cursor, Evaluation, PolicyVersion
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
@@ -169,3 +170,18 @@ def test_an_address_that_nobody_knows_gets_the_portals_own_page(board: Client) -
 
     assert response.status_code == 404
     assert "There is nothing here" in response.text
+
+
+def test_a_fault_of_the_portal_shows_the_number_it_was_logged_under(
+    ines: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(raise_request_exception=False)
+    client.force_login(ines)
+    monkeypatch.setattr(listing, "board", lambda *_args, **_named: 1 / 0)
+
+    response = client.get("/")
+
+    assert response.status_code == 500
+    assert f"<code>{response['X-Request-ID']}</code>" in response.text
+    assert "ZeroDivisionError" in caplog.text
+    assert "ZeroDivisionError" not in response.text

@@ -1,5 +1,6 @@
 """A candidate policy: backtested first, then activated by somebody who did not write it."""
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -149,3 +150,62 @@ def test_what_changed_in_the_policy_while_an_experiment_ran_stands_in_its_timeli
     assert "By mei. It judges from the next slot on." in text
     assert "version 1 went live" not in text, "that was before it began"
     assert "For the experiment, by" in text
+
+
+def test_an_older_version_is_held_against_the_one_that_is_named(board: Client, scene: Scene, ines: User) -> None:
+    version = candidate(scene, ines)
+    with as_role("owner"):
+        version.activated_at = scene.now + timedelta(minutes=1)
+        version.save()
+
+    text = board.get(f"/policies/{version.policy_id}/1").text
+
+    assert "<ins>version 1</ins> against <del>version 2, which is live</del>" in text
+    assert "<del>10</del>" in text
+    assert "<ins>7</ins>" in text
+
+
+def test_an_approver_writes_the_next_version_after_looking_at_it(board: Client, scene: Scene, ines: User) -> None:
+    policy = candidate(scene, ines).policy_id
+    where = f"/policies/{policy}/next"
+    assert f'href="{where}"' in board.get(f"/policies/{policy}").text
+    assert "&quot;min_days&quot;: 7" in board.get(where).text
+
+    body = DEFAULT_BODY | {"alpha": 0.01}
+    looked = board.post(where, {"body": json.dumps(body), "do": "look"})
+    assert (looked.status_code, "<ins>1%</ins>" in looked.text) == (200, True)
+    for wrong, said in (
+        ("{", "This is no JSON"),
+        ("[1]", "must be a JSON object"),
+        ('{"gates": []}', "Add at least one goal"),
+    ):
+        refused = board.post(where, {"body": wrong, "do": "keep"})
+        assert (refused.status_code, said in refused.text) == (422, True), wrong
+    kept = board.post(where, {"body": json.dumps(body), "do": "keep"})
+
+    assert kept["Location"] == f"/policies/{policy}/3"
+    assert "Written by ines" in board.get(f"/policies/{policy}/3").text
+
+
+def test_a_policy_that_ships_is_copied_into_one_of_a_team_and_never_gets_a_next_version(
+    board: Client, scene: Scene, growth: Team
+) -> None:
+    with as_role("owner"):
+        shipped = Policy.objects.get(name="default", team=None).pk
+    page = board.get(f"/policies/{shipped}").text
+    where = f"/policies/{shipped}/1/copy"
+    assert "Write the next version" not in page
+    assert f'href="{where}"' in page
+    assert board.get(f"/policies/{shipped}/next").status_code == 403
+
+    sent = {"team": growth.pk, "name": "strict", "body": json.dumps(DEFAULT_BODY | {"alpha": 0.01}), "do": "keep"}
+    assert board.post(where, sent | {"name": "No Name"}).status_code == 422
+    made = board.post(where, sent)
+
+    assert made.status_code == 302
+    assert "strict" in board.get("/policies").text
+    assert "has a policy" in board.post(where, sent).text
+    viewer = Client()
+    viewer.force_login(person("vic", growth, "viewer"))
+    assert viewer.get(where).status_code == 403
+    assert "Copy into" not in viewer.get(f"/policies/{shipped}").text

@@ -1,15 +1,17 @@
 """What was written down can be read, filtered and taken along; keys and pictures come and go."""
 
 import io
+import re
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from PIL import Image
 
-from decisioning.access.models import ApiKey, Team
+from decisioning.access.models import ApiKey, Membership, Team
 from experiments.models import Asset
-from gates.models import Recommendation
+from gates.models import Policy, PolicyVersion, Recommendation
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 
@@ -144,3 +146,47 @@ def test_rows_are_taken_along_as_a_spreadsheet(board: Client, scene: Scene) -> N
 
     assert lines[0].startswith("metric,variant,ts,value,n,variance")
     assert len(lines) > 20
+
+
+def test_a_key_form_that_is_sent_again_makes_no_second_key(admin: Client, growth: Team) -> None:
+    form = admin.get("/keys").text.split('name="once" value="')[1].split('"')[0]
+    sent = {"team": growth.pk, "scopes": ["experiments:read"], "once": form}
+    assert admin.post("/keys", sent | {"scopes": []}).status_code == 422
+    assert admin.post("/keys", sent).status_code == 201
+
+    again = admin.post("/keys", sent, follow=True)
+
+    assert "made no second one" in again.text
+    with as_role("owner"):
+        assert ApiKey.objects.count() == 1
+    assert admin.post("/keys", sent | {"once": "another form"}).status_code == 201
+
+
+def test_a_picture_that_is_too_large_is_refused_with_its_own_size(board: Client, scene: Scene) -> None:
+    e = scene.experiment(rows=False)
+    large = SimpleUploadedFile("large.png", b"x" * 3_000_000, "image/png")
+
+    said = board.post(f"/experiments/{e.key}/variants/treatment/picture", {"image": large, "alt": "A"}, follow=True)
+
+    assert "3,000,000 bytes; at most 2,097,152 are taken" in said.text
+
+
+def test_the_audit_names_people_keys_and_policies_and_no_numbers(
+    admin: Client, growth: Team, ines: User, scene: Scene
+) -> None:
+    admin.post("/keys", {"team": growth.pk, "scopes": ["experiments:read", "telemetry:write"]})
+    with as_role("owner"):
+        key = ApiKey.objects.get()
+        policy = Policy.objects.create(name="careful", team=growth, created_at=scene.now)
+        PolicyVersion.objects.create(policy=policy, team=growth, number=1, body={}, author="ines", created_at=scene.now)
+        gone = Membership.objects.create(team=growth, user=User.objects.create_user("gone"), role="viewer")
+        gone.delete()
+
+    def shown(what: str) -> str:
+        return re.sub(r"<[^>]+>|\s+", " ", admin.get(f"/audit?what={what}").text)
+
+    assert "ines in growth as approver" in shown("membership")
+    assert "user before: gone" in re.sub(" +", " ", shown("membership"))
+    assert str(key) in shown("apikey")
+    assert "after: experiments:read, telemetry:write" in re.sub(" +", " ", shown("apikey"))
+    assert "careful v1" in shown("policyversion")

@@ -153,3 +153,14 @@ def test_a_table_that_is_cut_off_says_so_in_its_last_line(board: Client, growth:
     answer = board.get("/quarantine.csv").text.splitlines()
     assert len(answer) == 1 + MOST + 1
     assert answer[-1].startswith('"Cut off after 10,000 rows')
+
+
+def test_the_effects_are_those_of_every_goal_and_guardrail(board: Client, scene: Scene) -> None:
+    e = scene.experiment(days=3)
+
+    effects = lines(board, f"/experiments/{e.key}/effects.csv")
+
+    assert {(line["metric"], line["role"]) for line in effects} == {("vrps", "goal"), ("error_rate", "guardrail")}
+    days = [line["day"] for line in effects if line["metric"] == "error_rate"]
+    assert days == [line["day"] for line in effects if line["metric"] == "vrps"]
+    assert len(days) >= 3

@@ -10,7 +10,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import Settings
 
+from decisioning.access.models import Team
 from telemetry.models import ExperimentKpi, RefreshRun, Source
+from tests.api.warehouse import bind
 from tests.board.scenes import HOUR, Scene, person
 from tests.conftest import as_role
 
@@ -130,6 +132,7 @@ def test_a_dry_run_shows_what_a_run_would_bring_and_keeps_nothing(
     board: Client, scene: Scene, settings: Settings, tmp_path: Path
 ) -> None:
     settings.SOURCES_DIR = tmp_path
+    bind(scene.team, folder="rows.csv")
     e = scene.experiment(days=1, rows=False)
     ts = (scene.now - HOUR).isoformat()
     rows = [f"{e.key},control,{ts},3.5,10,2.0", f"{e.key},nobody,{ts},3.5,10,2.0"]
@@ -158,3 +161,16 @@ def test_a_dry_run_shows_what_a_run_would_bring_and_keeps_nothing(
     onlooker = Client()
     onlooker.force_login(person("vic", scene.team, role="viewer"))
     assert onlooker.post(f"/sources/{source.pk}/try").status_code == 403
+
+
+def test_the_portals_own_runs_are_counted_apart_from_those_of_the_own_teams(board: Client, scene: Scene) -> None:
+    with as_role("owner"):
+        other = Team.objects.create(key="other", name="Other", created_at=scene.now)
+        for team, status in ((scene.team, "succeeded"), (scene.team, "failed"), (other, "failed"), (None, "succeeded")):
+            RefreshRun.objects.create(
+                run_id=uuid.uuid4(), job_name="x", team=team, started_at=scene.now, finished_at=scene.now, status=status
+            )
+
+    text = board.get("/freshness").text
+
+    assert "1 of 2 runs of your teams&#x27; sources failed, and 0 of 1 run of the portal&#x27;s own jobs" in text

@@ -3,18 +3,48 @@
 import datetime as dt
 import uuid
 
+from django.contrib.auth.models import User
+
+from decisioning.access.models import Membership, Team
 from decisioning.ledger import channels
 from decisioning.ledger.delivery import Outcome, deliver
 from decisioning.ledger.models import Channel
 from decisioning.ledger.outbox import EVENTS, tell
-from experiments.models import Experiment
-from gates.models import Backtest, Cursor, Policy, PolicyVersion
+from experiments.models import Experiment, Metric, Variant
+from gates.models import Backtest, Cursor, Decision, Policy, PolicyVersion, Recommendation
 from gates.policy import DEFAULT_BODY
-from telemetry.models import RefreshRun, Source
+from telemetry.models import QuarantinedEvent, RefreshRun, Source
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 
 LONG = "Seasonal-creative-rotation-with-per-market-hero-images-and-localised-call-to-action-copy-that-does-not-break-anywhere"
+
+
+UNBROKEN = "Anzeigenmotivwechselzurweihnachtszeitmitmarktspezifischembild"[:60]
+
+
+def rename(scene: Scene) -> None:
+    """Call everything that has a name by 60 characters without a blank: what a card, a head or a table has to bear."""
+    hang(scene)
+    proposal = Recommendation.objects.filter(experiment__key="scene-3")
+    with as_role("owner"):
+        Experiment.objects.update(name=UNBROKEN, hypothesis=UNBROKEN, owner=UNBROKEN)
+        Metric.objects.update(name=UNBROKEN, unit=UNBROKEN[:20])
+        Variant.objects.filter(control=False).update(name=UNBROKEN)
+        Team.objects.update(name=UNBROKEN)
+        Policy.objects.filter(team__isnull=False).update(name=UNBROKEN.lower())
+        Source.objects.filter(path="rows.csv").update(path=f"{UNBROKEN}.csv", metrics=[UNBROKEN.lower()])
+        RefreshRun.objects.update(job_name=UNBROKEN, error=UNBROKEN)
+        User.objects.update(first_name=UNBROKEN, email=f"{UNBROKEN}@example.org")
+        Decision.objects.exclude(reason="").update(reason=UNBROKEN, by=UNBROKEN)
+        proposal.update(rationale=[UNBROKEN], blockers=[UNBROKEN])
+        User.objects.create_user(UNBROKEN)
+        Membership.objects.create(team=scene.team, user=User.objects.get(username=UNBROKEN), role="viewer")
+        QuarantinedEvent.objects.create(
+            team=scene.team, source=UNBROKEN, event_id="1", type=UNBROKEN, reason=UNBROKEN, body={UNBROKEN: UNBROKEN}, received_at=scene.now
+        )  # fmt: skip
+    with as_role("worker"):
+        Channel.objects.update(name=UNBROKEN)
 
 
 def hang(scene: Scene) -> None:

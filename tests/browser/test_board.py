@@ -99,6 +99,35 @@ def test_an_override_without_a_reason_is_refused_in_place(
         assert Decision.objects.get().override_to == "hold"
 
 
+@pytest.mark.parametrize("kept", [("csrf",), ()], ids=["the session ended", "every cookie is gone"])
+def test_a_session_that_ends_in_the_middle_of_an_override_loses_nothing(
+    signed_in: Page, served: str, scene: Scene, kept: tuple[str, ...]
+) -> None:
+    e = scene.experiment(action="scale", days=2)
+    scene.proposal(e)
+    page = signed_in
+    page.goto(f"{served}/experiments/{e.key}")
+    page.get_by_text("Override", exact=True).click()
+    page.get_by_label("Decide instead").select_option("hold")
+    page.get_by_label("Reason (required)").fill("The campaign ends on Friday")
+    page.context.clear_cookies(name=re.compile(f"^(?!{'|'.join(kept) or 'none'})"))
+    page.evaluate("htmx.ajax('GET', '/board/watch', {source: '#watch', target: '#watch', swap: 'outerHTML'})")
+    expect(page.get_by_text("Signed out, not followed any more")).to_be_visible()
+    expect(page.get_by_label("Reason (required)")).to_have_value("The campaign ends on Friday")
+
+    page.get_by_role("button", name="Override with this reason").click()
+    page.get_by_label("User name").fill("ines")
+    page.get_by_label("Password").fill("open sesame 7")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("The campaign ends on Friday")).to_be_visible()
+    page.get_by_role("button", name="Send it now").click()
+
+    page.wait_for_url(f"**/experiments/{e.key}")
+    expect(page.get_by_text("Overridden, with your reason: hold.")).to_be_visible()
+    with as_role("owner"):
+        assert Decision.objects.get().reason == "The campaign ends on Friday"
+
+
 def test_of_two_people_the_second_is_told_in_place(
     signed_in: Page, served: str, scene: Scene, growth: Team, browser: Browser
 ) -> None:

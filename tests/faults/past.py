@@ -119,10 +119,10 @@ class Watch:
         ]
 
     def claimed(self) -> bool:
-        """Whether somebody holds cursors at this moment."""
+        """Whether somebody is judging at this moment."""
         return bool(
             self._one(
-                "SELECT count(*) FROM pg_locks WHERE relation = 'metadata.cursors'::regclass AND mode = 'RowShareLock' AND pid <> pg_backend_pid()"
+                "SELECT count(*) FROM pg_locks WHERE relation = 'metadata.claims'::regclass AND mode = 'RowShareLock'"
             )
         )
 

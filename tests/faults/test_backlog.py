@@ -23,7 +23,7 @@ from tests.installation import Installation, clean_environment, soon
 pytestmark = pytest.mark.faults
 
 EXPERIMENTS = 200
-WORKER = r"celery .*worker .*--concurrency 2"
+WORKER, BEAT = "celeryd: worker", "celeryd: courier"  # beat is a thread of the courier's
 
 
 def ticks_since(installation: Installation, since: datetime) -> int:
@@ -64,7 +64,7 @@ def each_once(watch: Watch) -> None:
 
 
 def test_two_hours_without_beat_are_caught_up_as_of_each_slot(installation: Installation, api: httpx.Client) -> None:
-    away = installation.find("celery .*beat") + installation.find(WORKER)
+    away = installation.find(BEAT) + installation.find(WORKER)
     for pid in away:
         os.kill(pid, signal.SIGSTOP)
     last = lay(installation, EXPERIMENTS, timedelta(hours=2))

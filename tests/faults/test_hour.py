@@ -63,12 +63,12 @@ def killed_valkey(installation: Installation) -> None:
 
 
 def killed_worker(installation: Installation) -> None:
-    os.kill(installation.find("worker .*--concurrency 2")[0], signal.SIGKILL)
+    os.kill(installation.find("celeryd: worker")[0], signal.SIGKILL)
     time.sleep(10)
 
 
 def killed_web(installation: Installation) -> None:
-    found = installation.find("-m granian")
+    found = installation.find("granian wsgi")
     os.kill(max(pid for pid in found if parent(pid) in found), signal.SIGKILL)
     time.sleep(10)
 
@@ -136,4 +136,4 @@ def test_an_hour_of_faults_in_ten_minutes_leaves_reads_available(installation: I
     assert {name for name, _, _ in spans} == {f.__name__ for f in FAULTS} or SECONDS < 300
     assert good / len(asked) >= GOAL
     assert not any(reading.stale for reading in readers.since(spans[-1][2] + 5)), "still stale 5 s after"
-    assert soon(lambda: installation.find("worker .*--concurrency 2") != [], 60)
+    assert soon(lambda: installation.find("celeryd: worker") != [], 60)

@@ -41,10 +41,10 @@ METRICS = [
 ]
 
 # What is killed, and how often in a row.
-VICTIMS = {"postgres": 5, "valkey": 5, "web": 10, "web's child": 3, "worker": 10, "worker's child": 3, "courier": 2, "beat": 2}  # fmt: skip
+VICTIMS = {"postgres": 5, "valkey": 5, "web": 10, "web's child": 3, "worker": 10, "worker's child": 3, "courier": 2}  # fmt: skip
 LINES = {
-    "postgres": "bin/postgres", "valkey": "valkey-server", "web": "-m granian", "worker": "worker .*--concurrency 2",
-    "courier": "--queues notices", "beat": "celery .*beat",
+    "postgres": "bin/postgres", "valkey": "valkey-server", "web": "granian wsgi", "worker": "celeryd: worker",
+    "courier": "celeryd: courier",
 }  # fmt: skip
 
 

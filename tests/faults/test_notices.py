@@ -19,7 +19,7 @@ from tests.ledger.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.faults
 
-VICTIMS = ["--queues notices", "--queues notices", "bin/postgres", "valkey-server", "--queues notices", "celery .*beat"]
+VICTIMS = ["celeryd: courier", "celeryd: courier", "bin/postgres", "valkey-server", "celeryd: courier", "run_celery"]
 
 
 @pytest.fixture(scope="module")

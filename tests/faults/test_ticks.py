@@ -61,6 +61,6 @@ def test_flushall_loses_no_tick(installation: Installation) -> None:
 
 
 def test_a_dead_beat_is_replaced(installation: Installation) -> None:
-    os.kill(installation.find("celery .*beat")[0], signal.SIGKILL)
+    os.kill(installation.find("celeryd: courier")[0], signal.SIGKILL)
     killed = time.time()
     assert soon(lambda: beats(installation) > killed + 1, 90)

@@ -1,4 +1,4 @@
-"""The slow engine: every slot judged, every fact found again from the rows, straight from GATES.md. Rules are the engine's own."""
+"""The slow engine: every slot judged, every fact found again from the rows, straight from docs/gates.md. Rules are the engine's own."""
 
 from __future__ import annotations
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gates.fold import fold
 from gates.plan import Kpi, Plan
 from gates.series import Series, SeriesKey
+from tests.examples import examples
 from tests.gates.histories import DENSITY, GOAL, GUARD, HOUR, START, plan, policy, rows_of, without
 from tests.gates.test_rules import cumulative
 
@@ -108,18 +109,18 @@ def test_the_healthy_experiment_is_scaled() -> None:
     assert evaluations[-1].recommendation.state == "proposed"
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", [way for way in WAYS if way is not restate], ids=lambda way: way.__name__)
 def test_no_series_can_do_that_before_and_be_scaled(way: Callable[[Series, float, Kpi], Series | None]) -> None:
     p, rows = healthy()
     tried = 0
     for key in SERIES:
         broken = way(rows[key], BEFORE, kpi_of(p, key))
-        if broken is None or way is restate:
+        if broken is None:
             continue
         tried += 1
         evaluations = fold(POLICY, p, {**rows, key: broken}, to=START + END * HOUR).evaluations
         assert [e.slot for e in evaluations if e.recommendation.action == "scale"] == [], key
-    assert tried or way is restate
+    assert tried
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
@@ -136,15 +137,15 @@ def test_no_series_can_do_that_afterwards_and_stay_proposed(way: Callable[[Serie
     assert tried
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
+@examples(25)
 @given(st.sampled_from(WAYS), st.sampled_from(SERIES), st.floats(1, AFTER + 2))
 def test_whatever_breaks_whenever_is_not_proposed_to_be_scaled_some_hours_later(
     way: Callable[[Series, float, Kpi], Series | None], key: SeriesKey, hour: float
 ) -> None:
     p, rows = healthy()
     broken = way(rows[key], hour, kpi_of(p, key))
-    if broken is None:
-        return
+    assume(broken is not None)
+    assert broken is not None
 
     evaluations = fold(POLICY, p, {**rows, key: broken}, to=START + END * HOUR).evaluations
 

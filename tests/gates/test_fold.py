@@ -6,20 +6,20 @@ from contextlib import contextmanager
 
 import msgspec
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import gates.fold
 from gates.evidence import canonical_bytes, evidence, replay
 from gates.fold import State, StateOutdated, fold, quiet_to
 from gates.rules import Evaluation
+from tests.examples import examples
 from tests.gates.desk import Desk, arrivals, body_of
 from tests.gates.histories import HOUR, without
 from tests.gates.naive import Naive
 from tests.gates.worlds import MINUTE, world
 
 SEEDS = st.integers(0, 2**32)
-FIND = (Phase.explicit, Phase.generate)
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def arrays_from(rows: int) -> Iterator[None]:
         gates.fold.MANY, gates.fold.FEW_LOOKS = before
 
 
-@settings(max_examples=7, deadline=None, derandomize=True, phases=FIND)
+@examples(7)
 @given(SEEDS, st.booleans())
 def test_skipping_quiet_slots_gives_what_judging_every_slot_gives(seed: int, arrays: bool) -> None:
     w = world(seed)
@@ -45,7 +45,7 @@ def test_skipping_quiet_slots_gives_what_judging_every_slot_gives(seed: int, arr
     assert [_told(e) for e in fast] == [_told(e) for e in slow]
 
 
-@settings(max_examples=7, deadline=None, derandomize=True, phases=FIND)
+@examples(7)
 @given(SEEDS)
 def test_every_evaluation_replays_from_its_evidence_to_the_same_bytes(seed: int) -> None:
     w = world(seed)
@@ -56,7 +56,7 @@ def test_every_evaluation_replays_from_its_evidence_to_the_same_bytes(seed: int)
         assert replay(document) == document
 
 
-@settings(max_examples=4, deadline=None, derandomize=True, phases=FIND)
+@examples(4)
 @given(SEEDS)
 def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(seed: int) -> None:
     w, draw = world(seed), random.Random(seed)
@@ -75,7 +75,7 @@ def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(see
     assert folded.evaluations[-1].gates == rebuilt.evaluations[-1].gates
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, phases=FIND)
+@examples(20)
 @given(SEEDS)
 def test_a_history_judged_piece_by_piece_tells_at_every_slot_what_judging_it_at_once_tells(seed: int) -> None:
     w, draw = world(seed), random.Random(seed)
@@ -92,7 +92,7 @@ def test_a_history_judged_piece_by_piece_tells_at_every_slot_what_judging_it_at_
     assert [_told(e) for e in told] == [_told(t.evaluation) for t in at_once.tellings if t.changed]
 
 
-@settings(max_examples=4, deadline=None, derandomize=True, phases=FIND)
+@examples(4)
 @given(SEEDS)
 def test_a_state_survives_its_bytes_and_its_kept_states_lead_to_the_same_end(seed: int) -> None:
     w = world(seed)
@@ -125,7 +125,7 @@ def test_what_happens_after_the_slot_of_a_state_does_not_outdate_it() -> None:
     assert state.fits(w.policy, later)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, phases=FIND)
+@examples(10)
 @given(SEEDS)
 def test_up_to_the_slot_a_fold_calls_quiet_nothing_changes_unless_a_row_arrives(seed: int) -> None:
     w, draw = world(seed), random.Random(seed)

@@ -107,6 +107,20 @@ def test_the_owner_of_a_key_is_the_author_of_what_it_writes(team: Team, ann: Pri
     assert refused.value.code == "second_person_required"
 
 
+def test_a_key_without_an_owner_is_nobodys_second_person_nor_the_first(
+    team: Team, ann: Principal, now: datetime
+) -> None:
+    nobodys = Principal("key", id=1, name="dk_1", owner="dk_1")
+    another = Principal("key", id=2, name="dk_2", owner="dk_2")
+    policy = create_policy("careful", BODY, team=team, by=ann, now=now).policy
+    by_ann, by_nobody = (add_version(policy, BODY, by=by, now=now) for by in (ann, nobodys))
+    for version, by in ((by_ann, nobodys), (by_nobody, ann), (by_nobody, another), (by_nobody, nobodys)):
+        with pytest.raises(PolicyRefused) as refused:
+            activate(version, by=by, now=now, backtested=True)
+        assert refused.value.code == "second_person_required"
+    assert activate(by_ann, by=person("bob"), now=now, backtested=True).activated_by == "bob"
+
+
 def test_a_team_may_do_without_the_second_person(team: Team, ann: Principal, now: datetime) -> None:
     Team.objects.filter(pk=team.pk).update(second_person=False)
     team.refresh_from_db()

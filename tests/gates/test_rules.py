@@ -1,4 +1,4 @@
-"""GATES.md sections 3 and 5, row by row: what is recommended, when, how long it stands, and what takes it away."""
+"""docs/gates.md sections 3 and 5, rule by rule: what is recommended, when, how long it stands, and what takes it away."""
 
 from __future__ import annotations
 
@@ -202,6 +202,15 @@ def test_a_guards_failing_look_repeated_without_newer_rows_is_one_look() -> None
         w.stop("speed", variant, hour - 0.5)
 
     assert w.said(hour + 1) == ("hold", "collecting", "open")
+
+
+def test_at_the_last_look_a_guard_that_fails_once_deletes() -> None:
+    w = walk(hours=20, effects={("speed", "t1"): -0.2})
+    first = next(e.slot for e in w.folded().evaluations if gate(e, "speed_guard").verdict == "fail")
+    w.plan = msgspec.structs.replace(w.plan, ended_at=first - HOUR)
+
+    assert w.said() == ("delete", "harm", "proposed")
+    assert w.at().slot == first - HOUR // 2, "half an hour after the end, on the rows that the failing look read"
 
 
 def test_a_split_that_is_not_the_planned_one_is_reviewed_as_invalid_and_stays_so() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from decisioning.access.models import Team
@@ -18,6 +18,7 @@ from gates.fold import State
 from gates.models import Cursor, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
+from tests.examples import examples
 from tests.gates.histories import DENSITY, GOAL, GUARD
 
 START = dt.datetime(2026, 11, 10, 7, tzinfo=dt.UTC)
@@ -151,13 +152,7 @@ def state_of(target: Target) -> object:
     return state.slot, state.body, state.needs, state.lags
 
 
-@settings(
-    max_examples=3,
-    deadline=None,
-    derandomize=True,
-    phases=(Phase.explicit, Phase.generate),
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@examples(3, ignore=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32))
 def test_when_and_how_often_sweeps_ran_leaves_no_trace(portal: Portal, seed: int) -> None:
     dice = random.Random(seed)

@@ -140,3 +140,32 @@ def test_a_source_made_here_is_checked_and_tried_out(person: Client, team: Team,
         "/admin/telemetry/source/", {"action": "try_out", "_selected_action": [made.pk]}, follow=True
     ).content.decode()
     assert "3600 new, 0 changed, 0 duplicate and 1400 refused rows, in the first part alone." in tried
+
+
+def test_a_file_that_names_a_column_twice_is_refused(person: Client, team: Team) -> None:
+    answer = upload(person, team, header="experiment,metric,variant,ts,value,Value")
+    assert "The first line names value twice." in answer.content.decode()
+
+
+def test_float_dust_in_a_file_is_rounded_and_what_nothing_can_be_computed_with_is_refused_by_its_line(
+    person: Client, team: Team
+) -> None:
+    file = upload(person, team, line(1, "3.5").replace(",2.0", ",-7e-15"), line(2, "1e200"), line(3, "1e-200"))
+    outcome = file.context["outcome"]
+    assert outcome.accepted == 1
+    assert [(bad.line, bad.problem.split(";")[0]) for bad in outcome.refused] == [
+        (3, "value is 1e+200"),
+        (4, "value is 1e-200"),
+    ]
+
+
+def test_a_line_with_more_or_fewer_cells_than_the_first_has_names_is_refused_by_its_number(
+    person: Client, team: Team
+) -> None:
+    file = upload(person, team, line(1, "3.5"), line(2, "4.5,9"), line(3, "5").removesuffix(",10,2.0"), "")
+    outcome = file.context["outcome"]
+    assert outcome.accepted == 1
+    assert [(bad.line, bad.problem) for bad in outcome.refused] == [
+        (3, "The line has 8 cells, the first line 7 names."),
+        (4, "The line has 5 cells, the first line 7 names."),
+    ]

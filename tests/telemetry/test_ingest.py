@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
@@ -168,6 +169,101 @@ def test_good_rows_go_in_beside_bad_ones_when_asked_to(target: Target, now: dt.d
 def test_each_kind_of_bad_value_has_its_code_and_pointer(raw: dict[str, object], code: str, pointer: str) -> None:
     _, bad = check({"rows": [{"metric": "vrps", "ts": "2026-11-23T12:00:00Z", "value": 1.0, **raw}]})
     assert [(fault.code, fault.pointer) for fault in bad] == [(code, pointer)]
+
+
+@pytest.mark.parametrize(
+    ("raw", "pointer"),
+    [
+        ({"value": 1.7976931348623157e308}, "/rows/0/value"),
+        ({"value": -1.01e100}, "/rows/0/value"),
+        ({"value": 10**400}, "/rows/0/value"),
+        ({"value": 1e-200}, "/rows/0/value"),
+        ({"value": -5e-324}, "/rows/0/value"),
+        ({"variance": 1e307}, "/rows/0/variance"),
+        ({"variance": 1e-101}, "/rows/0/variance"),
+        ({"n": 2**63 - 1}, "/rows/0/n"),
+        ({"n": 2**63}, "/rows/0/n"),
+        ({"n": 10**15 + 1}, "/rows/0/n"),
+        ({"n": 1e300}, "/rows/0/n"),
+        ({"denominator": {"value": 1e200}}, "/rows/0/denominator/value"),
+        ({"denominator": {"value": 1, "variance": 1e-150}}, "/rows/0/denominator/variance"),
+        ({"denominator": {"value": 1, "covariance": -1e120}}, "/rows/0/denominator/covariance"),
+    ],
+)
+def test_a_number_that_nothing_could_be_computed_with_is_out_of_range_however_it_comes(
+    target: Target, now: dt.datetime, raw: dict[str, Any], pointer: str
+) -> None:
+    sent = {"metric": "vrps", "variant": "control", "ts": "2026-11-23T12:00:00Z", "value": 1.0, **raw}
+    _, bad = check({"rows": [sent]})
+    assert [(fault.code, fault.pointer) for fault in bad] == [("out_of_range", pointer)]
+    rows = decode(json.dumps({"rows": [sent]}).encode())
+    if rows is not None:  # too small a number is none that the decoder knows of
+        with pytest.raises(IngestRefused) as refusal:
+            send(target, *rows, now=now)
+        assert [(fault.code, fault.pointer) for fault in refusal.value.errors] == [("out_of_range", pointer)]
+
+
+def test_the_ends_of_the_range_and_zero_are_taken(target: Target, now: dt.datetime) -> None:
+    hours = itertools.count()
+    ends = [
+        row(value, n=n, variance=variance, ts=NOON - dt.timedelta(hours=next(hours)))
+        for value, n, variance in [(1e100, 10**15, 1e100), (-1e100, 0, 0.0), (1e-100, 1, 1e-100), (-1e-100, 2, 0.0)]
+    ]
+    assert decode(msgspec.json.encode({"rows": ends})) == ends
+    assert send(target, *ends, row(0.0, ts=NOON - dt.timedelta(hours=5)), now=now) == (5, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"metric": "rate", "value": 1 + 2.3e-16}, {"value": 1.0}),
+        ({"metric": "rate", "value": -1e-17}, {"value": 0.0}),
+        ({"metric": "rate", "value": -5e-324}, {"value": 0.0}),
+        ({"value": 0.1, "variance": -7e-15}, {"variance": 0.0}),
+        ({"value": 2_000.0, "variance": -3e-6}, {"variance": 0.0}),
+        ({"denominator": {"value": 2, "variance": -7e-15}}, {"denominator_variance": 0.0}),
+    ],
+)
+def test_float_dust_is_rounded_to_the_bound(
+    target: Target, now: dt.datetime, raw: dict[str, Any], said: dict[str, float]
+) -> None:
+    sent = {
+        "metric": "vrps",
+        "variant": "control",
+        "ts": "2026-11-23T12:00:00Z",
+        "value": 1.0,
+        "n": 9,
+        "variance": 1,
+        **raw,
+    }
+    rows = decode(json.dumps({"rows": [sent]}).encode())
+    if rows is None:
+        good, bad = check({"rows": [sent]})
+        assert bad == []
+        rows = [found for _, found in good]
+    send(target, *rows, now=now)
+    assert send(target, *rows, now=now) == (0, 0, 1), "the same again is nothing new"
+    with as_role("worker"):
+        assert ExperimentKpi.objects.values(*said).get() == said
+
+
+@pytest.mark.parametrize(
+    ("raw", "pointer"),
+    [
+        ({"metric": "rate", "value": 1 + 1e-9}, "/rows/0/value"),
+        ({"metric": "rate", "value": -1e-9}, "/rows/0/value"),
+        ({"value": 0.1, "variance": -1e-9}, "/rows/0/variance"),
+        ({"value": 2_000.0, "variance": -1e-5}, "/rows/0/variance"),
+    ],
+)
+def test_more_than_dust_beyond_a_bound_is_refused(
+    target: Target, now: dt.datetime, raw: dict[str, Any], pointer: str
+) -> None:
+    sent = {"metric": "vrps", "variant": "control", "ts": "2026-11-23T12:00:00Z", "value": 1.0, **raw}
+    good, bad = check({"rows": [sent]})
+    with as_role("worker"):
+        done = ingest(target, good, bad=bad, now=now, atomic=False)
+    assert [(fault.code, fault.pointer) for fault in done.refused] == [("invalid_number", pointer)]
 
 
 def test_a_row_without_its_fields_names_each_of_them() -> None:

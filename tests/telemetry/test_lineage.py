@@ -20,7 +20,7 @@ ENDS = {"COMPLETE": (1, "succeeded"), "ABORT": (2, "aborted"), "FAIL": (3, "fail
 
 
 def expected(events: list[RunEvent]) -> tuple[Any, ...]:
-    """What API.md says of all events of one run, in any order."""
+    """What docs/api.md says of all events of one run, in any order."""
     started = min((e.at for e in events if e.kind == "START"), default=None)
     ends = [e for e in events if e.kind in ENDS]
     if not ends:
@@ -68,7 +68,7 @@ def test_shuffled_and_repeated_events_end_where_all_of_them_at_once_would(
 def test_rows_are_summed_and_absent_counts_stay_unknown() -> None:
     said = {"eventTime": "2026-11-23T12:00:00Z", "run": {"runId": str(RUNS[0])}, "job": {"namespace": "n", "name": "j"}}
     counted = [{"outputFacets": {"outputStatistics": {"rowCount": 3}}}, {"outputFacets": {}}]
-    (some,) = read({**said, "eventType": "COMPLETE", "outputs": counted}, batch=False, now=NOON)
-    (none,) = read({**said, "eventType": "COMPLETE", "outputs": [{}]}, batch=False, now=NOON)
-    (start,) = read({**said, "eventType": "START", "outputs": counted}, batch=False, now=NOON)
+    (some,) = read({**said, "eventType": "COMPLETE", "outputs": counted}, batch=False, now=NOON).events
+    (none,) = read({**said, "eventType": "COMPLETE", "outputs": [{}]}, batch=False, now=NOON).events
+    (start,) = read({**said, "eventType": "START", "outputs": counted}, batch=False, now=NOON).events
     assert (some.rows, none.rows, start.rows) == (3, None, None)

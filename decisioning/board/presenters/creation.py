@@ -12,16 +12,15 @@ from django.db.models.functions import Lower
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
-from decisioning.access.scopes import Scope
 from decisioning.board import charts, words
-from decisioning.board.forms import ExperimentForm
+from decisioning.board.forms import COMES, ExperimentForm
 from experiments import plan
 from experiments.models import Experiment, Metric
 from gates import policies, readings
 from gates.models import PolicyBinding
 from gates.outlook import outlook
 from gates.plan import Baseline, Kpi, Plan, Variant
-from gates.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse
+from gates.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse, plan_warnings
 
 # Where the domain's pointers are in the form.
 _FIELDS = (("/name", "name"), ("/hypothesis", "hypothesis"), ("/target_kpis/0/minimum_effect", "minimum_effect"),
@@ -31,13 +30,6 @@ _FIELDS = (("/name", "name"), ("/hypothesis", "hypothesis"), ("/target_kpis/0/mi
 # Where the policy's refusals are in the form: a number of the plan by its code, else the KPI by its gate's kind.
 _NUMBERS = {"delete_below_scale_above": "minimum_effect", "max_harm_not_positive": "max_harm"}
 _ROLES = {"uplift": "goal", "guard": "guardrails"}
-
-
-def writable_teams(principal: Principal) -> QuerySet[Team]:
-    """Teams in which the person may create."""
-    if principal.is_admin:
-        return Team.objects.order_by("name")
-    return Team.objects.filter(pk__in=[t for t, s in principal.teams.items() if Scope.WRITE in s]).order_by("name")
 
 
 def page(form: ExperimentForm, teams: QuerySet[Team]) -> dict[str, Any]:
@@ -51,7 +43,8 @@ def page(form: ExperimentForm, teams: QuerySet[Team]) -> dict[str, Any]:
 def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment | None:
     """The experiment of a valid form; None with the form's errors filled in when the domain refuses it."""
     data = form.cleaned_data
-    named = _Named([data["goal"], *data["guardrails"]])
+    _, every_s, late_s = COMES[data["comes"] or "1h"]
+    named = _Named([data["goal"], *data["guardrails"]], every_s=every_s, late_s=late_s)
     goal = plan.NewKpi(
         metric=named.metric(data["goal"], data["goal_is"] or "mean increase"),
         minimum_effect=data["minimum_effect"] / 100 or None,
@@ -96,14 +89,23 @@ def _fits(form: ExperimentForm, made: Experiment) -> bool:
     kinds = {gate.name: gate.kind for gate in derive(policy, planned)}
     problems = lint_plan(policy, planned)
     for problem in problems:
-        form.add_error(_NUMBERS.get(problem.code) or _ROLES.get(kinds.get(problem.gate or "", "")), problem.message)
+        form.add_error(
+            problem.key or _NUMBERS.get(problem.code) or _ROLES.get(kinds.get(problem.gate or "", "")), problem.message
+        )
     return not problems
+
+
+def warnings(made: Experiment) -> list[str]:
+    """What the form was taken with and is hardly meant."""
+    (judging,) = readings.load([made.pk])
+    return plan_warnings(judging.policy, judging.plan)
 
 
 class _Named:
     """Metrics as people name them: by key or by name when the registry has them, else in their own words."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], *, every_s: int = 3_600, late_s: int = 3_600) -> None:
+        self.every_s, self.late_s = every_s, late_s
         self.keys = {_key(text) for text in texts}
         wanted = [text.strip().lower() for text in texts]
         known = (
@@ -119,7 +121,14 @@ class _Named:
             return found or text
         kind, direction = is_.split()
         name = text if text != key else key.replace("_", " ").capitalize()
-        return plan.NewMetric(key=key, name=name, kind=kind, direction=direction)
+        return plan.NewMetric(
+            key=key,
+            name=name,
+            kind=kind,
+            direction=direction,
+            expected_every_s=self.every_s,
+            freshness_target_s=self.late_s,
+        )
 
 
 def _key(text: str) -> str:

@@ -1,7 +1,7 @@
 """One experiment on one page: what is recommended and why, what each gate reads, how it got there, what people did."""
 
-import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -25,12 +25,12 @@ from experiments.models import Asset, Experiment, Pause, Variant
 from gates import evidence, readings
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from gates.outlook import Outlook, outlook
-from gates.plan import Kpi
+from gates.plan import Kpi, Plan
+from gates.policy import Policy, plan_warnings
 from telemetry.models import ExperimentKpi
 from telemetry.refresh import runs_feeding
 
 _MOVES = {"running": "Start", "paused": "Pause", "stopped": "Stop"}
-_MARKS = {"pass": "pass", "fail": "fail", "invalid": "invalid"}
 # What an answer does, in words that end the choice it stands beside.
 _THEN = {
     "scale": "The variant {variant} goes to everyone; the experiment ends as scaled.",
@@ -66,14 +66,27 @@ class Dossier:
         self.proposals: Sequence[Recommendation] = self.facts.proposals.get(experiment.pk, [])
 
     @cached_property
-    def outlook(self) -> list[Outlook]:
-        """What each goal needs, said by plan and policy alone."""
+    def _judging(self) -> list[tuple[Policy, Plan]]:
+        """Plan and the policy that judges it, or will when it is judged for the first time; none when it is over."""
         if self.e.status not in ("draft", "running", "paused"):
             return []
         policy = listing.policies_of(self.facts).get(self.e.pk)
         if policy is None:  # not judged yet: by the policy that would
-            return [found for judging in readings.load([self.e.pk]) for found in outlook(judging.policy, judging.plan)]
-        return outlook(policy, self.plan)
+            with suppress(readings.Unjudgeable):
+                return [(judging.policy, judging.plan) for judging in readings.load([self.e.pk])]
+            return []
+        return [(policy, self.plan)]
+
+    @cached_property
+    def outlook(self) -> list[Outlook]:
+        """What each goal needs, said by plan and policy alone."""
+        return [found for policy, plan in self._judging for found in outlook(policy, plan)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with plan and policy before any row."""
+        odd = [warning for policy, plan in self._judging for warning in plan_warnings(policy, plan)]
+        return [*(found.warning for found in self.outlook if found.warning), *odd]
 
     @cached_property
     def newest(self) -> Mapping[tuple[str, str], datetime]:
@@ -177,6 +190,10 @@ def _notes(d: Dossier) -> list[dict[str, str]]:
         notes.append(
             {"tone": "hold", "icon": "hold", "title": "Paused.", "text": "Rows still arrive and are kept; gates rest."}
         )
+    if d.cursor and (why := d.cursor.unjudgeable):
+        since = words.instant(datetime.fromisoformat(why["since"]), d.now)
+        text = f"{why['reason']} Nothing that it proposes can be accepted until then."
+        notes.append({"tone": "late", "icon": "stale", "title": f"Suspended {since}.", "text": text})
     judged = d.cursor.judged_to if d.cursor else None
     if d.e.status == "running" and judged and (behind := (d.now - judged).total_seconds()) > LATE_AFTER_S:
         text = (
@@ -326,6 +343,10 @@ def _suspended(d: Dossier, r: Recommendation) -> Mapping[str, Any] | None:
 
 def _not_now(d: Dossier) -> dict[str, Any]:
     """Beside a suspended proposal; what blocks it stands in its reasons."""
+    if d.cursor and d.cursor.unjudgeable:
+        lines = ["It cannot be judged just now, so it cannot be answered.",
+                 "When the cause is mended it is judged again by itself, and this form is back."]  # fmt: skip
+        return {"title": "Not now", "lines": lines, "url": d.url("experiment") + "#gates", "label": "See the gates"}
     if gate_presenter.late(d.gates):
         lines = ["Its inputs are late, so it cannot be answered: a proposal is only as good as its newest data.",
                  "When the data is back it is judged again, and this form with it."]  # fmt: skip
@@ -355,7 +376,11 @@ def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[st
         "accept": f"Accept: {r.action}" if r.action != "review" else "Accept: I have looked",
         "accept_then": then.format(variant=variant or "that wins"),
         "accept_button": accept,
-        "options": [{"value": to, "label": _INSTEAD[to], "here": to == sent.get("override_to")} for to in instead],
+        "options": [
+            {"value": "", "label": "Choose what is done instead", "here": not sent.get("override_to")},
+            *({"value": to, "label": _INSTEAD[to], "here": to == sent.get("override_to")} for to in instead),
+        ],
+        "to_error": sent.get("to_error", ""),
         "override": sent.get("action") == "override",
         "reason": sent.get("reason", ""),
         "reason_error": sent.get("reason_error", ""),
@@ -430,13 +455,15 @@ def _nothing(d: Dossier) -> dict[str, Any]:
     elif e.status in listing.CLOSED:
         heading = f"{words.STATUSES[e.status]} without an answer"
         rationale = rationale or ["It ended before a proposal was answered."]
+    elif not d.said and d.cursor and d.cursor.unjudgeable:
+        heading, rationale = "Hold, cannot be judged", [d.cursor.unjudgeable["reason"]]
     elif not d.said:
         heading = "Hold, no data"
         rationale = [f"No slot was judged yet. Send the first rows to /api/experiments/{e.key}/kpis."]
     else:
         heading = f"{action.capitalize()}, {words.CODES.get(code, code).lower()}"
     aside = _wait(d)
-    warnings = [{"icon": "late", "tone": "late", "text": o.warning} for o in d.outlook if o.warning]
+    warnings = [{"icon": "late", "tone": "late", "text": warning} for warning in d.warnings]
     return {
         "id": "decide",
         "tone": words.TONES.get(action, "hold") if e.status == "running" else "hold",
@@ -909,17 +936,17 @@ def _evidence(d: Dossier) -> dict[str, Any] | None:
 
 
 def evidence_body(experiment: Experiment, digest: str) -> bytes | None:
-    """The canonical JSON of one evidence, as it was hashed."""
-    found = Evidence.objects.filter(experiment=experiment, digest=digest).values_list("body", flat=True).first()
-    return None if found is None else zlib.decompress(bytes(found))
+    """The canonical JSON of one evidence, as it was hashed. Raises EvidenceRefused when it is not that any more."""
+    found = Evidence.objects.filter(experiment=experiment, digest=digest).first()
+    return None if found is None else found.read()
 
 
 def replayed(experiment: Experiment, digest: str, *, now: datetime) -> dict[str, Any] | None:
     """Whether the evidence, computed anew, gives the same bytes; None when there is no such evidence."""
-    body = evidence_body(experiment, digest)
-    if body is None:
-        return None
     try:
+        body = evidence_body(experiment, digest)
+        if body is None:
+            return None
         again = evidence.replay(body)
     except evidence.EvidenceRefused as refusal:
         return {"same": False, "text": f"Not replayed: {refusal}"}

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.http import QueryDict
 from django.urls import reverse
+from django.utils import timezone
 
 from decisioning.access.principal import Principal
 from decisioning.board import words
@@ -31,8 +32,13 @@ def frame(principal: Principal, *, here: str, exact: bool, now: datetime) -> dic
         ],
         "watch": seen,
         "person": {"initials": words.initials(principal.name), "label": principal.name},
-        "foot": [seen["detail"], f"Page made {now:%H:%M:%SZ}."],
+        "foot": [_times(), seen["detail"], f"Page made {now:%H:%M:%SZ}."],
     }
+
+
+def _times() -> str:
+    zone = timezone.get_current_timezone_name()
+    return "All times UTC." if zone == "UTC" else f"Times in {zone}, UTC beside them; the days of a chart are UTC's."
 
 
 def watchdog(now: datetime) -> dict[str, Any]:
@@ -74,12 +80,15 @@ def options(choices: Sequence[tuple[str, str]] | Mapping[str, str], chosen: str)
 
 
 def older(params: QueryDict, shown: Sequence[Any], *, size: int, noun: str, nouns: str = "") -> dict[str, str]:
-    """Links of a list read newest first by id; `shown` has up to `size` + 1 objects, the last only a sign of more."""
+    """Links of a list read newest first by id; `shown` has up to `size` + 1 objects, the last only a sign of more.
+
+    The list itself has the id `list`, so that its next page begins where it stood.
+    """
     more = len(shown) > size
     return {
         "note": f"{words.plural(min(len(shown), size), noun, nouns)}, newest first",
-        "older": query(params, before=shown[size - 1].pk) if more else "",
-        "newest": query(params, before=None) if params.get("before") else "",
+        "older": f"{query(params, before=shown[size - 1].pk)}#list" if more else "",
+        "newest": f"{query(params, before=None)}#list" if params.get("before") else "",
     }
 
 

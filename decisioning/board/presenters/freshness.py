@@ -1,4 +1,4 @@
-"""How old the data is: by the newest row's own time, never by when a job last ran (API.md "Common habits")."""
+"""How old the data is: by the newest row's own time, never by when a job last ran (docs/api.md, Habits)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
+from django.db.models import QuerySet
 from django.http import QueryDict
 from django.urls import reverse
 
@@ -13,7 +14,7 @@ from decisioning.board import charts, words
 from decisioning.board.presenters.frame import query
 from decisioning.board.presenters.gates import svg
 from decisioning.board.presenters.records import FRESHNESS, RESULTS, present_runs
-from telemetry.freshness import LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST, state
+from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST
 from telemetry.models import RefreshRun
 from telemetry.refresh import FED_SQL
 
@@ -24,9 +25,19 @@ PAGE = 50
 _NEWS = WATERMARK_BESIDE_SQL.format(
     row="newest", experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality"
 )
+_FRESHNESS = FRESHNESS_SQL.format(
+    experiment="k.experiment_id",
+    watermark="k.watermark",
+    every_s="k.every_s",
+    target_s="k.target_s",
+    at="%(now)s::timestamptz",
+)
 _AGES = f"""
-SELECT e.id, e.key, e.name, m.key, m.name, m.expected_every_s, m.freshness_target_s, t.role,
-       CASE WHEN count(*) = count(news.ts) THEN min(news.ts) END, max(newest.received_at)
+SELECT k.*, f.age_s, f.state, f.due_at, f.stale_at
+FROM (
+SELECT e.id AS experiment_id, e.key, e.name, m.key AS metric, m.name AS metric_name, m.expected_every_s AS every_s,
+       m.freshness_target_s AS target_s, t.role, CASE WHEN count(*) = count(news.ts) THEN min(news.ts) END AS watermark,
+       max(newest.received_at), t.position
 FROM experiments e JOIN target_kpis t ON t.experiment_id = e.id JOIN metrics m ON m.id = t.metric_id
 JOIN variants v ON v.experiment_id = e.id AND v.dropped_at IS NULL
 LEFT JOIN LATERAL (
@@ -34,7 +45,9 @@ LEFT JOIN LATERAL (
   WHERE k.experiment_id = e.id AND k.metric = m.key AND k.variant = v.key ORDER BY k.ts DESC LIMIT 1) AS newest ON true
 CROSS JOIN LATERAL (SELECT {_NEWS} AS ts) AS news
 WHERE {{which}}
-GROUP BY e.id, m.id, t.id ORDER BY e.id, t.position
+GROUP BY e.id, m.id, t.id) AS k
+CROSS JOIN LATERAL {_FRESHNESS} AS f
+ORDER BY k.experiment_id, k.position
 """  # noqa: S608 - constants
 _NEWEST = """
 SELECT m.key, v.key, newest.ts
@@ -83,7 +96,7 @@ class Refreshed:
 
 @dataclass(frozen=True)
 class Age:
-    """One KPI of one experiment: how far its rows reach and what that means now."""
+    """One KPI of one experiment: how far its rows reach and what that means now. age_s: of running time, pauses do not count."""
 
     experiment_id: int
     experiment_key: str
@@ -97,6 +110,8 @@ class Age:
     received_at: datetime | None
     age_s: float | None
     state: str
+    due_at: datetime | None
+    stale_at: datetime | None
 
     @property
     def limit_s(self) -> int:
@@ -110,17 +125,14 @@ class Age:
 
 def ages(ids: Iterable[int] | None, *, now: datetime) -> list[Age]:
     """Every tracked KPI of these experiments, or of all that are running or paused."""
-    which, args = ("e.id = ANY (%s)", [list(ids)]) if ids is not None else ("e.status IN ('running', 'paused')", [])
-    found = []
+    which = "e.id = ANY (%(ids)s)" if ids is not None else "e.status IN ('running', 'paused')"
     with connection.cursor() as cursor:
-        cursor.execute(_AGES.format(which=which), args)
-        for pk, key, name, metric, metric_name, every, target, role, watermark, received in cursor.fetchall():
-            age_s = max((now - watermark).total_seconds(), 0.0) if watermark else None
-            at = state(watermark, every_s=every, target_s=target, now=now)
-            found.append(
-                Age(pk, key, name, metric, metric_name or metric, every, target, role, watermark, received, age_s, at)
-            )
-    return found
+        cursor.execute(_AGES.format(which=which), {"ids": None if ids is None else list(ids), "now": now})
+        return [
+            Age(pk, key, name, metric, named or metric, every, target, role, watermark, received,
+                None if age_s is None else max(age_s, 0.0), state, due_at, stale_at)
+            for pk, key, name, metric, named, every, target, role, watermark, received, _, age_s, state, due_at, stale_at in cursor.fetchall()
+        ]  # fmt: skip
 
 
 def newest(experiment: int) -> dict[tuple[str, str], datetime]:
@@ -213,10 +225,8 @@ def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
                 "source": last.source or "",
                 "run": words.pill(last.status, RESULTS[last.status]) if last.status else None,
                 "error": last.error or "",
-                "due": words.instant(age.watermark + timedelta(seconds=age.expected_every_s), now)
-                if age.watermark
-                else "",
-                "stale": words.instant(age.watermark + timedelta(seconds=limit), now) if age.watermark else "",
+                "due": words.instant(age.due_at, now) if age.due_at else "",
+                "stale": words.instant(age.stale_at, now) if age.watermark and age.stale_at else "",
             }
         )
     return rows
@@ -226,8 +236,8 @@ def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
     found = sorted(ages(None, now=now), key=lambda a: a.badness, reverse=True)
     behind = [a for a in found if a.state in ("late", "stale", "unknown")]
     at = int(p) - 1 if (p := params.get("page", "")).isdecimal() and 0 < int(p) < 10_000 else 0
-    failed = RefreshRun.objects.filter(status__in=("failed", "aborted"), finished_at__gte=now - timedelta(days=1))
-    ran = RefreshRun.objects.filter(finished_at__gte=now - timedelta(days=1)).count()
+    ran = RefreshRun.objects.filter(finished_at__gte=now - timedelta(days=1))
+    failed = ran.filter(status__in=("failed", "aborted"))
     failures = list(failed.order_by("-id")[:20])
     held = {a.experiment_name for a in behind}
     return {
@@ -240,14 +250,14 @@ def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
         "kpis": table(found[at * PAGE : (at + 1) * PAGE], now=now),
         "pages": {
             "note": f"{at * PAGE + 1} to {min((at + 1) * PAGE, len(found))} of {len(found)}",
-            "newer": query(params, page=at if at > 1 else None) if at else "",
-            "older": query(params, page=at + 2) if (at + 1) * PAGE < len(found) else "",
+            "newer": f"{query(params, page=at if at > 1 else None)}#kpi-h" if at else "",
+            "older": f"{query(params, page=at + 2)}#kpi-h" if (at + 1) * PAGE < len(found) else "",
             "numbered": True,
         }
         if len(found) > PAGE
         else None,
         "failures": present_runs(failures, now=now),
-        "failures_note": f"{words.plural(failed.count(), 'run')} of {ran:,} failed.",
+        "failures_note": _failures_note(failed, ran),
         "empty": {
             "icon": "clock",
             "title": "Nothing is tracked yet",
@@ -256,6 +266,15 @@ def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
             "label": "To the board",
         },
     }
+
+
+def _failures_note(failed: QuerySet[RefreshRun], ran: QuerySet[RefreshRun]) -> str:
+    """The portal's own jobs work for every team at once, so they are counted apart from the runs of the person's teams."""
+    theirs, ours = (
+        f"{failed.filter(team__isnull=portal).count():,} of {words.plural(ran.filter(team__isnull=portal).count(), 'run')}"
+        for portal in (False, True)
+    )
+    return f"{theirs} of your teams' sources failed, and {ours} of the portal's own jobs, which work for all teams."
 
 
 def _lead(behind: Sequence[Age], held: set[str], *, any_found: bool) -> str:

@@ -5,43 +5,48 @@ Values are for the eye only: no verdict reads them. An effect is the gates' own 
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
 from django.db import connection
 
 from decisioning.board.charts import Point
+from experiments.plan import LARGEST
 from gates.facts import MetricLook, State
 from gates.plan import Kpi
 from gates.rules import Comparison, Judge, measure
+from telemetry.hours import in_range
+from telemetry.ingest import MOST_UNITS
 
 # Of an exposure KPI what counts is n. What came before the start is shown as a value and never adds to what is known.
-_DAYS = """
+_DAYS = f"""
 SELECT h.experiment_id, h.metric, h.variant, (date_trunc('day', h.hour, 'UTC') AT TIME ZONE 'UTC')::date AS day,
        (array_agg(h.value ORDER BY h.hour DESC))[1], (array_agg(h.n ORDER BY h.hour DESC))[1],
        CASE WHEN bool_or(h.counts) AND sum(h.n) > 0 THEN sum(h.n)::float8 WHEN sum(h.n) > 0 THEN sum(h.n * h.value) / sum(h.n) ELSE avg(h.value) END,
        sum(h.n) FILTER (WHERE judged)::float8, sum(h.n * h.value) FILTER (WHERE judged), sum(h.n) FILTER (WHERE judged)::float8
-FROM (SELECT k.*, w.counts, k.hour >= date_trunc('hour', e.started_at) AS judged
+FROM (SELECT k.experiment_id, k.metric, k.variant, k.hour, {in_range("k.value")} AS value, k.n, w.counts, k.hour >= date_trunc('hour', e.started_at) AS judged
       FROM unnest(%(experiments)s::bigint[], %(metrics)s::text[], %(counts)s::boolean[]) AS w(experiment_id, metric, counts)
       JOIN kpi_hours k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
       JOIN experiments e ON e.id = w.experiment_id) AS h
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
+"""  # noqa: S608 - constants
 # A ratio's value is its numerator by its denominator, and the hour sums hold no denominator: its rows are read.
-_RATIO_DAYS = """
+_RATIO_DAYS = f"""
 SELECT k.experiment_id, k.metric, k.variant, (date_trunc('day', k.ts - interval '1 microsecond', 'UTC') AT TIME ZONE 'UTC')::date AS day,
        (array_agg(k.value / nullif(k.denominator_value, 0) ORDER BY k.ts DESC))[1], (array_agg(k.n ORDER BY k.ts DESC))[1],
        sum(k.n * k.value) / nullif(sum(k.n * k.denominator_value), 0),
        sum(k.n) FILTER (WHERE k.ts > e.started_at)::float8, sum(k.n * k.value) FILTER (WHERE k.ts > e.started_at),
        sum(k.n * k.denominator_value) FILTER (WHERE k.ts > e.started_at)
 FROM unnest(%(experiments)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
-JOIN experiment_kpis k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
+JOIN (SELECT experiment_id, metric, variant, ts, least(n, {MOST_UNITS}) AS n, {in_range("value")} AS value,
+             {in_range("denominator_value")} AS denominator_value
+      FROM experiment_kpis) AS k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
 JOIN experiments e ON e.id = w.experiment_id
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
+"""  # noqa: S608 - constants
 
 
 @dataclass(frozen=True)
@@ -124,9 +129,11 @@ _step = msgspec.msgpack.Decoder(_Looks)
 Effects = dict[tuple[int, str], list[Reading]]
 
 
-def effects(courts: Mapping[int, Judge], *, now: datetime) -> Effects:
-    """By experiment and treatment: its first goal at the last look of each day, the newest MOST_DAYS; two queries at most."""
-    goals = {pk: goal for pk, court in courts.items() if (goal := goal_of(court)) is not None}
+def effects(courts: Mapping[int, Judge], *, now: datetime, of: Mapping[int, Comparison] | None = None) -> Effects:
+    """By experiment and treatment: its first goal (or the comparison `of` names) at the last look of each day, the newest
+    MOST_DAYS; two queries at most.
+    """
+    goals = of or {pk: goal for pk, court in courts.items() if (goal := goal_of(court)) is not None}
     found: Effects = defaultdict(list)
     if not goals:
         return found
@@ -175,11 +182,12 @@ def _last_looks(
 
 
 def _read(comparison: Comparison, control: State, treatment: State) -> tuple[Point, int] | None:
-    """A gate's reading of two states; None where it has none, or none with two ends."""
-    found = measure(comparison, control, treatment)
-    if found is None or not all(map(isfinite, (found.lower, found.estimate, found.upper))):
-        return None
-    return Point(found.lower, found.estimate, found.upper), int(control[0]) + int(treatment[0])
+    """A gate's reading of two states; None where it has none, or none with two ends that can be drawn."""
+    with suppress(ArithmeticError, ValueError):  # states of rows from before they had a range
+        found = measure(comparison, control, treatment)
+        if found is not None and max(abs(found.lower), abs(found.upper)) <= LARGEST:
+            return Point(found.lower, found.estimate, found.upper), int(control[0]) + int(treatment[0])
+    return None
 
 
 def day_text(day: date) -> str:

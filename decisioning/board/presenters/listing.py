@@ -1,11 +1,13 @@
 """The board's list: what needs a person, what is in progress, what is closed; a constant number of queries."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 from django.db import connection
 from django.db.models import DateTimeField, Exists, ExpressionWrapper, F, OuterRef, Q, QuerySet, Value
 from django.http import QueryDict
@@ -21,10 +23,12 @@ from decisioning.board.downloads import MOST
 from decisioning.board.presenters import freshness, history
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters.frame import options, query
+from decisioning.board.presenters.records import NO_TEAM
 from experiments.models import Asset, Experiment
 from gates.models import Cursor, Decision, PolicyVersion, Recommendation
 from gates.plan import DAY, Clock, Kpi, Plan, from_us, to_us
-from gates.policy import Policy, parse
+from gates.policy import Policy
+from gates.readings import Unjudgeable, policy_of
 from gates.rules import judge
 
 PAGE = 25  # a lane: what is on the page is what costs
@@ -74,6 +78,8 @@ def matching(params: QueryDict, *, now: datetime) -> QuerySet[Experiment]:
         found = found.filter(team__key=team)
     if (state := params.get("status")) in words.STATUSES:
         found = found.filter(status=state)
+    if params.get("view") == "closed":
+        found = found.filter(status__in=CLOSED)
     if owner := params.get("owner"):
         found = found.filter(owner=owner)
     if (action := params.get("recommendation")) in (*PROPOSALS, "hold"):
@@ -95,7 +101,9 @@ def matching(params: QueryDict, *, now: datetime) -> QuerySet[Experiment]:
 
 def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str, Any]:
     wanted = matching(params, now=now)
-    filtered = any(params.get(f) for f in ("q", "team", "status", "owner", "recommendation", "freshness", "due"))
+    filtered = params.get("view") == "closed" or any(
+        params.get(f) for f in ("q", "team", "status", "owner", "recommendation", "freshness", "due")
+    )
     everyone, newest = _waiting()
     here = set(wanted.filter(pk__in=everyone).values_list("pk", flat=True)) if filtered else everyone.keys()
     waiting = {pk: due for pk, due in everyone.items() if pk in here}
@@ -108,8 +116,7 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
     sort = _SORTS.get(params.get("sort", ""), ())
     progress = wanted.filter(status__in=OPEN).exclude(pk__in=ids).order_by(*sort or ("-started_at", "-id"))
     closed = wanted.filter(status__in=CLOSED)
-    everything = params.get("view") == "closed" or filtered
-    if not everything:
+    if not filtered:
         closed = closed.filter(ended_at__gte=now - RECENTLY)
     closed = closed.order_by(*sort or ("-ended_at", "-id"))
     slices = {
@@ -123,7 +130,7 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
     hidden_needs = len(everyone) - len(ids)
     shown = len(ids) + len(rows["progress"]) + len(rows["closed"])
     return {
-        "lead": _lead(waiting, any_shown=bool(shown), filtered=filtered, now=now),
+        "lead": _lead(params, waiting, any_shown=bool(shown), filtered=filtered, now=now),
         "may_create": principal.may(Scope.WRITE),
         "views": _views(params, principal),
         "search": params.get("q", ""),
@@ -143,7 +150,7 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
             lane
             for lane in (
                 _lane("progress", rows["progress"], params, lanes["progress"], slices["progress"]),
-                _lane("closed", rows["closed"], params, lanes["closed"], slices["closed"], everything=everything),
+                _lane("closed", rows["closed"], params, lanes["closed"], slices["closed"], everything=filtered),
             )
             if lane["rows"]
         ],
@@ -153,6 +160,14 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
 
 def newer_than(since: int) -> int:
     return open_proposals().filter(pk__gt=since).count()
+
+
+def waits_next(principal: Principal) -> tuple[int, Experiment | None]:
+    """How many experiments wait for this person's answer, and the one that is to be answered first."""
+    waiting, _ = _waiting()
+    mine = Experiment.objects.filter(pk__in=waiting).only("key", "name", "team_id").in_bulk()
+    ids = [pk for pk in waiting if principal.may(Scope.REVIEW, mine[pk].team_id)]
+    return len(ids), mine[ids[0]] if ids else None
 
 
 def _waiting() -> tuple[dict[int, datetime], int]:
@@ -228,7 +243,16 @@ def _plans(ids: Sequence[int]) -> dict[int, Plan]:
     """Plans as gates.readings gives them, by one query; without answers, which no figure here depends on."""
     with connection.cursor() as cursor:
         cursor.execute(_PLANS, [list(ids)])
-        return {pk: Plan.from_json(text.encode()) for pk, text in cursor.fetchall()}
+        return {pk: _plan(text.encode()) for pk, text in cursor.fetchall()}
+
+
+def _plan(text: bytes) -> Plan:
+    """One that cannot be read is shown without its variants and KPIs: its page says why it is suspended."""
+    try:
+        return Plan.from_json(text)
+    except msgspec.ValidationError:
+        bare = {**msgspec.json.decode(text), "variants": [], "kpis": [], "expected_units_per_day": None}
+        return msgspec.convert(bare, Plan)
 
 
 def ran_days(plan: Plan, at: datetime) -> int:
@@ -244,13 +268,14 @@ def ran_until(plan: Plan, days: int) -> datetime:
 
 
 def policies_of(facts: Facts) -> dict[int, Policy]:
-    """By experiment: the policy that judged its newest slot."""
+    """By experiment: the policy that judged its newest slot, where it can still be read."""
     parsed: dict[int, Policy] = {}
     for cursor in facts.cursors.values():
         version = cursor.policy_version
         if version is not None and version.pk not in parsed:
-            parsed[version.pk] = parse(version.body, name=version.policy.name, version=version.number)
-    return {pk: parsed[c.policy_version_id] for pk, c in facts.cursors.items() if c.policy_version_id is not None}
+            with suppress(Unjudgeable):
+                parsed[version.pk] = policy_of(version)
+    return {pk: parsed[c.policy_version_id] for pk, c in facts.cursors.items() if c.policy_version_id in parsed}
 
 
 def _goal(facts: Facts, pk: int) -> Kpi | None:
@@ -416,6 +441,10 @@ def _said_open(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[di
         return words.pill(
             "hold", "Hold, paused"
         ), "Rows still arrive and are kept; gates rest until it is started again."
+    if (cursor := facts.cursors.get(e.pk)) and cursor.unjudgeable:
+        action = said.get("action", "hold")
+        how = "suspended" if said.get("state") == "suspended" else "cannot be judged"
+        return words.pill(action, f"{action.capitalize()}, {how}", line=True), cursor.unjudgeable["reason"]
     if not said:
         return words.pill("hold", "Hold, no data"), "No slot was judged yet: send the first rows."
     action, code = said["action"], said["code"]
@@ -439,7 +468,7 @@ def _said_closed(e: Experiment, facts: Facts) -> tuple[dict[str, Any], str]:
         return words.pill(verb, words.STATUSES[e.status], line=True), "Ended without a proposal that was answered."
     accepted = d.action == "accept"
     said = (
-        f"Accepted by {d.by}, on the evidence as proposed."
+        f"Accepted by {d.by}, on the evidence as proposed.{f' “{d.reason}”' if d.reason else ''}"
         if accepted
         else f"{d.recommendation.action.capitalize()} was proposed. {d.by}: “{d.reason}”"
     )
@@ -492,7 +521,11 @@ def _ended(e: Experiment, facts: Facts) -> tuple[str, str]:
     return words.instant(e.ended_at, facts.now), f"{words.duration(took)} after the proposal"
 
 
-def _lead(waiting: Mapping[int, datetime], *, any_shown: bool, filtered: bool, now: datetime) -> dict[str, str]:
+def _lead(
+    params: QueryDict, waiting: Mapping[int, datetime], *, any_shown: bool, filtered: bool, now: datetime
+) -> dict[str, str]:
+    if params.get("view") == "closed" and any_shown:
+        return {"title": "What has ended", "text": "With the answer that ended it, newest first."}
     if filtered and not any_shown:
         return {"title": "Nothing matches", "text": "Take a word or a filter away to see more."}
     if filtered and not waiting:
@@ -573,8 +606,8 @@ def _pages(params: QueryDict, lane: str, at: int, found: Sequence[int]) -> dict[
     return {
         "note": f"{first} to {first + min(len(found), PAGE) - 1}",
         "newest": "",
-        "newer": query(params, **{lane: at if at > 1 else None}) if at else "",
-        "older": query(params, **{lane: at + 2}) if more else "",
+        "newer": f"{query(params, **{lane: at if at > 1 else None})}#lane-{lane}" if at else "",
+        "older": f"{query(params, **{lane: at + 2})}#lane-{lane}" if more else "",
         "numbered": True,
     }
 
@@ -634,6 +667,14 @@ def _empty(params: QueryDict, hidden: int, principal: Principal, *, filtered: bo
             "label": "Show everything",
         }
     may = principal.may(Scope.WRITE)
+    if not principal.teams and not principal.is_admin:
+        return {
+            "icon": "user",
+            "title": "You are in no team yet",
+            "text": NO_TEAM,
+            "url": reverse("profile"),
+            "label": "Your profile",
+        }
     return {
         "icon": "inconclusive",
         "title": "No experiments yet",

@@ -13,9 +13,12 @@ from django.utils.dateparse import parse_datetime
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import words
+from decisioning.board.forms import PolicyForm
 from experiments.models import Experiment
+from gates import policies as rules
 from gates import trials
 from gates.models import Backtest, Cursor, Policy, PolicyVersion
+from gates.policies import second_person_missing
 from gates.policy import canonical, parse
 
 MOST_LISTED = 200  # of what is folded away below a backtest
@@ -101,17 +104,23 @@ def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         else "",
         "lead": f"Written by {version.author or 'the portal'}, {words.instant(version.created_at, now)}.",
         "compared": compared,
+        "against": f"version {live.number}, which is live" if live else "",
         "sentences": [s._asdict() | {"parts": [p._asdict() for p in s.parts]} for s in words.sentences(body, then)],
-        "foot": _foot(body),
+        "foot": [part._asdict() for part in words.settings(body, then)],
         "stored": _stored(body, then),
         "steps_title": "Make it live" if candidate else "How it came to be",
         "steps": _steps(version, principal, candidate=candidate, now=now),
         "trial": _trial(version, principal, live=live, now=now) if compared or trials.newest(version) else None,
         "activate": _activate(version, principal) if candidate else None,
-        "next_url": f"{reverse('admin:gates_policyversion_add')}?policy={version.policy_id}"
-        if principal.is_admin
+        "next_url": reverse("policy_next", args=[version.policy_id])
+        if version.policy.team_id and _may(version, principal)
         else "",
-        "versions_note": "What a version says never changes; another one replaces it.",
+        "copy_url": reverse("policy_copy", args=[version.policy_id, version.number])
+        if principal.may(Scope.POLICIES)
+        else "",
+        "versions_note": "What a version says never changes; another one replaces it."
+        if version.policy.team_id
+        else "It ships with the portal and never changes; a team copies it into a policy of its own.",
         "versions": [
             {
                 "number": v.number,
@@ -130,15 +139,35 @@ def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
     }
 
 
+def write(data: Mapping[str, Any], source: PolicyVersion, *, by: Principal, now: datetime) -> PolicyVersion:
+    """The version of a valid PolicyForm: of a new policy when it names one, else the next of the source's. Raises PolicyRefused."""
+    if "name" in data:
+        return rules.create_policy(data["name"], data["body"], team=data["team"], by=by, now=now)
+    return rules.add_version(source.policy, data["body"], by=by, now=now)
+
+
+def writing(form: PolicyForm, source: PolicyVersion, *, copied: bool) -> dict[str, Any]:
+    """The form, and what its body says beside the version it began from, once it can be read."""
+    body, then = form.cleaned_data.get("body") if form.is_bound else source.body, canonical(parse(source.body))
+    read = canonical(parse(body)) if body else None
+    name = source.policy.name
+    return {
+        "title": f"Copy policy {name} into one of a team" if copied else f"The next version of policy {name}",
+        "back": reverse("policy_version", args=[source.policy_id, source.number]),
+        "from": f"{name}, version {source.number}",
+        "lead": "It judges the experiments that name it, or a team's by default, as soon as it is kept."
+        if copied
+        else "It judges nothing before it is backtested and activated, by a second person where the team asks for one.",
+        "form": form,
+        "sentences": [s._asdict() | {"parts": [p._asdict() for p in s.parts]} for s in words.sentences(read, then)]
+        if read
+        else [],
+        "foot": [part._asdict() for part in words.settings(read, then)] if read else [],
+    }
+
+
 def _state(version: PolicyVersion, live: PolicyVersion | None) -> str:
     return "Candidate" if live is None or version.number > live.number else "Replaced"
-
-
-def _foot(body: Mapping[str, Any]) -> str:
-    return (
-        f"Alpha {words.share(body['alpha'])}, judged every {words.duration(body['look_s'])}, on rows closed for "
-        f"{words.duration(body['closed_after_s'])}; a change of mind must hold at {body['persist']} looks in a row."
-    )
 
 
 def _stored(body: Mapping[str, Any], then: Mapping[str, Any] | None) -> list[dict[str, str]]:
@@ -172,19 +201,9 @@ def _steps(version: PolicyVersion, principal: Principal, *, candidate: bool, now
         steps.append({"icon": "clock", "tone": "hold", "title": "A backtest is missing.", "text": text})
     elif candidate:
         steps.append({"icon": "pass", "tone": "", "title": "Backtested.", "text": "Its report is below."})
-    if candidate and _waits_for_another(version, principal):
-        text = "You wrote this version, so somebody else with the right to change policies must activate it."
+    if candidate and (text := second_person_missing(version, principal)):
         steps.append({"icon": "user", "tone": "late", "title": "A second person is missing.", "text": text})
     return steps
-
-
-def _waits_for_another(version: PolicyVersion, principal: Principal) -> bool:
-    team = version.policy.team
-    return (team is None or team.second_person) and _is_author(version, principal)
-
-
-def _is_author(version: PolicyVersion, principal: Principal) -> bool:
-    return version.author_user_id is not None and version.author_user_id == principal.id
 
 
 def _may(version: PolicyVersion, principal: Principal) -> bool:
@@ -195,7 +214,7 @@ def _may(version: PolicyVersion, principal: Principal) -> bool:
 def _activate(version: PolicyVersion, principal: Principal) -> dict[str, Any] | None:
     if not _may(version, principal):
         return None
-    waits = not trials.passed(version) or _waits_for_another(version, principal)
+    waits = not trials.passed(version) or bool(second_person_missing(version, principal))
     return {
         "url": reverse("policy_activate", args=[version.policy_id, version.number]),
         "waits": waits,

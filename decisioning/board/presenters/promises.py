@@ -1,4 +1,4 @@
-"""The portal's own figures: the PRD's promises, what is waiting and why, the watchdog, and what people answered."""
+"""The portal's own figures: its promises, what is waiting and why, the watchdog, and what people answered."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -21,8 +21,9 @@ from decisioning.board import charts, words
 from decisioning.board.downloads import MOST
 from decisioning.board.presenters.frame import before, older, options, query
 from decisioning.board.presenters.gates import svg
+from decisioning.board.presenters.names import Names, name_of, names, points_to
 from decisioning.ledger import seals
-from decisioning.ledger.models import Entry
+from decisioning.ledger.models import Entry, one_of_each
 from experiments.models import Experiment
 from telemetry.freshness import FAILURES_OVER
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
@@ -31,7 +32,7 @@ from telemetry.sources import Preview
 
 PAGE = 50
 FRESHNESS = {"fresh": "fresh", "due": "due", "late": "late", "stale": "stale", "unknown": "no data"}
-RESULTS = {"succeeded": "Ok", "failed": "Failed", "aborted": "Aborted", "running": "Running"}
+RESULTS = {"succeeded": "Ok", "partial": "In part", "failed": "Failed", "aborted": "Aborted", "running": "Running"}
 
 # What people look for in the audit, in their words.
 KINDS = {
@@ -45,9 +46,23 @@ KINDS = {
     "policybinding": "Which policy judges",
     "experimentkpi": "Rows",
     "membership": "Memberships",
+    "invitation": "Invitations",
     "apikey": "Keys",
     "user": "People",
     "refusal": "Refusals",
+    "signin": "Sign-ins",
+    "failedsignin": "Failed sign-ins",
+    "signout": "Sign-outs",
+    "export": "Exports",
+    "evidence": "Evidence read",
+}
+# What happened without a change.
+_HAPPENED = {
+    "signin": "Signed in",
+    "failedsignin": "Failed to sign in",
+    "signout": "Signed out",
+    "export": "Took along",
+    "evidence": "Read evidence",
 }
 _DID = {
     Entry.Action.CREATE: "made",
@@ -62,6 +77,13 @@ _THINGS = {
     "policybinding": "policy binding",
     "apikey": "key",
     "user": "person",
+}
+_KINDS_OF_ACTORS = {
+    "user": "person",
+    "key": "key",
+    "job": "job",
+    "role": "database login",
+    "anonymous": "not signed in",
 }
 _LONG = 160
 
@@ -124,6 +146,11 @@ def present_runs(runs: Iterable[RefreshRun], *, now: datetime) -> list[dict[str,
                 "job": run.job_name,
                 "pill": words.pill(run.status, RESULTS[run.status]),
                 "rows": words.count(run.rows),
+                "left": ", ".join(
+                    f"{count:,} {word}"
+                    for count, word in ((run.refused, "refused"), (run.ignored, "not of here"))
+                    if count
+                ),
                 "took": "" if took is None else f"{took * 1000:.0f} ms" if took < 1 else words.duration(took),
                 "watermark": words.instant(run.data_watermark, now) if run.data_watermark else "",
                 "error": run.error or "",
@@ -142,6 +169,8 @@ def refresh_log_rows(params: QueryDict) -> list[list[object]]:
         "finished_at",
         "status",
         "rows",
+        "refused",
+        "ignored",
         "error",
     ]
     return [head, *(list(row) for row in runs_asked(params).values_list(*head)[: MOST + 1])]  # type: ignore[arg-type]
@@ -149,7 +178,7 @@ def refresh_log_rows(params: QueryDict) -> list[list[object]]:
 
 def entries_asked(params: QueryDict) -> QuerySet[Entry]:
     """The audit entries a query asks for, newest first."""
-    entries: QuerySet[Entry] = Entry.objects.select_related("content_type").order_by("-id")
+    entries = one_of_each(Entry.objects.select_related("content_type").order_by("-id"))
     if who := params.get("who", "").strip():
         entries = entries.filter(actor_name__icontains=who)
     if (what := params.get("what", "")) in KINDS:
@@ -168,13 +197,14 @@ def audit(params: QueryDict, *, now: datetime) -> dict[str, Any]:
         entries = entries.filter(pk__lt=last)
     found = list(entries[: PAGE + 1])
     known = Experiment.objects.in_bulk({e.experiment_id for e in found if e.experiment_id})
+    called = names(found[:PAGE])
     return {
         "pill": _sealed(now),
         "who": params.get("who", ""),
         "object": params.get("object", ""),
         "since": params.get("from", "") if _date(params.get("from", "")) else "",
         "kinds": options(KINDS, params.get("what", "")),
-        "entries": [_entry(e, known, now) for e in found[:PAGE]],
+        "entries": [_entry(e, known, called, now) for e in found[:PAGE]],
         "pages": older(params, found, size=PAGE, noun="entry", nouns="entries"),
         "csv": reverse("audit_csv") + query(params, before=None),
         "empty": {
@@ -201,20 +231,19 @@ def _sealed(now: datetime) -> dict[str, Any]:
     return words.pill("pass", f"Sealed to entry {seen.sealed_to:,}")
 
 
-def _entry(entry: Entry, known: dict[int, Experiment], now: datetime) -> dict[str, Any]:
+def _entry(entry: Entry, known: dict[int, Experiment], called: Names, now: datetime) -> dict[str, Any]:
     thing = entry.content_type.model
     experiment = known.get(entry.experiment_id or 0)
-    told = _changes(entry)
-    on = experiment.name if experiment else entry.object_repr
+    told = _changes(entry, called)
+    on = experiment.name if experiment else name_of(entry, called)
     return {
         "id": entry.pk,
         "at": entry.timestamp.isoformat(),
         "when": words.instant(entry.timestamp, now),
         "who": entry.actor_name or "nobody",
-        "kind": {"user": "person", "key": "key", "job": "job", "role": "database login"}.get(
-            entry.actor_kind, entry.actor_kind
-        ),
-        "what": f"{_THINGS.get(thing, thing).capitalize()} {_DID[entry.action]}",
+        "kind": _KINDS_OF_ACTORS.get(entry.actor_kind, entry.actor_kind),
+        "address": entry.remote_addr or "",
+        "what": _HAPPENED.get(thing) or f"{_called(thing)} {_DID[entry.action]}",
         "on": on,
         "url": reverse("experiment", args=[experiment.key]) if experiment else "",
         "change": [{"field": f, "before": _cell(a), "after": _cell(b)} for f, a, b in told[:8]],
@@ -222,34 +251,49 @@ def _entry(entry: Entry, known: dict[int, Experiment], now: datetime) -> dict[st
     }
 
 
-def _changes(entry: Entry) -> list[tuple[str, object, object]]:
+def _called(thing: str) -> str:
+    said = _THINGS.get(thing, thing)
+    return f"{said[0].upper()}{said[1:]}"
+
+
+def _changes(entry: Entry, called: Names) -> list[tuple[str, object, object]]:
     """(field, before, after); a batch of rows says how many, of what and over which time instead."""
     changes = entry.changes if isinstance(entry.changes, dict) else {}
     if entry.content_type.model == "experimentkpi":
         rows, span = changes.get("rows") or [None, None], changes.get("ts") or [None, None]
         metrics = ", ".join(changes.get("metric") or [])
         return [("rows", *rows), ("of", None, metrics), ("from", None, span[0]), ("to", None, span[1])]
-    return [
-        (field, *pair)
-        for field, pair in changes.items()
-        if isinstance(pair, list) and len(pair) == 2 and field != "id" and not field.endswith("_id")
-    ]
+    told = []
+    for field, pair in changes.items():
+        if not isinstance(pair, list) or len(pair) != 2 or field == "id":
+            continue
+        to = points_to(entry, field)
+        before, after = (called.get((to, value)) for value in pair) if to else pair
+        if (to is None and field.endswith("_id")) or (to and not (before or after)):
+            continue
+        told.append((field.removesuffix("_id") if to else field, before, after))
+    return told
 
 
 def _cell(value: object) -> str:
     if value is None or value == "":
         return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif isinstance(value, list) and all(isinstance(one, str) for one in value):
+        text = "none" if not value else (" " if any(one.endswith(".") for one in value) else ", ").join(value)
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONG else f"{text[:_LONG]}…"
 
 
 def audit_rows(params: QueryDict) -> list[list[object]]:
     rows: list[list[object]] = [
-        ["id", "at", "actor_kind", "actor", "action", "model", "object", "experiment_id", "changes"]
+        ["id", "at", "actor_kind", "actor", "address", "action", "model", "object", "experiment_id", "changes"]
     ]
     for e in entries_asked(params)[: MOST + 1]:
         changes = json.dumps(e.changes, ensure_ascii=False)
-        who = [e.actor_kind, e.actor_name]
+        who = [e.actor_kind, e.actor_name, e.remote_addr]
         rows.append([e.pk, e.timestamp.isoformat(), *who, e.get_action_display(), e.content_type.model, e.object_repr])
         rows[-1] += [e.experiment_id, changes]
     return rows
@@ -354,7 +398,9 @@ def _strip(source: Source, states: Sequence[RunState]) -> SafeString:
 
 def _said_of(states: Sequence[RunState]) -> str:
     counts = Counter(states)
-    return ", ".join(f"{counts[state]} {state}" for state in ("ok", "failed", "missed", "running") if counts[state])
+    return ", ".join(
+        f"{counts[state]} {state}" for state in ("ok", "partial", "failed", "missed", "running") if counts[state]
+    )
 
 
 def _failing(share: float | None) -> str:
@@ -374,6 +420,7 @@ def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
         ("changed", told.changed),
         ("duplicate", told.duplicates),
         ("refused", told.refused),
+        *([("of experiments that are not here", told.ignored)] if told.ignored else []),
     ]
     return {
         "key": source.key,
@@ -390,7 +437,10 @@ def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
 def keys(principal: Principal, *, now: datetime) -> dict[str, Any]:
     """Every key the person may see; revoking is offered where they may manage keys."""
     return {
-        "keys": [_key(key, principal, now) for key in ApiKey.objects.select_related("team", "owner").order_by("-id")],
+        "keys": [
+            _key(key, principal, now)
+            for key in ApiKey.objects.judged().select_related("team", "owner", "made_by").order_by("-id")
+        ],
         "empty": {
             "icon": "key",
             "title": "No keys yet",
@@ -401,11 +451,22 @@ def keys(principal: Principal, *, now: datetime) -> dict[str, Any]:
 
 
 def _key(key: ApiKey, principal: Principal, now: datetime) -> dict[str, Any]:
-    gone = "Revoked" if key.revoked_at else "Expired" if key.expires_at and key.expires_at <= now else ""
+    problem: str | None = key.problem  # type: ignore[attr-defined] # annotated by judged()
+    gone = (
+        "Revoked"
+        if key.revoked_at
+        else "Expired"
+        if key.expires_at and key.expires_at <= now
+        else "Ended"
+        if problem
+        else ""
+    )
     return {
         "name": str(key),
         "team": key.team.name,
         "owner": str(key.owner or "no one"),
+        "made_by": str(key.made_by or ""),
+        "problem": problem if gone == "Ended" else "",
         "scopes": ", ".join(key.scopes) + (" · agent" if key.agent else ""),
         "pill": words.pill("fail", gone, line=True) if gone else words.pill("pass", "Good"),
         "used": words.instant(key.last_used_at, now) if key.last_used_at else "not yet",
@@ -431,17 +492,20 @@ def make_key(wanted: Mapping[str, Any], *, owner: User, now: datetime) -> dict[s
     return {"secret": secret}
 
 
-def key_teams(principal: Principal) -> QuerySet[Team]:
-    """Teams in which the person may make keys."""
+def teams_with(principal: Principal, scope: Scope) -> QuerySet[Team]:
+    """Teams in which the person holds the scope."""
     if principal.is_admin:
         return Team.objects.order_by("name")
-    held = [team for team, scopes in principal.teams.items() if Scope.KEYS in scopes]
+    held = [team for team, scopes in principal.teams.items() if scope in scopes]
     return Team.objects.filter(pk__in=held).order_by("name")
+
+
+NO_TEAM = "You are in no team yet, so the board is empty for you. Ask an admin of one for an invitation: its link takes you in."
 
 
 def profile(principal: Principal, *, email: str, is_staff: bool, joined: datetime) -> dict[str, Any]:
     held = Membership.objects.select_related("team").filter(user_id=principal.id or 0).order_by("team__name")
-    teams = [{"name": m.team.name, "role": m.get_role_display().lower()} for m in held]
+    teams = [{"name": m.team.name, "role": m.role, "url": reverse("team", args=[m.team.key])} for m in held]
     return {
         "name": principal.name,
         "facts": [
@@ -455,7 +519,7 @@ def profile(principal: Principal, *, email: str, is_staff: bool, joined: datetim
             ),
         ],
         "teams": teams,
-        "no_teams": "You are in no team yet, so the board is empty for you. Ask an admin to add you to one.",
+        "no_teams": NO_TEAM,
         "may_keys": principal.may(Scope.KEYS),
         "is_staff": is_staff,
     }

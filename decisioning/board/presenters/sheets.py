@@ -16,9 +16,12 @@ from decisioning.access.principal import Principal
 from decisioning.board.downloads import MOST
 from decisioning.board.presenters import freshness, promises, webhooks
 from decisioning.board.presenters.dossier import Dossier, trail
+from decisioning.board.presenters.history import effects
+from decisioning.board.presenters.listing import policies_of
 from decisioning.ledger.models import Channel, Delivery
 from gates import trials
 from gates.models import Cursor, PolicyVersion
+from gates.rules import judge
 from telemetry.models import QuarantinedEvent, Source
 from telemetry.refresh import failure_shares, fed
 
@@ -152,11 +155,11 @@ def of_backtest(version: PolicyVersion) -> Sheet:
 
 def of_keys(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
     return _sheet(
-        "key team owner scopes agent rate created_at expires_at revoked_at last_used_at",
+        "key team owner made_by scopes agent rate created_at expires_at revoked_at last_used_at problem",
         (
-            [str(k), k.team.key, str(k.owner or ""), " ".join(k.scopes), k.agent, k.rate, k.created_at, k.expires_at,
-             k.revoked_at, k.last_used_at]
-            for k in ApiKey.objects.select_related("team", "owner").order_by("-id")[: MOST + 1]
+            [str(k), k.team.key, str(k.owner or ""), str(k.made_by or ""), " ".join(k.scopes), k.agent, k.rate, k.created_at,
+             k.expires_at, k.revoked_at, k.last_used_at, k.problem]  # type: ignore[attr-defined] # annotated by judged()
+            for k in ApiKey.objects.judged().select_related("team", "owner", "made_by").order_by("-id")[: MOST + 1]
         ),
     )  # fmt: skip
 
@@ -207,15 +210,22 @@ def of_gates(d: Dossier) -> Sheet:
 
 
 def of_effects(d: Dossier) -> Sheet:
-    """The first goal's effect on each treatment, as the gates read it at the last look of each day."""
+    """Every goal's and guardrail's effect on each treatment, as the gates read it at the last look of each day."""
+    court = next((judge(policy, d.plan) for policy in policies_of(d.facts).values()), None)
+    read = (
+        [(c, effects({d.e.pk: court}, now=d.now, of={d.e.pk: c})) for c in court.comparisons]
+        if court and court.control
+        else []
+    )
     return _sheet(
-        "variant day estimate lower upper n",
+        "gate metric role variant day estimate lower upper n",
         (
-            [variant, r.day, r.point.estimate, r.point.lower, r.point.upper, r.n]
-            for (_, variant), readings in sorted(d.facts.effects.items())
+            [c.gate.name, c.kpi.metric, c.kpi.role, variant, r.day, r.point.estimate, r.point.lower, r.point.upper, r.n]
+            for c, found in read
+            for (_, variant), readings in sorted(found.items())
             for r in readings
         ),
-    )
+    )  # fmt: skip
 
 
 def of_days(d: Dossier) -> Sheet:

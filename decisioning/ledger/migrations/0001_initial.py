@@ -99,7 +99,12 @@ class Migration(migrations.Migration):
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("team_id", models.BigIntegerField()),
                 ("experiment_id", models.BigIntegerField(null=True)),
-                ("type", models.CharField(help_text="Such as decision.proposed; API.md lists them.", max_length=40)),
+                (
+                    "type",
+                    models.CharField(
+                        help_text="Such as decision.proposed; docs/notifications.md lists them.", max_length=40
+                    ),
+                ),
                 ("data", models.JSONField()),
                 ("created_at", models.DateTimeField()),
                 ("delivered_at", models.DateTimeField(null=True)),

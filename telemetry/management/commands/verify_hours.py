@@ -19,7 +19,7 @@ class Command(BaseCommand):
     def handle(self, *_args: Any, **_options: Any) -> None:
         with transaction.atomic():
             bind_job("verify_hours")
-            while hours.rebuild_changed()[0]:
+            while hours.rebuild_changed().changes:
                 pass
             found = hours.differences()
         for experiment, metric, variant, hour in found[:_SHOWN]:

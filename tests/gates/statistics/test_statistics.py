@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gates.preview import _arms
@@ -31,6 +31,7 @@ from gates.statistics.moments import (
 from gates.statistics.planning import planned_units, smallest_effect, units_for_half
 from gates.statistics.sequences import always_valid_p, half_width, intersect, log_p, tuning
 from gates.statistics.srm import srm_log_e, srm_log_e_at_most
+from tests.examples import examples
 
 VALUES = st.floats(-1e6, 1e6, allow_subnormal=False)
 BUCKETS = st.lists(st.lists(VALUES, min_size=1, max_size=6), min_size=1, max_size=12)
@@ -41,7 +42,7 @@ def bucket(values: list[float]) -> Moments:
     return of_mean(len(values), fmean(values), variance(values) if len(values) > 1 else 0.0)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@examples(60)
 @given(BUCKETS)
 def test_merged_buckets_know_what_all_their_units_would_say(buckets: list[list[float]]) -> None:
     state = NOTHING
@@ -64,7 +65,7 @@ def test_a_mean_far_above_its_spread_keeps_its_variance() -> None:
     assert mean_arm(state).v == pytest.approx(variance([i % 7 for i in range(1000)]), rel=1e-9)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@examples(60)
 @given(BUCKETS)
 def test_a_chain_of_buckets_is_merge_after_merge_to_the_last_bit(buckets: list[list[float]]) -> None:
     moments = [bucket(values) for values in buckets]

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
@@ -25,6 +26,10 @@ class Command(BaseCommand):
             "--agent", action="store_true", help="For an AI agent: may create and push, can never decide."
         )
         parser.add_argument("--rate", default="", help='Requests per window, such as "40/m"; default 600/m.')
+        parser.add_argument(
+            "--owner",
+            help="User name of whose key it is: it holds what his role in the team holds, and ends with it. Without one it is nobody's.",
+        )
         parser.add_argument("--days", type=int, help="Days until it expires; without it, it does not.")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -40,6 +45,7 @@ class Command(BaseCommand):
             try:
                 _, secret = create_key(
                     team,
+                    owner=self._person(options["owner"]),
                     scopes=[s.strip() for s in options["scopes"].split(",") if s.strip()],
                     agent=options["agent"],
                     rate=options["rate"],
@@ -49,3 +55,10 @@ class Command(BaseCommand):
             except KeyRefused as refusal:
                 raise CommandError(str(refusal)) from refusal
         self.stdout.write(secret)
+
+    @staticmethod
+    def _person(name: str | None) -> User | None:
+        person = User.objects.filter(username=name).first()
+        if name and person is None:
+            raise CommandError(f"There is no user {name}.")
+        return person

@@ -127,8 +127,9 @@ def _delete_team(database: psycopg.Connection, team: int) -> None:
     """
     database.execute("SELECT access.bind('job', NULL, 'demo --remove', '{}', false, '')")
     database.execute("SET CONSTRAINTS ALL DEFERRED")
-    # No tick may write about them meanwhile: it claims cursors, and skips those that are locked.
-    database.execute("SELECT FROM metadata.experiments WHERE team_id = %s ORDER BY id FOR UPDATE", [team])
+    # No tick may write about them meanwhile: it locks cursors for that, and skips those that are locked. One that is at it
+    # may end it, so the experiments' keys are left to it.
+    database.execute("SELECT FROM metadata.experiments WHERE team_id = %s ORDER BY id FOR NO KEY UPDATE", [team])
     database.execute("DELETE FROM metadata.cursors WHERE team_id = %s", [team])
     found = database.execute(
         "SELECT c.table_schema, c.table_name FROM information_schema.columns c JOIN pg_class r "

@@ -42,6 +42,13 @@
     ($("[aria-invalid='true']", swapped) || $("[data-focus]", swapped))?.focus();
   });
 
+  /* A form that could not be taken, because the session has ended, goes the way it goes without htmx: the answer is a page that
+     keeps what was typed. */
+  document.addEventListener("htmx:responseError", (event) => {
+    const form = event.detail.requestConfig.elt;
+    if ([401, 403].includes(event.detail.xhr.status) && form.matches("form[method=post]")) form.submit();
+  });
+
   const print = $("[data-print]");
   if (print) {
     print.hidden = false;

@@ -14,5 +14,5 @@ FORWARD = (
 
 
 class Migration(migrations.Migration):
-    dependencies = [("telemetry", "0006_watermark")]
+    dependencies = [("telemetry", "0008_long_job_names")]
     operations = [migrations.RunSQL(FORWARD, BEFORE.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))]

@@ -1,4 +1,4 @@
-"""`SHOTS=folder pytest tests/browser/test_screenshots.py` writes every page, light and dark, 1440 and 390 pixels wide.
+"""`SHOTS=folder pytest tests/browser/screenshots.py` writes every page, light and dark, 1440 and 390 pixels wide.
 
 `SHOTS_ONLY=board,new` writes those alone. The README's three are of the demo team.
 """

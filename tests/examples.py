@@ -1,0 +1,16 @@
+"""How many examples a property is tried on."""
+
+from collections.abc import Sequence
+
+from hypothesis import HealthCheck, Phase, settings
+
+LONG = "long"
+
+
+def examples(few: int, *, ignore: Sequence[HealthCheck] = ()) -> settings:
+    """`few`, the same in every run; under `--hypothesis-profile=long` what that says, from random seeds. ignore: health checks beside its speed."""
+    checks = [HealthCheck.too_slow, *ignore]
+    if settings.get_current_profile_name() == LONG:
+        return settings(settings.get_profile(LONG), suppress_health_check=checks)
+    phases = (Phase.explicit, Phase.generate)
+    return settings(max_examples=few, deadline=None, derandomize=True, phases=phases, suppress_health_check=checks)

@@ -1,0 +1,238 @@
+"""How old data is, is one question with one answer: document, board, alarm, API, acceptance and gate count by the same clock."""
+
+import datetime as dt
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from django.db import connection
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from decisioning.access.models import Team
+from decisioning.api.document import document
+from decisioning.api.records import _tracked
+from decisioning.board.presenters import freshness as board
+from experiments.models import Experiment, Pause, TargetKpi, Variant
+from gates.decisions import stale_series
+from gates.evaluation import evaluate
+from gates.models import Cursor
+from gates.plan import to_us
+from gates.readings import load
+from gates.rules import FRESH, MISSING, OVERDUE, STALE, freshness, judge
+from telemetry.breaches import breached
+from telemetry.freshness import FRESHNESS_SQL
+from telemetry.ingest import Target
+from tests.conftest import as_role
+from tests.gates.test_sweeps import HOUR, START, Portal, rows_at, send
+
+MINUTE, DAY = dt.timedelta(minutes=1), dt.timedelta(days=1)
+
+
+class Situation(NamedTuple):
+    """What is true of an experiment with hourly KPIs and a target of an hour at the end of hour `at`.
+
+    fed: hours with rows, by variant. pauses: (from, to) hours. created, ended: hours.
+    """
+
+    at: float
+    control: Sequence[int]
+    treatment: Sequence[int]
+    pauses: Sequence[tuple[float, float | None]] = ()
+    created: float = 0
+    ended: float | None = None
+    dropped: float | None = None
+    without: str = ""
+
+
+LIVELY, GONE = range(1, 25), range(1, 11)
+SITUATIONS = {
+    "fed in time": Situation(24.5, LIVELY, LIVELY),
+    "a series has died": Situation(24.5, LIVELY, GONE),
+    "all died, and it is not late yet": Situation(12, GONE, GONE),
+    "all died, and it is late": Situation(12.2, GONE, GONE),
+    "died while it was paused, and it has just been resumed": Situation(24.5, GONE, GONE, [(10.5, 24)]),
+    "died while it was paused, and it was resumed long ago": Situation(24.5, GONE, GONE, [(10.5, 20)]),
+    "paused now, and silent since": Situation(24, GONE, GONE, [(10.5, None)]),
+    "paused twice": Situation(24.5, GONE, GONE, [(10.5, 16), (17, 24)]),
+    "paused before its newest row": Situation(24.5, LIVELY, LIVELY, [(3, 8)]),
+    "ended, its rows were in time then": Situation(40, GONE, GONE, ended=11),
+    "ended, its rows were late then": Situation(40, GONE, GONE, ended=20),
+    "a dropped arm is silent": Situation(24.5, LIVELY, LIVELY, dropped=12),
+    "history brought in": Situation(24.5, LIVELY, LIVELY, created=24.1),
+    "history brought in, and its feed is dead": Situation(24.5, GONE, GONE, created=24.1),
+    "a series is missing and was due": Situation(24.5, LIVELY, ()),
+    "a series is missing and is not due yet": Situation(1.5, [1], ()),
+    "a metric is missing altogether": Situation(24.5, LIVELY, LIVELY, without="errors"),
+}
+
+
+def hours(h: float) -> dt.datetime:
+    return START + h * HOUR
+
+
+def staged(portal: Portal, of: Situation) -> Target:
+    target = portal.start()
+    with as_role("owner"):
+        e = Experiment.objects.filter(pk=target.experiment_id)
+        e.update(created_at=hours(of.created))
+        if of.dropped is not None:
+            Variant.objects.create(
+                experiment_id=target.experiment_id,
+                team=portal.team,
+                key="given-up",
+                position=2,
+                dropped_at=hours(of.dropped),
+            )
+            target = replace(target, variants=frozenset({"control", "treatment", "given-up"}))
+    fed = {"control": of.control, "treatment": of.treatment}
+    for hour in sorted({*of.control, *of.treatment}):
+        rows = [
+            r
+            for r in rows_at(hours(hour), random.Random(hour), 0.1)
+            if hour in fed[r.variant] and r.metric != of.without
+        ]
+        if of.dropped is not None and hour < of.dropped:
+            rows += [msgspec.structs.replace(r, variant="given-up") for r in rows if r.variant == "treatment"]
+        send(target, rows, now=max(hours(hour) + MINUTE, hours(of.created)))
+    with as_role("owner"):
+        for paused, resumed in of.pauses:
+            Pause.objects.create(
+                experiment_id=target.experiment_id, team=portal.team, paused_at=hours(paused),
+                resumed_at=None if resumed is None else hours(resumed),
+            )  # fmt: skip
+            if resumed is None:
+                e.update(status="paused")
+        if of.ended is not None:
+            e.update(status="stopped", ended_at=hours(of.ended))
+        Cursor.objects.filter(pk=target.experiment_id).update(due_at=START)
+    return target
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_every_door_says_of_data_what_the_gate_says(team: Team, name: str) -> None:
+    of = SITUATIONS[name]
+    target = staged(Portal(team), of)
+    now = hours(of.at)
+    with as_role("worker"):
+        assert evaluate([target.experiment_id], now=now).failed == []
+        cursor = Cursor.objects.get(pk=target.experiment_id)
+        assert cursor.shown is not None
+        gate = next(g["verdict"] for g in cursor.shown["gates"] if g["kind"] == "freshness")
+        told = document(target.experiment_id, now=now)
+        assert told is not None
+        states = {k["metric"]: k["freshness"]["state"] for k in told.value["kpis"]}
+        experiment = Experiment.objects.get(pk=target.experiment_id)
+        late = stale_series(experiment, now)
+        alarms = [wrong.subject for wrong in breached(now=now)]
+        ages = {age.metric: age.state for age in board.ages([experiment.pk], now=now)}
+        tracked = _tracked(list(TargetKpi.objects.filter(experiment=experiment).values_list("pk", flat=True)), now)
+
+    bad = {metric for metric, state in states.items() if state in ("stale", "unknown")}
+    assert (gate == "pass") == (not bad), (gate, states)
+    assert {series.partition(" of ")[0] for series in late} == bad
+    assert ages == states
+    assert {kpi["metric"]: kpi["state"] for kpi in tracked} == states
+    if experiment.status == "running":
+        assert (alarms == [experiment.key]) == (gate == "stale")
+
+
+def test_these_situations_are_told_apart(team: Team) -> None:
+    """The table above compares doors with each other; this says what is right."""
+    portal = Portal(team)
+    right = {
+        "died while it was paused, and it has just been resumed": "fresh",
+        "died while it was paused, and it was resumed long ago": "stale",
+        "paused now, and silent since": "fresh",
+        "paused twice": "late",
+        "ended, its rows were in time then": "fresh",
+        "ended, its rows were late then": "stale",
+        "a dropped arm is silent": "fresh",
+        "a series is missing and was due": "unknown",
+    }
+    for name, state in right.items():
+        target = staged(portal, SITUATIONS[name])
+        with as_role("worker"):
+            told = document(target.experiment_id, now=hours(SITUATIONS[name].at))
+        assert told is not None
+        assert told.value["freshness"]["state"] == state, name
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    watermark_s=st.none() | st.integers(-3600, 5 * 86_400),
+    stops=st.lists(st.integers(0, 5 * 86_400), unique=True, max_size=6),
+    ended_s=st.none() | st.integers(1, 5 * 86_400),
+    at_s=st.integers(1, 6 * 86_400),
+    every_s=st.sampled_from([900, 3600, 86_400]),
+    target_s=st.sampled_from([60, 901, 86_400]),
+)
+def test_the_database_and_the_gates_count_by_one_clock(
+    one: Callable[..., Any],
+    watermark_s: int | None,
+    stops: list[int],
+    ended_s: int | None,
+    at_s: int,
+    every_s: int,
+    target_s: int,
+) -> None:
+    gate, (state, age_s, due_at, stale_at, overdue), at = one(
+        watermark_s, sorted(stops), ended_s, at_s, every_s, target_s
+    )
+
+    assert {FRESH: state in ("fresh", "due", "late"), STALE: state == "stale", MISSING: state == "unknown" and not overdue,
+            OVERDUE: state == "unknown" and overdue}[gate], (gate, state)  # fmt: skip
+    assert overdue == (gate in (STALE, OVERDUE))
+    if ended_s is None:
+        assert overdue == (stale_at is not None and at > stale_at)
+        if state != "unknown":
+            assert (state == "fresh") == (due_at is None or at <= due_at)
+    assert (age_s is None) == (due_at is None and state == "unknown")
+
+
+@pytest.fixture
+def one(team: Team) -> Callable[..., Any]:
+    """What the gates and what the database says of one series of an experiment with such a history, seconds from its start."""
+    target = Portal(team).start()
+
+    def asked(
+        watermark_s: int | None, stops: list[int], ended_s: int | None, at_s: int, every_s: int, target_s: int
+    ) -> tuple[int, Any, dt.datetime]:
+        def instant(s: int | None) -> dt.datetime | None:
+            return None if s is None else START + dt.timedelta(seconds=s)
+
+        at = START + dt.timedelta(seconds=at_s)
+        with as_role("owner"):
+            experiment = Experiment.objects.get(pk=target.experiment_id)
+            Experiment.objects.filter(pk=experiment.pk).update(
+                ended_at=instant(ended_s), status="running" if ended_s is None else "stopped"
+            )
+            kpi = experiment.targetkpis.select_related("metric").get(metric__key="vrps")
+            type(kpi.metric).objects.filter(pk=kpi.metric_id).update(
+                expected_every_s=every_s, freshness_target_s=target_s
+            )
+            Pause.objects.all().delete()
+            Pause.objects.bulk_create(
+                [
+                    Pause(
+                        experiment=experiment, team_id=experiment.team_id, paused_at=instant(a) or at,
+                        resumed_at=instant(stops[2 * i + 1]) if 2 * i + 1 < len(stops) else None,
+                    )
+                    for i, a in enumerate(stops[::2])
+                ]
+            )  # fmt: skip
+        with as_role("worker"), connection.cursor() as cursor:
+            (judging,) = load([experiment.pk])
+            watermark = instant(watermark_s)
+            asked_of = FRESHNESS_SQL.format(
+                experiment="%s", watermark="%s::timestamptz", every_s="%s", target_s="%s", at="%s"
+            )
+            cursor.execute(f"SELECT * FROM {asked_of}", [experiment.pk, watermark, every_s, target_s, at])  # noqa: S608 - constants
+            (said,) = cursor.fetchall()
+        court = judge(judging.policy, judging.plan)
+        return freshness(court, "vrps/control", None if watermark is None else to_us(watermark), to_us(at)), said, at
+
+    return asked

@@ -1,0 +1,90 @@
+"""The engine against an oracle of the ten rules that shares nothing with it."""
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gates.facts import Step
+from gates.fold import fold
+from gates.policy import canonical
+from gates.rationale import recommended
+from gates.rules import Judge, Memory, Recommendation, Rules, gate_verdicts, judge
+from tests.examples import examples
+from tests.gates.oracle import Oracle
+from tests.gates.worlds import world
+
+FRESHNESS = ("fresh", "stale", "missing", "overdue")
+
+
+def plain(value: object) -> Any:
+    """Structs as dicts with every field, tuples as lists."""
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    return [plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def said(court: Judge, memory: Memory, step: Step) -> dict[str, Any]:
+    """What gates and freshness say after a step, as the oracle reads it."""
+    fresh: dict[str, dict[str, str]] = {}
+    for (metric, arm), state in zip(court.series, memory.fresh, strict=True):
+        fresh.setdefault(metric, {})[arm] = FRESHNESS[state]
+    verdicts = gate_verdicts(court, memory)
+    gates = []
+    for gate, variant, verdict in verdicts:
+        told: dict[str, Any] = {"name": gate.name, "kind": gate.kind, "metric": gate.metric, "variant": variant}
+        told |= {"verdict": verdict, "scope": gate.scope, "delete_below": gate.delete_below, "restated": False}
+        if gate.kind in ("uplift", "guard", "target"):
+            bounds = memory.targets[court.targets.index(gate)] if gate.kind == "target" else None
+            if bounds is None:
+                g = next(g for g, comparison in enumerate(court.comparisons) if comparison.gate is gate)
+                bounds = memory.bounds[g * len(court.subjects) + court.subjects.index(str(variant))]
+                look = step.looks.get(str(gate.metric))
+                told["restated"] = look is not None and bool({court.control, variant} & set(look.restated))
+            told |= {"why": bounds.why, "at": bounds.at, "arrived": bounds.arrived}
+            told |= {"lower": bounds.running_lower, "upper": bounds.running_upper}
+        elif gate.metric is not None:
+            told["seen"], _ = memory.observed[court.watch_index[f"{gate.name}/{variant}"]]
+        gates.append(told)
+    srm = next((verdict for gate, _, verdict in verdicts if gate.kind == "srm"), "pass")
+    return {"slot": step.slot, "look": step.look, "final": step.final, "srm": srm, "fresh": fresh, "gates": gates}
+
+
+def shown(r: Recommendation) -> dict[str, Any]:
+    return {"shown": (r.action, r.code, r.state), "variant": r.variant}
+
+
+def against(told: dict[str, Any], of: tuple[Recommendation, tuple[Recommendation, ...]]) -> None:
+    """Hold what the oracle says of a slot against what the engine recommends there."""
+    whole, variants = of
+    assert shown(whole) == told[""]
+    for r in variants:
+        its = told[str(r.variant)]
+        assert shown(r)["shown"] == its["shown"]
+        assert (r.proposed_slot, r.first_stable_at, r.stands_alone) == (its["proposed"], its["stable"], its["alone"])
+
+
+@examples(150)
+@given(st.integers(0, 2**32))
+def test_the_engine_proposes_at_every_slot_what_the_ten_rules_say(seed: int) -> None:
+    w = world(seed)
+    court = judge(w.policy, w.plan)
+    memory = Memory.at_start(court)
+    rules = Rules(court, memory)
+    oracle = Oracle(canonical(w.policy), plain(w.plan))
+    folded = fold(w.policy, w.plan, w.rows, to=w.end)
+    told: dict[int, dict[str, Any]] = {}
+
+    for step in folded.steps:
+        rules.step(step)
+        told[step.slot] = oracle.judge(said(court, memory, step))
+        for variant, standing in zip(court.subjects, memory.standing, strict=True):
+            if variant in told[step.slot]:
+                its = told[step.slot][variant]
+                assert (standing.row, standing.action, standing.code) == (its["rule"], its["action"], its["code"])
+        against(told[step.slot], recommended(court, memory))
+    for telling in folded.tellings:  # the same by the fold, which passes over most looks
+        newest = max((slot for slot in told if slot <= telling.slot), default=None)
+        if newest is not None:
+            against(told[newest], telling.recommended)

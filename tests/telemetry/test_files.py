@@ -1,0 +1,206 @@
+"""Files are read by what each cell says: no type, day or number is guessed from the lines before it."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from django.conf import LazySettings
+
+from telemetry import files
+from telemetry.models import Source
+from telemetry.sources import SourceFailed, Unread, _value
+
+TOP = datetime(2026, 11, 24, 6, tzinfo=UTC)
+HEAD = "experiment,metric,variant,ts,value,n"
+ALL = "SELECT * FROM rows WHERE ts > :since AND ts <= :until"
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def folder(settings: LazySettings, tmp_path: Path) -> Path:
+    settings.SOURCES_DIR = tmp_path
+    return tmp_path
+
+
+def read(path: Path, query: str = ALL, **said: str) -> tuple[Rows, list[Unread]]:
+    """(rows, lines that could not be read)."""
+    source = Source(kind="file", path=path.name, query=query, metrics=["m"], **said)
+    bounds = {"since": TOP - timedelta(days=30), "until": TOP + timedelta(days=30)}
+    found = [row for chunk in files.read(source, bounds, 60) for row in chunk]
+    return [row for row in found if not isinstance(row, Unread)], [row for row in found if isinstance(row, Unread)]
+
+
+def write(folder: Path, *lines: str, head: str = HEAD, name: str = "kpis.csv") -> Path:
+    path = folder / name
+    path.write_text("\n".join([head, *lines, ""]))
+    return path
+
+
+def of(rows: Rows, name: str) -> list[Any]:
+    return [row[name] for row in rows]
+
+
+def test_decimals_after_twenty_thousand_whole_numbers_and_times_after_days_stay_what_they_are(folder: Path) -> None:
+    whole = [f"e,m,control,2026-11-20,{i % 3},400" for i in range(21_000)]
+    rows, unread = read(write(folder, *whole, "e,m,control,2026-11-24T06:15:00Z,0.31,400"))
+    assert (rows[-1]["value"], rows[-1]["ts"], unread) == (0.31, TOP + timedelta(minutes=15), [])
+    assert len(rows) == 21_001
+
+
+def test_keys_are_text_whatever_they_look_like(folder: Path) -> None:
+    lines = [f"{key},m,{key},2026-11-24,1,1" for key in ("true", "007", "73e1", "2026-11-24", "NULL", "nan")]
+    rows, _ = read(write(folder, *lines))
+    assert of(rows, "experiment") == of(rows, "variant") == ["true", "007", "73e1", "2026-11-24", "NULL", "nan"]
+
+
+def test_heads_are_found_whatever_their_case_delimiter_and_mark(folder: Path) -> None:
+    path = write(folder, "e;m;2026-11-24;0.5;8", head="\ufeffEXPERIMENT; Metric;TS;Value;N")
+    ((row,), unread) = read(path)
+    assert (row, unread) == (
+        {"line": 2, "experiment": "e", "metric": "m", "ts": TOP.replace(hour=0), "value": 0.5, "n": 8},
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("2026-11-24T06:00:00Z", TOP),
+        ("2026-11-24t06:00:00z", TOP),
+        ("2026-11-24 07:00:00+01", TOP),
+        ("2026-11-24 07:30+0130", TOP),
+        ("2026-11-24 6:00", TOP),
+        ("2026/11/24 06:00:00 UTC", TOP),
+        ("2026-11-24T06:00:00.123456789Z", TOP.replace(microsecond=123456)),
+        ("2026-11-24", TOP.replace(hour=0)),
+    ],
+)
+def test_a_time_that_begins_with_its_year_is_read_alike_by_the_engine_and_by_us(
+    folder: Path, text: str, right: datetime
+) -> None:
+    ((row,), unread) = read(write(folder, f"e,m,control,{text},1,1"))
+    assert (row["ts"], unread) == (right, [])
+    assert _value(Source(kind="file"), "ts", text) == right
+
+
+@pytest.mark.parametrize(
+    "text", ["11/02/2026", "24.11.2026", "n/a", "2026-02-30", "2026-11-24 24:00", "infinity", "1764000000", "2026-11-24 06:00 Europe/Berlin"]
+)  # fmt: skip
+def test_no_other_time_is_guessed_at(folder: Path, text: str) -> None:
+    rows, (line,) = read(write(folder, "e,m,control,2026-11-24,1,1", f"e,m,control,{text},1,1"))
+    assert (len(rows), line["line"], line["ts"]) == (1, 3, text)
+
+
+@pytest.mark.parametrize(
+    ("date_format", "text", "right"),
+    [
+        ("%m/%d/%Y", "11/02/2026", datetime(2026, 11, 2, tzinfo=UTC)),
+        ("%d/%m/%Y", "11/02/2026", None),
+        ("%d.%m.%Y %H:%M", "24.11.2026 06:00", TOP),
+        ("%d.%m.%y %H:%M %z", "24.11.26 07:00 +0100", TOP),
+        ("%b %d %Y %I:%M %p", "Nov 24 2026 06:00 AM", TOP),
+    ],
+)
+def test_the_date_format_of_the_source_settles_what_is_first(
+    folder: Path, date_format: str, text: str, right: datetime | None
+) -> None:
+    rows, unread = read(write(folder, f"e,m,control,{text},1,1"), date_format=date_format)
+    assert (of(rows, "ts"), unread) == ([right] if right else [], []), "11 February is out of the window"
+
+
+def test_numbers_are_numbers_strictly_and_a_spread_that_is_not_defined_is_none(folder: Path) -> None:
+    head = "experiment,metric,ts,value,n,variance"
+    good = ("-1.5e-3,1800.0,NaN", "+7,9007199254740993,", ".5,,0")
+    bad = (
+        "1_000,1,1",
+        "inf,1,1",
+        "0x10,1,1",
+        "1e400,1,1",
+        '"1,5",1,1',
+        "nan,1,1",
+        "true,1,1",
+        "1,0.5,1",
+        "1,1,x",
+        "1,1e300,1",
+    )
+    rows, unread = read(write(folder, *(f"e,m,2026-11-24,{cells}" for cells in good + bad), head=head))
+    assert [(row["value"], row["n"], row["variance"]) for row in rows] == [
+        (-0.0015, 1800, None), (7, 9007199254740993, None), (0.5, None, 0),
+    ]  # fmt: skip
+    assert of(list(unread), "line") == list(range(5, 15))
+
+
+def test_a_line_of_another_shape_is_told_and_the_lines_after_it_keep_their_numbers(folder: Path) -> None:
+    lines = [
+        "e,m,control,2026-11-24,1",
+        "e,m,control,2026-11-24,2,1",
+        "e,m,control,2026-11-24,3,1,9",
+        "e,m,control,2026-11-24,4,1",
+    ]
+    rows, unread = read(write(folder, *lines))
+    assert [(row["line"], row["value"]) for row in rows] == [(3, 2), (5, 4)]
+    assert [(line["line"], line.problem.partition(":")[0]) for line in unread] == [
+        (2, "The line cannot be read"), (4, "The line cannot be read"),
+    ]  # fmt: skip
+
+
+def test_a_byte_that_is_no_utf_8_refuses_its_line(folder: Path) -> None:
+    path = folder / "kpis.csv"
+    path.write_bytes(b"experiment,ts,value,note\ne,2026-11-24,1,caf\xe9\ne,2026-11-24,2,ok\n")
+    rows, (line,) = read(path, "SELECT experiment, ts, value FROM rows WHERE ts > :since AND ts <= :until")
+    assert (of(rows, "value"), line["line"]) == ([2], 2), "though the query does not ask for that cell"
+
+
+def test_only_unread_lines_of_the_time_asked_for_are_told_and_those_of_no_time(folder: Path) -> None:
+    _, unread = read(write(folder, "e,m,c,2020-01-01,x,1", "e,m,c,2026-11-24,x,1", "e,m,c,soon,1,1"))
+    assert of(list(unread), "line") == [3, 4]
+
+
+def test_a_query_that_adds_lines_up_says_so_of_a_line_that_it_would_miss(folder: Path) -> None:
+    path = write(folder, "e,m,c,2026-11-24,1,5", "e,m,c,2026-11-24,x,5")
+    for query, summed in (
+        (ALL, False),
+        (f"{ALL} ORDER BY ts", False),
+        ("SELECT DISTINCT experiment, ts, value FROM rows WHERE ts > :since AND ts <= :until", False),
+        ("SELECT experiment, ts, sum(n) AS n FROM rows WHERE ts > :since AND ts <= :until GROUP BY ALL", True),
+        (
+            "SELECT experiment, ts, sum(value) OVER (PARTITION BY n ORDER BY ts) AS value FROM rows WHERE ts > :since AND ts <= :until",
+            True,
+        ),
+    ):
+        assert [line.summed for line in read(path, query)[1]] == [summed], query
+
+
+def test_a_column_that_is_not_ours_has_the_type_that_all_of_its_cells_have(folder: Path) -> None:
+    path = write(folder, *(["2026-11-24,5,1,007"] * 21_000), "2026-11-24 06:00,6,0.31,1e3", head="day,users,rate,sku")
+    query = "SELECT sku AS experiment, day AS TS, users * 2 AS n, rate + 0 AS Value FROM rows WHERE day > :since AND day <= :until"
+    rows, _ = read(path, query)
+    assert rows[-1] == {"experiment": "1e3", "ts": TOP, "n": 12, "value": 0.31}
+    assert rows[0]["experiment"] == "007"
+
+
+@pytest.mark.parametrize(
+    "kind", ["TIMESTAMP_NS", "TIMESTAMPTZ_NS", "TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMP_MS", "DATE", "VARCHAR"]
+)
+def test_parquet_of_every_clock_unit_compares_with_since(folder: Path, kind: str) -> None:
+    path = folder / "kpis.parquet"
+    with duckdb.connect() as engine:
+        engine.execute("SET TimeZone = 'UTC'")
+        engine.execute(
+            f"COPY (SELECT 'e' AS \"Experiment\", '2026-11-24'::{kind} AS \"TS\", 0.5 AS value, 'NaN'::DOUBLE AS variance, 7.0::DOUBLE AS n) TO '{path}'"
+        )
+    ((row,), unread) = read(path)
+    assert (row["ts"], row["variance"], row["n"], row["experiment"], unread) == (TOP.replace(hour=0), None, 7, "e", [])
+
+
+@pytest.mark.parametrize("text", ["", "ts,TS,value\n", "a,b\n"])
+def test_a_head_that_names_nothing_one_column_twice_or_none_of_ours_is_said(folder: Path, text: str) -> None:
+    (folder / "kpis.csv").write_text(text)
+    with pytest.raises(SourceFailed):
+        read(folder / "kpis.csv", "SELECT * FROM rows WHERE :since < :until")
+
+
+def test_a_header_alone_is_no_row(folder: Path) -> None:
+    assert read(write(folder)) == ([], [])
