@@ -62,7 +62,7 @@ from gates.statistics.moments import (
 )
 from gates.statistics.srm import srm_log_e_at_most
 
-FORMAT = 4
+FORMAT = 5
 """Of a state: one of another format is folded anew."""
 NEVER, NO_END = -1, 2**62
 """Instants before and after every row."""
@@ -1111,7 +1111,7 @@ class _Stretch:
         for strand in self.read:
             for ts, received in zip(strand.ts, strand.received, strict=True):
                 instants += [ts, received, ts + court.closed_after]
-            instants += self._onset(self._watermark(strand, self.after)[0], strand.source)
+            instants += self._onset(self._watermark(strand, self.after)[0], strand.source.allowed)
             if strand.source.counted:
                 instants += self._buckets(strand).closings(self.after, self.after)
         return [slot for at in instants if (slot := court.slot_at(at)) > self.after]
@@ -1262,8 +1262,8 @@ class _Stretch:
             interesting = {self.after + court.slot_us}
             for k, before in strand.late:
                 interesting.add(k)
-                interesting.update(self._onset(before, source))
-            interesting.update(self._onset(newest, source))
+                interesting.update(self._onset(before, source.allowed))
+            interesting.update(self._onset(newest, source.allowed))
             if court.final_slot is not None:
                 interesting.add(court.final_slot)
             judged = {slot for k in interesting if (slot := self._judged(k)) is not None}
@@ -1275,9 +1275,11 @@ class _Stretch:
                     self._tell(slot, "fresh", source.name, (mark, received))
             self.cursors.series[i].status = status
 
-    def _onset(self, watermark: int | None, source: Source) -> list[int]:
+    def _onset(self, watermark: int | None, allowed: int) -> list[int]:
         """The first slot at which a watermark is too old."""
-        late = self.court.clock.wall(self.court.ran_to(source, watermark) + source.allowed + 1)
+        clock = self.court.clock
+        ran = 0 if watermark is None else max(clock.running(watermark), 0)
+        late = clock.wall(ran + allowed + 1)
         return [] if late is None else [self.court.slot_at(late)]
 
     def _know(self, strand: _Strand) -> tuple[Sequence[int], Sequence[int | None], Sequence[int | None]]:

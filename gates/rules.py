@@ -278,13 +278,6 @@ class Judge:
         """The first slot after the start."""
         return self.slot_at(self.plan.started_at + 1)
 
-    def ran_to(self, source: Source, watermark: int | None) -> int:
-        """Running time from which a series ages: since the bucket that its watermark answers, or since the watermark when that is later."""
-        if watermark is None:
-            return 0
-        reached = watermark if self.revision == 1 else source.schedule.reached(watermark)
-        return max(self.clock.running(reached), 0)
-
     def next_judged(self, slot: int) -> int | None:
         """The first judged slot at or after a slot; None when there is none any more."""
         if self.is_steady:
@@ -1260,8 +1253,9 @@ def bounds_verdict(comparison: Comparison, bounds: Bounds) -> Verdict:
 
 def freshness(judge: Judge, name: str, watermark: int | None, slot: int) -> int:
     """FRESH, STALE, MISSING or OVERDUE; pauses do not age a watermark, nor does time after the end."""
-    ran, source = judge.clock.running(judge.present(slot)), judge.sources[judge.series_index[name]]
-    late = ran - judge.ran_to(source, watermark) > source.allowed
+    ran = judge.clock.running(judge.present(slot))
+    since = 0 if watermark is None else max(judge.clock.running(watermark), 0)
+    late = ran - since > judge.sources[judge.series_index[name]].allowed
     if watermark is None:
         return OVERDUE if late else MISSING
     return STALE if late else FRESH
