@@ -177,14 +177,14 @@ MAILERS = {"default": mailer(EMAIL_URL)} if EMAIL_ON else {}
 
 AUTHENTICATION_BACKENDS = ["decisioning.access.login.GuardedBackend"]
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    {"NAME": name}
     for name in (
-        "UserAttributeSimilarityValidator",
-        "MinimumLengthValidator",
-        "CommonPasswordValidator",
-        "NumericPasswordValidator",
+        "django.contrib.auth.password_validation.UserAttributeSimilarityValidator",
+        "decisioning.access.login.NewPassword",
+        "django.contrib.auth.password_validation.CommonPasswordValidator",
+        "django.contrib.auth.password_validation.NumericPasswordValidator",
     )
-] + [{"NAME": "decisioning.access.login.NewPasswordUnlocks"}]
+]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "login"

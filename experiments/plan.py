@@ -25,6 +25,9 @@ METRIC_KEY_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 MOST_VARIANTS = 20
 MOST_KPIS = 50
 MAY_BE_AHEAD = timedelta(minutes=5)
+LARGEST, SMALLEST = 1e100, 1e-100
+"""Between these lies the magnitude of every number but 0 that is kept as a float: three of them can be multiplied, which is what sums
+of squares do."""
 
 
 class PlanRefused(Exception):
@@ -358,6 +361,8 @@ def _problems(new: NewExperiment, now: datetime, *, started: bool = True) -> Ite
     units = new.expected_units_per_day
     if units is not None and not (math.isfinite(units) and units > 0):
         yield "/expected_units_per_day", "invalid_number", f"expected_units_per_day is {units}, must be above 0."
+    elif units is not None:
+        yield from _range_problems("/expected_units_per_day", "expected_units_per_day", units)
     if started and new.started_at is not None:
         yield from _start_problems(new.started_at, now)
 
@@ -392,6 +397,8 @@ def _variant_problems(new: NewExperiment) -> Iterator[_Problem]:
         seen.add(variant.key)
         if not (math.isfinite(variant.weight) and variant.weight > 0):
             yield f"/variants/{position}/weight", "invalid_number", f"weight is {variant.weight}, must be above 0."
+        else:
+            yield from _range_problems(f"/variants/{position}/weight", "weight", variant.weight)
         yield from _text_problems(f"/variants/{position}/name", variant.name, 200, required=False)
     controls = [v.key for v in variants if v.control]
     if len(variants) > 1 and len(controls) != 1:
@@ -420,11 +427,18 @@ def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[_Problem]:
         if value is not None and not (math.isfinite(value) and value > least):
             must = "above 0" if least == 0 else "a finite number"
             yield f"{at}/{name}", "invalid_number", f"{name.replace('/', '.')} is {value}, must be {must}."
+        elif value is not None:
+            yield from _range_problems(f"{at}/{name}", name.replace("/", "."), value)
     if (kpi.baseline_mean is None) != (kpi.baseline_stddev is None):
         yield f"{at}/baseline", "missing_field", "A baseline needs both mean and stddev."
     low, high = kpi.target_at_least, kpi.target_at_most
     if low is not None and high is not None and low > high:
         yield f"{at}/target", "invalid", f"at_least ({low}) is above at_most ({high}): no value fits. Swap them."
+
+
+def _range_problems(at: str, name: str, value: float) -> Iterator[_Problem]:
+    if value != 0 and not SMALLEST <= abs(value) <= LARGEST:
+        yield at, "out_of_range", f"{name} is {value:g}; its magnitude must be between 1e-100 and 1e100, or 0."
 
 
 def _metric_problems(new: NewMetric, at: str) -> Iterator[_Problem]:

@@ -20,7 +20,7 @@ from decisioning.access.models import KEY_PATTERN
 from decisioning.access.principal import Principal
 from gates import policies, trials
 from gates.models import Decision, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation
-from gates.policy import DEFAULT_BODY, sentence
+from gates.policy import DEFAULT_BODY, sentence, warnings
 
 
 def principal_of(request: HttpRequest) -> Principal:
@@ -70,10 +70,17 @@ class BodyForm(forms.ModelForm):  # type: ignore[type-arg] # generic for the typ
 
     def sentences(self) -> list[str]:
         """The gates of the body in the form; none while it cannot be read."""
-        body = (
+        body = self._readable()
+        return [sentence(gate) for gate in body["gates"]] if body else []
+
+    def warnings(self) -> list[str]:
+        """What may be saved and is hardly meant."""
+        return warnings(self._readable() or {})
+
+    def _readable(self) -> Any:
+        return (
             self.cleaned_data.get("body") if self.is_bound and hasattr(self, "cleaned_data") else self.initial["body"]
         )
-        return [sentence(gate) for gate in body["gates"]] if body else []
 
 
 class PolicyForm(BodyForm):
@@ -123,6 +130,8 @@ class WithBody(ReadOnly):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         made = self.made(form, principal_of(request), timezone.now())
         obj.__dict__.update(made.__dict__)  # what is said of it next names its number
+        for warning in form.warnings():
+            messages.warning(request, warning)
 
     def made(self, form: Any, by: Principal, now: datetime) -> Any:
         """The object of a valid form, written by the domain."""

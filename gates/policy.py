@@ -98,11 +98,14 @@ class MetricSpec(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One reason why a body is refused. `gate` is None for the body itself; the message names gate and mend."""
+    """One reason why a body is refused. `gate` is None for the body itself; the message names gate and mend. `metric` and `key`:
+    which number of which KPI it is, where the plan gave it."""
 
     gate: str | None
     code: str
     message: str
+    metric: str | None = None
+    key: str | None = None
 
 
 class PolicyRefused(ValueError):
@@ -140,10 +143,11 @@ def parse(body: Mapping[str, Any], *, name: str = "", version: int = 0) -> Polic
     Traceback (most recent call last):
     gates.policy.PolicyRefused: The policy has no gates. Add at least one goal, threshold or target gate.
     """
-    problems = lint(body, None)
+    problems = lint(body, None, stored=True)
     if problems:
         raise PolicyRefused(problems)
-    return msgspec.convert({**body, "name": name, "version": version}, Policy)
+    # Not strict: lint has seen to the types, and takes whole numbers however they are written, such as 7.0.
+    return msgspec.convert({**body, "name": name, "version": version}, Policy, strict=False)
 
 
 def canonical(policy: Policy) -> Body:
@@ -265,10 +269,11 @@ _CHOICE = {
 _ALWAYS_ON = ("freshness", "srm")
 
 
-def lint(body: Mapping[str, Any], metrics: Mapping[str, MetricSpec] | None) -> list[Problem]:
+def lint(body: Mapping[str, Any], metrics: Mapping[str, MetricSpec] | None, *, stored: bool = False) -> list[Problem]:
     """Every reason to refuse a body, in reading order; empty when it may be saved.
 
-    metrics: the registered metrics by key; None leaves out what only the registry can tell.
+    metrics: the registered metrics by key; None leaves out what only the registry can tell. stored: it was saved when fractions over 1
+    still were, and judges on as it is.
     """
     problems = list(_lint_fields(body))
     rules = body.get("gates")
@@ -297,6 +302,10 @@ def lint(body: Mapping[str, Any], metrics: Mapping[str, MetricSpec] | None) -> l
             )
         )
     problems += _lint_guards_on_goals([rule for rule in rules if isinstance(rule, Mapping)])
+    if not stored:
+        for name, key, value, metric in _fractions_of(body):
+            spec = (metrics or {}).get(metric or "")
+            problems += _lint_fraction(name, key, value, spec.direction if spec else None)
     return problems
 
 
@@ -319,7 +328,78 @@ def lint_plan(policy: Policy, plan: Plan) -> list[Problem]:
                 problems.append(_decided(gate.name, goal.name, str(gate.metric)))
         if gate.kind == "target" and _over(gate.at_least, gate.at_most):
             problems.append(_order(gate.name, gate.at_least, gate.at_most))
+    for gate, kpi, key, value, planned in _fractions_in(policy, plan):
+        # The policy's own numbers were looked at when it was saved, but not whether a guard on this KPI can fail.
+        if planned or _never_fails(key, value, kpi.direction):
+            problems += [
+                msgspec.structs.replace(problem, metric=kpi.metric, key=key if planned else None)
+                for problem in _lint_fraction(gate.name, key, value, kpi.direction)
+            ]
     return problems
+
+
+def warnings(body: Mapping[str, Any]) -> list[str]:
+    """What may be saved and yet is hardly meant: shares of a relative effect over one half, as percent are when they are written for
+    fractions."""
+    return [_hardly_meant(name, key, value) for name, key, value, _ in _fractions_of(body) if abs(value) > _LIKELY]
+
+
+def plan_warnings(policy: Policy, plan: Plan) -> list[str]:
+    """As `warnings`, of the numbers that the gates of this plan go by, wherever they come from."""
+    return [
+        _hardly_meant(gate.name, key, value)
+        for gate, _, key, value, _ in _fractions_in(policy, plan)
+        if abs(value) > _LIKELY
+    ]
+
+
+_LIKELY = 0.5
+_MEANT = "It is a fraction of control: 0.05 is 5%."
+
+
+def _fractions_of(body: Mapping[str, Any]) -> Iterator[tuple[str, str, float, str | None]]:
+    """(gate, setting, its value, metric) of each number in a body's gates that is a fraction of control."""
+    for rule in body.get("gates") or ():
+        if isinstance(rule, Mapping) and rule.get("effect", "relative") == "relative":
+            for key in ("scale_above", "delete_below", "max_harm"):
+                if _finite(rule.get(key)):
+                    metric = rule.get("metric")
+                    yield str(rule.get("name")), key, rule[key], metric if isinstance(metric, str) else None
+
+
+def _fractions_in(policy: Policy, plan: Plan) -> Iterator[tuple[Gate, Kpi, str, float, bool]]:
+    """(gate, KPI, setting, its value, whether the plan gave it) of each fraction of control that judges this plan."""
+    for rule in policy.gates:
+        if rule.kind not in ("uplift", "guard") or rule.effect != "relative" or not plan.treatments:
+            continue
+        for gate in _bind(rule, plan, compared=True):
+            kpi = plan.kpi(gate.metric or "")
+            assert kpi is not None  # noqa: S101 - it is what the rule was bound to
+            if rule.kind == "guard":
+                yield gate, kpi, "max_harm", gate.max_harm, rule.max_harm == "plan"
+            else:
+                planned = rule.delete_below == "plan"
+                yield gate, kpi, "minimum_effect" if planned else "delete_below", gate.delete_below, planned
+                yield gate, kpi, "scale_above", gate.scale_above, False
+
+
+def _lint_fraction(label: str, key: str, value: float, direction: Direction | None) -> Iterator[Problem]:
+    if _never_fails(key, value, direction):
+        why = "what should increase cannot lose more than all it has, so the guard could never fail"
+    elif abs(value) > 1:
+        why = f"that is {value * 100:g}%"
+    else:
+        return
+    mend = "For a change in the metric's own unit use effect difference."
+    yield Problem(label, "over_one", f"{label}: {key} is {value:g}, and {why}. {_MEANT} {mend}")
+
+
+def _never_fails(key: str, value: float, direction: Direction | None) -> bool:
+    return key == "max_harm" and direction == "increase" and value >= 1
+
+
+def _hardly_meant(label: str, key: str, value: float) -> str:
+    return f"{label}: {key} is {value:g}, which is {value * 100:g}%. {_MEANT}"
 
 
 def _lint_fields(body: Mapping[str, Any]) -> Iterator[Problem]:

@@ -8,10 +8,11 @@ from typing import Any
 from django.db import connection
 
 from experiments.models import Experiment
+from experiments.plan import LARGEST, SMALLEST
 from gates.models import Cursor
 from gates.plan import rfc3339, to_us
 from gates.readings import Unjudgeable
-from telemetry.ingest import LARGEST, MOST_UNITS, SMALLEST
+from telemetry.ingest import MOST_UNITS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from django.db import DatabaseError, OperationalError, connection, transaction
 
-from telemetry.ingest import LARGEST, MOST_UNITS, SMALLEST
+from experiments.plan import LARGEST, SMALLEST
+from telemetry.ingest import MOST_UNITS
 
 MOST_COUNTED = 2**63 - 1
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
+from experiments.plan import LARGEST, SMALLEST
 from telemetry import arrays, wake
 
 MAX_ROWS = 10_000
@@ -27,8 +28,6 @@ _EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LATEST = dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
 _MAX_INT = 2**63 - 1
 
-LARGEST, SMALLEST = 1e100, 1e-100
-"""Between these lies the magnitude of every number that is not 0: three of them can be multiplied, which is what sums of squares do."""
 MOST_UNITS = 10**15
 """Beyond it a float no longer counts units one by one, and sums of counts leave 64 bits."""
 DUST = 1e-12
@@ -320,8 +319,8 @@ def _beyond(name: str, number: object) -> str:
     if name in ("revision", "window_s") or number == 0 or SMALLEST <= abs(number) <= LARGEST:
         return ""
     return (
-        f"{name} is {_brief(number)}; its magnitude must be between 1e-100 and 1e100, or 0. Leave out a row that measured nothing, "
-        "and give a value in a unit in which it is neither."
+        f"{name} is {_brief(number)}; its magnitude must be between 1e-100 and 1e100, or 0. Leave a row out that measured nothing; "
+        "a true value comes into range in another unit."
     )
 
 
@@ -423,13 +422,14 @@ def _all_fit(keys: _Keys, target: Target, kinds: Mapping[str, str], *, now: dt.d
 
 def _all_in_range(rows: Sequence[tuple[int, Row]]) -> bool:
     """Whether `_beyond` finds nothing in any row."""
-    below = [row.denominator for _, row in rows if row.denominator is not None]
-    numbers: list[float | None] = [row.value for _, row in rows]
+    numbers: list[float | None] = [row.n for _, row in rows]
+    numbers += [row.value for _, row in rows]
     numbers += [row.variance for _, row in rows]
-    numbers += [number for d in below for number in (d.value, d.variance, d.covariance)]
+    for below in [row.denominator for _, row in rows if row.denominator is not None]:
+        numbers += (below.value, below.variance, below.covariance)
     sizes = np.abs(np.array(numbers, np.float64))  # None becomes NaN, which is neither too large nor too small
     odd = (sizes > LARGEST) | ((sizes < SMALLEST) & (sizes > 0))
-    return not odd.any() and all(row.n is None or row.n <= MOST_UNITS for _, row in rows)
+    return not odd.any() and not (sizes[: len(rows)] > MOST_UNITS).any()
 
 
 def _rounded(row: Row, kind: str | None) -> Row:

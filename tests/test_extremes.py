@@ -18,7 +18,8 @@ from decisioning.access.keys import create_key
 from decisioning.access.models import Membership, Team
 from decisioning.access.scopes import Scope
 from experiments.models import Experiment, Metric, TargetKpi, Variant
-from gates.models import Cursor, Recommendation
+from gates.models import Cursor, Policy, PolicyVersion, Recommendation
+from gates.policy import DEFAULT_BODY
 from gates.tasks import tick
 from telemetry import hours
 from telemetry.models import KpiHour, RefreshRun
@@ -280,6 +281,10 @@ def test_the_promises_answer_whatever_the_gates_have_counted(
         tick()
     with as_role("owner"):
         Recommendation.objects.all().delete()
+        body = {**DEFAULT_BODY, "min_days": 7.0, "max_days": 10**12, "min_units": 10**12}
+        policy = Policy.objects.create(name="odd", team=team, created_at=TOP)
+        version = PolicyVersion.objects.create(policy=policy, team=team, number=1, body=body, created_at=TOP)
+        Cursor.objects.filter(experiment=calm).update(policy_version=version)
     for said in (
         {"why": "units", "arms": [2**63 - 1, 3 * 10**9], "units_per_day": 0.0},
         {"why": "units", "arms": [1, 2**63 - 1], "units_per_day": 5e-324, "days_left_at_most": 5e-324},

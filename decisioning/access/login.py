@@ -13,6 +13,7 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.models import User
+from django.contrib.auth.password_validation import MinimumLengthValidator
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.contrib.auth.views import LoginView, redirect_to_login
 from django.core import signing
@@ -105,14 +106,8 @@ def _note(request: HttpRequest, kind: str, person: int | None) -> None:
             cursor.execute("SELECT audit.signed(%s, %s, %s)", [kind, person, origin(request)])
 
 
-class NewPasswordUnlocks:
-    """Among Django's password validators for their hook alone: with a new password the wrong ones before count no more."""
-
-    def validate(self, password: str, user: object = None) -> None:
-        """Any."""
-
-    def get_help_text(self) -> str:
-        return "With a new password, wrong ones typed before count no more."
+class NewPassword(MinimumLengthValidator):
+    """Django's least length, and its hook for what is done then: with a new password the wrong ones before count no more."""
 
     def password_changed(self, password: str, user: User) -> None:
         LoginAttempts.objects.filter(username=user.get_username().casefold()[:150]).delete()
@@ -180,11 +175,11 @@ def ask_to_sign_in(request: HttpRequest) -> HttpResponse:
 
     A part of an open page leads to the sign-in as a whole page (`HX-Redirect`), never into a panel of it.
     """
-    if request.method not in READS:
-        return _sign_in_keeping(request, unsent) if (unsent := _unsent(request)) else redirect(sign_in_url(request))
-    if not request.headers.get("HX-Request"):
-        return redirect_to_login(request.get_full_path())
-    return HttpResponse(headers={"HX-Redirect": sign_in_url(request)})
+    if request.method not in READS and (unsent := _unsent(request)):
+        return _sign_in_keeping(request, unsent)
+    if request.headers.get("HX-Request"):
+        return HttpResponse(headers={"HX-Redirect": sign_in_url(request)})
+    return redirect_to_login(request.get_full_path()) if request.method in READS else redirect(sign_in_url(request))
 
 
 def sign_in_url(request: HttpRequest) -> str:
@@ -220,12 +215,12 @@ _SALT = "unsent"
 
 
 def _unsent(request: HttpRequest) -> str:
-    """What a form sent, to be carried by the browser; nothing where a file is part of it, which cannot be."""
+    """What was typed into a form, to be carried by the browser; nothing where a file is part of it, which cannot be."""
     if not getattr(resolve(request.path_info).func, "keeps_unsent", False) or request.FILES:
         return ""
     fields = [(name, text) for name, sent in request.POST.lists() for text in sent if name != "csrfmiddlewaretoken"]
     kept = {"path": request.get_full_path(), "back": _open(request), "fields": fields}
-    return signing.dumps(kept, salt=_SALT, compress=True)
+    return signing.dumps(kept, salt=_SALT, compress=True) if fields else ""
 
 
 def _open(request: HttpRequest) -> str:

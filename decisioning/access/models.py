@@ -63,6 +63,26 @@ class ApiKeys(models.QuerySet["ApiKey"]):
         )
 
 
+class Invitation(models.Model):
+    """A link by which one person comes into a team, once. Like a key's, its secret is stored as SHA-256 alone."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=10, choices=Membership.Role)
+    digest = models.BinaryField(unique=True, max_length=32, editable=False)
+    email = models.EmailField(blank=True, help_text="Whom it is for; empty when the link is handed over.")
+    created_at = models.DateTimeField()
+    created_by = models.CharField(max_length=200)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, blank=True)
+    used_by = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        db_table = "invitations"
+
+    def __str__(self) -> str:
+        return f"{self.email or 'somebody'} to {self.team} as {self.role}"
+
+
 class ApiKey(models.Model):
     """A program's way in. The secret itself is shown once and never stored: `digest` is its SHA-256."""
 

@@ -111,6 +111,8 @@ BOARD: MappingProxyType[str, Row] = MappingProxyType({
     "policies.csv": {"GET": Need.SESSION},
     "policies/<int:pk>": {"GET": READ},
     "policies/<int:pk>/<int:number>": {"GET": READ},
+    "policies/<int:pk>/next": {"GET": Scope.POLICIES, "POST": Scope.POLICIES},
+    "policies/<int:pk>/<int:number>/copy": {"GET": Scope.POLICIES, "POST": Scope.POLICIES},
     "policies/<int:pk>/<int:number>/backtest.csv": {"GET": READ},
     "policies/<int:pk>/<int:number>/backtest": {"POST": Scope.POLICIES},
     "policies/<int:pk>/<int:number>/activate": {"POST": Scope.POLICIES},
@@ -127,6 +129,12 @@ BOARD: MappingProxyType[str, Row] = MappingProxyType({
     "webhooks/<int:pk>/delete": {"GET": KEYS, "POST": KEYS},
     "webhooks/<int:pk>/deliveries/<int:delivery>/again": {"POST": KEYS},
     "profile": {"GET": Need.SESSION},
+    "profile/zone": {"POST": Need.SESSION},
+    "teams/<slug:ref>": {"GET": READ, "POST": KEYS},
+    "teams/<slug:ref>/members/<int:pk>": {"POST": KEYS},
+    "teams/<slug:ref>/members/<int:pk>/remove": {"GET": KEYS, "POST": KEYS},
+    "teams/<slug:ref>/invitations/<int:pk>/withdraw": {"POST": KEYS},
+    "join": {"GET": Need.NOTHING, "POST": Need.NOTHING},  # ?with= is the invitation
     "sign-in": {"GET": Need.NOTHING, "POST": Need.NOTHING},
     "sign-out": {"POST": Need.NOTHING},
     "password": {"GET": Need.SESSION, "POST": Need.SESSION, "PUT": Need.SESSION},  # Django takes PUT as POST

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -190,9 +190,8 @@ def create_experiment(
     with _portal() as portal:
         document = portal.create_experiment(_json_of(file))
     tell(document, document["key"], as_json=as_json)
-    for goal in document.get("planning", []):
-        if goal["warning"]:
-            err().print(goal["warning"], markup=False)
+    _warn(goal["warning"] for goal in document.get("planning", []))
+    _warn(document.get("warnings", []))
 
 
 @experiments.command("start", epilog="Example: decisioning experiments start checkout")
@@ -587,6 +586,7 @@ def lint(
             told = portal.post("/api/policies", asked, dry_run="true")["versions"][0]
     gates_ = told["body"]["gates"]
     tell({"valid": True, "gates": len(gates_)}, f"Nothing is wrong: {len(gates_)} gates.", as_json=as_json)
+    _warn(told.get("warnings", []))
 
 
 @policy.command("add", epilog="Example: decisioning policy add careful careful.json")
@@ -602,6 +602,7 @@ def add(name: Name, file: Body, *, team: Team = None, as_json: AsJson = False) -
             told = portal.post("/api/policies", {"name": name, "body": body, **_named(team)})["versions"][0]
     judges = "judges from now on" if told["activated_at"] else f"waits: decisioning policy backtest {name}"
     tell(told, f"{name} {told['version']} {judges}", as_json=as_json)
+    _warn(told.get("warnings", []))
 
 
 @policy.command("backtest", epilog="Example: decisioning policy backtest careful --wait 10m")
@@ -738,6 +739,12 @@ def _print_gates(found: list[Json]) -> None:
                 told += f" ({reading['lower']:+.4g} to {reading['upper']:+.4g})"
         rows.append((gate["gate"], gate["variant"], gate["verdict"], told, gate.get("reason", "")))
     print_table(("gate", "variant", "verdict", "reading", "reason"), rows)
+
+
+def _warn(lines: Iterable[str | None]) -> None:
+    """On stderr, what was taken and yet needs a second look."""
+    for line in filter(None, lines):
+        err().print(line, markup=False)
 
 
 def _json_of(file: Any) -> Any:

@@ -406,6 +406,7 @@ class Brought:
     accepted: int = 0
     duplicates: int = 0
     refused: list[BadLine] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     problem: str = ""
 
 
@@ -461,6 +462,7 @@ def bring_in(
         try:
             try:
                 document = portal.create_experiment(body)
+                brought.warnings = list(document.get("warnings", ()))
             except PortalError as refusal:
                 if refusal.code != "key_taken":
                     raise

@@ -285,6 +285,7 @@ class Tools:
             "kpis": [f"{k['metric']} ({k['role']})" for k in document["kpis"]],
             "policy": document["recommendation"]["policy"],
             "board": board,
+            **({"warnings": document["warnings"]} if document.get("warnings") else {}),
         }
         return _short(told, f"push_kpis({document['key']!r}, rows)")
 

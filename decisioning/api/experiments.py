@@ -27,7 +27,7 @@ from experiments import lifecycle, plan
 from experiments.models import Experiment
 from gates import policies, readings
 from gates.outlook import outlook
-from gates.policy import lint_plan, parse
+from gates.policy import lint_plan, parse, plan_warnings
 from telemetry.freshness import WORST_LAST
 
 ACTIONS = ("scale", "delete", "review", "hold")
@@ -101,7 +101,7 @@ class Experiments(Door):
         experiment = created(values, team=team, by=self.principal, now=now)
         shown = shown_document(experiment)
         return Response(
-            {**shown.value, "planning": _planning(experiment)},
+            {**shown.value, "planning": _planning(experiment), "warnings": _warnings(experiment)},
             status=201,
             headers={"ETag": shown.etag, "Location": f"/api/experiments/{experiment.pk}"},
         )
@@ -147,7 +147,8 @@ class OneExperiment(Door):
                 _check(experiment)
         except plan.PlanRefused as refusal:
             raise refused(refusal) from refusal
-        return _answer(experiment)
+        shown = shown_document(experiment)
+        return Response({**shown.value, "warnings": _warnings(experiment)}, headers={"ETag": shown.etag})
 
 
 class Transitions(Door):
@@ -181,6 +182,12 @@ def _planning(experiment: Experiment) -> list[dict[str, Any]]:
     """What each goal needs before it is decided whatever the effect is, with a warning when the plan cannot end."""
     (judging,) = readings.load([experiment.pk])
     return [{**found._asdict(), "warning": found.warning or None} for found in outlook(judging.policy, judging.plan)]
+
+
+def _warnings(experiment: Experiment) -> list[str]:
+    """What is taken and yet hardly meant, such as 60% of harm."""
+    (judging,) = readings.load([experiment.pk])
+    return plan_warnings(judging.policy, judging.plan)
 
 
 def shown_document(experiment: Experiment) -> Document:
@@ -228,7 +235,11 @@ def _rebind(experiment: Experiment, name: str | None) -> None:
 def _check(experiment: Experiment) -> None:
     """What only policy and plan together can get wrong, such as a goal on a gauge."""
     version = policies.version_for(experiment)
-    found = lint_plan(parse(version.body), readings.plans_of([experiment])[experiment.pk])
-    errors: list[Error] = [("/target_kpis", problem.code, problem.message) for problem in found]
+    planned = readings.plans_of([experiment])[experiment.pk]
+    places = {kpi.metric: f"/target_kpis/{position}" for position, kpi in enumerate(planned.kpis)}
+    errors: list[Error] = [
+        (f"{places[p.metric]}/{p.key}" if p.metric and p.key else "/target_kpis", p.code, p.message)
+        for p in lint_plan(parse(version.body), planned)
+    ]
     if errors:
         raise invalid(errors)

@@ -16,6 +16,7 @@ from decisioning.api.problems import Error, Problem, bad_parameter, invalid
 from decisioning.api.serializers import PolicyIn, PolicyVersionIn
 from gates import policies, trials
 from gates.models import Backtest, Policy, PolicyVersion
+from gates.policy import warnings
 
 
 class Policies(Door):
@@ -192,6 +193,7 @@ def _version(version: PolicyVersion) -> dict[str, Any]:
     return {
         "version": version.number,
         "body": version.body,
+        "warnings": warnings(version.body),
         "author": version.author,
         "created_at": rfc3339(version.created_at),
         "activated_at": rfc3339(version.activated_at),

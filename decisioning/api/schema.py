@@ -66,7 +66,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Experiments", "POST"): Operation({201: shapes.CreatedOut}, takes=bodies.ExperimentIn, conflict=True),
     ("OneExperiment", "GET"): Operation({200: shapes.DocumentOut, 304: None}),
     ("OneExperiment", "PATCH"): Operation(
-        {200: shapes.DocumentOut}, takes=bodies.ExperimentPatch, conflict=True, more=(412,)
+        {200: shapes.ChangedOut}, takes=bodies.ExperimentPatch, conflict=True, more=(412,)
     ),
     ("Transitions", "POST"): Operation({200: shapes.DocumentOut}, takes=bodies.TransitionIn, conflict=True),
     ("Kpis", "GET"): Operation({(200, _JSON): shapes.SeriesOut, (200, "text/csv"): OpenApiTypes.STR}),

@@ -221,7 +221,14 @@ class OutlookOut(Shape):
     warning = maybe_text()
 
 
-class CreatedOut(DocumentOut):
+class ChangedOut(DocumentOut):
+    warnings = s.ListField(
+        child=s.CharField(),
+        help_text="What was taken and is hardly meant, such as fractions over one half: 0.05 is 5%.",
+    )
+
+
+class CreatedOut(ChangedOut):
     planning = OutlookOut(many=True)
 
 
@@ -458,6 +465,7 @@ class BacktestOut(Shape):
 class PolicyVersionOut(Shape):
     version = whole()
     body = s.DictField()
+    warnings = texts()
     author = text()
     created_at = at()
     activated_at = maybe_at()

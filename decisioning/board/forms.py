@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.core.validators import FileExtensionValidator
 
-from decisioning.access.models import Team, valid_key
+from decisioning.access.models import Membership, Team, valid_key
 from decisioning.access.pictures import PictureRefused, check_size, redrawn
 from decisioning.access.scopes import Scope
 from decisioning.ledger.outbox import EVENTS
@@ -57,6 +57,19 @@ class KeyForm(forms.Form):
         widget=forms.TextInput(**_input(placeholder="600/m")),
         help_text="Requests allowed, such as 40/m. Empty: the portal's default.",
         error_messages={"invalid": "Write a number, a slash and s, m, h or d, such as 40/m."},
+    )
+
+
+class InviteForm(forms.Form):
+    """Somebody new in a team."""
+
+    role = forms.ChoiceField(
+        choices=Membership.Role.choices, initial=Membership.Role.OPERATOR, widget=forms.Select(**_input())
+    )
+    email = forms.EmailField(
+        required=False,
+        widget=forms.EmailInput(**_input(autocomplete="off")),
+        help_text="Whom it is for. Empty: hand the link over yourself.",
     )
 
 
@@ -119,7 +132,7 @@ class PolicyForm(forms.Form):
         help_text="Experiments name it, such as careful.",
     )
     body = forms.JSONField(
-        widget=forms.Textarea(**_input(rows="26", spellcheck="false")),
+        widget=forms.Textarea(attrs={"class": "input code", "rows": "26", "spellcheck": "false"}),
         encoder=IndentedJSON,
         error_messages={"invalid": "This is no JSON: a comma, a quote or a bracket is missing or too many."},
         help_text="Settings that are left out have the value of the shipped default.",

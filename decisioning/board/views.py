@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, cast
+from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.forms import UserCreationForm
 from django.contrib.auth.models import User
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.core.signing import BadSignature
@@ -17,19 +21,20 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
+from django.utils.html import format_html
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from decisioning.access import keys as access_keys
-from decisioning.access import pictures
+from decisioning.access import members, pictures
 from decisioning.access.login import ask_to_sign_in, keeps_unsent, sign_in_url
 from decisioning.access.middleware import about, own_transaction
-from decisioning.access.models import ApiKey
+from decisioning.access.models import ApiKey, Invitation, Membership, Team
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
-from decisioning.board import once, snapshots
+from decisioning.board import once, snapshots, words, zones
 from decisioning.board.downloads import MOST_OF_ONE, spreadsheet
-from decisioning.board.forms import ExperimentForm, ImageForm, KeyForm, PolicyForm, WebhookForm
+from decisioning.board.forms import ExperimentForm, ImageForm, InviteForm, KeyForm, PolicyForm, WebhookForm
 from decisioning.board.presenters import (
     creation,
     dossier,
@@ -42,6 +47,7 @@ from decisioning.board.presenters import (
     sheets,
     webhooks,
 )
+from decisioning.board.presenters import members as member_pages
 from decisioning.ledger import channels
 from decisioning.ledger.models import Channel, Delivery
 from experiments import lifecycle
@@ -73,7 +79,8 @@ def signed_in(view: View) -> View:
             return ask_to_sign_in(request)
         if any("\x00" in value for sent in (request.GET, request.POST) for value in sent.values()):
             raise BadRequest("No text holds a NUL character.")
-        return view(request, *args, **kwargs)
+        with timezone.override(zones.zone_of(request)):
+            return view(request, *args, **kwargs)
 
     return guarded
 
@@ -232,22 +239,30 @@ def decide(request: HttpRequest, ref: str) -> HttpResponse:
             by=who(request),
             now=timezone.now(),
             override_to=sent["override_to"] if override else "",
-            reason=sent["reason"].strip() if override else "",
+            reason=sent["reason"].strip(),
         )
     except DecisionRefused as refusal:
-        return _dossier(request, e, answer=sent | _told(refusal), status=refusal.status)
+        return _dossier(request, e, answer=sent | _told(refusal, sent), status=refusal.status)
     e.refresh_from_db()
-    messages.success(request, _done(e, decision.override_to or decision.recommendation.action, override=override))
+    done = _done(e, decision.override_to or decision.recommendation.action, override=override)
+    number, first = listing.waits_next(who(request))
+    if first is not None:
+        url = f"{reverse('experiment', args=[first.key])}#decide"
+        done = format_html('{} Next of {}: <a href="{}">{}</a>', done, number, url, first.name)
+    messages.success(request, done)
     response = redirect("experiment", ref=e.key)
     if request.headers.get("HX-Request"):
         return HttpResponse(headers={"HX-Redirect": response.url})  # with a fragment the browser would not reload
     return response
 
 
-def _told(refusal: DecisionRefused) -> dict[str, Any]:
-    """Where in the form a refusal is shown."""
-    if refusal.pointer == "/reason":
-        return {"reason_error": "Say why you decide otherwise; one sentence is enough."}
+def _told(refusal: DecisionRefused, sent: Mapping[str, str]) -> dict[str, Any]:
+    """Where in the form a refusal is shown; what an override lacks is said all at once."""
+    if refusal.code == "missing_field":
+        return {
+            "to_error": "" if sent["override_to"] else "Choose what is done instead.",
+            "reason_error": "" if sent["reason"].strip() else "Say why you decide otherwise; one sentence is enough.",
+        }
     if refusal.status == 409:
         title = {
             "already_decided": "Somebody has answered already.",
@@ -257,7 +272,6 @@ def _told(refusal: DecisionRefused) -> dict[str, Any]:
         return {
             "replaced": {"title": title, "text": f"Nothing was recorded. {refusal.message}"},
             "action": "",
-            "reason": "",
         }
     return {"error": refusal.message}
 
@@ -344,6 +358,8 @@ def experiment_new(request: HttpRequest) -> HttpResponse:
             messages.success(
                 request, f"{made.name} is {made.get_status_display().lower()}. Send its first rows, and it is judged."
             )
+            for warning in creation.warnings(made):
+                messages.warning(request, warning)
             return redirect("experiment", ref=made.key)
     return page(
         request,
@@ -731,7 +747,21 @@ def audit_csv(request: HttpRequest) -> HttpResponse:
 def profile(request: HttpRequest) -> HttpResponse:
     user = cast("User", request.user)
     shown = records.profile(who(request), email=user.email, is_staff=user.is_staff, joined=user.date_joined)
+    shown["zones"] = frame.options([(name, name.replace("_", " ")) for name in zones.names()], zones.name_of(request))
     return page(request, "board/profile.html", shown, here="profile", title="Profile")
+
+
+@require_POST
+@person
+def profile_zone(request: HttpRequest) -> HttpResponse:
+    """In which time zone this browser reads from now on."""
+    name = request.POST.get("zone", "")
+    if name not in zones.names():
+        raise BadRequest("There is no such time zone.")
+    messages.success(request, f"Times are shown in {name.replace('_', ' ')} from now on.")
+    response = redirect("profile")
+    zones.keep(response, name)
+    return response
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -788,6 +818,122 @@ def key_revoke(request: HttpRequest, pk: int) -> HttpResponse:
         "tone": "delete",
     }
     return page(request, "board/confirm.html", asked, here="profile", title=str(asked["title"]), exact=False)
+
+
+# Who is in a team -------------------------------------------------------------------------------------------------------
+
+
+def _team(request: HttpRequest, ref: str, *, need: Scope) -> Team:
+    found = get_object_or_404(Team, key=ref)
+    allowed(request, need, found.pk)
+    return found
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def team(request: HttpRequest, ref: str) -> HttpResponse:
+    """Members and roles; an admin of the team invites here. The link is in this one answer and nowhere else."""
+    of = _team(request, ref, need=Scope.KEYS if request.method == "POST" else Scope.READ)
+    now, made, status = timezone.now(), None, 200
+    form = InviteForm(request.POST or None)
+    if request.method == "POST":
+        if once.taken(request):
+            messages.warning(request, f"{_MADE_ALREADY} Where its link is lost, withdraw that invitation.")
+            return redirect("team", ref=of.key)
+        status = 422
+        if form.is_valid():
+            invitation, token = members.invite(of, **form.cleaned_data, by=who(request), now=now)
+            once.take(request)
+            url = f"{settings.PUBLIC_URL}{reverse('join')}?{urlencode({'with': token})}"
+            mailed = members.mail(invitation, url) if invitation.email else None
+            status, made, form = 201, {"url": url, "mailed": mailed, "email": invitation.email}, InviteForm()
+    shown = member_pages.team(of, who(request), form, now=now) | {"made": made, "once": once.number()}
+    return page(request, "board/team.html", shown, here="profile", title=of.name, status=status, exact=False)
+
+
+def _member(request: HttpRequest, ref: str, pk: int) -> Membership:
+    of = _team(request, ref, need=Scope.KEYS)
+    return get_object_or_404(Membership.objects.select_related("user", "team"), team=of, pk=pk)
+
+
+@require_POST
+@person
+def member_role(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
+    member, role = _member(request, ref, pk), request.POST.get("role", "")
+    if role not in Membership.Role.values:
+        raise BadRequest("There is no such role.")
+    try:
+        members.change_role(member, role)
+    except members.MemberRefused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, f"{member.user} is {role} in {member.team.name} from now on.")
+    return redirect("team", ref=ref)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def member_remove(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
+    member, now, error = _member(request, ref, pk), timezone.now(), ""
+    if request.method == "POST":
+        name, of = member.user.get_username(), member.team.name
+        try:
+            revoked = members.remove(member, revoke_keys=request.POST.get("keys") == "revoke", now=now)
+        except members.MemberRefused as refusal:
+            error = str(refusal)
+        else:
+            keys = f", and {words.plural(revoked, 'key')} of theirs revoked" if revoked else ""
+            messages.success(request, f"{name} is out of {of} from now on{keys}.")
+            return redirect("profile") if member.user_id == who(request).id else redirect("team", ref=ref)
+    shown = member_pages.leaving(member, now=now) | {"error": error}
+    return page(
+        request,
+        "board/member_remove.html",
+        shown,
+        here="profile",
+        title=shown["title"],
+        status=409 if error else 200,
+        exact=False,
+    )
+
+
+@require_POST
+@person
+def invitation_withdraw(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
+    get_object_or_404(Invitation, team=_team(request, ref, need=Scope.KEYS), pk=pk).delete()
+    messages.success(request, "The invitation is withdrawn; its link leads nowhere now.")
+    return redirect("team", ref=ref)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+def join(request: HttpRequest) -> HttpResponse:
+    """Who follows an invitation: as who they are when they are signed in, else with a new account.
+
+    `?with=` holds the token: a path would stand in logs and in the audit.
+    """
+    token = request.GET.get("with", "")
+    now, signed, status = timezone.now(), who(request).kind == "user", 200
+    invitation = members.invitation(request, token, now=now)
+    if invitation is None:
+        raise Http404("There is no such invitation.")
+    form: UserCreationForm[User] = UserCreationForm(request.POST or None)
+    error = ""
+    if request.method == "POST":
+        status = 422
+        if signed or form.is_valid():
+            user = cast("User", request.user) if signed else form.save(commit=False)
+            try:
+                members.join(request, invitation, user, now=now)
+            except members.MemberRefused as refusal:
+                status, error = 409, str(refusal)
+            else:
+                if not signed:
+                    login(request, user)
+                messages.success(request, f"You are in {invitation.team.name} now, as {invitation.role}.")
+                return redirect("board")
+    shown = member_pages.invited(invitation, who(request), form, now=now) | {"error": error}
+    return render(request, "board/join.html", {"page": shown}, status=status)
 
 
 # Who is told ------------------------------------------------------------------------------------------------------------

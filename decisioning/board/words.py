@@ -1,12 +1,16 @@
-"""How facts are said on the board: tones, verbs, durations, instants, figures, and a policy as sentences. Pure.
+"""How facts are said on the board: tones, verbs, durations, instants, figures, and a policy as sentences. Pure,
+but for the time zone that is active while a page is made.
 
-Colour has six meanings and each has a word and a glyph beside it. Times are UTC and say so with a Z.
+Colour has six meanings and each has a word and a glyph beside it. Times are the reader's,
+with UTC beside them; what ends with a Z is UTC.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from math import ceil, isfinite
 from typing import Any, NamedTuple
+
+from django.utils import timezone
 
 from decisioning.board.charts import percent
 from gates.outlook import Outlook
@@ -126,21 +130,45 @@ def instant(at: datetime | None, now: datetime) -> str:
     >>> now = datetime(2026, 11, 24, 6, 30, tzinfo=UTC)
     >>> [instant(now - timedelta(hours=h), now) for h in (1, 20, 24 * 400)]
     ['05:30Z', '23 Nov 10:30Z', '20 Oct 2025 06:30Z']
+    >>> with timezone.override("Asia/Tokyo"):
+    ...     [instant(now - timedelta(hours=h), now) for h in (1, 10, 20)]
+    ['14:30 (05:30Z)', '05:30 (23 Nov 20:30Z)', '23 Nov 19:30 (10:30Z)']
     """
     if at is None:
         return "never"
-    if at.date() == now.date():
-        return f"{at:%H:%MZ}"
-    return f"{at.day} {at:%b %H:%MZ}" if at.year == now.year else f"{at.day} {at:%b %Y %H:%MZ}"
+    here, today = timezone.localtime(at), timezone.localtime(now)
+    if here.date() == today.date():
+        return _beside(f"{here:%H:%M}", at)
+    return _beside(f"{here.day} {here:%b %H:%M}" if here.year == today.year else f"{here.day} {here:%b %Y %H:%M}", at)
+
+
+def stamp(at: datetime) -> str:
+    """A moment of about now, always with its day.
+
+    >>> from datetime import UTC
+    >>> stamp(datetime(2026, 11, 28, 9, tzinfo=UTC))
+    '28 Nov 09:00Z'
+    """
+    here = timezone.localtime(at)
+    return _beside(f"{here.day} {here:%b %H:%M}", at)
+
+
+def _beside(here: str, at: datetime) -> str:
+    """The reader's own time, with UTC beside it where that is another."""
+    local, utc = timezone.localtime(at), at.astimezone(UTC)
+    if local.replace(tzinfo=None) == utc.replace(tzinfo=None):
+        return f"{here}Z"
+    return f"{here} ({utc:%H:%M}Z)" if local.date() == utc.date() else f"{here} ({utc.day} {utc:%b %H:%M}Z)"
 
 
 def day(at: datetime | None) -> str:
-    """The date alone.
+    """The date alone, where the reader is.
 
-    >>> day(datetime(2026, 11, 8))
+    >>> from datetime import UTC
+    >>> day(datetime(2026, 11, 8, tzinfo=UTC))
     '8 Nov 2026'
     """
-    return f"{at.day} {at:%b %Y}" if at else "never"
+    return f"{timezone.localtime(at).day} {timezone.localtime(at):%b %Y}" if at else "never"
 
 
 def count(number: float | None) -> str:

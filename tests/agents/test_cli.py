@@ -282,6 +282,24 @@ def test_creating_a_plan_that_cannot_end_says_so_beside_the_key(
     assert (said.out, said.err) == ("pay-later\n", "vrps may take up to 90 days [28 are allowed].\n")
 
 
+def test_what_a_plan_or_a_policy_is_warned_of_is_said_beside_it(
+    run: Run, answers: dict[str, httpx.Response], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers["/api/experiments"] = httpx.Response(201, json={"key": "pay-later", "warnings": ["kept: 60%."]})
+    version = {"version": 1, "body": {"gates": []}, "activated_at": "x", "warnings": ["guards: 60%."]}
+    answers["/api/policies"] = httpx.Response(201, json={"versions": [version]})
+    answers["/api/policies/wide/versions"] = httpx.Response(201, json=version)
+    (tmp_path / "plan.json").write_text("{}")
+
+    for command, warning in (
+        (["experiments", "create"], "kept: 60%.\n"),
+        (["policy", "lint"], "guards: 60%.\n"),
+        (["policy", "add", "wide"], "guards: 60%.\n"),
+    ):
+        assert run(*command, str(tmp_path / "plan.json")) == 0
+        assert capsys.readouterr().err == warning
+
+
 # Waiting and answering ------------------------------------------------------------------------------------------------
 
 

@@ -249,6 +249,18 @@ def test_rows_that_the_portal_refuses_are_listed_with_their_line() -> None:
     assert [(bad.line, bad.reason) for bad in brought.refused] == [(3, "arm-9: no such")]
 
 
+def test_what_a_plan_is_warned_of_is_kept_beside_its_experiment() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/experiments":
+            return httpx.Response(201, json={**json.loads(request.content), "warnings": ["metric_1_guard: 60%."]})
+        return httpx.Response(200, json={"accepted": 2, "changed": 0, "duplicates": 0})
+
+    portal = Portal("http://portal.test", "k", transport=httpx.MockTransport(answer))
+    (brought,) = bring_in(portal, wide("x1,1,4,1,100,101,3.5,3.6,9,10"), plan_of(None, "wide"), now=NOW)
+
+    assert brought.warnings == ["metric_1_guard: 60%."]
+
+
 def test_an_experiment_that_is_refused_is_told_and_the_next_goes_in() -> None:
     fake = FakePortal()
 

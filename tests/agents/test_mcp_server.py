@@ -177,3 +177,8 @@ def test_a_backtest_that_nobody_asked_for_is_asked_for_by_a_person_where_the_key
 def test_without_a_key_nothing_is_asked(ask: Ask, asked: list[httpx.Request]) -> None:
     assert "Send your own key" in ask("list_experiments", key="")["refused"]
     assert asked == []
+
+
+def test_what_a_plan_is_warned_of_reaches_the_agent(ask: Ask, answers: dict[str, httpx.Response]) -> None:
+    answers["POST /api/experiments"] = httpx.Response(201, json=DOCUMENT | {"warnings": ["kept: 60%."]})
+    assert ask("create_experiment", name="n", hypothesis="h", target_kpis=["m"])["warnings"] == ["kept: 60%."]

@@ -40,8 +40,8 @@ def told(node: ast.AST) -> Iterator[str]:
 def pointed(node: ast.Tuple) -> bool:
     """Whether a tuple begins with a JSON pointer."""
     first = node.elts[0]
-    begins = first.values[0] if isinstance(first, ast.JoinedStr) else first
-    return isinstance(begins, ast.Constant) and isinstance(begins.value, str) and begins.value.startswith(("/", "?"))
+    parts = first.values[:2] if isinstance(first, ast.JoinedStr) else [first]
+    return any(isinstance(part, ast.Constant) and str(part.value).startswith(("/", "?")) for part in parts)
 
 
 def texts(nodes: list[ast.expr]) -> Iterator[str]:

@@ -102,6 +102,15 @@ def test_an_event_sent_again_is_counted_and_changes_nothing(ops: Caller) -> None
     assert values(made) == [1.0]
 
 
+def test_float_dust_in_an_event_is_rounded_to_the_bound(ops: Caller) -> None:
+    made = ops.experiment(target_kpis=["vrps", {"metric": {"key": "share", "kind": "proportion"}, "role": "shown"}])
+    rows = [row(made, variance=-7e-15), row(made, metric="share", value=1.0000000000000002)]
+    assert counts(send(ops, *(event(str(n), data=data) for n, data in enumerate(rows)))) == (2, 0, 0)
+    found = ops.get(f"/api/experiments/{made['id']}/kpis").json()["results"]
+    assert {r["metric"]: (r["value"], r["variance"]) for r in found}["vrps"][1] == 0
+    assert {r["metric"]: r["value"] for r in found}["share"] == 1
+
+
 def test_another_team_may_use_the_same_source_and_id(ops: Caller, stranger: Caller) -> None:
     mine, theirs = ops.experiment(), stranger.experiment()
     assert counts(send(ops, event(data=row(mine)))) == (1, 0, 0)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from django.db import connection
 
 from experiments.models import Metric
@@ -343,3 +344,58 @@ def test_a_plan_that_cannot_end_is_made_and_warned_with_the_smallest_effect_that
     assert planning["days"] > planning["max_days"] == 28
     assert "the smallest effect that is surely decided by then is" in planning["warning"]
     assert ops.experiment()["planning"] == []
+
+
+GUARD = {"metric": {"key": "kept", "kind": "proportion", "direction": "increase"}, "role": "guardrail"}
+
+
+@pytest.mark.parametrize(
+    ("kpi", "pointer"),
+    [
+        ({"metric": "vrps", "minimum_effect": 2}, "/target_kpis/1/minimum_effect"),
+        ({**GUARD, "max_harm": 5}, "/target_kpis/1/max_harm"),
+        ({**GUARD, "max_harm": 1}, "/target_kpis/1/max_harm"),
+    ],
+)
+def test_percent_where_a_fraction_is_meant_is_refused_when_it_is_made_and_when_it_is_changed(
+    ops: Caller, kpi: dict[str, Any], pointer: str
+) -> None:
+    plan = [{"metric": "signups"}, kpi]
+    made = ops.post("/api/experiments", {**PLAN, "target_kpis": plan})
+    assert (made.status_code, errors_of(made)) == (422, [(pointer, "over_one")])
+    assert "0.05 is 5%" in made.json()["detail"]
+    path = f"/api/experiments/{ops.experiment(start=False)['key']}"
+    changed = ops.patch(path, {"target_kpis": plan})
+    assert (changed.status_code, errors_of(changed)) == (422, [(pointer, "over_one")])
+    assert len(ops.get(path).json()["kpis"]) == 1
+
+
+def test_a_fraction_over_one_half_is_taken_and_warned_of(ops: Caller) -> None:
+    kpis = [{"metric": "vrps", "minimum_effect": 0.5}, {**GUARD, "max_harm": 0.6}]
+    made = ops.experiment(target_kpis=kpis, start=False)
+    assert made["warnings"] == ["kept_guard: max_harm is 0.6, which is 60%. It is a fraction of control: 0.05 is 5%."]
+    path = f"/api/experiments/{made['key']}"
+    assert ops.patch(path, {"target_kpis": [kpis[0]]}).json()["warnings"] == []
+    assert ops.patch(path, {"target_kpis": kpis}).json()["warnings"] == made["warnings"]
+
+
+def test_an_effect_in_the_metrics_own_unit_is_no_fraction(ops: Caller) -> None:
+    gates = [{"name": "g", "kind": "uplift", "for": "goal", "effect": "difference", "delete_below": "plan"}]
+    assert ops.post("/api/policies", {"name": "in-units", "body": {"gates": gates}}).status_code == 201
+    made = ops.experiment(policy="in-units", target_kpis=[{"metric": "vrps", "minimum_effect": 5}])
+    assert made["warnings"] == []
+
+
+def test_a_number_of_a_plan_that_nothing_could_be_computed_with_is_out_of_range(ops: Caller) -> None:
+    goal = {"metric": "vrps", "baseline": {"mean": 1e-200, "stddev": 1e150}, "target": {"at_least": -1e101}}
+    variants = [{"key": "control", "control": True}, {"key": "treatment", "weight": 1e-101}]
+    refused = ops.post(
+        "/api/experiments", {**PLAN, "target_kpis": [goal], "expected_units_per_day": 1e101, "variants": variants}
+    )
+    assert set(errors_of(refused)) == {
+        ("/target_kpis/0/baseline/mean", "out_of_range"),
+        ("/target_kpis/0/baseline/stddev", "out_of_range"),
+        ("/target_kpis/0/target/at_least", "out_of_range"),
+        ("/variants/1/weight", "out_of_range"),
+        ("/expected_units_per_day", "out_of_range"),
+    }

@@ -365,3 +365,40 @@ def test_a_backtest_right_after_the_answer_that_ended_an_experiment_works(ops: C
         run_one(now=datetime.now(UTC))
     found = ops.get("/api/policies/bold/versions/2/backtest").json()
     assert (found["state"], found["error"]) == ("finished", None)
+
+
+def test_a_policys_fractions_are_refused_over_one_and_warned_of_over_one_half(ops: Caller) -> None:
+    def body(**numbers: float) -> dict[str, Any]:
+        goal = {"name": "goals", "kind": "uplift", "for": "goal", "scale_above": 0.0, "delete_below": 0.02}
+        guard = {"name": "guards", "kind": "guard", "for": "guardrail", "max_harm": 0.1}
+        return {"gates": [{**gate, **{k: v for k, v in numbers.items() if k in gate}} for gate in (goal, guard)]}
+
+    for name, gate in (("scale_above", "goals"), ("delete_below", "goals"), ("max_harm", "guards")):
+        numbers = {"delete_below": 5.0, name: 2.0}
+        refused = ops.post("/api/policies", {"name": "percent", "body": body(**numbers)})
+        assert refused.status_code == 422
+        assert (f"/body/gates/{gate}", "over_one") in errors_of(refused)
+    made = ops.post("/api/policies", {"name": "wide", "body": body(max_harm=0.6)}).json()["versions"][0]
+    assert made["warnings"] == ["guards: max_harm is 0.6, which is 60%. It is a fraction of control: 0.05 is 5%."]
+    assert ops.post("/api/policies/wide/versions", {"body": body()}).json()["warnings"] == []
+    assert errors_of(ops.post("/api/policies/wide/versions", {"body": body(max_harm=60)}))[0][1] == "over_one"
+
+
+def test_a_policy_that_was_saved_with_fractions_over_one_judges_as_it_is(ops: Caller, started: datetime) -> None:
+    with as_role("owner"):
+        old = Policy.objects.create(name="old", team=ops.team, created_at=started)
+        body = {**QUICK_BODY, "gates": [{"name": "g", "kind": "uplift", "for": "goal", "delete_below": 3.0}]}
+        PolicyVersion.objects.create(
+            policy=old, team=ops.team, number=1, body=body, created_at=started, activated_at=started
+        )
+    made = ops.experiment(
+        policy="old",
+        started_at=started.isoformat(),
+        target_kpis=[{"metric": {"key": "vrps", "expected_every_s": 3600, "freshness_target_s": 3600}}],
+    )
+    assert made["warnings"] == ["g: delete_below is 3, which is 300%. It is a fraction of control: 0.05 is 5%."]
+    means = {"control": 3.0, "treatment": 3.3}
+    ops.post(f"/api/experiments/{made['id']}/kpis", {"rows": rows(means, started, datetime.now(UTC))})
+    tick()
+    (gate, *_) = ops.get(f"/api/experiments/{made['id']}/gates").json()["results"]
+    assert (gate["gate"], gate["limits"]["delete_below"], gate["verdict"]) == ("g", 3.0, "pass")

@@ -165,6 +165,19 @@ def test_a_policy_is_looked_at_as_sentences_then_saved_and_its_next_version_trie
     assert candidate.activated_by == "kim"
 
 
+def test_a_policys_fractions_are_refused_over_one_and_warned_of_over_one_half(root: Client, scene: Scene) -> None:
+    add = reverse("admin:gates_policy_add")
+
+    def form(delete_below: float) -> dict[str, Any]:
+        gates = [{"name": "goals", "kind": "uplift", "for": "goal", "delete_below": delete_below}]
+        return {"name": "wide", "team": scene.team.pk, "body": json.dumps({"gates": gates})}
+
+    assert "delete_below is 2, and that is 200%" in root.post(add, form(2)).text
+    warning = "goals: delete_below is 0.6, which is 60%. It is a fraction of control: 0.05 is 5%."
+    assert warning in root.post(add, form(0.6) | {"look_first": "on"}).text
+    assert warning.capitalize()[:1] + warning[1:] in root.post(add, form(0.6), follow=True).text
+
+
 def test_an_experiment_that_runs_keeps_its_policy_whoever_edits_a_binding(root: Client, scene: Scene) -> None:
     """Else one person could put another policy in force without a backtest."""
     bound, by_default, draft = (

@@ -5,7 +5,7 @@ from django.test import Client
 from decisioning.access.models import Team
 from experiments.models import Experiment, Variant
 from gates.models import Cursor, Decision, PolicyVersion
-from tests.board.scenes import Scene, person
+from tests.board.scenes import HOUR, Scene, person
 from tests.conftest import as_role
 
 HTMX = {"HX-Request": "true"}
@@ -221,3 +221,45 @@ def test_pausing_asks_first_and_a_refused_move_says_what_is_allowed(board: Clien
     refused = board.post(f"/experiments/{e.key}/to/paused")
     assert refused.status_code == 409
     assert "It may become running, stopped" in refused.text
+
+
+def test_an_override_that_is_not_chosen_yet_is_nothing_and_says_all_it_lacks(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="scale", days=2)
+    r = scene.proposal(e)
+    assert '<option value="" selected>Choose what is done instead</option>' in board.get(f"/experiments/{e.key}").text
+
+    sent = {"action": "override", "override_to": "", "reason": "", "evidence_digest": r.evidence_digest}
+    refused = board.post(f"/experiments/{e.key}/decision", sent)
+
+    assert refused.status_code == 422
+    assert "Choose what is done instead." in refused.text
+    assert "Say why you decide otherwise" in refused.text
+    assert "&#x27;&#x27;" not in refused.text
+    assert "Say why" not in board.post(f"/experiments/{e.key}/decision", sent | {"reason": "Stations are full"}).text
+    assert answers() == 0
+
+
+def test_a_note_goes_with_an_accepted_proposal_and_the_next_one_is_offered(board: Client, scene: Scene) -> None:
+    e = scene.experiment("First", action="scale", days=2)
+    r = scene.proposal(e, ago=20 * HOUR)
+    later, sooner = (scene.experiment(name, action="scale", rows=False) for name in ("Later", "Sooner"))
+    scene.proposal(later, ago=HOUR)
+    scene.proposal(sooner, ago=9 * HOUR)
+    sent = {"action": "accept", "reason": " As we hoped ", "evidence_digest": r.evidence_digest}
+
+    page = board.post(f"/experiments/{e.key}/decision", sent, follow=True).text
+
+    assert "Accepted: scale. First is scaled." in page
+    assert f'Next of 2: <a href="/experiments/{sooner.key}#decide">Sooner</a>' in page
+    assert "“As we hoped”" in page
+    assert "“As we hoped”" in board.get("/").text
+    with as_role("owner"):
+        assert Decision.objects.get().reason == "As we hoped"
+
+
+def test_what_was_typed_stays_when_a_newer_proposal_came_in_between(board: Client, scene: Scene) -> None:
+    e = scene.experiment(action="delete", code="harm", days=2)
+    scene.proposal(e, "delete", "harm")
+    sent = {"action": "accept", "reason": "Fine by me", "evidence_digest": "sha256:" + "0" * 64}
+
+    assert "Fine by me</textarea>" in board.post(f"/experiments/{e.key}/decision", sent).text

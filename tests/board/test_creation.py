@@ -200,3 +200,21 @@ def test_a_form_that_is_pressed_twice_makes_one_experiment(board: Client, scene:
 
     with as_role("owner"):
         assert Experiment.objects.count() == 1
+
+
+def test_a_share_that_is_hardly_meant_is_warned_of_and_one_that_cannot_be_is_refused_at_its_field(
+    board: Client, scene: Scene
+) -> None:
+    with as_role("owner"):
+        scene.metric("kept", kind="proportion", direction="increase")
+    for changes in ({"max_harm": "100"}, {"max_harm": "500"}, {"minimum_effect": "200"}):
+        response = send(board, scene, guardrails="kept", **changes)
+        assert response.status_code == 422
+        (field,) = changes
+        assert "It is a fraction of control: 0.05 is 5%." in response.context["page"]["form"].errors[field][0]
+
+    made = send(board, scene, guardrails="kept", max_harm="60")
+    page = board.get(made.url).text
+    warning = "kept_guard: max_harm is 0.6, which is 60%. It is a fraction of control: 0.05 is 5%."
+    assert page.count(warning) == 2, "once as news, once beside what it waits for"
+    assert board.get(made.url).text.count(warning) == 1

@@ -11,10 +11,10 @@ from django.test import Client
 from decisioning.access.models import Team
 from decisioning.board.presenters import history, listing
 from experiments.models import Experiment, Metric, TargetKpi, Variant
+from experiments.plan import LARGEST
 from gates.evaluation import evaluate_due
 from gates.models import Cursor, Step
 from gates.readings import plans_of
-from telemetry.ingest import LARGEST
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 

@@ -80,7 +80,10 @@ def test_what_an_open_page_asks_for_leads_to_the_sign_in_as_a_whole_and_back_to_
 
     assert response["HX-Redirect"] == "/sign-in?next=/experiments/scene-1%3Fx%3D1"
     assert response.content == b""
-    assert Client().post("/sources/1/refresh", headers={"Referer": "http://testserver/sources"}).status_code == 401
+    page = {"Referer": "http://testserver/sources"}
+    assert Client().post("/sources/1/refresh", headers=page)["Location"] == "/sign-in?next=/sources"
+    replay = Client().post("/experiments/a/evidence/b/replay", headers=HTMX)
+    assert (replay["HX-Redirect"], replay.content) == (response["HX-Redirect"], b"")
 
 
 @pytest.mark.django_db

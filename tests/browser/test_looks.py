@@ -1,5 +1,6 @@
 """Every page in a real browser, light and dark, wide and narrow: nothing for axe, the console or a sideways scroll to complain of."""
 
+import datetime as dt
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,9 @@ from axe_playwright_python.sync_playwright import Axe
 from django.contrib.auth.models import User
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from decisioning.access.models import Team
+from decisioning.access import members
+from decisioning.access.models import Membership, Team
+from decisioning.access.principal import ANONYMOUS
 from decisioning.ledger.models import Channel
 from experiments.models import Experiment
 from gates.models import Policy
@@ -22,7 +25,7 @@ from tests.conftest import as_role
 PAGES = ["/", "/?q=nothing+like+it", "/new", "/experiments/checkout-one-page", "/experiments/scene-1",
          "/experiments/scene-6", "/experiments/scene-12",
          "/experiments/scene-12/report", "/experiments/checkout-one-page/to/stopped", "/freshness", "/refresh-log", "/sources",
-         "/quarantine", "/promises", "/policies", "/policies/1", "/audit", "/keys", "/webhooks", "/profile", "/password", "/nowhere"]  # fmt: skip
+         "/quarantine", "/promises", "/policies", "/policies/1", "/audit", "/keys", "/webhooks", "/profile", "/teams/growth", "/policies/1/1/copy", "/password", "/nowhere"]  # fmt: skip
 ADMIN = ["/admin/", "/admin/experiments/experiment/", "/admin/experiments/experiment/2/change/", "/admin/experiments/experiment/2/history/",
          "/admin/experiments/experiment/2/rows/", "/admin/experiments/metric/add/", "/admin/gates/policy/", "/admin/gates/policy/add/",
          "/admin/telemetry/source/", "/admin/telemetry/source/import/", "/admin/ledger/entry/", "/admin/ledger/channel/", "/admin/ledger/delivery/",
@@ -57,7 +60,7 @@ def faults(page: Page, where: str) -> list[str]:
         for fault in Axe().run(page, options=rules).response["violations"]:
             nodes = [node["html"][:120] for node in fault["nodes"]][:3]
             found.append(f"{where} {theme}: {fault['id']}: {nodes}")
-    for width in (390, 320):
+    for width in (768, 390, 320):
         page.set_viewport_size({"width": width, "height": 844})
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         if wide > 0:
@@ -72,7 +75,14 @@ def test_no_page_has_a_fault_for_axe_an_error_in_the_console_or_a_sideways_scrol
     found = []
     with as_role("worker"):
         webhook = Channel.objects.get(kind="webhook").pk
-    for path in [*PAGES, f"/webhooks/{webhook}", f"/webhooks/{webhook}/delete"]:
+        member, team = Membership.objects.get(user__username="ada").pk, Team.objects.get(key="growth")
+        _, token = members.invite(
+            team, role="operator", email="a@example.org", by=ANONYMOUS, now=dt.datetime.now(dt.UTC)
+        )
+        policy = Policy.objects.get(name="careful").pk
+    own = [f"/webhooks/{webhook}", f"/webhooks/{webhook}/delete", f"/teams/growth/members/{member}/remove", f"/policies/{policy}/next",
+           f"/join?with={token}"]  # fmt: skip
+    for path in [*PAGES, *own]:
         admin_page.set_viewport_size({"width": 1440, "height": 900})
         admin_page.emulate_media(color_scheme="light")
         admin_page.goto(f"{served}{path}")
@@ -96,6 +106,7 @@ def test_names_of_60_characters_without_a_blank_burst_no_page_at_any_width(
     rename(scene)
     page = watched.new_page()
     sign_in(page, served, "ada")
+    watched.add_cookies([{"name": "zone", "value": "Pacific/Auckland", "url": served}])  # every time twice
     found = []
     with as_role("worker"):
         webhook = Channel.objects.get(kind="webhook").pk

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gates.plan import Kpi, Target
+from gates.plan import Kpi, Plan, Target, Variant
 from gates.policy import (
     DEFAULT_BODY,
     QUICK_BODY,
@@ -17,7 +17,9 @@ from gates.policy import (
     lint,
     lint_plan,
     parse,
+    plan_warnings,
     sentence,
+    warnings,
 )
 from tests.gates.histories import CAP, DENSITY, GOAL, GUARD, plan
 
@@ -64,6 +66,16 @@ def test_quick_looks_sooner_than_default() -> None:
         ),
         ({"gates": [{**CAP, "at_least": 1.0}]}, "min_over_max", "cap", "Swap them"),
         ({"gates": [GOAL, {**DENSITY, "at_least": 1.5}]}, "over_one", "density", "0 to 1"),
+        ({"gates": [{**GOAL, "scale_above": 2, "delete_below": 5}]}, "over_one", None, "0.05 is 5%"),
+        ({"gates": [{**GOAL, "delete_below": 1.01}]}, "over_one", None, "effect difference"),
+        ({"gates": [{**GOAL, "scale_above": -2}]}, "over_one", None, "0.05 is 5%"),
+        ({"gates": [GOAL, {**GUARD, "max_harm": 5}]}, "over_one", "{metric}_guard", "500%"),
+        (
+            {"gates": [GOAL, {**GUARD, "for": None, "metric": "value", "max_harm": 1}]},
+            "over_one",
+            "{metric}_guard",
+            "never fail",
+        ),
         ({"gates": [{**BOUND, "metric": "error_rate"}]}, "gauge_goal", "g", "threshold or target"),
         (
             {"gates": [GOAL, {**GUARD, "for": None, "metric": "error_rate"}]},
@@ -107,10 +119,69 @@ def test_parse_raises_every_reason_at_once() -> None:
     assert {problem.code for problem in refused.value.problems} == {"alpha_range", "days_order"}
 
 
+def test_a_whole_number_that_is_written_as_7_0_is_one() -> None:
+    cap = {"name": "cap", "kind": "threshold", "metric": "value", "at_most": 1, "times": 2.0}
+    body = {"min_days": 7.0, "gates": [GOAL, cap]}
+    assert lint(body, METRICS) == []
+    policy = parse(body)
+    assert [repr(number) for number in (policy.min_days, policy.gates[1].times)] == ["7", "2"]
+
+
 def test_lint_survives_any_shape_of_body() -> None:
     shapes: list[Any] = [None, 3, "x", [None], [{"kind": []}], [{"name": [], "kind": "uplift", "for": {}}], {"a": 1}]
     for gates in shapes:
         assert lint({"gates": gates, "alpha": [], "require": []}, METRICS)
+
+
+def test_a_fraction_over_one_that_was_saved_before_judges_on_and_one_in_the_metrics_unit_may_be_saved() -> None:
+    before = {"gates": [{**GOAL, "delete_below": 3.0}, {**GUARD, "max_harm": 5}]}
+    assert parse(before).gates[1].max_harm == 5
+    assert lint({"gates": [{**GOAL, "effect": "difference", "delete_below": 3.0}]}, METRICS) == []
+    assert lint({"gates": [{**GOAL, "delete_below": 1.0}, {**GUARD, "max_harm": 1}]}, METRICS) == []
+
+
+def test_a_fraction_over_one_half_is_warned_of() -> None:
+    body = {
+        "gates": [
+            {**GOAL, "scale_above": 0.5, "delete_below": 0.51},
+            {**GUARD, "max_harm": 0.6, "effect": "difference"},
+        ]
+    }
+    (warning,) = warnings(body)
+    assert "delete_below is 0.51, which is 51%. It is a fraction of control: 0.05 is 5%." in warning
+    assert warnings(DEFAULT_BODY) == []
+
+
+@pytest.mark.parametrize(
+    ("kpi", "said"),
+    [
+        (Kpi("m", minimum_effect=2.0, direction="increase"), ("m", "minimum_effect")),
+        (Kpi("m", minimum_effect=1.0, direction="increase"), None),
+        (Kpi("m", "guardrail", max_harm=1.0, direction="increase"), ("m", "max_harm")),
+        (Kpi("m", "guardrail", max_harm=1.0, direction="decrease"), None),
+        (Kpi("m", "guardrail", max_harm=1.5, direction="decrease"), ("m", "max_harm")),
+        (Kpi("m", "shown", max_harm=5.0, minimum_effect=5.0, direction="increase"), None),
+    ],
+)
+def test_a_plans_fractions_are_those_of_its_gates(kpi: Kpi, said: tuple[str, str] | None) -> None:
+    arms = (Variant("control", control=True), Variant("treatment", position=1))
+    plan = Plan(started_at=0, created_at=0, variants=arms, kpis=(kpi,))
+    found = lint_plan(parse(DEFAULT_BODY), plan)
+    assert [(p.code, p.metric, p.key) for p in found] == ([("over_one", *said)] if said else [])
+    in_its_unit = parse({"gates": [{**rule, "effect": "difference"} for rule in DEFAULT_BODY["gates"][:2]]})
+    assert lint_plan(in_its_unit, plan) == []
+
+
+def test_a_guard_that_could_never_fail_is_refused_though_its_policy_was_saved_before() -> None:
+    arms = (Variant("control", control=True), Variant("treatment", position=1))
+    grows, shrinks = (
+        Plan(started_at=0, created_at=0, variants=arms, kpis=(Kpi("m", "guardrail", direction=way),))
+        for way in ("increase", "decrease")
+    )
+    before = parse({"gates": [GOAL, {**GUARD, "max_harm": 5}]})
+    assert [p.code for p in lint_plan(before, grows)] == ["over_one"]
+    assert lint_plan(before, shrinks) == []
+    assert "max_harm is 5, which is 500%" in plan_warnings(before, shrinks)[0]
 
 
 def test_equal_bodies_have_one_canonical_form_which_parses_to_the_same_policy() -> None:

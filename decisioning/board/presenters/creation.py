@@ -20,7 +20,7 @@ from gates import policies, readings
 from gates.models import PolicyBinding
 from gates.outlook import outlook
 from gates.plan import Baseline, Kpi, Plan, Variant
-from gates.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse
+from gates.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse, plan_warnings
 
 # Where the domain's pointers are in the form.
 _FIELDS = (("/name", "name"), ("/hypothesis", "hypothesis"), ("/target_kpis/0/minimum_effect", "minimum_effect"),
@@ -89,8 +89,16 @@ def _fits(form: ExperimentForm, made: Experiment) -> bool:
     kinds = {gate.name: gate.kind for gate in derive(policy, planned)}
     problems = lint_plan(policy, planned)
     for problem in problems:
-        form.add_error(_NUMBERS.get(problem.code) or _ROLES.get(kinds.get(problem.gate or "", "")), problem.message)
+        form.add_error(
+            problem.key or _NUMBERS.get(problem.code) or _ROLES.get(kinds.get(problem.gate or "", "")), problem.message
+        )
     return not problems
+
+
+def warnings(made: Experiment) -> list[str]:
+    """What the form was taken with and is hardly meant."""
+    (judging,) = readings.load([made.pk])
+    return plan_warnings(judging.policy, judging.plan)
 
 
 class _Named:

@@ -25,7 +25,8 @@ from experiments.models import Asset, Experiment, Pause, Variant
 from gates import evidence, readings
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from gates.outlook import Outlook, outlook
-from gates.plan import Kpi
+from gates.plan import Kpi, Plan
+from gates.policy import Policy, plan_warnings
 from telemetry.models import ExperimentKpi
 from telemetry.refresh import runs_feeding
 
@@ -65,16 +66,27 @@ class Dossier:
         self.proposals: Sequence[Recommendation] = self.facts.proposals.get(experiment.pk, [])
 
     @cached_property
-    def outlook(self) -> list[Outlook]:
-        """What each goal needs, said by plan and policy alone."""
+    def _judging(self) -> list[tuple[Policy, Plan]]:
+        """Plan and the policy that judges it, or will when it is judged for the first time; none when it is over."""
         if self.e.status not in ("draft", "running", "paused"):
             return []
         policy = listing.policies_of(self.facts).get(self.e.pk)
         if policy is None:  # not judged yet: by the policy that would
             with suppress(readings.Unjudgeable):
-                return [f for judging in readings.load([self.e.pk]) for f in outlook(judging.policy, judging.plan)]
+                return [(judging.policy, judging.plan) for judging in readings.load([self.e.pk])]
             return []
-        return outlook(policy, self.plan)
+        return [(policy, self.plan)]
+
+    @cached_property
+    def outlook(self) -> list[Outlook]:
+        """What each goal needs, said by plan and policy alone."""
+        return [found for policy, plan in self._judging for found in outlook(policy, plan)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with plan and policy before any row."""
+        odd = [warning for policy, plan in self._judging for warning in plan_warnings(policy, plan)]
+        return [*(found.warning for found in self.outlook if found.warning), *odd]
 
     @cached_property
     def newest(self) -> Mapping[tuple[str, str], datetime]:
@@ -364,7 +376,11 @@ def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[st
         "accept": f"Accept: {r.action}" if r.action != "review" else "Accept: I have looked",
         "accept_then": then.format(variant=variant or "that wins"),
         "accept_button": accept,
-        "options": [{"value": to, "label": _INSTEAD[to], "here": to == sent.get("override_to")} for to in instead],
+        "options": [
+            {"value": "", "label": "Choose what is done instead", "here": not sent.get("override_to")},
+            *({"value": to, "label": _INSTEAD[to], "here": to == sent.get("override_to")} for to in instead),
+        ],
+        "to_error": sent.get("to_error", ""),
         "override": sent.get("action") == "override",
         "reason": sent.get("reason", ""),
         "reason_error": sent.get("reason_error", ""),
@@ -447,7 +463,7 @@ def _nothing(d: Dossier) -> dict[str, Any]:
     else:
         heading = f"{action.capitalize()}, {words.CODES.get(code, code).lower()}"
     aside = _wait(d)
-    warnings = [{"icon": "late", "tone": "late", "text": o.warning} for o in d.outlook if o.warning]
+    warnings = [{"icon": "late", "tone": "late", "text": warning} for warning in d.warnings]
     return {
         "id": "decide",
         "tone": words.TONES.get(action, "hold") if e.status == "running" else "hold",

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.http import QueryDict
 from django.urls import reverse
+from django.utils import timezone
 
 from decisioning.access.principal import Principal
 from decisioning.board import words
@@ -31,8 +32,13 @@ def frame(principal: Principal, *, here: str, exact: bool, now: datetime) -> dic
         ],
         "watch": seen,
         "person": {"initials": words.initials(principal.name), "label": principal.name},
-        "foot": [seen["detail"], f"Page made {now:%H:%M:%SZ}."],
+        "foot": [_times(), seen["detail"], f"Page made {now:%H:%M:%SZ}."],
     }
+
+
+def _times() -> str:
+    zone = timezone.get_current_timezone_name()
+    return "All times UTC." if zone == "UTC" else f"Times in {zone}, UTC beside them; the days of a chart are UTC's."
 
 
 def watchdog(now: datetime) -> dict[str, Any]:

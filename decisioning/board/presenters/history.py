@@ -14,11 +14,12 @@ import msgspec
 from django.db import connection
 
 from decisioning.board.charts import Point
+from experiments.plan import LARGEST
 from gates.facts import MetricLook, State
 from gates.plan import Kpi
 from gates.rules import Comparison, Judge, measure
 from telemetry.hours import in_range
-from telemetry.ingest import LARGEST, MOST_UNITS
+from telemetry.ingest import MOST_UNITS
 
 # Of an exposure KPI what counts is n. What came before the start is shown as a value and never adds to what is known.
 _DAYS = f"""

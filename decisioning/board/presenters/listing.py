@@ -23,6 +23,7 @@ from decisioning.board.downloads import MOST
 from decisioning.board.presenters import freshness, history
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters.frame import options, query
+from decisioning.board.presenters.records import NO_TEAM
 from experiments.models import Asset, Experiment
 from gates.models import Cursor, Decision, PolicyVersion, Recommendation
 from gates.plan import DAY, Clock, Kpi, Plan, from_us, to_us
@@ -129,7 +130,7 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
     hidden_needs = len(everyone) - len(ids)
     shown = len(ids) + len(rows["progress"]) + len(rows["closed"])
     return {
-        "lead": _lead(waiting, any_shown=bool(shown), filtered=filtered, now=now),
+        "lead": _lead(params, waiting, any_shown=bool(shown), filtered=filtered, now=now),
         "may_create": principal.may(Scope.WRITE),
         "views": _views(params, principal),
         "search": params.get("q", ""),
@@ -159,6 +160,14 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
 
 def newer_than(since: int) -> int:
     return open_proposals().filter(pk__gt=since).count()
+
+
+def waits_next(principal: Principal) -> tuple[int, Experiment | None]:
+    """How many experiments wait for this person's answer, and the one that is to be answered first."""
+    waiting, _ = _waiting()
+    mine = Experiment.objects.filter(pk__in=waiting).only("key", "name", "team_id").in_bulk()
+    ids = [pk for pk in waiting if principal.may(Scope.REVIEW, mine[pk].team_id)]
+    return len(ids), mine[ids[0]] if ids else None
 
 
 def _waiting() -> tuple[dict[int, datetime], int]:
@@ -459,7 +468,7 @@ def _said_closed(e: Experiment, facts: Facts) -> tuple[dict[str, Any], str]:
         return words.pill(verb, words.STATUSES[e.status], line=True), "Ended without a proposal that was answered."
     accepted = d.action == "accept"
     said = (
-        f"Accepted by {d.by}, on the evidence as proposed."
+        f"Accepted by {d.by}, on the evidence as proposed.{f' “{d.reason}”' if d.reason else ''}"
         if accepted
         else f"{d.recommendation.action.capitalize()} was proposed. {d.by}: “{d.reason}”"
     )
@@ -512,7 +521,11 @@ def _ended(e: Experiment, facts: Facts) -> tuple[str, str]:
     return words.instant(e.ended_at, facts.now), f"{words.duration(took)} after the proposal"
 
 
-def _lead(waiting: Mapping[int, datetime], *, any_shown: bool, filtered: bool, now: datetime) -> dict[str, str]:
+def _lead(
+    params: QueryDict, waiting: Mapping[int, datetime], *, any_shown: bool, filtered: bool, now: datetime
+) -> dict[str, str]:
+    if params.get("view") == "closed" and any_shown:
+        return {"title": "What has ended", "text": "With the answer that ended it, newest first."}
     if filtered and not any_shown:
         return {"title": "Nothing matches", "text": "Take a word or a filter away to see more."}
     if filtered and not waiting:
@@ -654,6 +667,14 @@ def _empty(params: QueryDict, hidden: int, principal: Principal, *, filtered: bo
             "label": "Show everything",
         }
     may = principal.may(Scope.WRITE)
+    if not principal.teams and not principal.is_admin:
+        return {
+            "icon": "user",
+            "title": "You are in no team yet",
+            "text": NO_TEAM,
+            "url": reverse("profile"),
+            "label": "Your profile",
+        }
     return {
         "icon": "inconclusive",
         "title": "No experiments yet",

@@ -8,14 +8,14 @@ from django.contrib.auth.models import User
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model
 
-from decisioning.access.models import ApiKey, Membership, Team
+from decisioning.access.models import ApiKey, Invitation, Membership, Team
 from decisioning.ledger.models import Channel, Entry
 from experiments.models import Metric, TargetKpi, Variant
 from gates.models import Policy, PolicyBinding, PolicyVersion
 
 # With what its name is made of. Of others the number says as much as anything.
 _NAMED: dict[type[Model], tuple[str, ...]] = {
-    User: (), Team: (), Membership: ("user", "team"), ApiKey: (), Channel: (), Metric: (), TargetKpi: ("metric",), Variant: (),
+    User: (), Team: (), Membership: ("user", "team"), Invitation: ("team",), ApiKey: (), Channel: (), Metric: (), TargetKpi: ("metric",), Variant: (),
     Policy: (), PolicyVersion: ("policy",), PolicyBinding: ("policy", "experiment", "team"),
 }  # fmt: skip
 

@@ -46,6 +46,7 @@ KINDS = {
     "policybinding": "Which policy judges",
     "experimentkpi": "Rows",
     "membership": "Memberships",
+    "invitation": "Invitations",
     "apikey": "Keys",
     "user": "People",
     "refusal": "Refusals",
@@ -499,9 +500,12 @@ def teams_with(principal: Principal, scope: Scope) -> QuerySet[Team]:
     return Team.objects.filter(pk__in=held).order_by("name")
 
 
+NO_TEAM = "You are in no team yet, so the board is empty for you. Ask an admin of one for an invitation: its link takes you in."
+
+
 def profile(principal: Principal, *, email: str, is_staff: bool, joined: datetime) -> dict[str, Any]:
     held = Membership.objects.select_related("team").filter(user_id=principal.id or 0).order_by("team__name")
-    teams = [{"name": m.team.name, "role": m.get_role_display().lower()} for m in held]
+    teams = [{"name": m.team.name, "role": m.role, "url": reverse("team", args=[m.team.key])} for m in held]
     return {
         "name": principal.name,
         "facts": [
@@ -515,7 +519,7 @@ def profile(principal: Principal, *, email: str, is_staff: bool, joined: datetim
             ),
         ],
         "teams": teams,
-        "no_teams": "You are in no team yet, so the board is empty for you. Ask an admin to add you to one.",
+        "no_teams": NO_TEAM,
         "may_keys": principal.may(Scope.KEYS),
         "is_staff": is_staff,
     }

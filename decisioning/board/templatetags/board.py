@@ -6,15 +6,17 @@ from functools import lru_cache
 
 from django import template
 from django.template.loader import render_to_string
+from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+
+from decisioning.board import words
 
 register = template.Library()
 
 _FIGURE_AND_UNIT = re.compile(r"(?<=\d) (?=(?:%|s|min|h|d|ms|days?|units?|looks?|slots?|rows?|Jan|Feb|Mar|Apr|May|Jun|"
                               r"Jul|Aug|Sep|Oct|Nov|Dec)\b)")  # fmt: skip
-_INSTANT = re.compile(r"20\d\d-(0[1-9]|1[0-2])-([0-3]\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_INSTANT = re.compile(r"20\d\d-(?:0[1-9]|1[0-2])-[0-3]\dT\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)")
 
 
 @register.simple_tag
@@ -59,6 +61,5 @@ def nobreak(text: object) -> str:
 
 
 def _instant(found: re.Match[str]) -> str:
-    month, day, clock = found.groups()
-    now = f"{_MONTHS[int(month) - 1]}\N{NO-BREAK SPACE}{clock}Z"
-    return f"{int(day)}\N{NO-BREAK SPACE}{now}"
+    at = parse_datetime(found[0])
+    return words.stamp(at).replace(" ", "\N{NO-BREAK SPACE}") if at else found[0]

@@ -96,6 +96,7 @@ def _bring_in(
         "rows_duplicate": sum(each.duplicates for each in brought),
         "bad_lines": [asdict(line) for line in bad],
         "problems": problems,
+        "warnings": {each.key: each.warnings for each in brought if each.warnings},
         "failed": bool(problems),
     }
     _print(console, arms, bad, result)
@@ -118,6 +119,8 @@ def _print(console: Console, arms: list[history.Arm], bad: list[history.BadLine]
             console.print(f"  and {len(bad) - _SHOWN_LINES} more; --json lists all of them")
     for key, problem in result["problems"].items():
         console.print(f"{key}: {problem}", markup=False)
+    for key, warnings in result["warnings"].items():
+        console.print(f"{key}: {' '.join(warnings)}", markup=False)
     counts = {action: sum(arm.action == action for arm in arms) for action in ("scale", "delete", "review", "hold")}
     told = ", ".join(f"{count} {action}" for action, count in counts.items())
     console.print(
