@@ -29,10 +29,6 @@ class Schedule:
         """The due instant that a row of `ts` answers: the nearest, of two the earlier. Numbers or arrays of them."""
         return (2 * ts + self.every - 1) // (2 * self.every) * self.every
 
-    def reached(self, ts: int) -> int:
-        """How far a feed has come with a row of `ts`: to the instant it answers, or to where it stamps its rows after that."""
-        return max(ts, self.answered(ts))
-
     def count(self, after: int, upto: int) -> int:
         """How many due instants lie in (after, upto]."""
         return max(0, upto // self.every - after // self.every)
@@ -44,7 +40,3 @@ class Schedule:
         (10, 30)
         """
         return (after // self.every + n) * self.every
-
-    def span(self, due: int) -> int:
-        """The last instant whose row still answers a due instant."""
-        return due + self.every // 2

@@ -34,7 +34,7 @@ from gates.rules import REVISION, judge
 from gates.rules import Evaluation as Judged
 from gates.rules import Recommendation as JudgedRecommendation
 from gates.series import Rows
-from gates.suspension import cause_of, suspend
+from gates.suspension import cause_of, lifted, suspend
 
 CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 50, 2, 10, 5_000
 RETRY_S = 300
@@ -53,7 +53,7 @@ class Done:
     """What was dealt with. `failed`: (experiment key, why) that could not be judged.
 
     passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
-    nothing, since somebody wrote about them meanwhile; alone, which takes a moment, they hardly ever are.
+    nothing, since somebody answered or changed the plan meanwhile; alone, which takes a moment, they hardly ever are.
     """
 
     experiments: int = 0
@@ -185,7 +185,7 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
 def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
     """Judge those of a chunk that are still due and that no other worker is at, in the caller's transaction.
 
-    Nothing is locked while it is read and folded. `overtaken` are those about which somebody wrote meanwhile: still due.
+    Nothing is locked while it is read and folded. Who is overtaken meanwhile is still due.
     """
     done = done or Done()
     claimed = _claim(ids, now)
@@ -193,7 +193,7 @@ def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) 
         return done
     notes, made = _changes(claimed), _Made()
     broken = _each(list(claimed), lambda some: _make(some, notes, now, made))
-    whole = {pk: version for pk, version in claimed.items() if pk not in broken}
+    whole = {pk: claim for pk, claim in claimed.items() if pk not in broken}
     broken |= _each(list(whole), lambda some: _write(some, whole, notes, made, now, done))
     for pk, error in broken.items():
         _suspend(pk, claimed[pk], error, notes[pk], now, done)
@@ -335,8 +335,16 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 # What is due --------------------------------------------------------------------------------------------------------------
 
 
-def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
-    """Claim what another worker has neither dealt with meanwhile nor claimed; of each the version of its cursor.
+class _Claim(NamedTuple):
+    """What a cursor was when it was claimed; version: it is another one after whatever writes to it."""
+
+    version: str
+    judged_to: dt.datetime | None
+    asked_slot: dt.datetime | None
+
+
+def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, _Claim]:
+    """Claim what another worker has neither dealt with meanwhile nor claimed.
 
     Asked again once it is claimed: who was done a moment before was still to do by what the first statement could see.
     """
@@ -354,8 +362,8 @@ def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
             [list(ids), now],
         )
         claimed = [pk for (pk,) in cursor.fetchall()]
-        cursor.execute(f"SELECT c.experiment_id, c.xmin::text {_DUE}", [claimed, now])
-        return dict(cursor.fetchall())
+        cursor.execute(f"SELECT c.experiment_id, c.xmin::text, c.judged_to, c.asked_slot {_DUE}", [claimed, now])
+        return {pk: _Claim(*of) for pk, *of in cursor.fetchall()}
 
 
 _DUE = """
@@ -365,18 +373,36 @@ WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
 """
 
 
-def _hold(claimed: Mapping[int, str]) -> set[int]:
-    """Lock those about which nobody has written since they were claimed, until the transaction ends: there is only to write.
+def _hold(claimed: Mapping[int, _Claim], judgings: Sequence[Judging]) -> set[int]:
+    """Lock those of which nothing that was judged has changed, until the transaction ends: there is only to write.
 
-    Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`). Nobody is waited for here:
-    who has the row locked just now is about to write.
+    Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`); what was written to is read once
+    more. Nobody is waited for: who has the row locked is about to change it.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT experiment_id, xmin::text FROM metadata.cursors WHERE experiment_id = ANY (%s) FOR UPDATE SKIP LOCKED",
             [list(claimed)],
         )
-        return {pk for pk, version in cursor.fetchall() if version == claimed[pk]}
+        locked = dict(cursor.fetchall())
+    touched = [pk for pk, version in locked.items() if version != claimed[pk].version]
+    if not touched or not judgings:
+        return locked.keys() - set(touched)
+    now = {j.experiment.pk: j for j in load(touched)}
+    then = {j.experiment.pk: j for j in judgings}
+    same = [pk for pk in now.keys() & then.keys() if _goes_on(then[pk], now[pk], claimed[pk])]
+    return locked.keys() - (set(touched) - set(same))
+
+
+def _goes_on(judging: Judging, now: Judging, claim: _Claim) -> bool:
+    """Whether what was judged is what it would be now: then only a slot that somebody asked for meanwhile is still to come."""
+    read = (judging.plan, judging.version.pk, judging.experiment.status, claim.judged_to)
+    if read != (now.plan, now.version.pk, now.experiment.status, now.cursor.judged_to):
+        return False
+    if now.cursor.asked_slot != claim.asked_slot:
+        judging.cursor.asked_slot = now.cursor.asked_slot
+        judging.cursor.due_at = min(filter(None, (judging.cursor.due_at, now.cursor.due_at)), default=None)
+    return True
 
 
 class _Note(NamedTuple):
@@ -459,14 +485,14 @@ def _make(ids: Sequence[int], notes: Mapping[int, Sequence[_Note]], now: dt.date
 
 def _write(
     ids: Sequence[int],
-    claimed: Mapping[int, str],
+    claimed: Mapping[int, _Claim],
     notes: Mapping[int, Sequence[_Note]],
     made: _Made,
     now: dt.datetime,
     done: Done,
 ) -> None:
     """Lock and write what was made, unless somebody was faster."""
-    held = _hold({pk: claimed[pk] for pk in ids})
+    held = _hold({pk: claimed[pk] for pk in ids}, made.judgings)
     _take_changes([note.pk for pk in held for note in notes[pk]])
     outcomes = [o for o in made.outcomes if o.judging.experiment.pk in held]
     drafts = [draft for draft in made.drafts if draft.judging.experiment.pk in held]
@@ -474,18 +500,18 @@ def _write(
     _save(drafts, now)
     _move_cursors([j for j in made.judgings if j.experiment.pk in held])
     done.experiments += len(held)
-    done.overtaken += sorted(set(ids) - held)
+    done.overtaken += [pk for pk in ids if pk not in held]
     done.evaluations += sum(len(draft.evaluations) for draft in drafts)
     slots = [o.judging.cursor.judged_to for o in outcomes]
     done.newest_slot = max(filter(None, (done.newest_slot, *slots)), default=None)
 
 
-def _suspend(pk: int, version: str, error: Exception, notes: Sequence[_Note], now: dt.datetime, done: Done) -> None:
+def _suspend(pk: int, claim: _Claim, error: Exception, notes: Sequence[_Note], now: dt.datetime, done: Done) -> None:
     cause = cause_of(pk, error)
     done.failed.append((cause.key, cause.reason))
     try:
         with transaction.atomic():
-            held = _hold({pk: version})
+            held = _hold({pk: claim}, [])
             if held:
                 _take_changes([note.pk for note in notes])
                 suspend(pk, cause, now=now, retry_at=newest_slot(now, RETRY_S) + dt.timedelta(seconds=RETRY_S))
@@ -495,7 +521,7 @@ def _suspend(pk: int, version: str, error: Exception, notes: Sequence[_Note], no
         done.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))
     else:
         done.experiments += len(held)
-        done.overtaken += sorted({pk} - held)
+        done.overtaken += [] if held else [pk]
 
 
 # The fold -----------------------------------------------------------------------------------------------------------------
@@ -597,7 +623,9 @@ def _advance(judging: Judging, folded: Folded, to: dt.datetime, *, retold: bool)
     cursor.policy_version = judging.version
     cursor.readable_at = None if folded.first_readable_at is None else from_us(folded.first_readable_at)
     cursor.state = zlib.compress(folded.state.to_bytes(), 1)
-    cursor.unjudgeable, cursor.rules = None, REVISION
+    cursor.rules = REVISION
+    if cursor.unjudgeable:
+        cursor.shown, cursor.unjudgeable = lifted(cursor.shown, cursor.unjudgeable["reason"]), None
 
 
 def _next_due(experiment: Experiment, policy: Policy, judged: dt.datetime) -> dt.datetime | None:

@@ -62,7 +62,7 @@ from gates.statistics.moments import (
 )
 from gates.statistics.srm import srm_log_e_at_most
 
-FORMAT = 4
+FORMAT = 5
 """Of a state: one of another format is folded anew."""
 NEVER, NO_END = -1, 2**62
 """Instants before and after every row."""
@@ -98,7 +98,8 @@ class Cursor(msgspec.Struct, array_like=True):
 
     row_before: what the newest of them says, of a cumulative series. place_before: its place. news_before, news_place_before: ts
     and place of the newest that was news. units_before: their units, -1: one does not say. through: ts of the newest row merged
-    into `sums`. filled: how many of the due instants expected are settled; gaps: which of them nothing answered, counted from 0.
+    into `sums`. filled: how many of the due instants expected are settled, filled_to the last of them; gaps: which of them nothing
+    answered, counted from 0.
     """
 
     base: int
@@ -116,6 +117,7 @@ class Cursor(msgspec.Struct, array_like=True):
     received_at: int | None = None
     status: int = 2
     filled: int = 0
+    filled_to: int = 0
     gaps: list[int] = []
     dense: bool = False
 
@@ -136,7 +138,7 @@ class Cursors(msgspec.Struct, array_like=True):
     def at_start(cls, judge: Judge) -> Cursors:
         start = judge.plan.started_at
         return cls(
-            series=[Cursor(base=start, through=start) for _ in judge.series],
+            series=[Cursor(base=start, through=start, filled_to=source.dues.start) for source in judge.sources],
             instants=[None] * len(judge.compared),
             watched=[Observations((), 0)] * len(judge.watches),
             watch_verdicts=["no_data"] * len(judge.watches),
@@ -513,7 +515,19 @@ class _Strand:
             ts, n, received = ts[first:end], n[first:end], received[first:end]
         self.ts, self.n, self.received = ts, n, received
         self.cumulative = source.cumulative
-        self.places = ts if self._on_grid() else self._places()
+        self.places: Sequence[int] = ts
+        self.is_long = len(ts) >= MANY
+        every, before = source.every, cursor.place_before
+        if before is not None and ts and before >= ts[0]:
+            self.places = self._places()
+        elif self.is_long:
+            if (self.ts_array % every).any():
+                self.places = self._places()
+        else:
+            for at in ts:
+                if at % every:  # else every row bears the instant it answers, so that its ts is its place
+                    self.places = self._places()
+                    break
         self.news: Sequence[int] = range(len(ts))
         self.news_ts, self.news_places, self.news_receipts = ts, self.places, received
         if self.cumulative or 0 in n:
@@ -524,16 +538,8 @@ class _Strand:
         self.position = bisect_right(ts, cursor.through)
         self.known: tuple[Sequence[int], Sequence[int | None], Sequence[int | None]] | None = None
         self.late: list[tuple[int, int | None]] = []
+        self.steady: tuple[list[int], int, int] | None = None
         self._units: list[int | None] | None = None
-
-    def _on_grid(self) -> bool:
-        """Whether every row bears the instant it answers, so that its ts is its place."""
-        ts, every, before = self.ts, self.source.schedule.every, self.cursor.place_before
-        if not ts:
-            return True
-        if before is not None and before >= ts[0]:
-            return False
-        return not (self.ts_array % every).any() if len(ts) >= MANY else not any(at % every for at in ts)
 
     def _places(self) -> list[int]:
         """Where rows stand beside those of other arms, which may be stamped otherwise: the due instant each answers, and how many rows
@@ -584,9 +590,15 @@ class _Strand:
         i = bisect_right(self.news_ts, instant)
         return self.news_places[i - 1] if i else self.cursor.news_place_before
 
+    def news_at(self, instant: int) -> tuple[int | None, int | None]:
+        """ts and place of the newest news at or before an instant."""
+        if i := bisect_right(self.news_ts, instant):
+            return self.news_ts[i - 1], self.news_places[i - 1]
+        return self.cursor.news_before, self.cursor.news_place_before
+
     def units_after(self, rows: int) -> int | None:
         """Units so far after that many unread rows; None when one does not say."""
-        if len(self.n) >= MANY and self.units_array is not None:
+        if self.is_long and self.units_array is not None:
             return int(self.units_array[rows])
         if self._units is None:
             self._units = self._units_so_far()
@@ -815,60 +827,84 @@ def _real(value: float | None) -> TypeGuard[float]:
     return value is not None and isfinite(value)
 
 
+class _Counts:
+    """How many due instants are expected up to where, counted once for the many series that have the same."""
+
+    __slots__ = ("court", "known")
+
+    def __init__(self, court: Judge) -> None:
+        self.court = court
+        self.known: dict[tuple[int, int, int], int] = {}
+
+    def closed(self, source: Source, slot: int) -> int:
+        """Those that are overdue at a slot."""
+        grid = source.every, source.lag, slot
+        found = self.known.get(grid)
+        if found is None:
+            found = self.known[grid] = source.dues.count(self.court.overdue(source, slot))
+        return found
+
+    def final(self, source: Source, horizon: int) -> int:
+        """Those that no row after a horizon can answer any more."""
+        grid = source.every, -1, horizon
+        found = self.known.get(grid)
+        if found is None:
+            found = self.known[grid] = source.dues.count(horizon - source.every // 2)
+        return found
+
+
 class _Buckets:
     """Which of the expected due instants of one series have been answered, as of any slot of a stretch.
 
     A due instant is awaited until `lag` after it, and by a feed that stamps its rows after the instants they answer that much longer.
     """
 
-    def __init__(self, court: Judge, strand: _Strand) -> None:
-        self.court, self.source, self.cursor, self.strand = court, strand.source, strand.cursor, strand
-        self.dues = self.source.dues
-        before = self.cursor.news_before
-        stamps = [] if before is None else [before]
-        if strand.news_places is not strand.news_ts:
-            stamps += strand.news_ts
-        self.is_late = any(ts > self.source.schedule.answered(ts) for ts in stamps)
-        self.answered, self.since = self._answered()
+    __slots__ = ("answered", "counts", "court", "cursor", "dues", "is_late", "since", "source", "strand")
 
-    def _answered(self) -> tuple[list[int], Sequence[int]]:
+    def __init__(self, counts: _Counts, strand: _Strand) -> None:
+        self.counts, self.court, self.strand = counts, counts.court, strand
+        self.source, self.cursor = source, cursor = strand.source, strand.cursor
+        self.dues, places, ts = source.dues, strand.news_places, strand.news_ts
+        before, settled, every = cursor.news_before, cursor.filled, source.every
+        self.is_late = before is not None and before % every > 0 and before > source.schedule.answered(before)
+        """Rows are stamped after the instants they answer."""
+        if places is not ts:
+            self.is_late = self.is_late or any(at > source.schedule.answered(at) for at in ts)
+        self.since: Sequence[int] = ts
+        if places is ts and not self.dues.pauses:
+            behind = self.dues.start + every
+            if len(ts) >= MANY:
+                self.answered: list[int] = ((strand.news_array - behind) // every).tolist()
+            else:
+                self.answered = [(at - behind) // every for at in ts]
+            if ts and self.answered[0] < settled:
+                first = bisect_left(self.answered, settled)
+                self.answered, self.since = self.answered[first:], ts[first:]
+        else:
+            self.answered, self.since = self._answered(places, ts, settled)
+
+    def _answered(self, places: Sequence[int], stamps: Sequence[int], settled: int) -> tuple[list[int], list[int]]:
         """Positions of the unsettled due instants that rows answer, and the ts of the first row that does."""
-        strand, dues, settled = self.strand, self.dues, self.cursor.filled
-        places, ts = strand.news_places, strand.news_ts
-        if not dues.pauses:
-            every, behind = self.source.schedule.every, self.dues.start
-            if places is ts:
-                if len(ts) >= MANY:
-                    numbers = (strand.news_array - behind) // every - 1
-                    first = int(np.searchsorted(numbers, settled))
-                    return numbers[first:].tolist(), ts[first:] if first else ts
-                found = [(at - behind) // every - 1 for at in ts]
-                first = bisect_left(found, settled)
-                return (found[first:], ts[first:]) if first else (found, ts)
-        numbers, since = [], []
-        for place, at in zip(places, ts, strict=True):
+        numbers: list[int] = []
+        since: list[int] = []
+        for place, ts in zip(places, stamps, strict=True):
             due = self.source.schedule.answered(place)
-            if dues.expects(due):
-                number = dues.count(due) - 1
+            if self.dues.expects(due):
+                number = self.dues.count(due) - 1
                 if number >= settled and (not numbers or number > numbers[-1]):
                     numbers.append(number)
-                    since.append(at)
+                    since.append(ts)
         return numbers, since
-
-    def limit(self, slot: int) -> int:
-        """Up to which due instant buckets are overdue at a slot."""
-        limit, ended = slot - self.source.lag, self.court.plan.ended_at
-        return limit if ended is None else min(limit, ended)
 
     def closed(self, slot: int) -> int:
         """How many due instants are overdue at a slot."""
-        limit = self.limit(slot)
-        closed = self.dues.count(limit)
+        closed = self.counts.closed(self.source, slot)
         if self.is_late:
             newest = self.strand.newest(self.court.horizon(slot))
             due = None if newest is None else self.source.schedule.answered(newest)
             if newest is not None and due is not None and newest > due:
-                closed = self.dues.count(max(min(due, limit), limit - (newest - due)))
+                limit = self.court.overdue(self.source, slot)
+                return self.dues.count(max(min(due, limit), limit - (newest - due)))
         return closed
 
     def at(self, slot: int) -> tuple[int, int]:
@@ -888,35 +924,41 @@ class _Buckets:
         """Whether nothing is missing up to a slot, at any slot before it either."""
         if self.cursor.gaps or self.is_late:
             return False
-        closed = self.closed(to)
-        return bisect_left(self.answered, closed) >= closed - self.cursor.filled
+        unsettled = self.closed(to) - self.cursor.filled
+        return unsettled <= 0 or bool(bisect_left(self.answered, unsettled + self.cursor.filled) == unsettled)
 
     def closings(self, after: int, to: int) -> Iterable[int]:
         """Instants after a slot up to another at which the counts may change; at least the next."""
-        first, last = self.closed(after), self.dues.count(self.limit(to))
-        numbers = range(first + 1, max(first, last) + 2)
-        if to > after and not self.is_late and self.is_whole(to):
-            numbers = numbers[:1]  # nothing is missing: only whether there is a bucket at all may change
-        found = [due + self.source.lag for n in numbers if (due := self.dues.at(n)) is not None]
-        if self.is_late:
-            schedule, news = self.source.schedule, self.strand.news_ts
-            stamps = [self.cursor.news_before, *news] if self.cursor.news_before is not None else list(news)
-            stamps = [ts for ts in stamps if ts is not None]
-            lags = [max(0, ts - schedule.answered(ts)) for ts in stamps]
-            found += [ts + self.court.closed_after for ts in news]
-            k = 0
-            for due in list(found[: len(numbers)]):
-                while k + 1 < len(stamps) and schedule.answered(stamps[k + 1]) + self.source.lag < due:
-                    k += 1
-                found.append(due + (lags[k] if lags else 0))
-        return found
+        first = self.closed(after)
+        last = first if to > after and self.is_whole(to) else self.counts.closed(self.source, to)
+        overdue = [
+            due + self.source.lag
+            for number in range(first + 1, max(first, last) + 2)
+            if (due := self.dues.at(number)) is not None
+        ]
+        return [*overdue, *self._awaited(overdue)] if self.is_late else overdue
 
-    def settled(self, slot: int) -> tuple[list[int], int]:
-        """(positions of those that stay unanswered and may still count, how many are settled) once a slot is judged."""
-        answered, filled, gaps, horizon = self.answered, self.cursor.filled, self.cursor.gaps, self.court.horizon(slot)
-        final = self.dues.count(horizon - self.source.schedule.every // 2)
-        position = bisect_left(answered, final)
+    def _awaited(self, overdue: Sequence[int]) -> Iterable[int]:
+        """When rows that are stamped late close, and due instants that wait for such rows."""
+        schedule, stamps = self.source.schedule, list(self.strand.news_ts)
+        for ts in stamps:
+            yield ts + self.court.closed_after
+        if self.cursor.news_before is not None:
+            stamps.insert(0, self.cursor.news_before)
+        newest = 0
+        for instant in overdue:
+            while newest + 1 < len(stamps) and schedule.answered(stamps[newest + 1]) < instant - self.source.lag:
+                newest += 1
+            if stamps:
+                yield instant + max(0, stamps[newest] - schedule.answered(stamps[newest]))
+
+    def settled(self, slot: int, horizon: int) -> tuple[list[int], int, int]:
+        """(positions of those that stay unanswered and may still count, how many are settled, the last of these) once a slot is judged."""
+        answered, filled, gaps = self.answered, self.cursor.filled, self.cursor.gaps
+        final = self.counts.final(self.source, horizon)
+        position = 0
         if final > filled:
+            position = bisect_left(answered, final)
             if position < final - filled:
                 there = set(answered[:position])
                 gaps = [*gaps, *(number for number in range(filled, final) if number not in there)]
@@ -926,7 +968,7 @@ class _Buckets:
         if gaps and self.source.window:
             first = self.closed(slot) - self.source.window - 1
             gaps = [number for number in gaps if number >= first]
-        return gaps, filled
+        return gaps, filled, self.dues.at(filled) or self.cursor.filled_to
 
 
 class _Stretch:
@@ -949,6 +991,7 @@ class _Stretch:
             self.by_metric[strand.source.metric][strand.source.variant] = strand
         self.commons: dict[tuple[str, int], int | None] = {}
         self.buckets: dict[str, _Buckets] = {}
+        self.counts = _Counts(court)
         self.observed: dict[tuple[int, int], Observations] = {}
         self.pending: dict[int, dict[str, Any]] = {}
 
@@ -1010,7 +1053,7 @@ class _Stretch:
             source, cursor = strand.source, strand.cursor
             if source.variant not in self.arms:
                 continue
-            floor, gaps, filled = cursor.base, cursor.gaps, cursor.filled
+            floor, gaps, filled, filled_to = cursor.base, cursor.gaps, cursor.filled, cursor.filled_to
             common = commons.get(source.metric)
             watermark, received_at = self._watermark(strand, to)
             bases = [watermark if watermark is not None and is_known else floor]
@@ -1020,8 +1063,8 @@ class _Stretch:
                 counted = 0 if common is None else bisect_right(strand.places, common)
                 bases.append(strand.ts[counted - 1] if counted else floor)
             if source.counted:
-                gaps, filled = self._buckets(strand).settled(to)
-                bases.append(min(source.dues.at(filled) or floor, horizon))
+                gaps, filled, filled_to = strand.steady or self._buckets(strand).settled(to, horizon)
+                bases.append(filled_to if filled_to < horizon else horizon)
             if source.at_horizon:
                 bases.append(horizon)
             if source.at_present:
@@ -1029,6 +1072,7 @@ class _Stretch:
             if source.targets:
                 bases += [cursors.target_through[t] for t in source.targets]
             base = max(min(bases), floor)
+            news_before, news_place_before = strand.news_at(base)
             read = bisect_right(strand.ts, base)
             units = strand.units_after(read) if source.splits else None
             cursors.series[i] = replace(
@@ -1037,11 +1081,12 @@ class _Stretch:
                 row_before=strand.row(read - 1) if read and strand.cumulative else cursor.row_before,
                 place_before=strand.places[read - 1] if read else cursor.place_before,
                 units_before=-1 if units is None else units,
-                news_before=strand.newest(base),
-                news_place_before=strand.reach(base),
+                news_before=news_before,
+                news_place_before=news_place_before,
                 watermark=watermark,
                 received_at=received_at,
                 filled=filled,
+                filled_to=filled_to,
                 gaps=gaps,
             )
         for w, watch in enumerate(court.watches):
@@ -1056,7 +1101,7 @@ class _Stretch:
 
     def _judged(self, slot: int) -> int | None:
         """The judged slot of this stretch at which an event of `slot` is first seen; None: not in this stretch."""
-        judged = self.court.next_judged(slot)
+        judged = slot if self.court.is_steady else self.court.next_judged(slot)
         return judged if judged is not None and self.after < judged <= self.to else None
 
     def events(self) -> Iterable[int]:
@@ -1066,7 +1111,7 @@ class _Stretch:
         for strand in self.read:
             for ts, received in zip(strand.ts, strand.received, strict=True):
                 instants += [ts, received, ts + court.closed_after]
-            instants += self._onset(self._watermark(strand, self.after)[0], strand.source)
+            instants += self._onset(self._watermark(strand, self.after)[0], strand.source.allowed)
             if strand.source.counted:
                 instants += self._buckets(strand).closings(self.after, self.after)
         return [slot for at in instants if (slot := court.slot_at(at)) > self.after]
@@ -1078,7 +1123,8 @@ class _Stretch:
         for m, metric in enumerate(court.compared):
             newest_seen = self.cursors.instants[m]
             for look in looks:
-                common = self._common(metric, court.horizon(look))
+                horizon = court.horizon(look)
+                common = self._common(metric, horizon)
                 if common is None or (newest_seen is not None and common <= newest_seen):
                     continue
                 newest_seen = common
@@ -1132,8 +1178,9 @@ class _Stretch:
         for variant, strand in strands.items():
             if strand.read_to(common, horizon):
                 restated.append(variant)
-            if strand.position and strand.places[strand.position - 1] == common:
-                instant = min(instant, strand.ts[strand.position - 1])
+            read = strand.position
+            if read and strand.places[read - 1] == common and strand.ts[read - 1] < instant:
+                instant = strand.ts[read - 1]
             cursor = strand.cursor
             if cursor.unreadable:
                 unreadable[variant] = cursor.unreadable
@@ -1145,14 +1192,16 @@ class _Stretch:
 
     def _common(self, metric: str, horizon: int) -> int | None:
         """The least, over arms that have rows, of the places of their newest news at or before the horizon."""
-        if (metric, horizon) not in self.commons:
-            common = None
-            for strand in self.by_metric[metric].values():
-                newest = strand.reach(horizon)
-                if newest is not None and (common is None or newest < common):
-                    common = newest
-            self.commons[metric, horizon] = common
-        return self.commons[metric, horizon]
+        asked = metric, horizon
+        if asked in self.commons:
+            return self.commons[asked]
+        common = None
+        for strand in self.by_metric[metric].values():
+            newest = strand.reach(horizon)
+            if newest is not None and (common is None or newest < common):
+                common = newest
+        self.commons[asked] = common
+        return common
 
     # Targets, at looks
 
@@ -1213,8 +1262,8 @@ class _Stretch:
             interesting = {self.after + court.slot_us}
             for k, before in strand.late:
                 interesting.add(k)
-                interesting.update(self._onset(before, source))
-            interesting.update(self._onset(newest, source))
+                interesting.update(self._onset(before, source.allowed))
+            interesting.update(self._onset(newest, source.allowed))
             if court.final_slot is not None:
                 interesting.add(court.final_slot)
             judged = {slot for k in interesting if (slot := self._judged(k)) is not None}
@@ -1226,9 +1275,11 @@ class _Stretch:
                     self._tell(slot, "fresh", source.name, (mark, received))
             self.cursors.series[i].status = status
 
-    def _onset(self, watermark: int | None, source: Source) -> list[int]:
+    def _onset(self, watermark: int | None, allowed: int) -> list[int]:
         """The first slot at which a watermark is too old."""
-        late = self.court.clock.wall(self.court.ran_to(source, watermark) + source.allowed + 1)
+        clock = self.court.clock
+        ran = 0 if watermark is None else max(clock.running(watermark), 0)
+        late = clock.wall(ran + allowed + 1)
         return [] if late is None else [self.court.slot_at(late)]
 
     def _know(self, strand: _Strand) -> tuple[Sequence[int], Sequence[int | None], Sequence[int | None]]:
@@ -1385,14 +1436,39 @@ class _Stretch:
     def _buckets(self, strand: _Strand) -> _Buckets:
         name = strand.source.name
         if name not in self.buckets:
-            self.buckets[name] = _Buckets(self.court, strand)
+            self.buckets[name] = _Buckets(self.counts, strand)
         return self.buckets[name]
 
+    def _steady(self, strand: _Strand, horizon: int) -> tuple[list[int], int, int] | None:
+        """What `settled` of its buckets would say of a series of which each row of this stretch came for the next due instant, and
+        nothing is missing; else None."""
+        cursor, source = strand.cursor, strand.source
+        every, before = source.every, cursor.news_before
+        if cursor.gaps or strand.is_long or strand.news_places is not strand.news_ts or source.dues.pauses:
+            return None
+        if before is not None and before % every:
+            return None
+        filled, due = cursor.filled, cursor.filled_to + every
+        for ts in strand.news_ts:
+            if ts >= due:
+                if ts > horizon:
+                    break
+                if ts > due:
+                    return None
+                due += every
+                filled += 1
+        if due <= self.to - source.lag or due <= horizon - every // 2:
+            return None
+        return [], filled, due - every
+
     def _density(self) -> None:
-        court = self.court
+        court, horizon = self.court, self.court.horizon(self.to)
         for i, strand in enumerate(self.strands):
             source, dense = strand.source, strand.cursor.dense
             if not source.counted or source.variant not in self.arms:
+                continue
+            strand.steady = self._steady(strand, horizon)
+            if dense and strand.steady:
                 continue
             buckets = self._buckets(strand)
             if dense and buckets.is_whole(self.to):

@@ -20,7 +20,7 @@ from gates.facts import Days, MetricLook, Observations, State, Step
 from gates.plan import DAY, SECOND, Action, Answer, Clock, Dues, Kpi, Plan
 from gates.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
 from gates.preview import Preview, Run
-from gates.statistics.effects import difference, relative_interval, relative_se, relative_uplift, with_spread
+from gates.statistics.effects import relative_interval, relative_se, relative_uplift, with_spread
 from gates.statistics.moments import Arm, PairMoments, mean_arm, proportion_arm, ratio_arm
 from gates.statistics.planning import planned_units
 from gates.statistics.sequences import always_valid_p, half_width, intersect, tuning
@@ -174,8 +174,8 @@ class Watch(NamedTuple):
 class Source(NamedTuple):
     """One series and what it is read for.
 
-    schedule: when its buckets are due. allowed: how old its watermark may be. dues, lag: the due instants that are expected, and
-    how long after one a bucket is overdue. window: over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
+    schedule, every: when its buckets are due. allowed: how old its watermark may be. dues, lag: the due instants that are expected,
+    and how long after one a bucket is overdue. window: over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
     reads it up to there. targets: positions of the targets that read it. unfit: why no goal or guard can judge it, whatever its
     rows; empty when one can, and such plans are refused.
     """
@@ -187,6 +187,7 @@ class Source(NamedTuple):
     kpi: Kpi
     cumulative: bool
     schedule: Schedule
+    every: int
     allowed: int
     dues: Dues
     lag: int
@@ -205,7 +206,7 @@ class Judge:
 
     def __init__(self, policy: Policy, plan: Plan, revision: int = REVISION) -> None:
         self.policy, self.plan, self.clock, self.revision = policy, plan, Clock(plan), revision
-        self.gates = derive(policy, plan)
+        self.gates, self.ended_at = derive(policy, plan), plan.ended_at
         self.closed_after = policy.closed_after_s * SECOND
         self.slot_us, self.look_us = policy.slot_s * SECOND, policy.look_s * SECOND
         self.control = plan.control.key if plan.control else None
@@ -261,23 +262,21 @@ class Judge:
 
     def horizon(self, slot: int) -> int:
         """The instant up to which rows with units are closed at a slot."""
-        horizon = slot - self.closed_after
-        return horizon if self.plan.ended_at is None else min(horizon, self.plan.ended_at)
+        horizon, ended = slot - self.closed_after, self.ended_at
+        return horizon if ended is None or horizon < ended else ended
+
+    def overdue(self, source: Source, slot: int) -> int:
+        """The instant up to which buckets of a source are overdue at a slot."""
+        overdue, ended = slot - source.lag, self.ended_at
+        return overdue if ended is None or overdue < ended else ended
 
     def present(self, slot: int) -> int:
         """The instant freshness and gauges are measured at: the slot, at most the end of the experiment."""
-        return slot if self.plan.ended_at is None else min(slot, self.plan.ended_at)
+        return slot if self.ended_at is None or slot < self.ended_at else self.ended_at
 
     def first(self) -> int:
         """The first slot after the start."""
         return self.slot_at(self.plan.started_at + 1)
-
-    def ran_to(self, source: Source, watermark: int | None) -> int:
-        """Running time from which a series ages: since the bucket that its watermark answers, or since the watermark when that is later."""
-        if watermark is None:
-            return 0
-        reached = watermark if self.revision == 1 else source.schedule.reached(watermark)
-        return max(self.clock.running(reached), 0)
 
     def next_judged(self, slot: int) -> int | None:
         """The first judged slot at or after a slot; None when there is none any more."""
@@ -362,6 +361,7 @@ class Judge:
             kpi=kpi,
             cumulative=cumulative,
             schedule=schedule,
+            every=schedule.every,
             allowed=(kpi.expected_every_s + kpi.freshness_target_s) * SECOND,
             dues=Dues(schedule, self.clock),
             lag=max(self.closed_after, kpi.freshness_target_s * SECOND),
@@ -719,35 +719,35 @@ class Rules:
         if found is None:
             bounds.why = "units"
             return
-        if not math.isfinite(found.estimate) or not math.isfinite(found.se):
+        estimate, se, lower, upper, of_control, gap, gap_se, noise, own_noise = found
+        if not math.isfinite(estimate) or not math.isfinite(se):
             bounds.why = "spread"
             return
-        bounds.readable = found.control != 0 or comparison.gate.effect != "relative"
-        bounds.estimate, bounds.se = found.estimate, found.se
-        bounds.lower, bounds.upper = found.lower, found.upper
-        bounds.noise = max(found.noise, found.noise_of_control)
-        bounds.why = self._floor(comparison, bounds, found)
-        if bounds.why and (bounds.why in ("units", "spread") or not found.noise <= self.judge.policy.max_relative_se):
+        bounds.estimate, bounds.se, bounds.lower, bounds.upper = estimate, se, lower, upper
+        bounds.readable = of_control != 0 or comparison.gate.effect != "relative"
+        bounds.noise = noise if noise > own_noise else own_noise
+        bounds.why = why = self._floor(comparison, bounds, of_control, gap_se)
+        if why and (why in ("units", "spread") or not noise <= self.judge.policy.max_relative_se):
             return
         young = self.judge.clock.running(at) < self.judge.min_age
-        if young and not bounds.why:
+        if young and not why:
             bounds.why = "young"
         if young and comparison.goal:
             return
         bounds.floor = True
-        lower, upper = intersect((bounds.running_lower, bounds.running_upper), bounds.lower, bounds.upper)
-        bounds.running_upper = upper if upper < math.inf else None
-        if bounds.why in ("", "young") and lower > -math.inf:
-            bounds.running_lower = lower
-        p = always_valid_p(found.gap, found.gap_se, bounds.n, comparison.rho2)
+        highest, lowest = intersect((bounds.running_lower, bounds.running_upper), lower, upper)
+        bounds.running_upper = lowest if lowest < math.inf else None
+        if not why and highest > -math.inf:
+            bounds.running_lower = highest
+        p = always_valid_p(gap, gap_se, bounds.n, comparison.rho2)
         bounds.p = p if bounds.p is None or p < bounds.p else bounds.p
-        bounds.small, bounds.lost = upper < comparison.fail_below, upper < 0
-        if bounds.why not in ("", "young") and bounds.small:
+        bounds.small, bounds.lost = lowest < comparison.fail_below, lowest < 0
+        if why and bounds.small:
             bounds.why = "young" if young else ""  # what is missing is not needed for what is proved
-        lower = -math.inf if bounds.running_lower is None else bounds.running_lower
-        bounds.invalid = bounds.invalid or lower > comparison.scale_above > upper
+        if bounds.running_lower is not None and bounds.running_lower > comparison.scale_above > lowest:
+            bounds.invalid = True
 
-    def _floor(self, comparison: Comparison, bounds: Bounds, found: Measured) -> str:
+    def _floor(self, comparison: Comparison, bounds: Bounds, of_control: float, gap_se: float) -> str:
         """Why the floor of a pass is not held; empty when it is.
 
         For a fail it is enough that both means are known to max_relative_se of the larger of the two: so harm is seen
@@ -756,9 +756,9 @@ class Rules:
         policy = self.judge.policy
         if min(bounds.arms) < policy.min_units:
             return "units"
-        if found.gap_se <= 0:
+        if gap_se <= 0:
             return "spread"
-        if comparison.gate.effect == "relative" and found.control == 0:
+        if of_control == 0 and comparison.gate.effect == "relative":
             return "zero"
         return "noisy" if bounds.noise > policy.max_relative_se else ""
 
@@ -1213,16 +1213,20 @@ def measure(comparison: Comparison, control: State, treatment: State) -> Measure
     if control[0] < 2 or treatment[0] < 2 or (kpi.kind == "ratio" and (control[3] == 0 or treatment[3] == 0)):
         return None
     c, t = arm_of(kpi, control), arm_of(kpi, treatment)
-    c, t = with_spread(c, t), with_spread(t, c)
-    gap, gap_se = difference(t, c)
-    estimate, se = gap, gap_se
-    reach = half_width(1.0, c.n + t.n, comparison.rho2, comparison.alpha)
+    if c.v <= 0 or t.v <= 0:
+        c, t = with_spread(c, t), with_spread(t, c)
+    (m_c, v_c, n_c), (m_t, v_t, n_t) = c, t
+    error_c, error_t = v_c / n_c, v_t / n_t
+    estimate = gap = m_t - m_c
+    se = gap_se = math.sqrt(error_t + error_c)
+    reach = half_width(1.0, n_c + n_t, comparison.rho2, comparison.alpha)
     if comparison.gate.effect == "relative":
-        estimate, se = relative_uplift(t, c) if c.m else (0.0, gap_se)
+        estimate, se = relative_uplift(t, c) if m_c else (0.0, gap_se)
         lower, upper = relative_interval(t, c, reach)
-        larger = max(abs(c.m), abs(t.m))
-        noise = max(relative_se(larger, c.v, c.n), relative_se(larger, t.v, t.n))
-        noise_of_control = relative_se(c.m, c.v, c.n)
+        size, of_treatment = abs(m_c), abs(m_t)
+        noise_of_control = math.sqrt(error_c) / size if size else math.inf
+        larger = size if size > of_treatment else of_treatment
+        noise = math.sqrt(error_c if error_c > error_t else error_t) / larger if larger else math.inf
     else:
         lower, upper = estimate - reach * se, estimate + reach * se
     if kpi.kind == "ratio":
@@ -1230,7 +1234,7 @@ def measure(comparison: Comparison, control: State, treatment: State) -> Measure
             noise = max(noise, relative_se(state[3], state[4] / (state[0] - 1), state[0]))
     if kpi.direction == "decrease":
         estimate, lower, upper = -estimate, -upper, -lower
-    return Measured(estimate, se, lower, upper, c.m, gap, gap_se, noise, noise_of_control)
+    return Measured(estimate, se, lower, upper, m_c, gap, gap_se, noise, noise_of_control)
 
 
 def bounds_verdict(comparison: Comparison, bounds: Bounds) -> Verdict:
@@ -1249,8 +1253,9 @@ def bounds_verdict(comparison: Comparison, bounds: Bounds) -> Verdict:
 
 def freshness(judge: Judge, name: str, watermark: int | None, slot: int) -> int:
     """FRESH, STALE, MISSING or OVERDUE; pauses do not age a watermark, nor does time after the end."""
-    ran, source = judge.clock.running(judge.present(slot)), judge.sources[judge.series_index[name]]
-    late = ran - judge.ran_to(source, watermark) > source.allowed
+    ran = judge.clock.running(judge.present(slot))
+    since = 0 if watermark is None else max(judge.clock.running(watermark), 0)
+    late = ran - since > judge.sources[judge.series_index[name]].allowed
     if watermark is None:
         return OVERDUE if late else MISSING
     return STALE if late else FRESH

@@ -49,29 +49,45 @@ def relative_interval(treatment: Arm, control: Arm, reach: Any, *, xp: Any = mat
     >>> relative_interval(Arm(0.05, 0.0475, 2000), Arm(0.0, 0.0005, 2000), 4.0)[1]
     inf
     """
-    size = np.maximum(abs(treatment.m), abs(control.m)) if xp is np else max(abs(treatment.m), abs(control.m))
-    if xp is math and size == 0:
-        return -math.inf, math.inf
-    sign = xp.copysign(1.0, control.m + 0.0)
-    c, t = abs(control.m) / size, treatment.m * sign / size
-    scale = reach / size
-    s_c, s_t = control.v * scale * scale / control.n, treatment.v * scale * scale / treatment.n
-    a, b = c * c - s_c, t * t - s_t  # above 0: the mean is told from 0
-    within = s_t * a + s_c * (t * t)
-    side = xp.copysign(1.0, t + 0.0)
-    far: Any
-    near: Any
     if xp is np:
-        q = t * c + side * np.sqrt(np.maximum(within, 0.0))
-        far = np.where(a > 0, q / a, side * np.inf)
-        near = np.where((a > 0) | (b > 0), np.where(q == 0, 0.0, b / q), side * -np.inf)
-        low, high = np.where(side > 0, near, far), np.where(side > 0, far, near)
-        return np.where(sign > 0, low - 1.0, 1.0 - high), np.where(sign > 0, high - 1.0, 1.0 - low)
-    q = t * c + side * math.sqrt(max(within, 0.0))
-    far = q / a if a > 0 else side * math.inf
-    near = (b / q if q else 0.0) if a > 0 or b > 0 else side * -math.inf
-    low, high = (near, far) if side > 0 else (far, near)
-    return (low - 1.0, high - 1.0) if sign > 0 else (1.0 - high, 1.0 - low)
+        return _relative_intervals(treatment, control, reach)
+    (m_t, v_t, n_t), (m_c, v_c, n_c) = treatment, control
+    size_t, size_c = abs(m_t), abs(m_c)
+    size = size_t if size_t > size_c else size_c
+    if size == 0:
+        return -math.inf, math.inf
+    scale = reach / size
+    c, t = size_c / size, (m_t if m_c >= 0 else -m_t) / size
+    square = t * t
+    s_c, s_t = v_c / n_c * scale * scale, v_t / n_t * scale * scale
+    a, b = c * c - s_c, square - s_t  # above 0: the mean is told from 0
+    within = s_t * a + s_c * square
+    root = math.sqrt(within) if within > 0 else 0.0
+    if t >= 0:
+        q = t * c + root
+        low = (b / q if q else 0.0) if a > 0 or b > 0 else -math.inf
+        high = q / a if a > 0 else math.inf
+    else:
+        q = t * c - root
+        low = q / a if a > 0 else -math.inf
+        high = b / q if a > 0 or b > 0 else math.inf
+    return (low - 1.0, high - 1.0) if m_c >= 0 else (1.0 - high, 1.0 - low)
+
+
+def _relative_intervals(treatment: Arm, control: Arm, reach: Any) -> tuple[Any, Any]:
+    """`relative_interval` of arrays, which decide nothing."""
+    size = np.maximum(np.abs(treatment.m), np.abs(control.m))
+    sign = np.where(control.m < 0, -1.0, 1.0)
+    c, t = np.abs(control.m) / size, treatment.m * sign / size
+    scale = (reach / size) ** 2
+    s_c, s_t = control.v * scale / control.n, treatment.v * scale / treatment.n
+    a, b = c * c - s_c, t * t - s_t
+    side = np.where(t >= 0, 1.0, -1.0)
+    q = t * c + side * np.sqrt(np.maximum(s_t * a + s_c * (t * t), 0.0))
+    far = np.where(a > 0, q / a, side * np.inf)
+    near = np.where((a > 0) | (b > 0), np.where(q == 0, 0.0, b / q), side * -np.inf)
+    low, high = np.where(side > 0, near, far), np.where(side > 0, far, near)
+    return np.where(sign > 0, low - 1.0, 1.0 - high), np.where(sign > 0, high - 1.0, 1.0 - low)
 
 
 def with_spread(arm: Arm, other: Arm, *, xp: Any = math) -> Arm:

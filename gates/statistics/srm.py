@@ -47,11 +47,12 @@ def srm_log_e_at_most(exposed: Sequence[int], weights: Sequence[float]) -> float
     >>> srm_log_e([510, 490], [1, 1]) <= srm_log_e_at_most([510, 490], [1, 1])
     True
     """
-    total, total_weight = sum(exposed), math.fsum(weights)
+    total = sum(exposed)
     if not total:
         return 0.0
-    bound = 0.0
+    each, bound = total / sum(weights), 0.0
     for count, weight in zip(exposed, weights, strict=True):
-        planned = total * weight / total_weight
-        bound += (count - planned) * (count - planned) / planned
+        planned = each * weight
+        off = count - planned
+        bound += off * off / planned
     return bound

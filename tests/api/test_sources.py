@@ -231,6 +231,7 @@ def test_a_source_says_how_that_which_it_feeds_fares_worst_of_its_metrics(ops: C
             )
     good = create(ops)["freshness"]
     both = create(ops, key="both", metrics=["vrps", "clicks"])["freshness"]
+    bind(stranger.team, variable=ENV)
     none = create(stranger, key="other", metrics=["clicks"])["freshness"]
 
     assert (good["state"], good["telemetry_p95_s"]) == ("fresh", 40.0)

@@ -100,7 +100,7 @@ def test_a_feed_that_dies_worsens_the_figure_by_the_minute(measured: int) -> Non
     assert figures[0] < figures[1] < figures[2]
 
 
-def test_rows_off_the_grid_fill_the_bucket_they_fall_in(measured: int) -> None:
+def test_rows_off_the_grid_fill_the_bucket_whose_end_is_nearest(measured: int) -> None:
     daily = [(AT + d * DAY, AT + d * DAY + HOUR) for d in range(3)]
     found = latencies(
         measured,
@@ -143,8 +143,8 @@ def expected_latencies(
 ) -> list[float]:
     """The same in plain words, bucket by bucket."""
 
-    def bucket(ts: datetime) -> int:
-        return math.ceil((ts - EPOCH).total_seconds() / every_s)
+    def bucket(ts: datetime) -> int:  # the nearest end, of two the earlier
+        return math.ceil((ts - EPOCH).total_seconds() / every_s - 0.5)
 
     def next_bucket(at: datetime) -> int:
         return math.floor((at - EPOCH).total_seconds() / every_s) + 1
@@ -153,14 +153,17 @@ def expected_latencies(
         return next(((a, b) for a, b in paused if a < ends and (b is None or b >= ends)), None)
 
     there = {bucket(ts) for ts, _ in came}
+    newest = max((ts for ts, _ in came if ts <= now), default=None)
+    behind = timedelta(0) if newest is None else newest - EPOCH - timedelta(seconds=bucket(newest) * every_s)
     found = [(received - ts).total_seconds() for ts, received in came if since < ts <= now]
     oldest = max(max((bucket(ts) for ts, _ in came if ts <= now), default=0) + 1, next_bucket(began))
     pause = during(EPOCH + timedelta(seconds=oldest * every_s))
     if pause is not None and pause[1] is not None:
         oldest = next_bucket(pause[1])
-    for one in sorted({oldest, *range(next_bucket(since), bucket(now) + 1)}):
+    for one in sorted({oldest, *range(next_bucket(since), next_bucket(now))}):
         ends = EPOCH + timedelta(seconds=one * every_s)
-        age = now - ends - sum((max(min(b or now, now) - max(a, ends), timedelta(0)) for a, b in paused), timedelta(0))
+        due = ends + max(behind, timedelta(0))
+        age = now - due - sum((max(min(b or now, now) - max(a, due), timedelta(0)) for a, b in paused), timedelta(0))
         if age.total_seconds() > target_s and one not in there and during(ends) is None:
             found.append(age.total_seconds())
     return found
