@@ -99,7 +99,7 @@ def _place_faults(source: Source) -> Iterator[Fault]:
     if source.kind == Source.Kind.SQL:
         faults = list(_url_faults(source.url_env))
         yield from faults
-        if not faults and not _places(source, SourcePlace.Kind.VARIABLE).filter(name=source.url_env).exists():
+        if not faults and not _may_read(source, SourcePlace.Kind.VARIABLE, source.url_env):
             yield (
                 "/url_env",
                 "not_bound",
@@ -115,10 +115,23 @@ def _place_faults(source: Source) -> Iterator[Fault]:
         except SourceFailed as failure:
             yield "/path", "invalid", str(failure)
         else:
-            if not any(file.is_relative_to(folder) for folder in _folders(source)):
+            place = str(file.relative_to(Path(settings.SOURCES_DIR).resolve()))
+            own = any(file.is_relative_to(folder) for folder in _folders(source))
+            if not own and not _may_read(source, SourcePlace.Kind.FOLDER, place):
                 yield "/path", "not_bound", _not_bound(source, f"The file {source.path[:80]!r}", "--folder", "...")
     else:
         yield "/kind", "invalid", f"kind is {source.kind!r}, must be sql or file."
+
+
+def _may_read(source: Source, kind: SourcePlace.Kind, place: str) -> bool:
+    """Whether a place is bound to the source's team or, being nobody's, free: what lies in the root of DECISIONING_FILES is
+    everybody's, and where there is one team, the demo's aside, nothing needs binding."""
+    if _places(source, kind).filter(name=place).exists():
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT metadata.place_is_free(%s, %s, %s)", [source.team_id, kind, place])
+        (free,) = cursor.fetchone() or (False,)
+        return bool(free)
 
 
 def _places(source: Source, kind: SourcePlace.Kind) -> QuerySet[SourcePlace]:
@@ -137,7 +150,7 @@ def _not_bound(source: Source, what: str, option: str, name: str) -> str:
     return (
         f"{what} is not bound to team {key}. The operator binds it: in the admin under Source places, or by "
         f"manage.py bind_source --team {key} {option} {name}."
-        + (f" Files in the folder {key}/ need no binding." if option == "--folder" else "")
+        + (f" Files in the folder {key}/ and in the root need no binding." if option == "--folder" else "")
     )
 
 
