@@ -25,7 +25,7 @@ from experiments.models import Experiment, Variant
 from gates import evidence
 from gates import facts as slot_facts
 from gates import plan as facts
-from gates.fold import Folded, State, StateOutdated, fold, quiet_to
+from gates.fold import Folded, State, StateOutdated, at_start, fold, quiet_to
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation, Step
 from gates.plan import Plan, from_us, rfc3339, to_us
 from gates.policy import Policy
@@ -198,6 +198,13 @@ def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) 
     for pk, error in broken.items():
         _suspend(pk, claimed[pk], error, notes[pk], now, done)
     return done
+
+
+def show_plan(experiment: Experiment) -> None:
+    """Show every gate of a plan that was just made or changed, before its first slot is judged; what is judged stays as it is."""
+    for judging in load([experiment.pk]):
+        gates = found_in(at_start(judging.policy, judging.plan))["gates"]
+        Cursor.objects.filter(pk=experiment.pk, judged_to__isnull=True).update(shown={"gates": gates})
 
 
 def beat(*, now: dt.datetime) -> None:
@@ -1045,7 +1052,7 @@ def _show(draft: Draft, open_: Sequence[Recommendation], *, over: bool) -> None:
     on_record = draft.records[max(draft.records)]
     cursor = judging.cursor
     before = cursor.shown or {}
-    if over and before:
+    if over and "recommendation" in before:
         recommendation, variants = before["recommendation"], before["variants"]  # the answer that ended it stays
     else:
         recorded = {r["variant"]: r for r in on_record.found["variants"]}
