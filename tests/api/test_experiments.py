@@ -69,7 +69,6 @@ def test_every_gate_of_the_plan_is_there_at_once_and_says_what_it_waits_for(ops:
         "Vrps: no closed row of control and treatment yet.",
         "vrps of control has no row yet; vrps of treatment has no row yet.",
     ]
-    assert gates["as_of"] is None
     assert made["recommendation"]["action"] == "hold"
 
 
