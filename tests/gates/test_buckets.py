@@ -29,7 +29,8 @@ def daily(stamps: list[int], **shift: Callable[[int], int]) -> dict[SeriesKey, S
     """30% and 33% of 20,000 units a day; a variant's stamps may be shifted, by the row's position."""
     rows = {}
     for variant, share in (("control", 0.30), ("t1", 0.33)):
-        ts = [at + shift.get(variant, lambda _: 0)(i) for i, at in enumerate(stamps)]
+        move = shift.get(variant)
+        ts = [at + (move(i) if move else 0) for i, at in enumerate(stamps)]
         rows["orders", variant] = Series(ts, [share] * len(ts), [20_000] * len(ts), [None] * len(ts), ts)
     return rows
 
