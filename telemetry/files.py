@@ -22,7 +22,7 @@ from typing import Any
 import duckdb
 
 from telemetry.models import Source
-from telemetry.sources import CHUNK, COLUMNS, DECIMAL, ISO, KEYS, PARAMETER, WHOLE, SourceFailed, Unread, file_of
+from telemetry.sources import CHUNK, COLUMNS, ISO, KEYS, PARAMETER, WHOLE, SourceFailed, Unread, file_of
 
 _OPTIONS: dict[str, Any] = {"threads": "1", "memory_limit": "256MB", "autoinstall_known_extensions": "false"}
 _DELIMITERS = ",;\t|"
@@ -56,7 +56,7 @@ def _read(
 ) -> Iterator[list[dict[str, Any]]]:
     cells = {name: _cell(name, kind, source.date_format) for name, kind in table.columns.items() if name in COLUMNS}
     texts = [name for name in cells if table.columns[name] == "VARCHAR"]
-    unread = " OR ".join(_is_unread(name, cells[name]) for name in texts) or "false"
+    unread = " OR ".join(_is_unread(name, cells[name]) for name in texts if name not in KEYS) or "false"
     engine.execute(f"CREATE VIEW file AS SELECT {table.place} AS _line, * FROM {table.source} WHERE {table.touched}")  # noqa: S608
     others = {name: _one_type(engine, name, table, source.query) for name in table.columns if name not in COLUMNS}
     line = {} if "line" in map(str.lower, table.columns) else {"line": "_line"}
@@ -238,11 +238,15 @@ def _cell(name: str, kind: str, date_format: str) -> str:
         case "VARCHAR" if name == "ts":
             return f"TRY_CAST(CASE WHEN regexp_full_match(upper({cell}), {_text(ISO)}) THEN upper({cell}) END AS TIMESTAMPTZ)"
         case "VARCHAR":
-            number = f"TRY_CAST(CASE WHEN regexp_full_match({cell}, {_text(DECIMAL)}) THEN {cell} END AS DOUBLE)"
-            if name in WHOLE:  # 1800.0 is whole; more digits than a float holds are told by the text itself
-                floating = f"CASE WHEN {number} = trunc({number}) AND abs({number}) <= 2^53 THEN {number}::BIGINT END"
-                return f"CASE WHEN regexp_full_match({cell}, '[+-]?\\d+') THEN TRY_CAST({cell} AS BIGINT) ELSE {floating} END"
-            return f"CASE WHEN isfinite({number}) THEN {number} END"
+            # Of what the engine casts, 1_000 and the infinite are no number here. A pattern would take three times as long.
+            number = f"CASE WHEN NOT contains({quoted}, '_') THEN TRY_CAST({cell} AS DOUBLE) END"
+            if name not in WHOLE:
+                return f"CASE WHEN isfinite({number}) THEN {number} END"
+            # 1800.0 is whole; what has more digits than a float holds is read as it stands
+            return (
+                f"CASE WHEN {number} = trunc({number}) AND abs({number}) < 2^53 THEN ({number})::BIGINT "
+                f"WHEN regexp_full_match({cell}, '[+-]?\\d+') THEN TRY_CAST({cell} AS BIGINT) END"
+            )
         case "FLOAT" | "DOUBLE" if name != "value" and name != "ts":  # a spread that is not defined comes as NaN
             return f"CASE WHEN NOT isnan({quoted}) THEN {quoted} END"
         case _ if name == "ts" and _is_time(kind):
@@ -254,7 +258,7 @@ def _cell(name: str, kind: str, date_format: str) -> str:
 
 
 def _is_unread(name: str, cell: str) -> str:
-    nothing = "" if name in ("ts", "value") or name in KEYS else f" AND lower(trim({_name(name)})) <> 'nan'"
+    nothing = "" if name in ("ts", "value") else f" AND lower(trim({_name(name)})) <> 'nan'"
     return f"(NULLIF(trim({_name(name)}), '') IS NOT NULL AND ({cell}) IS NULL{nothing})"
 
 
