@@ -17,14 +17,34 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
 
 from telemetry.models import Source
-from telemetry.sources import CHUNK, COLUMNS, ISO, KEYS, PARAMETER, WHOLE, SourceFailed, Unread, file_of
+from telemetry.sources import (
+    CHUNK,
+    COLUMNS,
+    ISO,
+    KEYS,
+    WHOLE,
+    SourceFailed,
+    Unread,
+    database_file,
+    file_of,
+    with_parameters,
+)
 
-_OPTIONS: dict[str, Any] = {"threads": "1", "memory_limit": "256MB", "autoinstall_known_extensions": "false"}
+_OPTIONS: dict[str, Any] = {
+    "threads": "1",
+    "memory_limit": "256MB",
+    "max_temp_directory_size": "2GB",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_persistent_secrets": "false",
+    "python_enable_replacements": "false",  # or a query could name variables of this program as tables
+}
 _DELIMITERS = ",;\t|"
 _LONGEST_HEAD = 1 << 16
 _MOST_BROKEN = 100_000
@@ -42,13 +62,31 @@ def read(source: Source, bounds: Bounds, limit_s: float) -> Iterator[list[dict[s
     path = file_of(source.path)
     if not path.is_file():  # the engine, which may open this file alone, would speak of permissions
         raise SourceFailed(f"There is no file {source.path[:80]!r} in the folder of files, DECISIONING_FILES.")
-    with closing(duckdb.connect(":memory:", config=_OPTIONS)) as engine, _interrupted_after(engine, limit_s):
-        engine.execute("SET TimeZone = 'UTC'")  # a time without offset in a file is UTC
-        engine.execute(f"SET allowed_paths = [{_text(str(path))}]")
-        engine.execute("SET enable_external_access = false")
-        engine.execute("SET lock_configuration = true")
+    with _opened(":memory:", limit_s, path) as engine:
         table = _csv(path) if path.suffix.lower() == ".csv" else _parquet(engine, path)
         yield from _read(engine, table, source, bounds)
+
+
+def read_database(source: Source, path: str, bounds: Bounds, limit_s: float) -> Iterator[list[dict[str, Any]]]:
+    """Chunks of what the query yields of a DuckDB database below the folder of files, which it can only read. Raises as `read`."""
+    with _opened(str(database_file(path)), limit_s) as engine:
+        query = _query(engine, source.query, bounds, ours={*COLUMNS})
+        for chunk in _chunks(engine.execute(query, bounds)):
+            yield [_with_instant(row) for row in chunk]
+
+
+@contextmanager
+def _opened(database: str, limit_s: float, *readable: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An engine that opens nothing but its database, to read, and these files; large sorts go to a folder that ends with it."""
+    with TemporaryDirectory() as spilled:
+        options = _OPTIONS | {"temp_directory": spilled}
+        engine = duckdb.connect(database, read_only=database != ":memory:", config=options)
+        with closing(engine), _interrupted_after(engine, limit_s):
+            engine.execute("SET TimeZone = 'UTC'")  # a time without offset in a file is UTC
+            engine.execute(f"SET allowed_paths = [{', '.join(_text(str(path)) for path in readable)}]")
+            engine.execute("SET enable_external_access = false")
+            engine.execute("SET lock_configuration = true")
+            yield engine
 
 
 def _read(
@@ -93,7 +131,7 @@ def _chunks(found: duckdb.DuckDBPyConnection) -> Iterator[list[dict[str, Any]]]:
 
 def _query(engine: duckdb.DuckDBPyConnection, text: str, bounds: Bounds, *, ours: Set[str]) -> str:
     """The source's query, of what it yields only that which is ours; `ts` as microseconds, which need no library of zones."""
-    inner = PARAMETER.sub(r"$\1", text.strip().removesuffix(";"))
+    inner = with_parameters(text.strip().removesuffix(";"), parameter=r"$\1", colon=":")
     query = f"SELECT * FROM ({inner}\n) AS q"  # noqa: S608 - one SELECT, read-only
     yielded = engine.execute(f"SELECT column_name, column_type FROM (DESCRIBE {query})", bounds).fetchall()  # noqa: S608
     wanted = [

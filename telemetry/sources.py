@@ -19,7 +19,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from experiments.models import Metric
-from telemetry import ingest
+from telemetry import dialects, ingest
 from telemetry.ingest import Ingested, Row
 from telemetry.lineage import LONGEST_JOB, kept_name
 from telemetry.models import Source
@@ -35,9 +35,6 @@ COLUMNS = (
 MOMENTS = {"denominator_value": "value", "denominator_variance": "variance", "covariance": "covariance"}
 """Columns of a ratio's denominator, and their names in it."""
 _OWN_NAMES = re.compile(r"DATABASE|DECISIONING(?!_SOURCE)|REDIS|POSTGRES|PG|DJANGO|CELERY")
-
-_UNGUARDED = frozenset({"duckdb"})
-"""Dialects whose databases open files of the machine they run on, which is this one."""
 
 Fault = tuple[str, str, str]
 """(JSON pointer, code, detail)."""
@@ -111,12 +108,11 @@ def _url_faults(url_env: str) -> Iterator[Fault]:
         yield "/url_env", "missing_field", "url_env must name an environment variable, such as WAREHOUSE_URL."
     elif _OWN_NAMES.match(url_env):
         yield "/url_env", "invalid", f"{url_env} is the portal's own. Use another, or DECISIONING_SOURCE_..."
-    elif (named := dialect(os.environ.get(url_env, ""))) in _UNGUARDED:
-        detail = (
-            f"{url_env} holds a {named}: URL, and {named} could read every file here. Export the rows as "
-            "Parquet or CSV below DECISIONING_FILES and use kind file."
-        )
-        yield "/url_env", "unsupported_dialect", detail
+    elif (url := os.environ.get(url_env, "")) and dialects.named(url) in dialects.IN_FILES:
+        try:
+            _database_path(url.partition("://")[2].partition("/")[2].partition("?")[0])
+        except SourceFailed as failure:
+            yield "/url_env", "invalid", f"{url_env}: {failure}"
 
 
 def _format_problem(date_format: str) -> str:
@@ -135,23 +131,34 @@ def _format_problem(date_format: str) -> str:
     return ""
 
 
-def dialect(url: str) -> str:
-    """The kind of database that a URL names, whatever its driver and case.
-
-    >>> dialect("DuckDB+any_driver:///a.db"), dialect("no url")
-    ('duckdb', 'no url')
-    """
-    return re.split(r"[+:]", url.strip(), maxsplit=1)[0].lower()
-
-
 def file_of(path: str) -> Path:
     """A source's file, which must lie below the folder of files. Raises SourceFailed."""
-    root = Path(settings.SOURCES_DIR).resolve()
-    found = (root / path).resolve()
-    if not path or not found.is_relative_to(root) or "\x00" in path:
-        raise SourceFailed(f"{path[:80]!r} is not below the folder of files, DECISIONING_FILES.")
+    found = _below(path)
     if found.suffix.lower() not in (".csv", ".parquet"):
         raise SourceFailed(f"{path[:80]!r} must end with .csv or .parquet.")
+    return found
+
+
+def database_file(path: str) -> Path:
+    """The file of a database that is read here, which must lie below the folder of files and be there. Raises SourceFailed."""
+    found = _database_path(path)
+    if not found.is_file():  # an engine might make it
+        raise SourceFailed("There is no such database file in the folder of files, DECISIONING_FILES.")
+    return found
+
+
+def _database_path(path: str) -> Path:
+    if not path or path.startswith(":") or path.lower().startswith(("file:", "md:", "motherduck:")):
+        raise SourceFailed("A database of this kind must be a file below the folder of files, DECISIONING_FILES.")
+    return _below(path)
+
+
+def _below(path: str) -> Path:
+    """Where a path leads, links followed. Raises SourceFailed."""
+    root = Path(settings.SOURCES_DIR).resolve()
+    found = None if "\x00" in path else (root / path).resolve()
+    if not path or found is None or not found.is_relative_to(root):
+        raise SourceFailed(f"{path[:80]!r} is not below the folder of files, DECISIONING_FILES.")
     return found
 
 
@@ -159,8 +166,30 @@ _QUIET = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\$(\
 PARAMETER = re.compile(r"(?<![:\w]):(since|until)\b")
 
 
+def code_of(query: str) -> str:
+    """A query without its texts, quoted names and comments."""
+    return _QUIET.sub(" ", query)
+
+
+def with_parameters(query: str, *, parameter: str, colon: str) -> str:
+    """The query as an engine takes it: `parameter` in place of :since and :until, `colon` of all others, in texts and comments too.
+
+    >>> with_parameters("SELECT '12:30 :since', a::int WHERE ts > :since", parameter=r"$\1", colon=":")
+    "SELECT '12:30 :since', a::int WHERE ts > $since"
+    """
+
+    def said(text: str) -> str:
+        return re.sub(rf"{PARAMETER.pattern}|:", lambda found: found.expand(parameter) if found[1] else colon, text)
+
+    parts, at = list[str](), 0
+    for quiet in _QUIET.finditer(query):
+        parts += [said(query[at : quiet.start()]), quiet[0].replace(":", colon)]
+        at = quiet.end()
+    return "".join([*parts, said(query[at:])])
+
+
 def _query_faults(query: str) -> Iterator[Fault]:
-    said = _QUIET.sub(" ", query).strip().removesuffix(";").rstrip()
+    said = code_of(query).strip().removesuffix(";").rstrip()
     if not re.match(r"(select|with)\b", said, re.IGNORECASE):
         yield "/query", "invalid", "The query must be one SELECT."
     elif ";" in said:
