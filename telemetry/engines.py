@@ -46,7 +46,12 @@ def _from_database(source: Source, bounds: Mapping[str, dt.datetime], limit_s: f
         bound = {name: dialect.bound(instant) for name, instant in bounds.items()}
         with closing(connection.execute(query, bound).mappings()) as found:
             for chunk in found.partitions(CHUNK):
-                yield [{str(name).lower(): value for name, value in row.items()} for row in chunk]
+                yield [{str(name).lower(): _in_zone(value, dialect) for name, value in row.items()} for row in chunk]
+
+
+def _in_zone(value: object, dialect: dialects.Dialect) -> object:
+    naive = dialect.means_utc and isinstance(value, dt.datetime) and value.tzinfo is None
+    return value.replace(tzinfo=dt.UTC) if naive else value  # type: ignore[attr-defined]
 
 
 def wrapped(dialect: dialects.Dialect, query: str) -> str:

@@ -29,6 +29,7 @@ class Dialect:
     database compares them. connecting: arguments of
     `create_engine`, by URL and seconds that a statement may take. begin: makes the session read-only, in UTC and limited in time, and raises
     SourceFailed for a login that may do more than read. wrapped: `{query}` as a table of its own. wraps_with: also one that begins with WITH.
+    means_utc: it knows no times with a zone, and one without is in that of the session, which is UTC.
     """
 
     driver: str
@@ -38,6 +39,7 @@ class Dialect:
     begin: Callable[["Connection", float], None] = lambda _connection, _limit_s: None
     wrapped: str = "SELECT * FROM ({query}\n) AS q"
     wraps_with: bool = True
+    means_utc: bool = False
 
 
 def named(url: str) -> str:

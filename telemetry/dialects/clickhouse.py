@@ -10,4 +10,4 @@ def _begin(connection: Connection, limit_s: float) -> None:
     connection.exec_driver_sql("SET readonly = 1")  # after it nothing can be set
 
 
-DIALECT = Dialect(driver="clickhousedb+connect", extra="clickhouse", begin=_begin)
+DIALECT = Dialect(driver="clickhousedb+connect", extra="clickhouse", begin=_begin, means_utc=True)

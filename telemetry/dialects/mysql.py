@@ -41,4 +41,4 @@ def _names(grant: str, privilege: str) -> bool:
     return privilege.removesuffix(" ON *.*") in [one.strip() for one in held.split(",")]
 
 
-DIALECT = Dialect(driver="mysql+pymysql", extra="mysql", connecting=_connecting, begin=_begin)
+DIALECT = Dialect(driver="mysql+pymysql", extra="mysql", connecting=_connecting, begin=_begin, means_utc=True)
