@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from telemetry import dialects, files
 from telemetry.models import Source
-from telemetry.sources import CHUNK, SourceFailed, code_of, with_parameters
+from telemetry.sources import CHUNK, PER_SECOND, SourceFailed, code_of, with_parameters
 
 
 def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: float) -> Iterator[list[dict[str, Any]]]:
@@ -38,12 +38,12 @@ def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: flo
 def _from_database(source: Source, bounds: Mapping[str, dt.datetime], limit_s: float) -> Iterator[list[dict[str, Any]]]:
     name, url = _url(source)
     if name == "duckdb":
-        yield from files.read_database(source, url.database or "", bounds, limit_s)
+        yield from files.read_database(source, url.database or "", _bound(source, bounds), limit_s)
         return
     dialect = dialects.of(name)
     with _connected(source, dialect, url, limit_s) as connection:
         query = sqlalchemy.text(wrapped(dialect, source.query))
-        bound = {name: dialect.bound(instant) for name, instant in bounds.items()}
+        bound = _bound(source, bounds, dialect.bound)
         with closing(connection.execute(query, bound).mappings()) as found:
             for chunk in found.partitions(CHUNK):
                 yield [{str(name).lower(): _in_zone(value, dialect) for name, value in row.items()} for row in chunk]
@@ -52,6 +52,15 @@ def _from_database(source: Source, bounds: Mapping[str, dt.datetime], limit_s: f
 def _in_zone(value: object, dialect: dialects.Dialect) -> object:
     naive = dialect.means_utc and isinstance(value, dt.datetime) and value.tzinfo is None
     return value.replace(tzinfo=dt.UTC) if naive else value  # type: ignore[attr-defined]
+
+
+def _bound(
+    source: Source, bounds: Mapping[str, dt.datetime], own: Callable[[dt.datetime], object] = lambda instant: instant
+) -> dict[str, object]:
+    """:since and :until as the source compares them."""
+    if not source.time_format:
+        return {name: own(instant) for name, instant in bounds.items()}
+    return {name: int(instant.timestamp() * PER_SECOND[source.time_format]) for name, instant in bounds.items()}
 
 
 def wrapped(dialect: dialects.Dialect, query: str) -> str:

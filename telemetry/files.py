@@ -26,8 +26,10 @@ from telemetry.models import Source
 from telemetry.sources import (
     CHUNK,
     COLUMNS,
+    EPOCH,
     ISO,
     KEYS,
+    PER_SECOND,
     WHOLE,
     SourceFailed,
     Unread,
@@ -50,8 +52,7 @@ _LONGEST_HEAD = 1 << 16
 _MOST_BROKEN = 100_000
 _WHOLE = r"-?(?:0|[1-9]\d{0,17})"
 _PLAIN = r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"  # a code such as 007 is no number
-_EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
-Bounds = Mapping[str, dt.datetime]
+Bounds = Mapping[str, object]
 
 
 def read(source: Source, bounds: Bounds, limit_s: float) -> Iterator[list[dict[str, Any]]]:
@@ -92,7 +93,7 @@ def _opened(database: str, limit_s: float, *readable: Path) -> Iterator[duckdb.D
 def _read(
     engine: duckdb.DuckDBPyConnection, table: "_Table", source: Source, bounds: Bounds
 ) -> Iterator[list[dict[str, Any]]]:
-    cells = {name: _cell(name, kind, source.date_format) for name, kind in table.columns.items() if name in COLUMNS}
+    cells = {name: _cell(name, kind, source) for name, kind in table.columns.items() if name in COLUMNS}
     texts = [name for name in cells if table.columns[name] == "VARCHAR"]
     unread = " OR ".join(_is_unread(name, cells[name]) for name in texts if name not in KEYS) or "false"
     engine.execute(f"CREATE VIEW file AS SELECT {table.place} AS _line, * FROM {table.source} WHERE {table.touched}")  # noqa: S608
@@ -135,10 +136,12 @@ def _query(engine: duckdb.DuckDBPyConnection, text: str, bounds: Bounds, *, ours
     query = f"SELECT * FROM ({inner}\n) AS q"  # noqa: S608 - one SELECT, read-only
     yielded = engine.execute(f"SELECT column_name, column_type FROM (DESCRIBE {query})", bounds).fetchall()  # noqa: S608
     wanted = [
-        f"epoch_us({_name(name)}::TIMESTAMPTZ) AS ts" if own == "ts" and _is_time(kind) else f"{_name(name)} AS {own}"
+        f"epoch_us({_name(name)}::TIMESTAMPTZ) AS _ts" if own == "ts" and _is_time(kind) else f"{_name(name)} AS {own}"
         for name, kind in yielded
         if (own := name.strip().lower()) in ours
     ]
+    # What is not ours goes along by name only, for the dry run to tell.
+    wanted += [f"NULL AS {_name(name)}" for name, _ in yielded if name.strip().lower() not in ours]
     if not {name.strip().lower() for name, _ in yielded} & set(COLUMNS):
         raise SourceFailed(nothing_known([name for name, _ in yielded]))
     return query.replace("*", ", ".join(wanted), 1)
@@ -245,8 +248,9 @@ def _placed(row: dict[str, Any], broken: Sequence[int]) -> dict[str, Any]:
 
 
 def _with_instant(row: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(row.get("ts"), int):
-        row["ts"] = _EPOCH + dt.timedelta(microseconds=row["ts"])
+    if "_ts" in row:
+        microseconds = row.pop("_ts")
+        row["ts"] = None if microseconds is None else EPOCH + dt.timedelta(microseconds=microseconds)
     return row
 
 
@@ -265,14 +269,17 @@ def _interrupted_after(engine: duckdb.DuckDBPyConnection, limit_s: float) -> Ite
 # Cells, in the engine's words ---------------------------------------------------------------------------------------------
 
 
-def _cell(name: str, kind: str, date_format: str) -> str:
+def _cell(name: str, kind: str, source: Source) -> str:
     """The value of a cell that is ours; NULL for a text that cannot be read."""
     cell, quoted = f"NULLIF(trim({_name(name)}), '')", _name(name)
     match kind:
+        case _ if name == "ts" and source.time_format and not _is_time(kind):
+            seconds = f"TRY_CAST({cell if kind == 'VARCHAR' else quoted} AS DOUBLE) / {PER_SECOND[source.time_format]}"
+            return f"CASE WHEN abs({seconds}) < 2e11 THEN to_timestamp({seconds}) END"
         case "VARCHAR" if name in KEYS:
             return cell
-        case "VARCHAR" if name == "ts" and date_format:
-            return f"try_strptime({cell}, {_text(date_format)})::TIMESTAMPTZ"
+        case "VARCHAR" if name == "ts" and source.date_format:
+            return f"try_strptime({cell}, {_text(source.date_format)})::TIMESTAMPTZ"
         case "VARCHAR" if name == "ts":
             return f"TRY_CAST(CASE WHEN regexp_full_match(upper({cell}), {_text(ISO)}) THEN upper({cell}) END AS TIMESTAMPTZ)"
         case "VARCHAR":

@@ -125,6 +125,11 @@ class Source(models.Model):
         SQL = "sql"
         FILE = "file"
 
+    class TimeFormat(models.TextChoices):
+        TIMES = "", "times"
+        SECONDS = "epoch_s", "seconds since 1970"
+        MILLISECONDS = "epoch_ms", "milliseconds since 1970"
+
     key = models.CharField(max_length=63, unique=True, validators=[valid_key])
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
     kind = models.CharField(max_length=4, choices=Kind)
@@ -149,6 +154,14 @@ class Source(models.Model):
         db_default="",
         default="",
         help_text="How times are written that do not begin with the year, such as %m/%d/%Y or %d.%m.%Y %H:%M; UTC without %z.",
+    )
+    time_format = models.CharField(
+        max_length=8,
+        choices=TimeFormat,
+        blank=True,
+        db_default="",
+        default="",
+        help_text="How times are held that are numbers; a database's query is then bounded by such numbers too.",
     )
     metrics = ArrayField(models.CharField(max_length=63), help_text="Keys of the metrics it feeds.")
     lineage_job = models.CharField(

@@ -8,8 +8,10 @@ import datetime as dt
 import math
 import os
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -91,8 +93,7 @@ def _faults(source: Source) -> Iterator[Fault]:
     for index, key in enumerate(source.metrics):
         if key not in known:
             yield f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered."
-    if source.date_format and (problem := _format_problem(source.date_format)):
-        yield "/date_format", "invalid", f"date_format {source.date_format!r} {problem}."
+    yield from _time_faults(source)
     if source.lineage_job and "/" not in source.lineage_job:
         yield "/lineage_job", "invalid", "lineage_job must be namespace/name."
     elif source.lineage_job != kept_name(source.lineage_job):
@@ -101,6 +102,15 @@ def _faults(source: Source) -> Iterator[Fault]:
             "invalid_text",
             f"lineage_job is longer than the {LONGEST_JOB:,} characters kept of a job's name.",
         )
+
+
+def _time_faults(source: Source) -> Iterator[Fault]:
+    if source.time_format not in Source.TimeFormat.values:
+        yield "/time_format", "invalid", f"time_format is {source.time_format!r}, must be epoch_s or epoch_ms."
+    elif source.time_format and source.date_format:
+        yield "/date_format", "invalid", "Times that are numbers have no date_format. Name one of the two."
+    if source.date_format and (problem := _format_problem(source.date_format)):
+        yield "/date_format", "invalid", f"date_format {source.date_format!r} {problem}."
 
 
 def _url_faults(url_env: str) -> Iterator[Fault]:
@@ -365,6 +375,8 @@ class _Unfit(Exception):
 def _value(source: Source, name: str, value: object) -> object:
     """The value of one column: a text says what it is by itself, and what is not there or not defined is None. Raises _Unfit."""
     value = _plain(value)
+    if name == "ts" and source.time_format and value is not None:
+        return _since_1970(source, value)
     if isinstance(value, str):
         value = value.strip()
         if name not in KEYS:
@@ -372,6 +384,23 @@ def _value(source: Source, name: str, value: object) -> object:
     if isinstance(value, float) and math.isnan(value) and name not in ("ts", "value"):
         return None
     return None if value == "" else value
+
+
+EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
+PER_SECOND = {Source.TimeFormat.SECONDS.value: 1, Source.TimeFormat.MILLISECONDS.value: 1_000}
+
+
+def _since_1970(source: Source, value: object) -> dt.datetime:
+    if isinstance(value, dt.datetime) and value.tzinfo:  # a file's, which its engine has read
+        return value
+    number = _number(value.strip()) if isinstance(value, str) else value
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        with suppress(OverflowError, ValueError):
+            return EPOCH + dt.timedelta(seconds=number / PER_SECOND[source.time_format])
+    detail = (
+        f"ts {value!r:.60} is no number of {Source.TimeFormat(source.time_format).label}, the source's time_format."
+    )
+    raise _Unfit("invalid_timestamp", detail)
 
 
 def _plain(value: object) -> object:
@@ -497,14 +526,33 @@ def reading(source: Source, *, now: dt.datetime) -> Reading:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """Of the rows of one metric that a dry run has understood: their number, units, the mean and standard deviation of the values, the
+    newest time."""
+
+    metric: str
+    rows: int
+    n: int | None
+    mean: float
+    sd: float | None
+    newest: dt.datetime
+
+
+@dataclass(frozen=True)
 class Preview:
-    """What a run would do with the first chunk: the counts it would report and the first rows as the query yields them."""
+    """What a run would do with the first chunk: the counts it would report and the first rows as the query yields them.
+
+    summaries: of the rows as they are understood, by metric. ignored_columns: what the query yields besides. warnings: what looks wrong.
+    """
 
     since: dt.datetime
     until: dt.datetime
     stored: Stored
     rows: tuple[Mapping[str, Any], ...]
     more: bool
+    summaries: tuple[Summary, ...]
+    ignored_columns: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def preview(source: Source, *, now: dt.datetime) -> Preview:
@@ -519,4 +567,50 @@ def preview(source: Source, *, now: dt.datetime) -> Preview:
     with transaction.atomic():
         stored = store(source, chunk, reading=asked, now=now)
         transaction.set_rollback(True)
-    return Preview(asked.since, asked.until, stored, tuple(chunk[:SHOWN]), more=len(chunk) == CHUNK)
+    understood = [row for raw in chunk if (row := _understood(source, raw, known=True)[0]) is not None]
+    return Preview(
+        asked.since,
+        asked.until,
+        stored,
+        tuple(_shown(raw) for raw in chunk[:SHOWN]),
+        more=len(chunk) == CHUNK,
+        summaries=tuple(_summaries(understood)),
+        ignored_columns=tuple(
+            sorted({name for raw in chunk if not isinstance(raw, Unread) for name in raw} - {*COLUMNS, "line"})
+        ),
+        warnings=tuple(_warnings(understood, now=now)),
+    )
+
+
+def _shown(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without the columns of a file of which only the name was asked for."""
+    return {name: value for name, value in raw.items() if value is not None or name in COLUMNS}
+
+
+def _summaries(rows: Sequence[Row]) -> Iterator[Summary]:
+    for metric in sorted({row.metric for row in rows}):
+        mine = [row for row in rows if row.metric == metric]
+        values = [row.value for row in mine]
+        units = [row.n for row in mine if row.n is not None]
+        yield Summary(
+            metric,
+            rows=len(mine),
+            n=sum(units) if units else None,
+            mean=statistics.fmean(values),
+            sd=statistics.stdev(values) if len(values) > 1 else None,
+            newest=max(row.ts for row in mine),
+        )
+
+
+_FARTHEST_ZONE = dt.timedelta(hours=14)
+
+
+def _warnings(rows: Sequence[Row], *, now: dt.datetime) -> Iterator[str]:
+    newest = max((row.ts for row in rows), default=None)
+    if newest is not None and ingest.FUTURE < newest - now <= _FARTHEST_ZONE:
+        yield f"Times look local: the newest, {newest:%Y-%m-%d %H:%MZ}, is {(newest - now) / dt.timedelta(hours=1):.1f} h ahead of now. Yield them in UTC."
+    single = [row for row in rows if row.n == 1 and row.variance == 0]
+    shares = [row for row in rows if row.n and row.n < 10**6 and row.variance and 0 < row.value < 1]
+    populations = [row for row in shares if math.isclose(row.variance or 0, row.value * (1 - row.value), rel_tol=1e-12)]
+    if single or len(populations) > len(shares) / 2:
+        yield "Variances look like a population's: divide by n - 1, as VAR_SAMP does, and yield null for one unit."

@@ -351,6 +351,7 @@ class SourceIn(serializers.Serializer[Any]):
     overlap_s = Whole(required=False)
     time_limit_s = Whole(required=False)
     date_format = Text(required=False, max_length=40, allow_blank=True)
+    time_format = Text(required=False, max_length=8, allow_blank=True)
     metrics = serializers.ListField(child=Text(max_length=63), allow_empty=False)
     lineage_job = Text(required=False, max_length=2000, allow_blank=True)
     enabled = Truth(required=False)

@@ -167,6 +167,70 @@ def test_colons_in_texts_and_comments_of_a_query_are_no_parameters(tries: Any, f
         assert told["accepted"] == 1, told
 
 
+@pytest.mark.parametrize("name", ["sqlite", "duckdb"])
+def test_times_that_are_numbers_are_bounded_by_numbers(tries: Any, folder: Path, name: str) -> None:
+    rows = [(KEY, int((TOP - timedelta(hours=hours)).timestamp()), hours) for hours in (1, 24 * 1_000)]
+    make = "CREATE TABLE kpis (experiment TEXT, ts BIGINT, value INTEGER)"
+    if name == "sqlite":
+        with sqlite3.connect(folder / "shop.db") as lite:
+            lite.execute(make)
+            lite.executemany("INSERT INTO kpis VALUES (?, ?, ?)", rows)
+        lite.close()
+    else:
+        with duckdb.connect(str(folder / "shop.db")) as duck:
+            duck.execute(make)
+            duck.executemany("INSERT INTO kpis VALUES (?, ?, ?)", rows)
+    query = f"SELECT *, 'control' AS variant FROM kpis WHERE {WINDOW}"  # noqa: S608
+    told = tries(f"{name}:///shop.db", query, time_format="epoch_s").json()
+    assert (told["accepted"], told["refused"]) == (1, 0)
+    assert errors_of(tries(f"{name}:///shop.db", query, time_format="days")) == [("/time_format", "invalid")]
+
+
+# Dry runs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_what_it_has_understood_and_what_it_leaves_out(tries: Any) -> None:
+    query = f"SELECT '{KEY}' AS experiment, 'control' AS variant, now() - interval '1 hour' * i AS ts, i AS value, 10 AS n, 'x' AS note FROM generate_series(1, 3) AS i WHERE :since < :until"  # noqa: S608
+    told = tries(url(), query).json()
+    (summary,) = told["summaries"]
+    assert {name: summary[name] for name in ("metric", "rows", "n", "mean", "sd")} == {
+        "metric": "vrps", "rows": 3, "n": 30, "mean": 2, "sd": 1,
+    }  # fmt: skip
+    assert summary["newest"] > (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    assert (told["ignored_columns"], told["warnings"]) == (["note"], [])
+
+
+def test_a_dry_run_of_a_file_names_the_columns_it_leaves_out(ops: Caller, folder: Path) -> None:
+    ops.experiment()
+    (folder / "kpis.csv").write_text(f"experiment,variant,ts,value,users,note\n{KEY},control,{TOP.isoformat()},1,5,x\n")
+    plan = {
+        "key": "x",
+        "kind": "file",
+        "path": "kpis.csv",
+        "query": "SELECT * FROM rows WHERE ts > :since AND ts <= :until",
+        "metrics": ["vrps"],
+    }
+    told = ops.post("/api/sources?dry_run=true", plan).json()
+    assert (told["accepted"], told["ignored_columns"]) == (1, ["note", "users"])
+    assert "note" not in told["rows"][0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("now() + interval '2 hours' AS ts, 1 AS value, 10 AS n", "Times look local"),
+        ("now() AS ts, 1 AS value, 1 AS n, 0 AS variance", "Variances look like a population's"),
+        ("now() AS ts, 0.25 AS value, 10 AS n, 0.1875 AS variance", "Variances look like a population's"),
+        ("now() AS ts, 0.25 AS value, 10 AS n, 0.1875 * 10 / 9 AS variance", ""),
+        ("now() + interval '20 hours' AS ts, 1 AS value, 10 AS n", ""),
+    ],
+)
+def test_a_dry_run_warns_of_what_looks_wrong(tries: Any, columns: str, said: str) -> None:
+    query = f"SELECT '{KEY}' AS experiment, 'control' AS variant, {columns} WHERE :since < :until"
+    warnings = tries(url(), query).json()["warnings"]
+    assert [warning.startswith(said) for warning in warnings] == ([True] if said else [])
+
+
 # What is said -------------------------------------------------------------------------------------------------------------
 
 

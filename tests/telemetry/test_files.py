@@ -204,3 +204,26 @@ def test_a_head_that_names_nothing_one_column_twice_or_none_of_ours_is_said(fold
 
 def test_a_header_alone_is_no_row(folder: Path) -> None:
     assert read(write(folder)) == ([], [])
+
+
+@pytest.mark.parametrize(("time_format", "scale"), [("epoch_s", 1), ("epoch_ms", 1_000)])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_times_that_are_numbers_are_read_as_the_source_says(
+    folder: Path, time_format: str, scale: int, kind: str
+) -> None:
+    number = int(TOP.timestamp()) * scale
+    path = write(folder, f"e,m,c,{number},1,1", f"e,m,c,{number + 3_600 * 24 * 300 * scale},2,1")
+    if kind == "parquet":
+        path = folder / "kpis.parquet"
+        duckdb.sql(f"COPY (FROM '{folder}/kpis.csv') TO '{path}'")
+    ((row,), unread) = read(path, time_format=time_format)
+    assert (row["ts"], row["value"], unread) == (TOP, 1, [])
+    assert _value(Source(kind="sql", time_format=time_format), "ts", number) == TOP
+
+
+def test_a_number_is_no_time_unless_the_source_says_so(folder: Path) -> None:
+    path = write(folder, "e,m,c,1764000000,1,1")
+    assert [line["ts"] for line in read(path)[1]] == ["1764000000"]
+    (folder / "kpis.csv").write_text("experiment,seen,value\ne,1764000000,1\n")
+    ((row,), _) = read(folder / "kpis.csv", "SELECT experiment, seen AS ts, value FROM rows WHERE :since < :until")
+    assert row["ts"] == 1764000000, "which is then refused as no time"
