@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from telemetry import dialects, files
 from telemetry.models import Source
-from telemetry.sources import CHUNK, PER_SECOND, SourceFailed, code_of, with_parameters
+from telemetry.sources import CHUNK, PER_SECOND, SourceFailed, code_of, own_name, with_parameters
 
 
 def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: float) -> Iterator[list[dict[str, Any]]]:
@@ -46,7 +46,10 @@ def _from_database(source: Source, bounds: Mapping[str, dt.datetime], limit_s: f
         bound = _bound(source, bounds, dialect.bound)
         with closing(connection.execute(query, bound).mappings()) as found:
             for chunk in found.partitions(CHUNK):
-                yield [{str(name).lower(): _in_zone(value, dialect) for name, value in row.items()} for row in chunk]
+                yield [
+                    {own_name(source, str(name)): _in_zone(value, dialect) for name, value in row.items()}
+                    for row in chunk
+                ]
 
 
 def _in_zone(value: object, dialect: dialects.Dialect) -> object:

@@ -10,9 +10,11 @@ cells have.
 import bisect
 import csv
 import datetime as dt
+import gzip
 import json
 import re
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ from telemetry.sources import (
     Unread,
     database_file,
     file_of,
+    own_name,
     with_parameters,
 )
 
@@ -64,7 +67,7 @@ def read(source: Source, bounds: Bounds, limit_s: float) -> Iterator[list[dict[s
     if not path.is_file():  # the engine, which may open this file alone, would speak of permissions
         raise SourceFailed(f"There is no file {source.path[:80]!r} in the folder of files, DECISIONING_FILES.")
     with _opened(":memory:", limit_s, path) as engine:
-        table = _csv(path) if path.suffix.lower() == ".csv" else _parquet(engine, path)
+        table = _parquet(engine, path, source) if path.suffix.lower() == ".parquet" else _csv(path, source)
         yield from _read(engine, table, source, bounds)
 
 
@@ -95,7 +98,7 @@ def _read(
 ) -> Iterator[list[dict[str, Any]]]:
     cells = {name: _cell(name, kind, source) for name, kind in table.columns.items() if name in COLUMNS}
     texts = [name for name in cells if table.columns[name] == "VARCHAR"]
-    unread = " OR ".join(_is_unread(name, cells[name]) for name in texts if name not in KEYS) or "false"
+    unread = " OR ".join(_is_unread(name, cells[name], source) for name in texts if name not in KEYS) or "false"
     engine.execute(f"CREATE VIEW file AS SELECT {table.place} AS _line, * FROM {table.source} WHERE {table.touched}")  # noqa: S608
     others = {name: _one_type(engine, name, table, source.query) for name in table.columns if name not in COLUMNS}
     line = {} if "line" in map(str.lower, table.columns) else {"line": "_line"}
@@ -184,14 +187,20 @@ class _Table:
     rejects: str = ""
 
 
-def _csv(path: Path) -> _Table:
-    with path.open("rb") as file:
-        first = re.split(rb"[\r\n]", file.readline(_LONGEST_HEAD), maxsplit=1)[0]
+def _csv(path: Path, source: Source) -> _Table:
+    packed = path.suffix.lower() == ".gz"
+    encoding = source.encoding or "utf-8"
     try:
-        head = first.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise SourceFailed("The file is not UTF-8. Export it again as UTF-8.") from None
-    split = [(delimiter, _heads(head, delimiter)) for delimiter in _DELIMITERS]
+        with (gzip.open if packed else open)(
+            path, "rt", encoding=encoding.replace("utf-8", "utf-8-sig"), errors="surrogateescape", newline=""
+        ) as file:
+            head = re.split(r"[\r\n]", file.readline(_LONGEST_HEAD), maxsplit=1)[0]
+        head.encode()
+    except (UnicodeError, EOFError, zlib.error):
+        raise SourceFailed(
+            "The file's first line is not UTF-8. Export it so, or name its encoding in the source."
+        ) from None
+    split = [(delimiter, _heads(head, delimiter, source)) for delimiter in source.delimiter or _DELIMITERS]
     delimiter, names = max(split, key=lambda found: (len({*found[1]} & {*COLUMNS}), len(found[1])))
     if not names:
         raise SourceFailed("The file is empty: its first line must name the columns.")
@@ -201,7 +210,8 @@ def _csv(path: Path) -> _Table:
     columns = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in names)
     asked = (
         f"read_csv({_text(str(path))}, auto_detect = false, header = true, delim = {_text(delimiter)}, quote = '\"', "
-        f"escape = '\"', columns = {{{columns}}}, ignore_errors = true"
+        f"escape = '\"', columns = {{{columns}}}, ignore_errors = true, encoding = '{encoding}', "
+        f"compression = '{'gzip' if packed else 'none'}'"
     )
     return _Table(
         source=f"{asked})",
@@ -212,18 +222,17 @@ def _csv(path: Path) -> _Table:
     )
 
 
-def _heads(line: str, delimiter: str) -> list[str]:
+def _heads(line: str, delimiter: str, source: Source) -> list[str]:
     """The columns that a first line names: ours in lower case, the others as they are."""
     named = next(csv.reader([line], delimiter=delimiter), [])
-    heads = [name.strip() or f"column{place}" for place, name in enumerate(named)]
-    return [name.lower() if name.lower() in COLUMNS else name for name in heads]
+    return [own_name(source, name) or f"column{place}" for place, name in enumerate(named)]
 
 
-def _parquet(engine: duckdb.DuckDBPyConnection, path: Path) -> _Table:
+def _parquet(engine: duckdb.DuckDBPyConnection, path: Path, source: Source) -> _Table:
     table = f"read_parquet({_text(str(path))}, file_row_number = true)"
     found = engine.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {table})").fetchall()  # noqa: S608
     columns = {name: kind for name, kind in found if name != "file_row_number"}
-    heads = {name: own if (own := name.strip().lower()) in COLUMNS else name for name in columns}
+    heads = {name: own_name(source, name) for name in columns}
     renamed = ", ".join(f"{_name(name)} AS {_name(head)}" for name, head in heads.items())
     return _Table(
         source=f"(SELECT file_row_number, {renamed} FROM {table})",  # noqa: S608 - quoted where they are made
@@ -271,7 +280,7 @@ def _interrupted_after(engine: duckdb.DuckDBPyConnection, limit_s: float) -> Ite
 
 def _cell(name: str, kind: str, source: Source) -> str:
     """The value of a cell that is ours; NULL for a text that cannot be read."""
-    cell, quoted = f"NULLIF(trim({_name(name)}), '')", _name(name)
+    cell, quoted = _nothing_is_null(name, source), _name(name)
     match kind:
         case _ if name == "ts" and source.time_format and not _is_time(kind):
             seconds = f"TRY_CAST({cell if kind == 'VARCHAR' else quoted} AS DOUBLE) / {PER_SECOND[source.time_format]}"
@@ -284,6 +293,8 @@ def _cell(name: str, kind: str, source: Source) -> str:
             return f"TRY_CAST(CASE WHEN regexp_full_match(upper({cell}), {_text(ISO)}) THEN upper({cell}) END AS TIMESTAMPTZ)"
         case "VARCHAR":
             # Of what the engine casts, 1_000 and the infinite are no number here. A pattern would take three times as long.
+            if source.decimal_comma:
+                cell = f"(CASE WHEN NOT contains({cell}, '.') THEN replace({cell}, ',', '.') END)"
             number = f"CASE WHEN NOT contains({quoted}, '_') THEN TRY_CAST({cell} AS DOUBLE) END"
             if name not in WHOLE:
                 return f"CASE WHEN isfinite({number}) THEN {number} END"
@@ -302,9 +313,18 @@ def _cell(name: str, kind: str, source: Source) -> str:
             return quoted
 
 
-def _is_unread(name: str, cell: str) -> str:
-    nothing = "" if name in ("ts", "value") else f" AND lower(trim({_name(name)})) <> 'nan'"
-    return f"(NULLIF(trim({_name(name)}), '') IS NOT NULL AND ({cell}) IS NULL{nothing})"
+def _nothing_is_null(name: str, source: Source) -> str:
+    cell = f"NULLIF(trim({_name(name)}), '')"
+    return (
+        f"(CASE WHEN {cell} NOT IN ({', '.join(map(_text, source.null_words))}) THEN {cell} END)"
+        if source.null_words
+        else cell
+    )
+
+
+def _is_unread(name: str, cell: str, source: Source) -> str:
+    undefined = "" if name in ("ts", "value") else f" AND lower(trim({_name(name)})) <> 'nan'"
+    return f"({_nothing_is_null(name, source)} IS NOT NULL AND ({cell}) IS NULL{undefined})"
 
 
 def _is_time(kind: str) -> bool:

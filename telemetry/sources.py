@@ -94,6 +94,7 @@ def _faults(source: Source) -> Iterator[Fault]:
         if key not in known:
             yield f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered."
     yield from _time_faults(source)
+    yield from _option_faults(source)
     if source.lineage_job and "/" not in source.lineage_job:
         yield "/lineage_job", "invalid", "lineage_job must be namespace/name."
     elif source.lineage_job != kept_name(source.lineage_job):
@@ -111,6 +112,36 @@ def _time_faults(source: Source) -> Iterator[Fault]:
         yield "/date_format", "invalid", "Times that are numbers have no date_format. Name one of the two."
     if source.date_format and (problem := _format_problem(source.date_format)):
         yield "/date_format", "invalid", f"date_format {source.date_format!r} {problem}."
+
+
+_DELIMITERS = ",;|\t"
+
+
+def _option_faults(source: Source) -> Iterator[Fault]:
+    if source.encoding not in Source.Encoding.values:
+        yield (
+            "/encoding",
+            "invalid",
+            f"encoding is {source.encoding!r}, must be latin-1 or utf-16; without one it is UTF-8.",
+        )
+    if source.delimiter and source.delimiter not in _DELIMITERS:
+        yield "/delimiter", "invalid", f"delimiter is {source.delimiter!r}, must be one of , ; | and tab."
+    if source.delimiter == "," and source.decimal_comma:
+        yield "/delimiter", "invalid", "A comma cannot stand between cells and in numbers too."
+    names = source.columns if isinstance(source.columns, dict) else {"": ""}
+    for own in names.values():
+        if own not in COLUMNS:
+            yield "/columns", "invalid", f"columns names {own!r:.80}, which is none of {', '.join(COLUMNS)}."
+    if len({*names.values()}) < len(names):
+        yield "/columns", "invalid", "columns gives two columns the same name."
+
+
+def own_name(source: Source, name: str) -> str:
+    """What a column is called here: ours in lower case, whatever its case there."""
+    plain = name.strip()
+    named = {theirs.lower(): own for theirs, own in source.columns.items()}
+    own = named.get(plain.lower(), plain.lower())
+    return str(own) if own in COLUMNS else plain
 
 
 def _url_faults(url_env: str) -> Iterator[Fault]:
@@ -144,8 +175,8 @@ def _format_problem(date_format: str) -> str:
 def file_of(path: str) -> Path:
     """A source's file, which must lie below the folder of files. Raises SourceFailed."""
     found = _below(path)
-    if found.suffix.lower() not in (".csv", ".parquet"):
-        raise SourceFailed(f"{path[:80]!r} must end with .csv or .parquet.")
+    if not found.name.lower().endswith((".csv", ".csv.gz", ".parquet")):
+        raise SourceFailed(f"{path[:80]!r} must end with .csv, .csv.gz or .parquet.")
     return found
 
 
@@ -328,7 +359,7 @@ def _ref(raw: Mapping[str, Any]) -> str | int | None:
 def _place(source: Source, raw: Mapping[str, Any], number: int) -> str:
     in_file = raw.get("line") if source.kind == Source.Kind.FILE else None
     if isinstance(in_file, int):
-        return f"{'Line' if source.path.lower().endswith('.csv') else 'Row'} {in_file}"
+        return f"{'Row' if source.path.lower().endswith('.parquet') else 'Line'} {in_file}"
     return f"Row {number} of the query"
 
 
@@ -379,8 +410,10 @@ def _value(source: Source, name: str, value: object) -> object:
         return _since_1970(source, value)
     if isinstance(value, str):
         value = value.strip()
+        if value in source.null_words:
+            return None
         if name not in KEYS:
-            value = _moment(source, value) if name == "ts" else _number(value)
+            value = _moment(source, value) if name == "ts" else _number(_pointed(source, value))
     if isinstance(value, float) and math.isnan(value) and name not in ("ts", "value"):
         return None
     return None if value == "" else value
@@ -405,6 +438,11 @@ def _since_1970(source: Source, value: object) -> dt.datetime:
 
 def _plain(value: object) -> object:
     return float(value) if isinstance(value, Decimal) else value
+
+
+def _pointed(source: Source, text: str) -> str:
+    """A number with a decimal point. One with both signs stays as it is, and is then none."""
+    return text.replace(",", ".") if source.decimal_comma and "." not in text else text
 
 
 def _number(text: str) -> object:
