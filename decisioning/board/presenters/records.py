@@ -427,7 +427,7 @@ def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
         "said": f"Rows since {words.instant(seen.since, now)}: "
         + ", ".join(f"{n:,} {kind}" for kind, n in counts)
         + (", in the first part alone." if seen.more else "."),
-        "problems": list(told.problems[:5]),
+        "problems": [*seen.warnings, *told.problems[:5]],
         "heads": heads,
         "rows": [[_cell(row.get(name)) if not isinstance(row.get(name), datetime) else row[name].isoformat() for name in heads]
                  for row in seen.rows],
