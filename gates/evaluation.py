@@ -47,6 +47,7 @@ class Done:
 
     passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
     nothing, since somebody answered or changed the plan meanwhile; alone, which takes a moment, they hardly ever are.
+    put_off: histories to tell anew beyond the few that fit in a chunk; they come in the next round.
     """
 
     experiments: int = 0
@@ -55,6 +56,7 @@ class Done:
     newest_slot: dt.datetime | None = None
     failed: list[tuple[str, str]] = field(default_factory=list)
     overtaken: list[int] = field(default_factory=list)
+    put_off: int = 0
 
 
 @dataclass
@@ -112,10 +114,10 @@ def evaluate_due(*, now: dt.datetime) -> Done:
     more = True
     while more:
         chunks, more = due(now=now)
-        before = done.experiments
+        before, put_off = done.experiments, done.put_off
         for ids in chunks:
             evaluate(ids, now=now, done=done)
-        more = more and done.experiments > before
+        more = (more or done.put_off > put_off) and done.experiments > before
     return done
 
 
@@ -186,16 +188,21 @@ def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) 
     judgings = load(list(claimed))
     for judging in judgings:
         judging.changed = [(note.metric, note.from_ts, note.received) for note in notes[judging.experiment.pk]]
-    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now, done)
+    later = _beyond_a_few(judgings)
+    judged = [j for j in judgings if j.experiment.pk not in later]
+    outcomes = _fold_all([j for j in judged if j.experiment.status != Experiment.Status.DRAFT], now, done)
     drafts = _make_all(outcomes, now, done)
 
-    held = _hold(claimed, judgings)
+    locked = _hold(claimed, judgings)
+    _put_off(locked & later)
+    held = locked - later
+    done.put_off += len(locked & later)
     done.experiments += len(held)
-    done.overtaken += claimed.keys() - held
+    done.overtaken += claimed.keys() - locked - later
     _take_changes([note.pk for pk in held for note in notes[pk]])
     _keep_steps([o for o in outcomes if o.judging.experiment.pk in held])
     _save([draft for draft in drafts if draft.judging.experiment.pk in held], now, done)
-    _move_cursors([j for j in judgings if j.experiment.pk in held])
+    _move_cursors([j for j in judged if j.experiment.pk in held])
     without_policy = held - {j.experiment.pk for j in judgings}
     if without_policy:
         Cursor.objects.filter(pk__in=without_policy).update(due_at=now + dt.timedelta(minutes=5), quiet_to=None)
@@ -263,6 +270,17 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 
 
 # What is due --------------------------------------------------------------------------------------------------------------
+
+
+def _beyond_a_few(judgings: Sequence[Judging]) -> set[int]:
+    """Those whose state is none to go on from, by another version, policy or plan, but for the first few."""
+    anew = (Superseded.JUDGED_ANEW, Superseded.POLICY_CHANGED)
+    return {j.experiment.pk for j in [j for j in judgings if j.cursor.state and _state(j)[1] in anew][LONG_CHUNK:]}
+
+
+def _put_off(ids: Iterable[int]) -> None:
+    """Without a state they come with the others that are told from the start (`due`)."""
+    Cursor.objects.filter(pk__in=ids).update(state=None, quiet_to=None)
 
 
 class _Claim(NamedTuple):
@@ -394,15 +412,18 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime, done: Done) -> list
 
 def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
     """The state to go on from, and why the fold is retold: rows, policy or plan changed behind what was judged."""
+    if judging.cursor.judged_to is None:
+        return None, None
+    same = judging.cursor.policy_version_id == judging.version.pk
+    anew = Superseded.JUDGED_ANEW if same else Superseded.POLICY_CHANGED
     if judging.cursor.state is None:
-        return None, None if judging.cursor.judged_to is None else Superseded.JUDGED_ANEW
+        return None, anew
     try:
         stored = State.from_bytes(zlib.decompress(judging.cursor.state))
     except StateOutdated:
-        return None, Superseded.JUDGED_ANEW
+        return None, anew
     if not stored.fits(judging.policy, judging.plan):
-        same = judging.cursor.policy_version_id == judging.version.pk
-        return None, Superseded.JUDGED_ANEW if same else Superseded.POLICY_CHANGED
+        return None, anew
     state: State | None = stored
     passed = _passed_since(judging, stored)
     retold = False
@@ -499,7 +520,11 @@ def _each(drafts: Sequence[Draft], make: Callable[[Draft], None], done: Done) ->
 
 
 def _keep_steps(outcomes: Sequence[Outcome]) -> None:
-    """Facts of a retold stretch replace the old ones: evidence is made of what the newest fold read."""
+    """Facts of a retold stretch replace the old ones, where they differ: evidence is made of what the newest fold read."""
+    by_id = {o.judging.experiment.pk: o.judging.experiment for o in outcomes}
+    told = {
+        (o.judging.experiment.pk, from_us(s.slot)): msgspec.msgpack.encode(s) for o in outcomes for s in o.folded.steps
+    }
     retold = [
         (o.judging.experiment.pk, None if o.after is None else from_us(o.after))
         for o in outcomes
@@ -509,21 +534,25 @@ def _keep_steps(outcomes: Sequence[Outcome]) -> None:
         with connection.cursor() as cursor:
             cursor.execute(
                 """
-                DELETE FROM metadata.steps s USING unnest(%s::bigint[], %s::timestamptz[]) AS r(experiment_id, after)
-                WHERE s.experiment_id = r.experiment_id AND (r.after IS NULL OR s.slot > r.after)
+                SELECT s.experiment_id, s.slot, s.body FROM unnest(%s::bigint[], %s::timestamptz[]) AS r(experiment_id, after)
+                JOIN metadata.steps s ON s.experiment_id = r.experiment_id AND (r.after IS NULL OR s.slot > r.after)
                 """,
                 [list(column) for column in zip(*retold, strict=True)],
             )
+            stored = {(pk, slot): bytes(body) for pk, slot, body in cursor.fetchall()}
+            if gone := [of for of, body in stored.items() if told.get(of) != body]:
+                cursor.execute(
+                    """
+                    DELETE FROM metadata.steps s USING unnest(%s::bigint[], %s::timestamptz[]) AS g(experiment_id, slot)
+                    WHERE s.experiment_id = g.experiment_id AND s.slot = g.slot
+                    """,
+                    [list(column) for column in zip(*gone, strict=True)],
+                )
+        told = {of: body for of, body in told.items() if stored.get(of) != body}
     Step.objects.bulk_create(
         [
-            Step(
-                experiment=o.judging.experiment,
-                team_id=o.judging.experiment.team_id,
-                slot=from_us(s.slot),
-                body=msgspec.msgpack.encode(s),
-            )
-            for o in outcomes
-            for s in o.folded.steps
+            Step(experiment=by_id[pk], team_id=by_id[pk].team_id, slot=slot, body=body)
+            for (pk, slot), body in told.items()
         ]
     )
 
