@@ -54,6 +54,7 @@ class Done:
 
     passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
     nothing, since somebody answered or changed the plan meanwhile; alone, which takes a moment, they hardly ever are.
+    put_off: histories to tell anew beyond the few that fit in a chunk; they come in the next round.
     """
 
     experiments: int = 0
@@ -62,6 +63,7 @@ class Done:
     newest_slot: dt.datetime | None = None
     failed: list[tuple[str, str]] = field(default_factory=list)
     overtaken: list[int] = field(default_factory=list)
+    put_off: int = 0
 
 
 @dataclass
@@ -119,10 +121,10 @@ def evaluate_due(*, now: dt.datetime) -> Done:
     more = True
     while more:
         chunks, more = due(now=now)
-        before = done.experiments
+        before, put_off = done.experiments, done.put_off
         for ids in chunks:
             evaluate(ids, now=now, done=done)
-        more = more and done.experiments > before
+        more = (more or done.put_off > put_off) and done.experiments > before
     return done
 
 
@@ -342,6 +344,17 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 # What is due --------------------------------------------------------------------------------------------------------------
 
 
+def _beyond_a_few(judgings: Sequence[Judging]) -> set[int]:
+    """Those whose state is none to go on from, by another version, policy or plan, but for the first few."""
+    anew = (Superseded.JUDGED_ANEW, Superseded.POLICY_CHANGED)
+    return {j.experiment.pk for j in [j for j in judgings if j.cursor.state and _state(j)[1] in anew][LONG_CHUNK:]}
+
+
+def _put_off(ids: Iterable[int]) -> None:
+    """Without a state they come with the others that are told from the start (`due`)."""
+    Cursor.objects.filter(pk__in=ids).update(state=None, quiet_to=None)
+
+
 class _Claim(NamedTuple):
     """What a cursor was when it was claimed; version: it is another one after whatever writes to it."""
 
@@ -448,9 +461,10 @@ def _take_changes(notes: Sequence[int]) -> None:
 
 @dataclass
 class _Made:
-    """What was made of a chunk, before any of it is written."""
+    """What was made of a chunk, before any of it is written. later: those left for another round, of which nothing was made."""
 
     judgings: list[Judging] = field(default_factory=list)
+    later: set[int] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
 
@@ -483,8 +497,11 @@ def _make(ids: Sequence[int], notes: Mapping[int, Sequence[_Note]], now: dt.date
     judgings = load(ids)
     for judging in judgings:
         judging.changed = [(note.metric, note.from_ts, note.received) for note in notes[judging.experiment.pk]]
-    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now)
+    later = _beyond_a_few(judgings)
+    judged = [j for j in judgings if j.experiment.pk not in later and j.experiment.status != Experiment.Status.DRAFT]
+    outcomes = _fold_all(judged, now)
     drafts = _make_all(outcomes, now)
+    made.later |= later
     made.judgings += judgings
     made.outcomes += outcomes
     made.drafts += drafts
@@ -499,7 +516,10 @@ def _write(
     done: Done,
 ) -> None:
     """Lock and write what was made, unless somebody was faster."""
-    held = _hold({pk: claimed[pk] for pk in ids}, made.judgings)
+    locked = _hold({pk: claimed[pk] for pk in ids}, made.judgings)
+    later = locked & made.later
+    _put_off(later)
+    held = locked - later
     _take_changes([note.pk for pk in held for note in notes[pk]])
     outcomes = [o for o in made.outcomes if o.judging.experiment.pk in held]
     drafts = [draft for draft in made.drafts if draft.judging.experiment.pk in held]
@@ -507,7 +527,8 @@ def _write(
     _save(drafts, now)
     _move_cursors([j for j in made.judgings if j.experiment.pk in held])
     done.experiments += len(held)
-    done.overtaken += [pk for pk in ids if pk not in held]
+    done.overtaken += [pk for pk in ids if pk not in locked and pk not in made.later]
+    done.put_off += len(later)
     done.evaluations += sum(len(draft.evaluations) for draft in drafts)
     slots = [o.judging.cursor.judged_to for o in outcomes]
     done.newest_slot = max(filter(None, (done.newest_slot, *slots)), default=None)
@@ -561,17 +582,18 @@ def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
     """The state to go on from, and why the fold is retold: rows, policy or plan changed behind what was judged."""
     if judging.cursor.judged_to is None:
         return None, None
+    same = judging.cursor.policy_version_id == judging.version.pk
+    anew = Superseded.JUDGED_ANEW if same else Superseded.POLICY_CHANGED
     if judging.cursor.rules != REVISION:
         return None, Superseded.RULES_MENDED
     if judging.cursor.state is None:
-        return None, _because_anew(judging)
+        return None, Superseded.EVIDENCE_CORRECTED if _is_corrected(judging) else anew
     try:
         stored = _stored(judging.cursor.state)
     except StateOutdated:
-        return None, Superseded.JUDGED_ANEW
+        return None, anew
     if not stored.fits(judging.policy, judging.plan):
-        same = judging.cursor.policy_version_id == judging.version.pk
-        return None, Superseded.JUDGED_ANEW if same else Superseded.POLICY_CHANGED
+        return None, anew
     state: State | None = stored
     passed = _passed_since(judging, stored)
     retold = False
@@ -597,11 +619,10 @@ def _stored(state: bytes | memoryview) -> State:
         raise Unjudgeable("Its stored state cannot be read; the next time it is judged anew from its rows.") from error
 
 
-def _because_anew(judging: Judging) -> Superseded:
-    """Why a fold without a state is retold: what could not be judged before was mended by a correction, or otherwise."""
+def _is_corrected(judging: Judging) -> bool:
+    """Whether what could not be judged before was mended by a correction of its rows."""
     judged_to = judging.cursor.judged_to or judging.experiment.created_at
-    corrected = any(from_ts <= to_us(judged_to) for _, from_ts, _ in judging.changed)
-    return Superseded.EVIDENCE_CORRECTED if judging.cursor.unjudgeable and corrected else Superseded.JUDGED_ANEW
+    return bool(judging.cursor.unjudgeable) and any(from_ts <= to_us(judged_to) for _, from_ts, _ in judging.changed)
 
 
 def _passed_since(judging: Judging, stored: State) -> int:
@@ -676,7 +697,11 @@ def _make_all(outcomes: Sequence[Outcome], now: dt.datetime) -> list[Draft]:
 
 
 def _keep_steps(outcomes: Sequence[Outcome]) -> None:
-    """Facts of a retold stretch replace the old ones: evidence is made of what the newest fold read."""
+    """Facts of a retold stretch replace the old ones, where they differ: evidence is made of what the newest fold read."""
+    by_id = {o.judging.experiment.pk: o.judging.experiment for o in outcomes}
+    told = {
+        (o.judging.experiment.pk, from_us(s.slot)): msgspec.msgpack.encode(s) for o in outcomes for s in o.folded.steps
+    }
     retold = [
         (o.judging.experiment.pk, None if o.after is None else from_us(o.after))
         for o in outcomes
@@ -686,21 +711,25 @@ def _keep_steps(outcomes: Sequence[Outcome]) -> None:
         with connection.cursor() as cursor:
             cursor.execute(
                 """
-                DELETE FROM metadata.steps s USING unnest(%s::bigint[], %s::timestamptz[]) AS r(experiment_id, after)
-                WHERE s.experiment_id = r.experiment_id AND (r.after IS NULL OR s.slot > r.after)
+                SELECT s.experiment_id, s.slot, s.body FROM unnest(%s::bigint[], %s::timestamptz[]) AS r(experiment_id, after)
+                JOIN metadata.steps s ON s.experiment_id = r.experiment_id AND (r.after IS NULL OR s.slot > r.after)
                 """,
                 [list(column) for column in zip(*retold, strict=True)],
             )
+            stored = {(pk, slot): bytes(body) for pk, slot, body in cursor.fetchall()}
+            if gone := [of for of, body in stored.items() if told.get(of) != body]:
+                cursor.execute(
+                    """
+                    DELETE FROM metadata.steps s USING unnest(%s::bigint[], %s::timestamptz[]) AS g(experiment_id, slot)
+                    WHERE s.experiment_id = g.experiment_id AND s.slot = g.slot
+                    """,
+                    [list(column) for column in zip(*gone, strict=True)],
+                )
+        told = {of: body for of, body in told.items() if stored.get(of) != body}
     Step.objects.bulk_create(
         [
-            Step(
-                experiment=o.judging.experiment,
-                team_id=o.judging.experiment.team_id,
-                slot=from_us(s.slot),
-                body=msgspec.msgpack.encode(s),
-            )
-            for o in outcomes
-            for s in o.folded.steps
+            Step(experiment=by_id[pk], team_id=by_id[pk].team_id, slot=slot, body=body)
+            for (pk, slot), body in told.items()
         ]
     )
 
