@@ -141,10 +141,7 @@ def test_a_source_made_here_is_checked_and_tried_out(person: Client, team: Team,
     tried = person.post(
         "/admin/telemetry/source/", {"action": "try_out", "_selected_action": [made.pk]}, follow=True
     ).content.decode()
-    assert (
-        "3600 new, 0 changed, 0 duplicate and 1400 refused rows, in the first part alone."
-        in tried
-    )
+    assert "3600 new, 0 changed, 0 duplicate and 1400 refused rows, in the first part alone." in tried
 
 
 def test_a_file_that_names_a_column_twice_is_refused(person: Client, team: Team) -> None:
