@@ -878,11 +878,11 @@ def member_remove(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
     if request.method == "POST":
         name, of = member.user.get_username(), member.team.name
         try:
-            revoked = members.remove(member, revoke_keys=request.POST.get("keys") == "revoke", now=now)
+            ended = members.remove(member, now=now)
         except members.MemberRefused as refusal:
             error = str(refusal)
         else:
-            keys = f", and {words.plural(revoked, 'key')} of theirs revoked" if revoked else ""
+            keys = f", and {words.plural(ended, 'key')} of theirs ended" if ended else ""
             messages.success(request, f"{name} is out of {of} from now on{keys}.")
             return redirect("profile") if member.user_id == who(request).id else redirect("team", ref=ref)
     shown = member_pages.leaving(member, now=now) | {"error": error}

@@ -72,7 +72,8 @@ SET search_path = metadata, public, pg_temp AS $$
 DECLARE
   person bigint := CASE TG_TABLE_NAME WHEN 'memberships' THEN (to_jsonb(OLD) ->> 'user_id')::bigint ELSE (to_jsonb(OLD) ->> 'id')::bigint END;
 BEGIN
-  UPDATE api_keys SET revoked_at = now() WHERE owner_id = person AND revoked_at IS NULL AND access.standing(person, team_id) IS NULL;
+  UPDATE api_keys SET revoked_at = now() WHERE owner_id = person AND revoked_at IS NULL
+    AND (expires_at IS NULL OR expires_at > now()) AND access.standing(person, team_id) IS NULL;
   RETURN NULL;
 END $$;
 CREATE TRIGGER ends_keys AFTER UPDATE OR DELETE ON metadata.memberships FOR EACH ROW EXECUTE FUNCTION access.end_keys_of_person();
