@@ -261,7 +261,7 @@ def code_of(query: str) -> str:
 
 
 def with_parameters(query: str, *, parameter: str, colon: str) -> str:
-    """The query as an engine takes it: `parameter` in place of :since and :until, `colon` of all others, in texts and comments too.
+    r"""The query as an engine takes it: `parameter` in place of :since and :until, `colon` of all others, in texts and comments too.
 
     >>> with_parameters("SELECT '12:30 :since', a::int WHERE ts > :since", parameter=r"$\1", colon=":")
     "SELECT '12:30 :since', a::int WHERE ts > $since"

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from importlib import import_module
 from pathlib import Path
 
 import psycopg
@@ -182,7 +183,7 @@ def test_the_job_ends_what_is_beyond_its_limits_and_says_so(reader: Psql, monkey
     from decisioning.celery import app
 
     assert app.conf.beat_schedule["readers"]["schedule"] <= 10
-    app.loader.import_default_modules()
+    import_module("decisioning.tasks")
     monkeypatch.setattr(end_beyond_limits, "__defaults__", (Limits(LONG, LONG, LONG, dt.timedelta(0)),))
     app.tasks["access.readers"]()
     assert gone(reader)

@@ -216,6 +216,7 @@ def test_a_source_says_how_that_which_it_feeds_fares_worst_of_its_metrics(ops: C
     fresh, silent = ops.experiment(name="Fed"), ops.experiment(name="Silent", target_kpis=["clicks"])
     theirs = stranger.experiment(name="Theirs", target_kpis=["vrps"])
     now = datetime.now(UTC)
+    top = now.replace(minute=0, second=0, microsecond=0)
     with as_role("owner"), connection.cursor() as cursor:
         for experiment in (fresh, silent, theirs):
             cursor.execute(
@@ -227,7 +228,7 @@ def test_a_source_says_how_that_which_it_feeds_fares_worst_of_its_metrics(ops: C
             cursor.execute(
                 "INSERT INTO metrics.experiment_kpis (experiment_id, metric, variant, ts, value, n, first_received_at) "
                 "SELECT %s, 'vrps', %s, at, 1, 1, at + interval '40 s' FROM unnest(%s::timestamptz[]) AS at",
-                [fresh["id"], variant, [TOP, TOP - timedelta(hours=1), TOP - timedelta(hours=2)]],
+                [fresh["id"], variant, [top, top - timedelta(hours=1), top - timedelta(hours=2)]],
             )
     good = create(ops)["freshness"]
     both = create(ops, key="both", metrics=["vrps", "clicks"])["freshness"]
