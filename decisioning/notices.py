@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.urls import reverse
@@ -88,10 +87,14 @@ def signed(channel: Channel, message: OutboxMessage, body: bytes, now: datetime)
 
 
 def _post(url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
+    import httpx  # here: a process that calls nobody does not pay for it
+
+    from decisioning.access import calls
+
     sent = {"Content-Type": "application/json", "User-Agent": "decisioning", **headers}
     try:
         with (
-            outbound.client(timeout_s=min(STEP_S, CALL_S), within_s=CALL_S) as client,
+            calls.client(timeout_s=min(STEP_S, CALL_S), within_s=CALL_S) as client,
             client.stream("POST", url, content=body, headers=sent) as response,
         ):
             status = response.status_code

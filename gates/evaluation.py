@@ -25,7 +25,7 @@ from experiments.models import Experiment, Variant
 from gates import evidence
 from gates import facts as slot_facts
 from gates import plan as facts
-from gates.fold import Folded, State, StateOutdated, fold, quiet_to
+from gates.fold import Folded, State, StateOutdated, at_start, fold, quiet_to
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation, Step
 from gates.plan import Plan, from_us, rfc3339, to_us
 from gates.policy import Policy
@@ -34,7 +34,7 @@ from gates.rules import REVISION, judge
 from gates.rules import Evaluation as Judged
 from gates.rules import Recommendation as JudgedRecommendation
 from gates.series import Rows
-from gates.suspension import cause_of, suspend
+from gates.suspension import cause_of, lifted, suspend
 
 CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 50, 2, 10, 5_000
 RETRY_S = 300
@@ -53,7 +53,8 @@ class Done:
     """What was dealt with. `failed`: (experiment key, why) that could not be judged.
 
     passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
-    nothing, since somebody wrote about them meanwhile; alone, which takes a moment, they hardly ever are.
+    nothing, since somebody answered or changed the plan meanwhile; alone, which takes a moment, they hardly ever are.
+    put_off: histories to tell anew beyond the few that fit in a chunk; they come in the next round.
     """
 
     experiments: int = 0
@@ -62,6 +63,7 @@ class Done:
     newest_slot: dt.datetime | None = None
     failed: list[tuple[str, str]] = field(default_factory=list)
     overtaken: list[int] = field(default_factory=list)
+    put_off: int = 0
 
 
 @dataclass
@@ -119,10 +121,10 @@ def evaluate_due(*, now: dt.datetime) -> Done:
     more = True
     while more:
         chunks, more = due(now=now)
-        before = done.experiments
+        before, put_off = done.experiments, done.put_off
         for ids in chunks:
             evaluate(ids, now=now, done=done)
-        more = more and done.experiments > before
+        more = (more or done.put_off > put_off) and done.experiments > before
     return done
 
 
@@ -185,7 +187,7 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
 def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
     """Judge those of a chunk that are still due and that no other worker is at, in the caller's transaction.
 
-    Nothing is locked while it is read and folded. `overtaken` are those about which somebody wrote meanwhile: still due.
+    Nothing is locked while it is read and folded. Who is overtaken meanwhile is still due.
     """
     done = done or Done()
     claimed = _claim(ids, now)
@@ -193,11 +195,18 @@ def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) 
         return done
     notes, made = _changes(claimed), _Made()
     broken = _each(list(claimed), lambda some: _make(some, notes, now, made))
-    whole = {pk: version for pk, version in claimed.items() if pk not in broken}
+    whole = {pk: claim for pk, claim in claimed.items() if pk not in broken}
     broken |= _each(list(whole), lambda some: _write(some, whole, notes, made, now, done))
     for pk, error in broken.items():
         _suspend(pk, claimed[pk], error, notes[pk], now, done)
     return done
+
+
+def show_plan(experiment: Experiment) -> None:
+    """Show every gate of a plan that was just made or changed, before its first slot is judged; what is judged stays as it is."""
+    for judging in load([experiment.pk]):
+        gates = found_in(at_start(judging.policy, judging.plan))["gates"]
+        Cursor.objects.filter(pk=experiment.pk, judged_to__isnull=True).update(shown={"gates": gates})
 
 
 def beat(*, now: dt.datetime) -> None:
@@ -335,8 +344,27 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 # What is due --------------------------------------------------------------------------------------------------------------
 
 
-def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
-    """Claim what another worker has neither dealt with meanwhile nor claimed; of each the version of its cursor.
+def _beyond_a_few(judgings: Sequence[Judging]) -> set[int]:
+    """Those whose state is none to go on from, by another version, policy or plan, but for the first few."""
+    anew = (Superseded.JUDGED_ANEW, Superseded.POLICY_CHANGED)
+    return {j.experiment.pk for j in [j for j in judgings if j.cursor.state and _state(j)[1] in anew][LONG_CHUNK:]}
+
+
+def _put_off(ids: Iterable[int]) -> None:
+    """Without a state they come with the others that are told from the start (`due`)."""
+    Cursor.objects.filter(pk__in=ids).update(state=None, quiet_to=None)
+
+
+class _Claim(NamedTuple):
+    """What a cursor was when it was claimed; version: it is another one after whatever writes to it."""
+
+    version: str
+    judged_to: dt.datetime | None
+    asked_slot: dt.datetime | None
+
+
+def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, _Claim]:
+    """Claim what another worker has neither dealt with meanwhile nor claimed.
 
     Asked again once it is claimed: who was done a moment before was still to do by what the first statement could see.
     """
@@ -354,8 +382,8 @@ def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, str]:
             [list(ids), now],
         )
         claimed = [pk for (pk,) in cursor.fetchall()]
-        cursor.execute(f"SELECT c.experiment_id, c.xmin::text {_DUE}", [claimed, now])
-        return dict(cursor.fetchall())
+        cursor.execute(f"SELECT c.experiment_id, c.xmin::text, c.judged_to, c.asked_slot {_DUE}", [claimed, now])
+        return {pk: _Claim(*of) for pk, *of in cursor.fetchall()}
 
 
 _DUE = """
@@ -365,18 +393,36 @@ WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
 """
 
 
-def _hold(claimed: Mapping[int, str]) -> set[int]:
-    """Lock those about which nobody has written since they were claimed, until the transaction ends: there is only to write.
+def _hold(claimed: Mapping[int, _Claim], judgings: Sequence[Judging]) -> set[int]:
+    """Lock those of which nothing that was judged has changed, until the transaction ends: there is only to write.
 
-    Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`). Nobody is waited for here:
-    who has the row locked just now is about to write.
+    Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`); what was written to is read once
+    more. Nobody is waited for: who has the row locked is about to change it.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT experiment_id, xmin::text FROM metadata.cursors WHERE experiment_id = ANY (%s) FOR UPDATE SKIP LOCKED",
             [list(claimed)],
         )
-        return {pk for pk, version in cursor.fetchall() if version == claimed[pk]}
+        locked = dict(cursor.fetchall())
+    touched = [pk for pk, version in locked.items() if version != claimed[pk].version]
+    if not touched or not judgings:
+        return locked.keys() - set(touched)
+    now = {j.experiment.pk: j for j in load(touched)}
+    then = {j.experiment.pk: j for j in judgings}
+    same = [pk for pk in now.keys() & then.keys() if _goes_on(then[pk], now[pk], claimed[pk])]
+    return locked.keys() - (set(touched) - set(same))
+
+
+def _goes_on(judging: Judging, now: Judging, claim: _Claim) -> bool:
+    """Whether what was judged is what it would be now: then only a slot that somebody asked for meanwhile is still to come."""
+    read = (judging.plan, judging.version.pk, judging.experiment.status, claim.judged_to)
+    if read != (now.plan, now.version.pk, now.experiment.status, now.cursor.judged_to):
+        return False
+    if now.cursor.asked_slot != claim.asked_slot:
+        judging.cursor.asked_slot = now.cursor.asked_slot
+        judging.cursor.due_at = min(filter(None, (judging.cursor.due_at, now.cursor.due_at)), default=None)
+    return True
 
 
 class _Note(NamedTuple):
@@ -415,9 +461,10 @@ def _take_changes(notes: Sequence[int]) -> None:
 
 @dataclass
 class _Made:
-    """What was made of a chunk, before any of it is written."""
+    """What was made of a chunk, before any of it is written. later: those left for another round, of which nothing was made."""
 
     judgings: list[Judging] = field(default_factory=list)
+    later: set[int] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
 
@@ -450,8 +497,11 @@ def _make(ids: Sequence[int], notes: Mapping[int, Sequence[_Note]], now: dt.date
     judgings = load(ids)
     for judging in judgings:
         judging.changed = [(note.metric, note.from_ts, note.received) for note in notes[judging.experiment.pk]]
-    outcomes = _fold_all([j for j in judgings if j.experiment.status != Experiment.Status.DRAFT], now)
+    later = _beyond_a_few(judgings)
+    judged = [j for j in judgings if j.experiment.pk not in later and j.experiment.status != Experiment.Status.DRAFT]
+    outcomes = _fold_all(judged, now)
     drafts = _make_all(outcomes, now)
+    made.later |= later
     made.judgings += judgings
     made.outcomes += outcomes
     made.drafts += drafts
@@ -459,14 +509,17 @@ def _make(ids: Sequence[int], notes: Mapping[int, Sequence[_Note]], now: dt.date
 
 def _write(
     ids: Sequence[int],
-    claimed: Mapping[int, str],
+    claimed: Mapping[int, _Claim],
     notes: Mapping[int, Sequence[_Note]],
     made: _Made,
     now: dt.datetime,
     done: Done,
 ) -> None:
     """Lock and write what was made, unless somebody was faster."""
-    held = _hold({pk: claimed[pk] for pk in ids})
+    locked = _hold({pk: claimed[pk] for pk in ids}, made.judgings)
+    later = locked & made.later
+    _put_off(later)
+    held = locked - later
     _take_changes([note.pk for pk in held for note in notes[pk]])
     outcomes = [o for o in made.outcomes if o.judging.experiment.pk in held]
     drafts = [draft for draft in made.drafts if draft.judging.experiment.pk in held]
@@ -474,18 +527,19 @@ def _write(
     _save(drafts, now)
     _move_cursors([j for j in made.judgings if j.experiment.pk in held])
     done.experiments += len(held)
-    done.overtaken += sorted(set(ids) - held)
+    done.overtaken += [pk for pk in ids if pk not in locked and pk not in made.later]
+    done.put_off += len(later)
     done.evaluations += sum(len(draft.evaluations) for draft in drafts)
     slots = [o.judging.cursor.judged_to for o in outcomes]
     done.newest_slot = max(filter(None, (done.newest_slot, *slots)), default=None)
 
 
-def _suspend(pk: int, version: str, error: Exception, notes: Sequence[_Note], now: dt.datetime, done: Done) -> None:
+def _suspend(pk: int, claim: _Claim, error: Exception, notes: Sequence[_Note], now: dt.datetime, done: Done) -> None:
     cause = cause_of(pk, error)
     done.failed.append((cause.key, cause.reason))
     try:
         with transaction.atomic():
-            held = _hold({pk: version})
+            held = _hold({pk: claim}, [])
             if held:
                 _take_changes([note.pk for note in notes])
                 suspend(pk, cause, now=now, retry_at=newest_slot(now, RETRY_S) + dt.timedelta(seconds=RETRY_S))
@@ -495,7 +549,7 @@ def _suspend(pk: int, version: str, error: Exception, notes: Sequence[_Note], no
         done.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))
     else:
         done.experiments += len(held)
-        done.overtaken += sorted({pk} - held)
+        done.overtaken += [] if held else [pk]
 
 
 # The fold -----------------------------------------------------------------------------------------------------------------
@@ -528,17 +582,18 @@ def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
     """The state to go on from, and why the fold is retold: rows, policy or plan changed behind what was judged."""
     if judging.cursor.judged_to is None:
         return None, None
+    same = judging.cursor.policy_version_id == judging.version.pk
+    anew = Superseded.JUDGED_ANEW if same else Superseded.POLICY_CHANGED
     if judging.cursor.rules != REVISION:
         return None, Superseded.RULES_MENDED
     if judging.cursor.state is None:
-        return None, _because_anew(judging)
+        return None, Superseded.EVIDENCE_CORRECTED if _is_corrected(judging) else anew
     try:
         stored = _stored(judging.cursor.state)
     except StateOutdated:
-        return None, Superseded.JUDGED_ANEW
+        return None, anew
     if not stored.fits(judging.policy, judging.plan):
-        same = judging.cursor.policy_version_id == judging.version.pk
-        return None, Superseded.JUDGED_ANEW if same else Superseded.POLICY_CHANGED
+        return None, anew
     state: State | None = stored
     passed = _passed_since(judging, stored)
     retold = False
@@ -564,11 +619,10 @@ def _stored(state: bytes | memoryview) -> State:
         raise Unjudgeable("Its stored state cannot be read; the next time it is judged anew from its rows.") from error
 
 
-def _because_anew(judging: Judging) -> Superseded:
-    """Why a fold without a state is retold: what could not be judged before was mended by a correction, or otherwise."""
+def _is_corrected(judging: Judging) -> bool:
+    """Whether what could not be judged before was mended by a correction of its rows."""
     judged_to = judging.cursor.judged_to or judging.experiment.created_at
-    corrected = any(from_ts <= to_us(judged_to) for _, from_ts, _ in judging.changed)
-    return Superseded.EVIDENCE_CORRECTED if judging.cursor.unjudgeable and corrected else Superseded.JUDGED_ANEW
+    return bool(judging.cursor.unjudgeable) and any(from_ts <= to_us(judged_to) for _, from_ts, _ in judging.changed)
 
 
 def _passed_since(judging: Judging, stored: State) -> int:
@@ -597,7 +651,9 @@ def _advance(judging: Judging, folded: Folded, to: dt.datetime, *, retold: bool)
     cursor.policy_version = judging.version
     cursor.readable_at = None if folded.first_readable_at is None else from_us(folded.first_readable_at)
     cursor.state = zlib.compress(folded.state.to_bytes(), 1)
-    cursor.unjudgeable, cursor.rules = None, REVISION
+    cursor.rules = REVISION
+    if cursor.unjudgeable:
+        cursor.shown, cursor.unjudgeable = lifted(cursor.shown, cursor.unjudgeable["reason"]), None
 
 
 def _next_due(experiment: Experiment, policy: Policy, judged: dt.datetime) -> dt.datetime | None:
@@ -641,7 +697,11 @@ def _make_all(outcomes: Sequence[Outcome], now: dt.datetime) -> list[Draft]:
 
 
 def _keep_steps(outcomes: Sequence[Outcome]) -> None:
-    """Facts of a retold stretch replace the old ones: evidence is made of what the newest fold read."""
+    """Facts of a retold stretch replace the old ones, where they differ: evidence is made of what the newest fold read."""
+    by_id = {o.judging.experiment.pk: o.judging.experiment for o in outcomes}
+    told = {
+        (o.judging.experiment.pk, from_us(s.slot)): msgspec.msgpack.encode(s) for o in outcomes for s in o.folded.steps
+    }
     retold = [
         (o.judging.experiment.pk, None if o.after is None else from_us(o.after))
         for o in outcomes
@@ -651,21 +711,25 @@ def _keep_steps(outcomes: Sequence[Outcome]) -> None:
         with connection.cursor() as cursor:
             cursor.execute(
                 """
-                DELETE FROM metadata.steps s USING unnest(%s::bigint[], %s::timestamptz[]) AS r(experiment_id, after)
-                WHERE s.experiment_id = r.experiment_id AND (r.after IS NULL OR s.slot > r.after)
+                SELECT s.experiment_id, s.slot, s.body FROM unnest(%s::bigint[], %s::timestamptz[]) AS r(experiment_id, after)
+                JOIN metadata.steps s ON s.experiment_id = r.experiment_id AND (r.after IS NULL OR s.slot > r.after)
                 """,
                 [list(column) for column in zip(*retold, strict=True)],
             )
+            stored = {(pk, slot): bytes(body) for pk, slot, body in cursor.fetchall()}
+            if gone := [of for of, body in stored.items() if told.get(of) != body]:
+                cursor.execute(
+                    """
+                    DELETE FROM metadata.steps s USING unnest(%s::bigint[], %s::timestamptz[]) AS g(experiment_id, slot)
+                    WHERE s.experiment_id = g.experiment_id AND s.slot = g.slot
+                    """,
+                    [list(column) for column in zip(*gone, strict=True)],
+                )
+        told = {of: body for of, body in told.items() if stored.get(of) != body}
     Step.objects.bulk_create(
         [
-            Step(
-                experiment=o.judging.experiment,
-                team_id=o.judging.experiment.team_id,
-                slot=from_us(s.slot),
-                body=msgspec.msgpack.encode(s),
-            )
-            for o in outcomes
-            for s in o.folded.steps
+            Step(experiment=by_id[pk], team_id=by_id[pk].team_id, slot=slot, body=body)
+            for (pk, slot), body in told.items()
         ]
     )
 
@@ -1017,7 +1081,7 @@ def _show(draft: Draft, open_: Sequence[Recommendation], *, over: bool) -> None:
     on_record = draft.records[max(draft.records)]
     cursor = judging.cursor
     before = cursor.shown or {}
-    if over and before:
+    if over and "recommendation" in before:
         recommendation, variants = before["recommendation"], before["variants"]  # the answer that ended it stays
     else:
         recorded = {r["variant"]: r for r in on_record.found["variants"]}

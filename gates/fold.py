@@ -376,6 +376,13 @@ def quiet_to(policy: Policy, plan: Plan, rows: Rows, state: State) -> int:
     return max(slot, min(next_look, next_day, *stretch.events()) - court.slot_us)
 
 
+def at_start(policy: Policy, plan: Plan) -> Evaluation:
+    """The experiment before its first slot: every gate of the plan, none with data, each saying what it waits for."""
+    court, start = judge(policy, plan), plan.started_at
+    stretch = _Stretch(court, Cursors.at_start(court), {}, start, start)
+    return Telling(court, Memory.at_start(court), stretch, start, changed=False).evaluation
+
+
 class _Found:
     """What a fold collects on its way."""
 

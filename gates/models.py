@@ -110,7 +110,7 @@ class PolicyBinding(models.Model):
 
 
 class Cursor(models.Model):
-    """How far one experiment is judged. The tick locks this row, so the transaction is the lease.
+    """How far one experiment is judged. Doors write to this row as well; a tick locks it only while it writes.
 
     `state` is the fold's (gates.fold.State, compressed); it always equals what a rebuild from the rows gives.
     `shown` is what the document says of the newest slot: gates and recommendations.

@@ -331,6 +331,11 @@ class _Sentences:
             return f"a row of {control} or {variant} cannot be read"
         if bounds.why == "missing":
             return f"no closed row of {control} and {variant} yet"
+        if bounds.why == "denominator":
+            return f"the mean denominator of {control} or {variant} is 0, so there is no ratio yet"
+        if bounds.why in ("", "young"):  # the rest of the floor is held: what is lacking is a control other than 0
+            best = _effect(comparison, bounds.running_upper)
+            return f"{control} is still 0, so there is no relative effect to show; {variant} is proved to be at best {best}"
         return "too few units for an interval"
 
     def _would_change(self, index: int, variant: str) -> list[str]:
@@ -453,7 +458,7 @@ class _Sentences:
 
     def _floor_lacks(self, comparison: Comparison, bounds: Bounds, variant: str) -> str | None:
         name, policy = _name(comparison.kpi), self.court.policy
-        if bounds.why == "zero":
+        if bounds.why in ("zero", "denominator"):
             return f"{name}: {self._unread(comparison, bounds, variant)}."
         if bounds.why == "units":
             least = min(bounds.arms)

@@ -717,7 +717,7 @@ class Rules:
         bounds.arms, bounds.n = (units, units_t), units + units_t
         found = measure(comparison, control, treatment)
         if found is None:
-            bounds.why = "units"
+            bounds.why = "units" if min(bounds.arms) < 2 else "denominator"
             return
         estimate, se, lower, upper, of_control, gap, gap_se, noise, own_noise = found
         if not math.isfinite(estimate + se):

@@ -1,7 +1,7 @@
 """What cannot be judged is suspended: why, by which row if one is to blame, and that nothing it proposes is accepted meanwhile."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def suspend(pk: int, cause: Cause, *, now: dt.datetime, retry_at: dt.datetime) -
     """
     cursor = Cursor.objects.defer("state").get(pk=pk)
     before = cursor.unjudgeable or {}
-    cursor.shown = _suspended(cursor.shown, cause.reason, before.get("reason"))
+    cursor.shown = _with_blocker(lifted(cursor.shown, before.get("reason")), cause.reason)
     cursor.unjudgeable = {
         "since": before.get("since") or rfc3339(to_us(now)),
         "reason": cause.reason,
@@ -56,22 +56,29 @@ def suspend(pk: int, cause: Cause, *, now: dt.datetime, retry_at: dt.datetime) -
     cursor.save(update_fields=["shown", "unjudgeable", "state", "quiet_to", "due_at"])
 
 
-def _suspended(shown: Any, reason: str, earlier: str | None) -> Any:
+def lifted(shown: Any, reason: str | None) -> Any:
+    """What the document said, without a cause that is over. What stood before stands again when it is judged."""
+    return _each(shown, lambda told: {**told, "blockers": [b for b in told["blockers"] if b != reason]})
+
+
+def _with_blocker(shown: Any, reason: str) -> Any:
     """What the document said, its proposals suspended; None when it said nothing that can be told again."""
+    return _each(
+        shown,
+        lambda told: {
+            **told,
+            "state": "suspended" if told["state"] == "proposed" else told["state"],
+            "blockers": [reason, *told["blockers"]],
+        },
+    )
+
+
+def _each(shown: Any, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
     try:
-        return {
-            "gates": shown["gates"],
-            "recommendation": _held(shown["recommendation"], reason, earlier),
-            "variants": [_held(told, reason, earlier) for told in shown["variants"]],
-        }
+        variants = [change(told) for told in shown["variants"]]
+        return {"gates": shown["gates"], "recommendation": change(shown["recommendation"]), "variants": variants}
     except (TypeError, LookupError):
         return None
-
-
-def _held(told: Mapping[str, Any], reason: str, earlier: str | None) -> dict[str, Any]:
-    blockers = [blocker for blocker in told["blockers"] if blocker not in (reason, earlier)]
-    state = "suspended" if told["state"] == "proposed" else told["state"]
-    return {**told, "state": state, "blockers": [reason, *blockers]}
 
 
 # Of several the one that came last: what was judged before it came cannot be its fault.

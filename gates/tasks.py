@@ -30,7 +30,8 @@ def tick(**_later: object) -> None:
         judged = [_logged(partial(_evaluate, ids)) for ids in chunks]
         for pk in [pk for done in judged for pk in done.overtaken]:
             _logged(partial(_evaluate, [pk]))
-        more = more and any(done.experiments for done in judged)  # else others are at what is left
+        left = more or any(done.put_off for done in judged)
+        more = left and any(done.experiments for done in judged)  # else others are at what is left
     evaluation.beat(now=timezone.now())
 
 

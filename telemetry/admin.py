@@ -113,10 +113,12 @@ class SourceAdmin(Dated):
                 messages.error(request, f"{source.key}: {refusal}")
                 continue
             told = shown.stored
-            rows = f"{told.accepted} new, {told.changed} changed, {told.duplicates} duplicate and {told.refused} refused rows, {told.ignored} of experiments that are not here"
+            rows = f"{told.accepted} new, {told.changed} changed, {told.duplicates} duplicate and {told.refused} refused rows"
+            if told.ignored:
+                rows += f", {told.ignored} of experiments that are not here"
             first = "; ".join(", ".join(f"{k} {_cell(v)}" for k, v in row.items()) for row in shown.rows[:3])
             part = ", in the first part alone" if shown.more else ""
-            text = f"{source.key} since {shown.since:%Y-%m-%d %H:%MZ}: {rows}{part}. {' '.join(told.problems[:3])} First: {first}"
+            text = f"{source.key} since {shown.since:%Y-%m-%d %H:%MZ}: {rows}{part}. {' '.join([*shown.warnings, *told.problems[:3]])} First: {first}"
             messages.info(request, text[:2_000])
 
     def get_readonly_fields(self, request: HttpRequest, obj: Source | None = None) -> list[str]:

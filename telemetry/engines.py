@@ -8,19 +8,18 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import duckdb
 import sqlalchemy
-from django.db import connection as own
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from telemetry import files
+from telemetry import dialects, files
 from telemetry.models import Source
-from telemetry.sources import CHUNK, SourceFailed
+from telemetry.sources import CHUNK, PER_SECOND, SourceFailed, code_of, own_name, with_parameters
 
 
 def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: float) -> Iterator[list[dict[str, Any]]]:
@@ -33,107 +32,129 @@ def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: flo
                 raise SourceFailed(f"It took longer than {limit_s:g} s.")
             yield chunk
     except (SQLAlchemyError, duckdb.Error, sqlite3.Error, OSError) as failure:
-        raise SourceFailed(_without_secrets(failure, source)) from None
-
-
-def _one(query: str) -> str:
-    """The query without the semicolon that may end it."""
-    return query.strip().removesuffix(";")
+        raise SourceFailed(_said_of_query(failure, source)) from None
 
 
 def _from_database(source: Source, bounds: Mapping[str, dt.datetime], limit_s: float) -> Iterator[list[dict[str, Any]]]:
-    url = _url(source)
-    engine = sqlalchemy.create_engine(url, poolclass=NullPool, **_connecting(url, limit_s))
-    options: dict[str, Any] = {"stream_results": True, "yield_per": CHUNK}
-    if url.get_backend_name() == "postgresql":
-        options["postgresql_readonly"] = True
-    with engine.connect().execution_options(**options) as connection:
-        try:
-            _guard(connection, url, limit_s)
-            query = sqlalchemy.text(f"SELECT * FROM ({_one(source.query)}\n) AS q")  # noqa: S608 - one SELECT, read-only
-            with closing(connection.execute(query, dict(bounds)).mappings()) as found:
-                for chunk in found.partitions(CHUNK):
-                    yield [dict(row) for row in chunk]
-        finally:
-            connection.rollback()
+    name, url = _url(source)
+    if name == "duckdb":
+        yield from files.read_database(source, url.database or "", _bound(source, bounds), limit_s)
+        return
+    dialect = dialects.of(name)
+    with _connected(source, dialect, url, limit_s) as connection:
+        query = sqlalchemy.text(wrapped(dialect, source.query))
+        bound = _bound(source, bounds, dialect.bound)
+        with closing(connection.execute(query, bound).mappings()) as found:
+            for chunk in found.partitions(CHUNK):
+                yield [
+                    {own_name(source, str(name)): _in_zone(value, dialect) for name, value in row.items()}
+                    for row in chunk
+                ]
 
 
-def _url(source: Source) -> sqlalchemy.URL:
-    text = os.environ.get(source.url_env, "")
+def _in_zone(value: object, dialect: dialects.Dialect) -> object:
+    naive = dialect.means_utc and isinstance(value, dt.datetime) and value.tzinfo is None
+    return value.replace(tzinfo=dt.UTC) if naive else value  # type: ignore[attr-defined]
+
+
+def _bound(
+    source: Source, bounds: Mapping[str, dt.datetime], own: Callable[[dt.datetime], object] = lambda instant: instant
+) -> dict[str, object]:
+    """:since and :until as the source compares them."""
+    if not source.time_format:
+        return {name: own(instant) for name, instant in bounds.items()}
+    return {name: int(instant.timestamp() * PER_SECOND[source.time_format]) for name, instant in bounds.items()}
+
+
+def wrapped(dialect: dialects.Dialect, query: str) -> str:
+    """The query as the database takes it: as a table of its own, so that it can be nothing but one SELECT. Raises SourceFailed."""
+    asked = with_parameters(query.strip().removesuffix(";"), parameter=r":\1", colon=r"\:")
+    if dialect.wraps_with or query.strip()[:4].lower() != "with":
+        return dialect.wrapped.format(query=asked)
+    if written := re.search(r"\b(insert|update|delete|merge|into|exec|execute)\b", code_of(query), re.IGNORECASE):
+        raise SourceFailed(f"A query that begins with WITH may not have {written[0].upper()} here.")
+    return asked
+
+
+def _url(source: Source) -> tuple[str, sqlalchemy.URL]:
+    """(name of the dialect, URL) in the source's environment variable."""
+    text = os.environ.get(source.url_env, "").strip()
     if not text:
         raise SourceFailed(f"The environment variable {source.url_env} is not set where this runs.")
+    name = dialects.named(text)
+    if "://" in text and name not in dialects.KNOWN:
+        raise SourceFailed(f"{source.url_env} names no database that can be read: {', '.join(dialects.KNOWN)}.")
     try:
-        url = sqlalchemy.make_url(text)
+        url = sqlalchemy.make_url(name + text[text.index("://") :])
+        well_formed = (url.host or "").count("@") == 0 and (url.port or 1) > 0
     except (SQLAlchemyError, ValueError):
-        raise SourceFailed(f"The environment variable {source.url_env} holds no database URL.") from None
-    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgres", "postgresql") else url
+        well_formed = False
+    if not well_formed:
+        raise SourceFailed(
+            f"The environment variable {source.url_env} holds no database URL. Write it as name://user:password@host/database, "
+            "with : / @ ? # and % in a password as %3A %2F %40 %3F %23 %25."
+        )
+    return name, url
 
 
-def _connecting(url: sqlalchemy.URL, limit_s: float) -> dict[str, Any]:
-    milliseconds = max(1, int(limit_s * 1000))
-    match url.get_backend_name():
-        case "postgresql":
-            asked = f"-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c lock_timeout=5s"
-            return {"connect_args": {"connect_timeout": 5, "options": f"{asked} -c timezone=UTC"}}
-        case "sqlite":
-            return {"connect_args": {"timeout": 5}}
-        case _:
-            return {}
-
-
-def _guard(connection: sqlalchemy.Connection, url: sqlalchemy.URL, limit_s: float) -> None:
-    """Read-only by every means the database has. A database with none is still asked one SELECT only, and rolled back."""
-    match url.get_backend_name():
-        case "postgresql":
-            strong = connection.exec_driver_sql(
-                "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
-            ).scalar_one()
-            if strong:
-                raise SourceFailed("Its login is a superuser. Use one that may only read.")
-            _refuse_ourselves(connection)
-        case "sqlite":
-            connection.exec_driver_sql("PRAGMA query_only = ON")
-            deadline = time.monotonic() + limit_s
-            raw: Any = connection.connection.dbapi_connection
-            raw.set_progress_handler(lambda: int(time.monotonic() > deadline), 10_000)
-        case "mysql" | "mariadb":
-            connection.exec_driver_sql(f"SET SESSION max_execution_time = {int(limit_s * 1000)}")
-            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-
-
-_HERE = """
-SELECT s.system_identifier::text, current_database()::text, bool_or(pg_has_role(session_user, r.oid, 'MEMBER'))
-FROM pg_control_system() AS s LEFT JOIN pg_roles AS r ON r.rolname = ANY (
-  '{decisioning_owner,decisioning_web,decisioning_worker,decisioning_backup,decisioning_reader}'::text[]) GROUP BY 1, 2
-"""
-
-
-def _refuse_ourselves(source: sqlalchemy.Connection) -> None:
-    """The portal's own database and roles are no source, by whatever name, address, socket or service the URL leads there.
-
-    A server is known by the number that initdb gave it, which its replicas have as well. Raises SourceFailed.
-    """
+@contextmanager
+def _connected(
+    source: Source, dialect: dialects.Dialect, url: sqlalchemy.URL, limit_s: float
+) -> Iterator[sqlalchemy.Connection]:
+    """A session that may read, for so long. What a driver says while connecting may hold parts of the URL, so it is not handed on."""
     try:
-        server, database, ours = source.exec_driver_sql(_HERE).one()
-    except SQLAlchemyError as failure:
-        raise SourceFailed(f"It cannot be told from the portal's own database: {failure}") from None
-    with own.cursor() as cursor:
-        cursor.execute(_HERE)
-        own_server, own_database, _ = cursor.fetchone() or ("", "", None)
-    if server == own_server and (database == own_database or ours):
-        raise SourceFailed("It is the portal's own database, or a login of the portal's. Neither is a source.")
+        url = url.set(drivername=dialect.driver)
+        engine = sqlalchemy.create_engine(url, poolclass=NullPool, **dialect.connecting(url, limit_s))
+        options: dict[str, Any] = {"stream_results": True, "yield_per": CHUNK}
+        if url.get_backend_name() == "postgresql":
+            options["postgresql_readonly"] = True
+        connection = engine.connect().execution_options(**options)
+    except (ImportError, NoSuchModuleError):
+        raise SourceFailed(
+            f'The driver for {dialects.named(url.drivername)} is not installed here. Run: uv add "decisioning[{dialect.extra}]"'
+        ) from None
+    except SourceFailed:
+        raise
+    except Exception as failure:  # each driver has exceptions of its own
+        raise SourceFailed(f"{source.url_env}: {_said_of_connecting(failure)}") from None
+    try:
+        dialect.begin(connection, limit_s)
+        yield connection
+    finally:
+        with suppress(SQLAlchemyError):
+            connection.rollback()
+        connection.close()
 
 
-def _without_secrets(failure: BaseException, source: Source) -> str:
+_NO_CONNECTION = (
+    (r"password|authenti|access denied|login failed|logon denied|role .* does not exist|unauthori[sz]ed|\b28P01\b|\b1045\b",
+     "The login was refused. Check the user and the password in the URL."),
+    (r"translate host|name or service|getaddrinfo|nodename|name resolution|unknown host|resolve",
+     "The host is unknown here. Check the host in the URL."),
+    (r"database .* does not exist|unknown database|no such database|cannot open database|\b3D000\b|\b1049\b",
+     "There is no such database. Check the name at the end of the URL."),
+    (r"ssl|tls|certificate", "The encrypted connection failed. Check what the server asks for, such as ?sslmode=require."),
+    (r"refused|time.?d? ?out|unreachable|can't connect|no route|reset|closed", "Nothing answers at the host and port of the URL."),
+)  # fmt: skip
+
+
+def _said_of_connecting(failure: BaseException) -> str:
+    text = str(getattr(failure, "orig", None) or failure)
+    for pattern, said in _NO_CONNECTION:
+        if re.search(pattern, text, re.IGNORECASE | re.DOTALL):
+            return said
+    return f"No connection ({type(failure).__name__}). Try the URL with the database's own client."
+
+
+def _said_of_query(failure: BaseException, source: Source) -> str:
+    """What the database says of the query, and what to do. It has not seen the URL, of which only the whole is looked for."""
     cause = getattr(failure, "orig", None) or failure
-    text = f"{type(cause).__name__}: {cause}".strip().replace("\x00", "")
-    secret = os.environ.get(source.url_env, "") if source.url_env else ""
-    parts = [secret]
-    if secret:
-        try:
-            parts.append(str(sqlalchemy.make_url(secret).password or ""))
-        except (SQLAlchemyError, ValueError):
-            parts += re.findall(r":([^:/@]+)@", secret)
-    for part in filter(None, parts):
-        text = text.replace(part, "***")
-    return text[:2_000]
+    text = " ".join(str(cause).replace("\x00", "").split())
+    if url := os.environ.get(source.url_env or "-", ""):
+        text = text.replace(url, "***")
+    told = f"{type(cause).__name__}: {text}"
+    if getattr(cause, "sqlstate", "") == "42501" or re.search(
+        r"permission denied|command denied|insufficient priv", text, re.IGNORECASE
+    ):
+        told = f"The login may not read what the query asks for: grant it SELECT. {told}"
+    return told[:2_000]

@@ -10,28 +10,52 @@ cells have.
 import bisect
 import csv
 import datetime as dt
+import gzip
 import json
 import re
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
 
 from telemetry.models import Source
-from telemetry.sources import CHUNK, COLUMNS, DECIMAL, ISO, KEYS, PARAMETER, WHOLE, SourceFailed, Unread, file_of
+from telemetry.sources import (
+    CHUNK,
+    COLUMNS,
+    EPOCH,
+    ISO,
+    KEYS,
+    PER_SECOND,
+    WHOLE,
+    SourceFailed,
+    Unread,
+    database_file,
+    file_of,
+    own_name,
+    with_parameters,
+)
 
-_OPTIONS: dict[str, Any] = {"threads": "1", "memory_limit": "256MB", "autoinstall_known_extensions": "false"}
+_OPTIONS: dict[str, Any] = {
+    "threads": "1",
+    "memory_limit": "256MB",
+    "max_temp_directory_size": "2GB",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_persistent_secrets": "false",
+    "python_enable_replacements": "false",  # or a query could name variables of this program as tables
+}
 _DELIMITERS = ",;\t|"
 _LONGEST_HEAD = 1 << 16
 _MOST_BROKEN = 100_000
 _WHOLE = r"-?(?:0|[1-9]\d{0,17})"
 _PLAIN = r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"  # a code such as 007 is no number
-_EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
-Bounds = Mapping[str, dt.datetime]
+Bounds = Mapping[str, object]
 
 
 def read(source: Source, bounds: Bounds, limit_s: float) -> Iterator[list[dict[str, Any]]]:
@@ -42,21 +66,39 @@ def read(source: Source, bounds: Bounds, limit_s: float) -> Iterator[list[dict[s
     path = file_of(source.path)
     if not path.is_file():  # the engine, which may open this file alone, would speak of permissions
         raise SourceFailed(f"There is no file {source.path[:80]!r} in the folder of files, DECISIONING_FILES.")
-    with closing(duckdb.connect(":memory:", config=_OPTIONS)) as engine, _interrupted_after(engine, limit_s):
-        engine.execute("SET TimeZone = 'UTC'")  # a time without offset in a file is UTC
-        engine.execute(f"SET allowed_paths = [{_text(str(path))}]")
-        engine.execute("SET enable_external_access = false")
-        engine.execute("SET lock_configuration = true")
-        table = _csv(path) if path.suffix.lower() == ".csv" else _parquet(engine, path)
+    with _opened(":memory:", limit_s, path) as engine:
+        table = _parquet(engine, path, source) if path.suffix.lower() == ".parquet" else _csv(path, source)
         yield from _read(engine, table, source, bounds)
+
+
+def read_database(source: Source, path: str, bounds: Bounds, limit_s: float) -> Iterator[list[dict[str, Any]]]:
+    """Chunks of what the query yields of a DuckDB database below the folder of files, which it can only read. Raises as `read`."""
+    with _opened(str(database_file(path)), limit_s) as engine:
+        query = _query(engine, source.query, bounds, ours={*COLUMNS})
+        for chunk in _chunks(engine.execute(query, bounds)):
+            yield [_with_instant(row) for row in chunk]
+
+
+@contextmanager
+def _opened(database: str, limit_s: float, *readable: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An engine that opens nothing but its database, to read, and these files; large sorts go to a folder that ends with it."""
+    with TemporaryDirectory() as spilled:
+        options = _OPTIONS | {"temp_directory": spilled}
+        engine = duckdb.connect(database, read_only=database != ":memory:", config=options)
+        with closing(engine), _interrupted_after(engine, limit_s):
+            engine.execute("SET TimeZone = 'UTC'")  # a time without offset in a file is UTC
+            engine.execute(f"SET allowed_paths = [{', '.join(_text(str(path)) for path in readable)}]")
+            engine.execute("SET enable_external_access = false")
+            engine.execute("SET lock_configuration = true")
+            yield engine
 
 
 def _read(
     engine: duckdb.DuckDBPyConnection, table: "_Table", source: Source, bounds: Bounds
 ) -> Iterator[list[dict[str, Any]]]:
-    cells = {name: _cell(name, kind, source.date_format) for name, kind in table.columns.items() if name in COLUMNS}
+    cells = {name: _cell(name, kind, source) for name, kind in table.columns.items() if name in COLUMNS}
     texts = [name for name in cells if table.columns[name] == "VARCHAR"]
-    unread = " OR ".join(_is_unread(name, cells[name]) for name in texts) or "false"
+    unread = " OR ".join(_is_unread(name, cells[name], source) for name in texts if name not in KEYS) or "false"
     engine.execute(f"CREATE VIEW file AS SELECT {table.place} AS _line, * FROM {table.source} WHERE {table.touched}")  # noqa: S608
     others = {name: _one_type(engine, name, table, source.query) for name in table.columns if name not in COLUMNS}
     line = {} if "line" in map(str.lower, table.columns) else {"line": "_line"}
@@ -93,14 +135,16 @@ def _chunks(found: duckdb.DuckDBPyConnection) -> Iterator[list[dict[str, Any]]]:
 
 def _query(engine: duckdb.DuckDBPyConnection, text: str, bounds: Bounds, *, ours: Set[str]) -> str:
     """The source's query, of what it yields only that which is ours; `ts` as microseconds, which need no library of zones."""
-    inner = PARAMETER.sub(r"$\1", text.strip().removesuffix(";"))
+    inner = with_parameters(text.strip().removesuffix(";"), parameter=r"$\1", colon=":")
     query = f"SELECT * FROM ({inner}\n) AS q"  # noqa: S608 - one SELECT, read-only
     yielded = engine.execute(f"SELECT column_name, column_type FROM (DESCRIBE {query})", bounds).fetchall()  # noqa: S608
     wanted = [
-        f"epoch_us({_name(name)}::TIMESTAMPTZ) AS ts" if own == "ts" and _is_time(kind) else f"{_name(name)} AS {own}"
+        f"epoch_us({_name(name)}::TIMESTAMPTZ) AS _ts" if own == "ts" and _is_time(kind) else f"{_name(name)} AS {own}"
         for name, kind in yielded
         if (own := name.strip().lower()) in ours
     ]
+    # What is not ours goes along by name only, for the dry run to tell.
+    wanted += [f"NULL AS {_name(name)}" for name, _ in yielded if name.strip().lower() not in ours]
     if not {name.strip().lower() for name, _ in yielded} & set(COLUMNS):
         raise SourceFailed(nothing_known([name for name, _ in yielded]))
     return query.replace("*", ", ".join(wanted), 1)
@@ -143,14 +187,20 @@ class _Table:
     rejects: str = ""
 
 
-def _csv(path: Path) -> _Table:
-    with path.open("rb") as file:
-        first = re.split(rb"[\r\n]", file.readline(_LONGEST_HEAD), maxsplit=1)[0]
+def _csv(path: Path, source: Source) -> _Table:
+    packed = path.suffix.lower() == ".gz"
+    encoding = source.encoding or "utf-8"
     try:
-        head = first.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise SourceFailed("The file is not UTF-8. Export it again as UTF-8.") from None
-    split = [(delimiter, _heads(head, delimiter)) for delimiter in _DELIMITERS]
+        with (gzip.open if packed else open)(
+            path, "rt", encoding=encoding.replace("utf-8", "utf-8-sig"), errors="surrogateescape", newline=""
+        ) as file:
+            head = re.split(r"[\r\n]", file.readline(_LONGEST_HEAD), maxsplit=1)[0]
+        head.encode()
+    except (UnicodeError, EOFError, zlib.error):
+        raise SourceFailed(
+            "The file's first line is not UTF-8. Export it so, or name its encoding in the source."
+        ) from None
+    split = [(delimiter, _heads(head, delimiter, source)) for delimiter in source.delimiter or _DELIMITERS]
     delimiter, names = max(split, key=lambda found: (len({*found[1]} & {*COLUMNS}), len(found[1])))
     if not names:
         raise SourceFailed("The file is empty: its first line must name the columns.")
@@ -160,7 +210,8 @@ def _csv(path: Path) -> _Table:
     columns = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in names)
     asked = (
         f"read_csv({_text(str(path))}, auto_detect = false, header = true, delim = {_text(delimiter)}, quote = '\"', "
-        f"escape = '\"', columns = {{{columns}}}, ignore_errors = true"
+        f"escape = '\"', columns = {{{columns}}}, ignore_errors = true, encoding = '{encoding}', "
+        f"compression = '{'gzip' if packed else 'none'}'"
     )
     return _Table(
         source=f"{asked})",
@@ -171,18 +222,17 @@ def _csv(path: Path) -> _Table:
     )
 
 
-def _heads(line: str, delimiter: str) -> list[str]:
+def _heads(line: str, delimiter: str, source: Source) -> list[str]:
     """The columns that a first line names: ours in lower case, the others as they are."""
     named = next(csv.reader([line], delimiter=delimiter), [])
-    heads = [name.strip() or f"column{place}" for place, name in enumerate(named)]
-    return [name.lower() if name.lower() in COLUMNS else name for name in heads]
+    return [own_name(source, name) or f"column{place}" for place, name in enumerate(named)]
 
 
-def _parquet(engine: duckdb.DuckDBPyConnection, path: Path) -> _Table:
+def _parquet(engine: duckdb.DuckDBPyConnection, path: Path, source: Source) -> _Table:
     table = f"read_parquet({_text(str(path))}, file_row_number = true)"
     found = engine.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {table})").fetchall()  # noqa: S608
     columns = {name: kind for name, kind in found if name != "file_row_number"}
-    heads = {name: own if (own := name.strip().lower()) in COLUMNS else name for name in columns}
+    heads = {name: own_name(source, name) for name in columns}
     renamed = ", ".join(f"{_name(name)} AS {_name(head)}" for name, head in heads.items())
     return _Table(
         source=f"(SELECT file_row_number, {renamed} FROM {table})",  # noqa: S608 - quoted where they are made
@@ -207,8 +257,9 @@ def _placed(row: dict[str, Any], broken: Sequence[int]) -> dict[str, Any]:
 
 
 def _with_instant(row: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(row.get("ts"), int):
-        row["ts"] = _EPOCH + dt.timedelta(microseconds=row["ts"])
+    if "_ts" in row:
+        microseconds = row.pop("_ts")
+        row["ts"] = None if microseconds is None else EPOCH + dt.timedelta(microseconds=microseconds)
     return row
 
 
@@ -227,22 +278,31 @@ def _interrupted_after(engine: duckdb.DuckDBPyConnection, limit_s: float) -> Ite
 # Cells, in the engine's words ---------------------------------------------------------------------------------------------
 
 
-def _cell(name: str, kind: str, date_format: str) -> str:
+def _cell(name: str, kind: str, source: Source) -> str:
     """The value of a cell that is ours; NULL for a text that cannot be read."""
-    cell, quoted = f"NULLIF(trim({_name(name)}), '')", _name(name)
+    cell, quoted = _nothing_is_null(name, source), _name(name)
     match kind:
+        case _ if name == "ts" and source.time_format and not _is_time(kind):
+            seconds = f"TRY_CAST({cell if kind == 'VARCHAR' else quoted} AS DOUBLE) / {PER_SECOND[source.time_format]}"
+            return f"CASE WHEN abs({seconds}) < 2e11 THEN to_timestamp({seconds}) END"
         case "VARCHAR" if name in KEYS:
             return cell
-        case "VARCHAR" if name == "ts" and date_format:
-            return f"try_strptime({cell}, {_text(date_format)})::TIMESTAMPTZ"
+        case "VARCHAR" if name == "ts" and source.date_format:
+            return f"try_strptime({cell}, {_text(source.date_format)})::TIMESTAMPTZ"
         case "VARCHAR" if name == "ts":
             return f"TRY_CAST(CASE WHEN regexp_full_match(upper({cell}), {_text(ISO)}) THEN upper({cell}) END AS TIMESTAMPTZ)"
         case "VARCHAR":
-            number = f"TRY_CAST(CASE WHEN regexp_full_match({cell}, {_text(DECIMAL)}) THEN {cell} END AS DOUBLE)"
-            if name in WHOLE:  # 1800.0 is whole; more digits than a float holds are told by the text itself
-                floating = f"CASE WHEN {number} = trunc({number}) AND abs({number}) <= 2^53 THEN {number}::BIGINT END"
-                return f"CASE WHEN regexp_full_match({cell}, '[+-]?\\d+') THEN TRY_CAST({cell} AS BIGINT) ELSE {floating} END"
-            return f"CASE WHEN isfinite({number}) THEN {number} END"
+            # Of what the engine casts, 1_000 and the infinite are no number here. A pattern would take three times as long.
+            if source.decimal_comma:
+                cell = f"(CASE WHEN NOT contains({cell}, '.') THEN replace({cell}, ',', '.') END)"
+            number = f"CASE WHEN NOT contains({quoted}, '_') THEN TRY_CAST({cell} AS DOUBLE) END"
+            if name not in WHOLE:
+                return f"CASE WHEN isfinite({number}) THEN {number} END"
+            # 1800.0 is whole; what has more digits than a float holds is read as it stands
+            return (
+                f"CASE WHEN {number} = trunc({number}) AND abs({number}) < 2^53 THEN ({number})::BIGINT "
+                f"WHEN regexp_full_match({cell}, '[+-]?\\d+') THEN TRY_CAST({cell} AS BIGINT) END"
+            )
         case "FLOAT" | "DOUBLE" if name != "value" and name != "ts":  # a spread that is not defined comes as NaN
             return f"CASE WHEN NOT isnan({quoted}) THEN {quoted} END"
         case _ if name == "ts" and _is_time(kind):
@@ -253,9 +313,18 @@ def _cell(name: str, kind: str, date_format: str) -> str:
             return quoted
 
 
-def _is_unread(name: str, cell: str) -> str:
-    nothing = "" if name in ("ts", "value") or name in KEYS else f" AND lower(trim({_name(name)})) <> 'nan'"
-    return f"(NULLIF(trim({_name(name)}), '') IS NOT NULL AND ({cell}) IS NULL{nothing})"
+def _nothing_is_null(name: str, source: Source) -> str:
+    cell = f"NULLIF(trim({_name(name)}), '')"
+    return (
+        f"(CASE WHEN {cell} NOT IN ({', '.join(map(_text, source.null_words))}) THEN {cell} END)"
+        if source.null_words
+        else cell
+    )
+
+
+def _is_unread(name: str, cell: str, source: Source) -> str:
+    undefined = "" if name in ("ts", "value") else f" AND lower(trim({_name(name)})) <> 'nan'"
+    return f"({_nothing_is_null(name, source)} IS NOT NULL AND ({cell}) IS NULL{undefined})"
 
 
 def _is_time(kind: str) -> bool:

@@ -125,6 +125,16 @@ class Source(models.Model):
         SQL = "sql"
         FILE = "file"
 
+    class Encoding(models.TextChoices):
+        UTF_8 = "", "UTF-8"
+        LATIN_1 = "latin-1", "Latin 1, as Excel writes it in Western Europe"
+        UTF_16 = "utf-16", "UTF-16, as Excel's Unicode text"
+
+    class TimeFormat(models.TextChoices):
+        TIMES = "", "times"
+        SECONDS = "epoch_s", "seconds since 1970"
+        MILLISECONDS = "epoch_ms", "milliseconds since 1970"
+
     key = models.CharField(max_length=63, unique=True, validators=[valid_key])
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
     kind = models.CharField(max_length=4, choices=Kind)
@@ -150,6 +160,33 @@ class Source(models.Model):
         default="",
         help_text="How times are written that do not begin with the year, such as %m/%d/%Y or %d.%m.%Y %H:%M; UTC without %z.",
     )
+    time_format = models.CharField(
+        max_length=8,
+        choices=TimeFormat,
+        blank=True,
+        db_default="",
+        default="",
+        help_text="How times are held that are numbers; a database's query is then bounded by such numbers too.",
+    )
+    columns = models.JSONField(
+        blank=True, default=dict, db_default={}, help_text='What our columns are called there: {"users": "n"}.'
+    )
+    null_words = ArrayField(
+        models.CharField(max_length=20),
+        blank=True,
+        default=list,
+        db_default=[],
+        help_text=r"Texts that say nothing, such as NULL or \N.",
+    )
+    delimiter = models.CharField(
+        max_length=1,
+        blank=True,
+        db_default="",
+        default="",
+        help_text="Of a CSV; empty: the one of , ; | tab that its head has.",
+    )
+    decimal_comma = models.BooleanField(default=False, db_default=False, help_text="Numbers are written 1,5.")
+    encoding = models.CharField(max_length=8, choices=Encoding, blank=True, db_default="", default="")
     metrics = ArrayField(models.CharField(max_length=63), help_text="Keys of the metrics it feeds.")
     lineage_job = models.CharField(
         max_length=2000, blank=True, help_text="namespace/name of the OpenLineage job whose COMPLETE refreshes it."

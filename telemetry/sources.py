@@ -8,8 +8,10 @@ import datetime as dt
 import math
 import os
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +22,7 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 
 from experiments.models import Metric
-from telemetry import ingest
+from telemetry import dialects, ingest
 from telemetry.ingest import Ingested, Row
 from telemetry.lineage import LONGEST_JOB, kept_name
 from telemetry.models import Source, SourcePlace
@@ -36,9 +38,6 @@ COLUMNS = (
 MOMENTS = {"denominator_value": "value", "denominator_variance": "variance", "covariance": "covariance"}
 """Columns of a ratio's denominator, and their names in it."""
 _OWN_NAMES = re.compile(r"DATABASE|DECISIONING(?!_SOURCE)|REDIS|POSTGRES|PG|DJANGO|CELERY")
-
-_UNGUARDED = frozenset({"duckdb"})
-"""Dialects whose databases open files of the machine they run on, which is this one."""
 
 Fault = tuple[str, str, str]
 """(JSON pointer, code, detail)."""
@@ -83,8 +82,8 @@ def _faults(source: Source) -> Iterator[Fault]:
     for index, key in enumerate(source.metrics):
         if key not in known:
             yield f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered."
-    if source.date_format and (problem := _format_problem(source.date_format)):
-        yield "/date_format", "invalid", f"date_format {source.date_format!r} {problem}."
+    yield from _time_faults(source)
+    yield from _option_faults(source)
     if source.lineage_job and "/" not in source.lineage_job:
         yield "/lineage_job", "invalid", "lineage_job must be namespace/name."
     elif source.lineage_job != kept_name(source.lineage_job):
@@ -99,7 +98,7 @@ def _place_faults(source: Source) -> Iterator[Fault]:
     if source.kind == Source.Kind.SQL:
         faults = list(_url_faults(source.url_env))
         yield from faults
-        if not faults and not _places(source, SourcePlace.Kind.VARIABLE).filter(name=source.url_env).exists():
+        if not faults and not _may_read(source, SourcePlace.Kind.VARIABLE, source.url_env):
             yield (
                 "/url_env",
                 "not_bound",
@@ -115,10 +114,23 @@ def _place_faults(source: Source) -> Iterator[Fault]:
         except SourceFailed as failure:
             yield "/path", "invalid", str(failure)
         else:
-            if not any(file.is_relative_to(folder) for folder in _folders(source)):
+            place = str(file.relative_to(Path(settings.SOURCES_DIR).resolve()))
+            own = any(file.is_relative_to(folder) for folder in _folders(source))
+            if not own and not _may_read(source, SourcePlace.Kind.FOLDER, place):
                 yield "/path", "not_bound", _not_bound(source, f"The file {source.path[:80]!r}", "--folder", "...")
     else:
         yield "/kind", "invalid", f"kind is {source.kind!r}, must be sql or file."
+
+
+def _may_read(source: Source, kind: SourcePlace.Kind, place: str) -> bool:
+    """Whether a place is bound to the source's team or, being nobody's, free: what lies in the root of DECISIONING_FILES is
+    everybody's, and where there is one team, the demo's aside, nothing needs binding."""
+    if _places(source, kind).filter(name=place).exists():
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT metadata.place_is_free(%s, %s, %s)", [source.team_id, kind, place])
+        (free,) = cursor.fetchone() or (False,)
+        return bool(free)
 
 
 def _places(source: Source, kind: SourcePlace.Kind) -> QuerySet[SourcePlace]:
@@ -137,8 +149,47 @@ def _not_bound(source: Source, what: str, option: str, name: str) -> str:
     return (
         f"{what} is not bound to team {key}. The operator binds it: in the admin under Source places, or by "
         f"manage.py bind_source --team {key} {option} {name}."
-        + (f" Files in the folder {key}/ need no binding." if option == "--folder" else "")
+        + (f" Files in the folder {key}/ and in the root need no binding." if option == "--folder" else "")
     )
+
+
+def _time_faults(source: Source) -> Iterator[Fault]:
+    if source.time_format not in Source.TimeFormat.values:
+        yield "/time_format", "invalid", f"time_format is {source.time_format!r}, must be epoch_s or epoch_ms."
+    elif source.time_format and source.date_format:
+        yield "/date_format", "invalid", "Times that are numbers have no date_format. Name one of the two."
+    if source.date_format and (problem := _format_problem(source.date_format)):
+        yield "/date_format", "invalid", f"date_format {source.date_format!r} {problem}."
+
+
+_DELIMITERS = ",;|\t"
+
+
+def _option_faults(source: Source) -> Iterator[Fault]:
+    if source.encoding not in Source.Encoding.values:
+        yield (
+            "/encoding",
+            "invalid",
+            f"encoding is {source.encoding!r}, must be latin-1 or utf-16; without one it is UTF-8.",
+        )
+    if source.delimiter and source.delimiter not in _DELIMITERS:
+        yield "/delimiter", "invalid", f"delimiter is {source.delimiter!r}, must be one of , ; | and tab."
+    if source.delimiter == "," and source.decimal_comma:
+        yield "/delimiter", "invalid", "A comma cannot stand between cells and in numbers too."
+    names = source.columns if isinstance(source.columns, dict) else {"": ""}
+    for own in names.values():
+        if own not in COLUMNS:
+            yield "/columns", "invalid", f"columns names {own!r:.80}, which is none of {', '.join(COLUMNS)}."
+    if len({*names.values()}) < len(names):
+        yield "/columns", "invalid", "columns gives two columns the same name."
+
+
+def own_name(source: Source, name: str) -> str:
+    """What a column is called here: ours in lower case, whatever its case there."""
+    plain = name.strip()
+    named = {theirs.lower(): own for theirs, own in source.columns.items()}
+    own = named.get(plain.lower(), plain.lower())
+    return str(own) if own in COLUMNS else plain
 
 
 def _url_faults(url_env: str) -> Iterator[Fault]:
@@ -146,12 +197,11 @@ def _url_faults(url_env: str) -> Iterator[Fault]:
         yield "/url_env", "missing_field", "url_env must name an environment variable, such as WAREHOUSE_URL."
     elif _OWN_NAMES.match(url_env):
         yield "/url_env", "invalid", f"{url_env} is the portal's own. Use another, or DECISIONING_SOURCE_..."
-    elif (named := dialect(os.environ.get(url_env, ""))) in _UNGUARDED:
-        detail = (
-            f"{url_env} holds a {named}: URL, and {named} could read every file here. Export the rows as "
-            "Parquet or CSV below DECISIONING_FILES and use kind file."
-        )
-        yield "/url_env", "unsupported_dialect", detail
+    elif (url := os.environ.get(url_env, "")) and dialects.named(url) in dialects.IN_FILES:
+        try:
+            _database_path(url.partition("://")[2].partition("/")[2].partition("?")[0])
+        except SourceFailed as failure:
+            yield "/url_env", "invalid", f"{url_env}: {failure}"
 
 
 def _format_problem(date_format: str) -> str:
@@ -170,23 +220,34 @@ def _format_problem(date_format: str) -> str:
     return ""
 
 
-def dialect(url: str) -> str:
-    """The kind of database that a URL names, whatever its driver and case.
-
-    >>> dialect("DuckDB+any_driver:///a.db"), dialect("no url")
-    ('duckdb', 'no url')
-    """
-    return re.split(r"[+:]", url.strip(), maxsplit=1)[0].lower()
-
-
 def file_of(path: str) -> Path:
     """A source's file, which must lie below the folder of files. Raises SourceFailed."""
+    found = _below(path)
+    if not found.name.lower().endswith((".csv", ".csv.gz", ".parquet")):
+        raise SourceFailed(f"{path[:80]!r} must end with .csv, .csv.gz or .parquet.")
+    return found
+
+
+def database_file(path: str) -> Path:
+    """The file of a database that is read here, which must lie below the folder of files and be there. Raises SourceFailed."""
+    found = _database_path(path)
+    if not found.is_file():  # an engine might make it
+        raise SourceFailed("There is no such database file in the folder of files, DECISIONING_FILES.")
+    return found
+
+
+def _database_path(path: str) -> Path:
+    if not path or path.startswith(":") or path.lower().startswith(("file:", "md:", "motherduck:")):
+        raise SourceFailed("A database of this kind must be a file below the folder of files, DECISIONING_FILES.")
+    return _below(path)
+
+
+def _below(path: str) -> Path:
+    """Where a path leads, links followed. Raises SourceFailed."""
     root = Path(settings.SOURCES_DIR).resolve()
-    found = (root / path).resolve()
-    if not path or not found.is_relative_to(root) or "\x00" in path:
+    found = None if "\x00" in path else (root / path).resolve()
+    if not path or found is None or not found.is_relative_to(root):
         raise SourceFailed(f"{path[:80]!r} is not below the folder of files, DECISIONING_FILES.")
-    if found.suffix.lower() not in (".csv", ".parquet"):
-        raise SourceFailed(f"{path[:80]!r} must end with .csv or .parquet.")
     return found
 
 
@@ -194,8 +255,30 @@ _QUIET = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\$(\
 PARAMETER = re.compile(r"(?<![:\w]):(since|until)\b")
 
 
+def code_of(query: str) -> str:
+    """A query without its texts, quoted names and comments."""
+    return _QUIET.sub(" ", query)
+
+
+def with_parameters(query: str, *, parameter: str, colon: str) -> str:
+    """The query as an engine takes it: `parameter` in place of :since and :until, `colon` of all others, in texts and comments too.
+
+    >>> with_parameters("SELECT '12:30 :since', a::int WHERE ts > :since", parameter=r"$\1", colon=":")
+    "SELECT '12:30 :since', a::int WHERE ts > $since"
+    """
+
+    def said(text: str) -> str:
+        return re.sub(rf"{PARAMETER.pattern}|:", lambda found: found.expand(parameter) if found[1] else colon, text)
+
+    parts, at = list[str](), 0
+    for quiet in _QUIET.finditer(query):
+        parts += [said(query[at : quiet.start()]), quiet[0].replace(":", colon)]
+        at = quiet.end()
+    return "".join([*parts, said(query[at:])])
+
+
 def _query_faults(query: str) -> Iterator[Fault]:
-    said = _QUIET.sub(" ", query).strip().removesuffix(";").rstrip()
+    said = code_of(query).strip().removesuffix(";").rstrip()
     if not re.match(r"(select|with)\b", said, re.IGNORECASE):
         yield "/query", "invalid", "The query must be one SELECT."
     elif ";" in said:
@@ -324,7 +407,7 @@ def _ref(raw: Mapping[str, Any]) -> str | int | None:
 def _place(source: Source, raw: Mapping[str, Any], number: int) -> str:
     in_file = raw.get("line") if source.kind == Source.Kind.FILE else None
     if isinstance(in_file, int):
-        return f"{'Line' if source.path.lower().endswith('.csv') else 'Row'} {in_file}"
+        return f"{'Row' if source.path.lower().endswith('.parquet') else 'Line'} {in_file}"
     return f"Row {number} of the query"
 
 
@@ -371,17 +454,43 @@ class _Unfit(Exception):
 def _value(source: Source, name: str, value: object) -> object:
     """The value of one column: a text says what it is by itself, and what is not there or not defined is None. Raises _Unfit."""
     value = _plain(value)
+    if name == "ts" and source.time_format and value is not None:
+        return _since_1970(source, value)
     if isinstance(value, str):
         value = value.strip()
+        if value in source.null_words:
+            return None
         if name not in KEYS:
-            value = _moment(source, value) if name == "ts" else _number(value)
+            value = _moment(source, value) if name == "ts" else _number(_pointed(source, value))
     if isinstance(value, float) and math.isnan(value) and name not in ("ts", "value"):
         return None
     return None if value == "" else value
 
 
+EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
+PER_SECOND = {Source.TimeFormat.SECONDS.value: 1, Source.TimeFormat.MILLISECONDS.value: 1_000}
+
+
+def _since_1970(source: Source, value: object) -> dt.datetime:
+    if isinstance(value, dt.datetime) and value.tzinfo:  # a file's, which its engine has read
+        return value
+    number = _number(value.strip()) if isinstance(value, str) else value
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        with suppress(OverflowError, ValueError):
+            return EPOCH + dt.timedelta(seconds=number / PER_SECOND[source.time_format])
+    detail = (
+        f"ts {value!r:.60} is no number of {Source.TimeFormat(source.time_format).label}, the source's time_format."
+    )
+    raise _Unfit("invalid_timestamp", detail)
+
+
 def _plain(value: object) -> object:
     return float(value) if isinstance(value, Decimal) else value
+
+
+def _pointed(source: Source, text: str) -> str:
+    """A number with a decimal point. One with both signs stays as it is, and is then none."""
+    return text.replace(",", ".") if source.decimal_comma and "." not in text else text
 
 
 def _number(text: str) -> object:
@@ -503,14 +612,33 @@ def reading(source: Source, *, now: dt.datetime) -> Reading:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """Of the rows of one metric that a dry run has understood: their number, units, the mean and standard deviation of the values, the
+    newest time."""
+
+    metric: str
+    rows: int
+    n: int | None
+    mean: float
+    sd: float | None
+    newest: dt.datetime
+
+
+@dataclass(frozen=True)
 class Preview:
-    """What a run would do with the first chunk: the counts it would report and the first rows as the query yields them."""
+    """What a run would do with the first chunk: the counts it would report and the first rows as the query yields them.
+
+    summaries: of the rows as they are understood, by metric. ignored_columns: what the query yields besides. warnings: what looks wrong.
+    """
 
     since: dt.datetime
     until: dt.datetime
     stored: Stored
     rows: tuple[Mapping[str, Any], ...]
     more: bool
+    summaries: tuple[Summary, ...]
+    ignored_columns: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def preview(source: Source, *, now: dt.datetime) -> Preview:
@@ -525,4 +653,50 @@ def preview(source: Source, *, now: dt.datetime) -> Preview:
     with transaction.atomic():
         stored = store(source, chunk, reading=asked, now=now)
         transaction.set_rollback(True)
-    return Preview(asked.since, asked.until, stored, tuple(chunk[:SHOWN]), more=len(chunk) == CHUNK)
+    understood = [row for raw in chunk if (row := _understood(source, raw, known=True)[0]) is not None]
+    return Preview(
+        asked.since,
+        asked.until,
+        stored,
+        tuple(_shown(raw) for raw in chunk[:SHOWN]),
+        more=len(chunk) == CHUNK,
+        summaries=tuple(_summaries(understood)),
+        ignored_columns=tuple(
+            sorted({name for raw in chunk if not isinstance(raw, Unread) for name in raw} - {*COLUMNS, "line"})
+        ),
+        warnings=tuple(_warnings(understood, now=now)),
+    )
+
+
+def _shown(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without the columns of a file of which only the name was asked for."""
+    return {name: value for name, value in raw.items() if value is not None or name in COLUMNS}
+
+
+def _summaries(rows: Sequence[Row]) -> Iterator[Summary]:
+    for metric in sorted({row.metric for row in rows}):
+        mine = [row for row in rows if row.metric == metric]
+        values = [row.value for row in mine]
+        units = [row.n for row in mine if row.n is not None]
+        yield Summary(
+            metric,
+            rows=len(mine),
+            n=sum(units) if units else None,
+            mean=statistics.fmean(values),
+            sd=statistics.stdev(values) if len(values) > 1 else None,
+            newest=max(row.ts for row in mine),
+        )
+
+
+_FARTHEST_ZONE = dt.timedelta(hours=14)
+
+
+def _warnings(rows: Sequence[Row], *, now: dt.datetime) -> Iterator[str]:
+    newest = max((row.ts for row in rows), default=None)
+    if newest is not None and ingest.FUTURE < newest - now <= _FARTHEST_ZONE:
+        yield f"Times look local: the newest, {newest:%Y-%m-%d %H:%MZ}, is {(newest - now) / dt.timedelta(hours=1):.1f} h ahead of now. Yield them in UTC."
+    single = [row for row in rows if row.n == 1 and row.variance == 0]
+    shares = [row for row in rows if row.n and row.n < 10**6 and row.variance and 0 < row.value < 1]
+    populations = [row for row in shares if math.isclose(row.variance or 0, row.value * (1 - row.value), rel_tol=1e-12)]
+    if single or len(populations) > len(shares) / 2:
+        yield "Variances look like a population's: divide by n - 1, as VAR_SAMP does, and yield null for one unit."

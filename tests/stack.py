@@ -72,7 +72,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.name not in _LONG)
     if not config.option.markexpr:
         apart = [
-            item for item in items if any(map(item.get_closest_marker, ("faults", "benchmarks", "packages", "looks")))
+            item
+            for item in items
+            if any(map(item.get_closest_marker, ("faults", "benchmarks", "packages", "looks", "databases")))
         ]
         items[:] = [item for item in items if item not in apart]
         config.hook.pytest_deselected(items=apart)

@@ -211,7 +211,7 @@ def test_no_stored_row_of_the_bug_reports_stops_a_job_or_a_page(
     everything_answers(program, person, "odd", "calm")
 
 
-@settings(max_examples=4, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(series=st.lists(CELLS, min_size=len(KINDS) * 2, max_size=len(KINDS) * 2))
 def test_no_stored_row_stops_a_job_or_a_page(
     team: Team, calm: Experiment, metrics: list[Metric], program: Client, person: Client, series: list[list[Cell]]

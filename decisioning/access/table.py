@@ -177,6 +177,7 @@ ADMIN: MappingProxyType[str, frozenset[str]] = MappingProxyType({
         "telemetry.quarantinedevent": "view",
         "telemetry.refreshrun": "view",
         "telemetry.source": "view add change delete",
+        "telemetry.sourceplace": "view add change delete",
     }.items()
 })  # fmt: skip
 

@@ -26,6 +26,7 @@ from decisioning.api.serializers import ExperimentIn, ExperimentPatch, Transitio
 from experiments import lifecycle, plan
 from experiments.models import Experiment
 from gates import policies, readings
+from gates.evaluation import show_plan
 from gates.outlook import outlook
 from gates.policy import lint_plan, parse, plan_warnings
 from telemetry.freshness import WORST_LAST
@@ -145,6 +146,7 @@ class OneExperiment(Door):
                 _rebind(experiment, values["policy"])
             elif changes.keys() - {"name", "hypothesis", "owner"}:
                 _check(experiment)
+            show_plan(experiment)
         except plan.PlanRefused as refusal:
             raise refused(refusal) from refusal
         shown = shown_document(experiment)
@@ -173,6 +175,7 @@ def created(values: dict[str, Any], *, team: Team, by: Principal, now: datetime)
     try:
         experiment = plan.create(ExperimentIn.domain(values, owner=by.owner), team=team, by=by, now=now)
         _bind(experiment, values.get("policy"))
+        show_plan(experiment)
     except plan.PlanRefused as refusal:
         raise refused(refusal) from refusal
     return experiment

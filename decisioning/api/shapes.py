@@ -660,6 +660,12 @@ class SourceOut(Shape):
     overlap_s = whole()
     time_limit_s = whole()
     date_format = maybe_text()
+    time_format = maybe_text()
+    columns = s.DictField(child=text())
+    null_words = texts()
+    delimiter = maybe_text()
+    decimal_comma = s.BooleanField()
+    encoding = maybe_text()
     metrics = texts()
     lineage_job = maybe_text()
     enabled = s.BooleanField()
@@ -669,6 +675,17 @@ class SourceOut(Shape):
     failures = whole()
     failure_share = maybe_number()
     freshness = FedOut(allow_null=True)
+
+
+class SummaryOut(Shape):
+    """The rows of one metric as they are understood: n units in all, mean and standard deviation of the values."""
+
+    metric = text()
+    rows = whole()
+    n = maybe_whole()
+    mean = s.FloatField()
+    sd = maybe_number()
+    newest = maybe_at()
 
 
 class PreviewOut(Shape):
@@ -683,6 +700,9 @@ class PreviewOut(Shape):
     ignored = whole()
     ignored_experiments = texts()
     problems = texts()
+    summaries = SummaryOut(many=True)
+    ignored_columns = texts()
+    warnings = texts()
     rows = s.ListField(child=s.DictField())
     more = s.BooleanField()
 

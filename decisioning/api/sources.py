@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -146,6 +147,12 @@ def _told(source: Source) -> dict[str, Any]:
         "overlap_s": source.overlap_s,
         "time_limit_s": source.time_limit_s,
         "date_format": source.date_format or None,
+        "time_format": source.time_format or None,
+        "columns": source.columns,
+        "null_words": source.null_words,
+        "delimiter": source.delimiter or None,
+        "decimal_comma": source.decimal_comma,
+        "encoding": source.encoding or None,
         "metrics": source.metrics,
         "lineage_job": source.lineage_job or None,
         "enabled": source.enabled,
@@ -168,6 +175,9 @@ def _previewed(preview: sources.Preview) -> dict[str, Any]:
         "ignored": stored.ignored,
         "ignored_experiments": list(stored.strangers),
         "problems": list(stored.problems),
+        "summaries": [{**asdict(of), "newest": rfc3339(of.newest)} for of in preview.summaries],
+        "ignored_columns": list(preview.ignored_columns),
+        "warnings": list(preview.warnings),
         "rows": [{name: _shown(value) for name, value in row.items()} for row in preview.rows],
         "more": preview.more,
     }

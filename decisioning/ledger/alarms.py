@@ -111,10 +111,13 @@ class _Step:
 
 def _take(steps: Sequence[_Step], now: datetime) -> int:
     """All at once; where that fails each alone, so that what is wrong with one holds up that one. Returns the messages told."""
+    new = [step.alarm for step in steps if step.alarm.pk is None]
     try:
         with transaction.atomic():
             _write(steps)
     except Exception:  # which of them it is, and what it says, is found out now
+        for row in (*new, *(step.message for step in steps if step.message is not None)):
+            row.pk = None  # it was given one that was then rolled back
         done = [step for step in steps if _took(step, now)]
     else:
         done = list(steps)

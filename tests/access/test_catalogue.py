@@ -43,6 +43,8 @@ CALLABLE = {
     "audit.seal": {WORKER},
     "audit.signed": {WEB, WORKER},
     "audit.verify": {WORKER},
+    "metadata.place_is_free": {WEB, WORKER},
+    "metrics.answered": {WEB, WORKER},
     "metrics.default_partition_rows": {WORKER},
     "metrics.drop_partition": {WORKER},
     "metrics.drop_partitions": {WORKER},

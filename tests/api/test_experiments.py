@@ -11,6 +11,8 @@ from gates.models import Cursor
 from tests.api.conftest import PLAN, Caller, Makes, errors_of
 from tests.conftest import as_role
 
+GATES_AT_START = {"vrps_uplift": "no_data", "density": "inconclusive", "freshness": "no_data", "srm": "no_data"}
+
 
 def ago(**delta: float) -> str:
     return (datetime.now(UTC) - timedelta(**delta)).isoformat()
@@ -50,11 +52,33 @@ def test_name_hypothesis_and_target_kpis_are_enough(ops: Caller) -> None:
             "values": [],
         }
     ]
-    assert made["gates"] == []
+    assert {g["gate"]: g["verdict"] for g in made["gates"]} == GATES_AT_START
     told = made["recommendation"]
     assert (told["action"], told["code"], told["state"], told["evidence_digest"]) == ("hold", "no_data", "open", None)
     assert told["policy"] == {"name": "default", "version": 1}
     assert made["links"]["audit"] == f"/api/experiments/{made['id']}/audit"
+
+
+def test_every_gate_of_the_plan_is_there_at_once_and_says_what_it_waits_for(ops: Caller) -> None:
+    made = ops.post("/api/experiments", PLAN).json()
+
+    gates = ops.get(f"/api/experiments/{made['key']}/gates").json()
+
+    assert {g["gate"]: g["verdict"] for g in gates["results"]} == GATES_AT_START
+    assert [g["reason"] for g in gates["results"] if g["kind"] in ("uplift", "freshness")] == [
+        "Vrps: no closed row of control and treatment yet.",
+        "vrps of control has no row yet; vrps of treatment has no row yet.",
+    ]
+    assert made["recommendation"]["action"] == "hold"
+
+
+def test_the_gates_of_a_draft_follow_its_plan(ops: Caller) -> None:
+    draft = ops.post("/api/experiments", {**PLAN, "start": False}).json()
+    guard = {"metric": {"key": "errors", "kind": "proportion", "direction": "decrease"}, "role": "guardrail"}
+
+    changed = ops.patch(f"/api/experiments/{draft['key']}", {"target_kpis": [*PLAN["target_kpis"], guard]}).json()
+
+    assert {g["gate"] for g in changed["gates"]} == {*GATES_AT_START, "errors_guard"}
 
 
 def test_the_whole_plan_of_the_contract_is_taken(ops: Caller) -> None:

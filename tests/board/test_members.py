@@ -177,3 +177,16 @@ def test_who_came_in_and_by_whom_stands_in_the_audit(ada: Client) -> None:
     assert "mara in growth as operator" in shown
     assert "mara@example.org to growth as operator" in shown
     assert "staple-9-pony" not in shown
+
+
+def test_an_admin_of_the_installation_finds_every_team_on_the_profile_page(growth: Team, scene: Scene) -> None:
+    with as_role("owner"):
+        other = Team.objects.create(key="other", name="Other", created_at=scene.now)
+    root = Client()
+    root.force_login(person("root", other, admin=True))
+
+    text = root.get("/profile").text
+
+    assert 'href="/teams/growth"' in text
+    assert 'href="/teams/other"' in text
+    assert "Invite somebody" in root.get("/teams/growth").text

@@ -42,6 +42,8 @@ PAGES = {
     "keys": "/keys",
     "webhooks": "/webhooks",
     "profile": "/profile",
+    "team": "/teams/growth",
+    "policy-copy": "/policies/1/1/copy",
     "password": "/password",
     "not-found": "/nowhere",
     "admin": "/admin/",

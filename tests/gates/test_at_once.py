@@ -1,5 +1,6 @@
 """People and workers at one experiment at the same time: nobody waits for what is only being read and folded."""
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -78,26 +79,37 @@ def judging(walk: Walk) -> Iterator[Future[Done]]:
         yield future
 
 
-def test_whatever_a_person_writes_while_a_worker_judges_is_written_at_once_and_judged_next(walk: Walk) -> None:
+def test_a_new_name_and_a_slot_that_is_asked_for_leave_what_a_worker_judges_as_it_is(walk: Walk) -> None:
     document = f"/api/experiments/{walk.key}"
     etag = walk.client.get(document)["ETag"]
-    digest = walk.recommendation()["evidence_digest"]
     with judging(walk) as future:
-        written = [
-            walk.client.patch(document, {"name": "Two"}, content_type="application/json", headers={"If-Match": etag}),
-            walk.client.post(f"{document}/evaluate"),
-            *(
-                walk.client.post(f"{document}/transitions", {"to": to}, content_type="application/json")
-                for to in ("paused", "running")
-            ),
-        ]
+        named = walk.client.patch(
+            document, {"name": "Two"}, content_type="application/json", headers={"If-Match": etag}
+        )
+        asked = walk.client.post(f"{document}/evaluate")
     done = future.result()
 
-    assert [answer.status_code for answer in written] == [200, 202, 200, 200]
-    assert (done.experiments, len(done.overtaken), done.evaluations) == (0, 1, 0)
+    assert (named.status_code, asked.status_code) == (200, 202)
+    assert (done.experiments, done.overtaken) == (1, [])
+    with as_role("worker"):
+        cursor = Cursor.objects.get()
+        assert cursor.asked_slot is not None, "it was asked for after it was judged"
+        assert cursor.due_at is not None
+        assert cursor.due_at <= dt.datetime.now(dt.UTC)
+
+
+def test_a_pause_and_an_answer_are_taken_at_once_while_a_worker_judges_and_judged_next(walk: Walk) -> None:
+    digest = walk.recommendation()["evidence_digest"]
+    with judging(walk) as future:
+        paused = walk.post(f"/api/experiments/{walk.key}/transitions", {"to": "paused"})
+    first = future.result()
+    walk.post(f"/api/experiments/{walk.key}/transitions", {"to": "running"})
     with judging(walk) as future:
         walk.answer(evidence_digest=digest, action="override", override_to="hold", reason="One more day.")
-    assert len(future.result().overtaken) == 1
+    second = future.result()
+
+    assert paused["status"] == "paused"
+    assert [(d.experiments, len(d.overtaken), d.evaluations) for d in (first, second)] == [(0, 1, 0)] * 2
     again = judged(walk)
     assert (again.experiments, again.overtaken) == (1, [])
     with as_role("worker"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -85,6 +87,29 @@ def test_a_guard_whose_control_is_zero_can_fail(kpi: Kpi) -> None:
 
     assert w.said() == ("delete", "harm", "proposed")
     assert gate(w.at(), f"{kpi.metric}_guard").reading is None, "there is no relative effect to show"
+
+
+def test_a_guard_that_fails_against_a_control_of_zero_says_how_far_it_is() -> None:
+    state = gate(guarded(CRASHES, 0.0, 0.05, hours=30).at(), "crashes_guard")
+
+    assert state.verdict == "fail"
+    assert re.search(r"control is still 0, so .* t1 is proved to be at best −[\d,.]+%", state.reason), state.reason
+
+
+def test_a_ratio_whose_denominator_is_gone_says_so_and_not_that_units_are_lacking() -> None:
+    per_user = msgspec.structs.replace(SPENT, metric="per_user", kind="ratio")
+    w = guarded(per_user, 5.0, 0.0, hours=30)
+    for variant, mean in (("control", 2.0), ("t1", 0.0)):
+        rows = w.rows["per_user", variant]
+        column = [mean] * len(rows.ts)
+        w.rows["per_user", variant] = replace(
+            rows, denominator_value=column, denominator_variance=column, covariance=[0.0] * len(column)
+        )
+
+    state = gate(w.at(), "per_user_guard")
+    assert (state.verdict, state.extra["why"]) == ("inconclusive", "denominator")
+    assert "denominator of control or t1 is 0" in state.reason
+    assert state.reason in w.recommended().blockers
 
 
 @pytest.mark.parametrize("kpi", [CHECKOUT, CRASHES])

@@ -215,6 +215,20 @@ def test_what_cannot_be_judged_is_suspended_alone_and_until_it_can_be_again(scen
     assert scene.accepted(scene.broken) == "scaled"
 
 
+def test_an_answer_that_ended_it_is_shown_as_it_was_once_the_cause_is_mended(scene: Scene) -> None:
+    with as_role("worker"):
+        experiment = Experiment.objects.select_related("team").get(pk=scene.broken.experiment_id)
+        (proposal,) = open_recommendations([experiment])
+        record_decision(experiment, digest=proposal.evidence_digest, action="accept", by=ANN, now=scene.now)
+    answered = scene.said(scene.broken)
+    mend = BREAKS["a value that overflows"](scene.broken.experiment_id)
+    assert [key for key, _ in scene.sweep(scene.now + HOUR).failed] == ["trial-1"]
+    assert scene.said(scene.broken)["blockers"]
+    mend()
+    assert scene.sweep(scene.now + HOUR).failed == []
+    assert scene.said(scene.broken) == answered
+
+
 @settings(
     max_examples=8,
     derandomize=True,

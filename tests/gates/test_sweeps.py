@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric, TargetKpi, Variant
-from gates.evaluation import due, evaluate, open_recommendations, pass_over
+from gates.evaluation import differences, due, evaluate, evaluate_due, open_recommendations, pass_over
 from gates.fold import State
-from gates.models import Cursor, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation
+from gates.models import Cursor, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation, Step
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
 from tests.examples import examples
@@ -213,3 +213,42 @@ def test_a_sweep_takes_as_many_statements_for_six_experiments_as_for_two(portal:
     with as_role("worker"):
         assert Recommendation.objects.count() == (8 if new else 0)
         assert Evaluation.objects.filter(slot__gt=START + 3 * HOUR).exists() == new
+
+
+def test_of_many_histories_to_tell_anew_a_chunk_takes_a_few_and_the_others_come_in_the_next_round(
+    portal: Portal,
+) -> None:
+    targets = [portal.start() for _ in range(5)]
+    for hour in range(1, 7):
+        for target in targets:
+            send(target, rows_at(START + hour * HOUR, random.Random(hour), -0.3), now=START + hour * HOUR)
+    with as_role("worker"):
+        evaluate_due(now=START + 6 * HOUR + SLOT)
+    with as_role("owner"):
+        PolicyVersion.objects.create(
+            policy=portal.policy, team=portal.team, number=2, body={**RULES, "min_days": 1}, author="ann",
+            created_at=START, activated_at=START + 6 * HOUR,
+        )  # fmt: skip
+    now = START + 6 * HOUR + 2 * SLOT
+    with as_role("worker"):
+        facts = list(Step.objects.order_by("pk").values_list("pk", "slot"))
+        first = evaluate([t.experiment_id for t in targets], now=now)
+        rest, more = due(now=now)
+        done = evaluate_due(now=now)
+
+    assert (first.experiments, first.put_off, first.overtaken) == (2, 3, [])
+    assert [len(ids) for ids in rest] == [2, 1]
+    assert not more
+    assert (done.experiments, done.put_off) == (3, 0)
+    with as_role("worker"):
+        assert all(
+            because == "policy_changed"
+            for because in Recommendation.objects.exclude(superseded_at=None).values_list(
+                "superseded_because", flat=True
+            )
+        )
+        assert Recommendation.objects.exclude(superseded_at=None).count() == 5
+        assert (
+            list(Step.objects.filter(pk__in=[pk for pk, _ in facts]).order_by("pk").values_list("pk", "slot")) == facts
+        ), "facts that are the same stay"
+        assert [differences(Experiment.objects.get(pk=t.experiment_id)) for t in targets] == [[]] * 5

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from decisioning import slo, tasks
 from decisioning.access import outbound
 from decisioning.access.models import Team
-from decisioning.ledger import delivery, seals
+from decisioning.ledger import alarms, delivery, seals
 from decisioning.ledger.alarms import RESTS, Unknown, Wrong, reconcile
 from decisioning.ledger.channels import ChannelRefused, open_channel
 from decisioning.ledger.delivery import Outcome
 from decisioning.ledger.models import Alarm, Channel, Delivery, OutboxMessage
 from decisioning.ledger.outbox import tell
+from decisioning.ledger.outbox import tell_all as tell_all_
 from experiments.models import Experiment, Metric
 from gates import alarms as gate_alarms
 from telemetry import breaches, pulls, retention
@@ -171,6 +172,25 @@ def test_an_alarm_that_cannot_be_told_costs_no_other_its_message_and_rests(now: 
         assert reconcile("guard.failed", look, now=now + dt.timedelta(minutes=1)) == 0
         bad = 1
         assert reconcile("guard.failed", look, now=now + RESTS) == 1
+
+
+def test_a_message_that_cannot_be_written_costs_no_other_alarm_its_own(
+    now: dt.datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = teams(3, now)
+
+    def tell_all(messages: list[OutboxMessage]) -> None:
+        real(messages)
+        if any(message.team_id == of[1].pk for message in messages):
+            raise ValueError("of this one")
+
+    real: Callable[..., None] = tell_all_
+    monkeypatch.setattr(alarms, "tell_all", tell_all)
+    with as_role("worker"):
+        assert reconcile("guard.failed", lambda: [Wrong(t.pk, None, "x", {}) for t in of], now=now) == 2
+        told = dict(Alarm.objects.values_list("team_id", "told_at"))
+        assert told == {of[0].pk: now, of[1].pk: None, of[2].pk: now}
+        assert set(OutboxMessage.objects.values_list("team_id", flat=True)) == {of[0].pk, of[2].pk}
 
 
 def test_a_team_that_cannot_be_counted_keeps_its_alarms_and_costs_no_other_its_own(

@@ -12,6 +12,7 @@ from django.test import Client
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric, Variant
 from telemetry.models import ExperimentKpi, Source
+from tests.api.warehouse import bind
 from tests.conftest import as_role
 
 URL = "/admin/telemetry/source/import/"
@@ -116,6 +117,7 @@ def test_the_list_of_sources_leads_to_the_import(person: Client) -> None:
 
 def test_a_source_made_here_is_checked_and_tried_out(person: Client, team: Team, tmp_path: Path, settings: Any) -> None:
     settings.SOURCES_DIR = tmp_path
+    bind(team, folder="rows.csv")
     header = "experiment,metric,variant,ts,value,n,variance"
     (tmp_path / "rows.csv").write_text("\n".join([header, line(1, "3.5")]))
     said = {

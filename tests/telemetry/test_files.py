@@ -1,5 +1,6 @@
 """Files are read by what each cell says: no type, day or number is guessed from the lines before it."""
 
+import gzip
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def folder(settings: LazySettings, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(path: Path, query: str = ALL, **said: str) -> tuple[Rows, list[Unread]]:
+def read(path: Path, query: str = ALL, **said: Any) -> tuple[Rows, list[Unread]]:
     """(rows, lines that could not be read)."""
     source = Source(kind="file", path=path.name, query=query, metrics=["m"], **said)
     bounds = {"since": TOP - timedelta(days=30), "until": TOP + timedelta(days=30)}
@@ -204,3 +205,81 @@ def test_a_head_that_names_nothing_one_column_twice_or_none_of_ours_is_said(fold
 
 def test_a_header_alone_is_no_row(folder: Path) -> None:
     assert read(write(folder)) == ([], [])
+
+
+@pytest.mark.parametrize(("time_format", "scale"), [("epoch_s", 1), ("epoch_ms", 1_000)])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_times_that_are_numbers_are_read_as_the_source_says(
+    folder: Path, time_format: str, scale: int, kind: str
+) -> None:
+    number = int(TOP.timestamp()) * scale
+    path = write(folder, f"e,m,c,{number},1,1", f"e,m,c,{number + 3_600 * 24 * 300 * scale},2,1")
+    if kind == "parquet":
+        path = folder / "kpis.parquet"
+        duckdb.sql(f"COPY (FROM '{folder}/kpis.csv') TO '{path}'")
+    ((row,), unread) = read(path, time_format=time_format)
+    assert (row["ts"], row["value"], unread) == (TOP, 1, [])
+    assert _value(Source(kind="sql", time_format=time_format), "ts", number) == TOP
+
+
+def test_a_number_is_no_time_unless_the_source_says_so(folder: Path) -> None:
+    path = write(folder, "e,m,c,1764000000,1,1")
+    assert [line["ts"] for line in read(path)[1]] == ["1764000000"]
+    (folder / "kpis.csv").write_text("experiment,seen,value\ne,1764000000,1\n")
+    ((row,), _) = read(folder / "kpis.csv", "SELECT experiment, seen AS ts, value FROM rows WHERE :since < :until")
+    assert row["ts"] == 1764000000, "which is then refused as no time"
+
+
+# As exporters write them ---------------------------------------------------------------------------------------------------
+
+
+def test_a_spreadsheets_export_with_semicolons_and_decimal_commas_is_read(folder: Path) -> None:
+    path = folder / "kpis.csv"
+    head, lines = (
+        "Experiment;Metric;TS;Value;Nutzer;Bemerkung",
+        ("e;m;24.11.2026 06:00;0,5;1800;für uns", "e;m;24.11.2026 06:00;1.000,5;1;x"),
+    )
+    path.write_bytes("\r\n".join([head, *lines, ""]).encode("latin-1"))
+    said: dict[str, Any] = {
+        "date_format": "%d.%m.%Y %H:%M",
+        "decimal_comma": True,
+        "encoding": "latin-1",
+        "columns": {"nutzer": "n"},
+    }
+    ((row,), (line,)) = read(path, **said)
+    assert (row["ts"], row["value"], row["n"]) == (TOP, 0.5, 1800)
+    assert (line["line"], line["value"]) == (3, "1.000,5"), "which may be a thousand or one"
+
+
+def test_unicode_text_of_a_spreadsheet_is_read(folder: Path) -> None:
+    path = folder / "kpis.csv"
+    path.write_bytes("experiment\tts\tvalue\ne\t2026-11-24\t1\n".encode("utf-16"))
+    with pytest.raises(SourceFailed, match="encoding"):
+        read(path)
+    assert of(read(path, encoding="utf-16")[0], "value") == [1]
+
+
+def test_words_for_nothing_are_nothing(folder: Path) -> None:
+    path = write(folder, "e,m,c,2026-11-24,1,NULL", r"e,m,c,2026-11-24,2,\N", "e,m,c,2026-11-24,3,NA")
+    rows, (line,) = read(path, null_words=["NULL", r"\N"])
+    assert ([(row["value"], row["n"]) for row in rows], line["n"]) == ([(1, None), (2, None)], "NA")
+
+
+def test_a_packed_csv_is_read_as_it_is_unpacked(folder: Path) -> None:
+    path = folder / "kpis.CSV.gz"
+    path.write_bytes(gzip.compress(f"{HEAD}\ne,m,c,2026-11-24,1,5\ne,m,c,2026-11-24,x,5\n".encode()))
+    rows, (line,) = read(path)
+    assert (of(rows, "n"), line["line"]) == ([5], 3)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises((SourceFailed, duckdb.Error)):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_of_another_name_are_ours_when_the_source_says_so(folder: Path, kind: str) -> None:
+    path = write(folder, "007,2026-11-24,0.5,8", head="Test ID,Day,Rate,Users")
+    if kind == "parquet":
+        path = folder / "kpis.parquet"
+        duckdb.sql(f"COPY (FROM read_csv('{folder}/kpis.csv', all_varchar = true)) TO '{path}'")
+    ((row,), _) = read(path, columns={"test id": "experiment", "DAY": "ts", "rate": "value", "users": "n"})
+    assert row == {"line": row["line"], "experiment": "007", "ts": TOP.replace(hour=0), "value": 0.5, "n": 8}

@@ -89,13 +89,31 @@ def test_a_file_is_read_by_the_team_whose_folder_it_lies_in(
         "growth/../search/theirs.csv",
         "growth/link.csv",
         "growth/out/theirs.csv",
-        "rows.csv",
+        "nobodys/rows.csv",
     ):
         assert of(path) == [("/path", "not_bound")], path
     assert of("shared/a/b.csv", search) == [("/path", "not_bound")]
 
 
-def test_a_source_that_lost_its_binding_fails_at_its_next_run(team: Team, now: dt.datetime) -> None:
+def test_what_lies_in_the_root_is_every_teams_unless_it_is_bound_to_another(
+    team: Team, search: Team, now: dt.datetime
+) -> None:
+    shared = source(team, now, kind="file", url_env="", path="rows.csv")
+    assert faults(shared) == []
+    bind(search, folder="rows.csv")
+    assert faults(shared) == [("/path", "not_bound")]
+
+
+def test_the_only_team_binds_nothing_and_keeps_out_of_the_demos_folder(team: Team, now: dt.datetime) -> None:
+    with as_role("owner"):
+        Team.objects.exclude(pk=team.pk).delete()
+        Team.objects.create(key="demo", name="Demo", created_at=now)
+    assert faults(source(team, now)) == []
+    assert faults(source(team, now, kind="file", url_env="", path="any/where.csv")) == []
+    assert faults(source(team, now, kind="file", url_env="", path="demo/feed.csv")) == [("/path", "not_bound")]
+
+
+def test_a_source_that_lost_its_binding_fails_at_its_next_run(team: Team, search: Team, now: dt.datetime) -> None:
     of = source(team, now)
     with as_role("worker"):
         of.save()

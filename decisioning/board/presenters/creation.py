@@ -17,6 +17,7 @@ from decisioning.board.forms import COMES, ExperimentForm
 from experiments import plan
 from experiments.models import Experiment, Metric
 from gates import policies, readings
+from gates.evaluation import show_plan
 from gates.models import PolicyBinding
 from gates.outlook import outlook
 from gates.plan import Baseline, Kpi, Plan, Variant
@@ -75,6 +76,7 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
         with transaction.atomic():
             made = plan.create(new, team=data["team"], by=by, now=now)
             if _fits(form, made):
+                show_plan(made)
                 return made
             transaction.set_rollback(True)
     except plan.PlanRefused as refusal:

@@ -21,6 +21,7 @@ _KEPT_FOR_S = 60.0
 _CALM_SHOWN = 50
 _DAYS = f"{slo.WINDOW.days} days"
 _LACKS = {
+    "denominator": "A denominator is 0",
     "density": "Buckets are missing",
     "noisy": "Too noisy to judge",
     "spread": "Every unit has the same value",

@@ -427,7 +427,7 @@ def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
         "said": f"Rows since {words.instant(seen.since, now)}: "
         + ", ".join(f"{n:,} {kind}" for kind, n in counts)
         + (", in the first part alone." if seen.more else "."),
-        "problems": list(told.problems[:5]),
+        "problems": [*seen.warnings, *told.problems[:5]],
         "heads": heads,
         "rows": [[_cell(row.get(name)) if not isinstance(row.get(name), datetime) else row[name].isoformat() for name in heads]
                  for row in seen.rows],
@@ -505,7 +505,10 @@ NO_TEAM = "You are in no team yet, so the board is empty for you. Ask an admin o
 
 def profile(principal: Principal, *, email: str, is_staff: bool, joined: datetime) -> dict[str, Any]:
     held = Membership.objects.select_related("team").filter(user_id=principal.id or 0).order_by("team__name")
-    teams = [{"name": m.team.name, "role": m.role, "url": reverse("team", args=[m.team.key])} for m in held]
+    roles = {m.team: m.role for m in held}
+    if principal.is_admin:
+        roles = {t: roles.get(t, "as admin of the installation") for t in Team.objects.order_by("name")}
+    teams = [{"name": t.name, "role": role, "url": reverse("team", args=[t.key])} for t, role in roles.items()]
     return {
         "name": principal.name,
         "facts": [
