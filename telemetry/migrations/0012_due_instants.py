@@ -44,7 +44,7 @@ def _mended(sql: str) -> str:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("telemetry", "0015_source_options")]
+    dependencies = [("telemetry", "0011_source_places")]
     operations = [
         migrations.RunSQL(ANSWERED, "DROP FUNCTION metrics.answered"),
         migrations.RunSQL(_mended(BEFORE), BEFORE),
