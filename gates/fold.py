@@ -96,7 +96,7 @@ class Proposal(msgspec.Struct, frozen=True):
 class Cursor(msgspec.Struct, array_like=True):
     """How far one series is read. Rows up to `base` are never needed again; the rest of the fields sum them up.
 
-    row_before: what the newest of them says, of a cumulative series. place_before: its place. news_before, news_place_before: ts
+    row_before: what the newest of them says, of a cumulative series. place_before: its place, NEVER without one. news_before, news_place_before: ts
     and place of the newest that was news. units_before: their units, -1: one does not say. through: ts of the newest row merged
     into `sums`. filled: how many of the due instants expected are settled, filled_to the last of them; gaps: which of them nothing
     answered, counted from 0.
@@ -104,7 +104,7 @@ class Cursor(msgspec.Struct, array_like=True):
 
     base: int
     row_before: tuple[float | int | None, ...] | None = None
-    place_before: int | None = None
+    place_before: int = -1
     units_before: int = 0
     news_before: int | None = None
     news_place_before: int | None = None
@@ -523,16 +523,17 @@ class _Strand:
         self.ts, self.n, self.received = ts, n, received
         self.cumulative = source.cumulative
         self.places: Sequence[int] = ts
+        every = source.every
         self.is_long = len(ts) >= MANY
-        every, before = source.every, cursor.place_before
-        if before is not None and ts and before >= ts[0]:
-            self.places = self._places()
-        elif self.is_long:
-            if (self.ts_array % every).any():
+        if self.is_long:
+            if (self.ts_array % every).any() or cursor.place_before >= ts[0]:
                 self.places = self._places()
-        else:
+        elif ts:
+            behind = cursor.place_before
             for at in ts:
-                if at % every:  # else every row bears the instant it answers, so that its ts is its place
+                if (
+                    at % every or behind >= at
+                ):  # else every row bears the instant it answers, so that its ts is its place
                     self.places = self._places()
                     break
         self.news: Sequence[int] = range(len(ts))
@@ -553,7 +554,7 @@ class _Strand:
         of this series answered it before. Strictly rising, like ts."""
         schedule, before = self.source.schedule, self.cursor.place_before
         due, rank = NEVER, 0
-        if before is not None:
+        if before > NEVER:
             due = schedule.answered(before)
             rank = before - due
         places = []
@@ -1060,25 +1061,28 @@ class _Stretch:
             source, cursor = strand.source, strand.cursor
             if source.variant not in self.arms:
                 continue
-            floor, gaps, filled, filled_to = cursor.base, cursor.gaps, cursor.filled, cursor.filled_to
-            common = commons.get(source.metric)
-            watermark, received_at = self._watermark(strand, to)
-            bases = [watermark if watermark is not None and is_known else floor]
-            if source.compared:
-                bases.append(cursor.through)
+            gaps, filled, filled_to = cursor.gaps, cursor.filled, cursor.filled_to
+            floor, (watermark, received_at) = cursor.base, self._watermark(strand, to)
+            base = floor if watermark is None or not is_known else watermark
+            if source.compared and cursor.through < base:
+                base = cursor.through
             if source.splits:
+                common = commons[source.metric]
                 counted = 0 if common is None else bisect_right(strand.places, common)
-                bases.append(strand.ts[counted - 1] if counted else floor)
+                if not counted or strand.ts[counted - 1] < base:
+                    base = strand.ts[counted - 1] if counted else floor
             if source.counted:
                 gaps, filled, filled_to = strand.steady or self._buckets(strand).settled(to, horizon)
-                bases.append(filled_to if filled_to < horizon else horizon)
+                if filled_to < base or horizon < base:
+                    base = min(filled_to, horizon)
             if source.at_horizon:
-                bases.append(horizon)
+                base = min(base, horizon)
             if source.at_present:
-                bases.append(present)
+                base = min(base, present)
             if source.targets:
-                bases += [cursors.target_through[t] for t in source.targets]
-            base = max(min(bases), floor)
+                base = min(base, *[cursors.target_through[t] for t in source.targets])
+            if base < floor:
+                base = floor
             news_before, news_place_before = strand.news_at(base)
             read = bisect_right(strand.ts, base)
             units = strand.units_after(read) if source.splits else None
@@ -1449,14 +1453,12 @@ class _Stretch:
     def _steady(self, strand: _Strand, horizon: int) -> tuple[list[int], int, int] | None:
         """What `settled` of its buckets would say of a series of which each row of this stretch came for the next due instant, and
         nothing is missing; else None."""
-        cursor, source = strand.cursor, strand.source
-        every, before = source.every, cursor.news_before
-        if cursor.gaps or strand.is_long or strand.news_places is not strand.news_ts or source.dues.pauses:
+        cursor, source, stamps = strand.cursor, strand.source, strand.news_ts
+        if cursor.gaps or strand.news_places is not stamps or strand.is_long:
             return None
-        if before is not None and before % every:
-            return None
-        filled, due = cursor.filled, cursor.filled_to + every
-        for ts in strand.news_ts:
+        every, filled = source.every, cursor.filled
+        due = cursor.filled_to + every
+        for ts in stamps:
             if ts >= due:
                 if ts > horizon:
                     break
@@ -1470,11 +1472,12 @@ class _Stretch:
 
     def _density(self) -> None:
         court, horizon = self.court, self.court.horizon(self.to)
+        is_running = not court.clock.pauses
         for i, strand in enumerate(self.strands):
             source, dense = strand.source, strand.cursor.dense
             if not source.counted or source.variant not in self.arms:
                 continue
-            strand.steady = self._steady(strand, horizon)
+            strand.steady = self._steady(strand, horizon) if is_running else None
             if dense and strand.steady:
                 continue
             buckets = self._buckets(strand)

@@ -713,14 +713,14 @@ class Rules:
         """Newest reading, floor and running bounds of a gate, or why there is none."""
         bounds.readable = bounds.floor = False
         bounds.noise = 0.0
-        bounds.arms = int(control[0]), int(treatment[0])
-        bounds.n = sum(bounds.arms)
+        units, units_t = int(control[0]), int(treatment[0])
+        bounds.arms, bounds.n = (units, units_t), units + units_t
         found = measure(comparison, control, treatment)
         if found is None:
             bounds.why = "units" if min(bounds.arms) < 2 else "denominator"
             return
         estimate, se, lower, upper, of_control, gap, gap_se, noise, own_noise = found
-        if not math.isfinite(estimate) or not math.isfinite(se):
+        if not math.isfinite(estimate + se):
             bounds.why = "spread"
             return
         bounds.estimate, bounds.se, bounds.lower, bounds.upper = estimate, se, lower, upper
