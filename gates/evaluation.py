@@ -34,7 +34,7 @@ from gates.rules import Recommendation as JudgedRecommendation
 from gates.rules import judge
 from gates.series import Rows
 
-CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 50, 2, 10, 5_000
+CHUNK, FIRST_CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 50, 10, 2, 10, 5_000
 _UNJUDGEABLE = (ArithmeticError, LookupError, TypeError, ValueError, AssertionError)
 """What numbers nobody foresaw may raise in pure code; anything else is the database's and ends the tick."""
 Superseded = Recommendation.Superseded
@@ -173,6 +173,17 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
     told = long[:LONG_ROUND]
     chunks = [short[i : i + CHUNK] for i in range(0, len(short), CHUNK)]
     return chunks + [told[i : i + LONG_CHUNK] for i in range(0, len(told), LONG_CHUNK)], len(long) > len(told)
+
+
+def next_size(size: int, seconds: float) -> int:
+    """How many to judge in a transaction, when `size` have just taken `seconds`: about a second's worth, never much more than before.
+
+    A chunk that a busy machine cannot finish within the task's time would be begun anew for ever.
+
+    >>> next_size(10, 0.1), next_size(40, 0.5), next_size(40, 10), next_size(1, 60)
+    (20, 50, 4, 1)
+    """
+    return max(1, min(int(size / max(seconds, 0.001)), 2 * size, CHUNK))
 
 
 def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
