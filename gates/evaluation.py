@@ -36,7 +36,7 @@ from gates.rules import Recommendation as JudgedRecommendation
 from gates.series import Rows
 from gates.suspension import cause_of, lifted, suspend
 
-CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 50, 2, 10, 5_000
+CHUNK, FIRST_CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 50, 10, 2, 10, 5_000
 RETRY_S = 300
 """What could not be judged is tried again at the next slot of this width, and when its rows change."""
 _LIMITS = "54"
@@ -182,6 +182,17 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
     told = long[:LONG_ROUND]
     chunks = [short[i : i + CHUNK] for i in range(0, len(short), CHUNK)]
     return chunks + [told[i : i + LONG_CHUNK] for i in range(0, len(told), LONG_CHUNK)], len(long) > len(told)
+
+
+def next_size(size: int, seconds: float) -> int:
+    """How many to judge in a transaction, when `size` have just taken `seconds`: about a second's worth, never much more than before.
+
+    A chunk that a busy machine cannot finish within the task's time would be begun anew for ever.
+
+    >>> next_size(10, 0.1), next_size(40, 0.5), next_size(40, 10), next_size(1, 60)
+    (20, 50, 4, 1)
+    """
+    return max(1, min(int(size / max(seconds, 0.001)), 2 * size, CHUNK))
 
 
 def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:

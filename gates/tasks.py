@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 
 from celery import shared_task
 from django.utils import timezone
@@ -21,17 +22,23 @@ def tick(**_later: object) -> None:
     """Judge every experiment that is due or whose rows changed; ingest hints at it, beat calls it every 30 seconds."""
     while _logged(lambda: evaluation.pass_over(now=timezone.now())).passed == evaluation.PASSED_AT_ONCE:
         pass
-    more, shared = True, False
+    more, shared, size = True, False, evaluation.FIRST_CHUNK
     while more:
         chunks, more = evaluation.due(now=timezone.now())
         if len(chunks) > 1 and not shared:
             shared = True
             wake.tick()  # there is work for another worker, which asks the next one in turn
-        judged = [_logged(partial(_evaluate, ids)) for ids in chunks]
+        judged = []
+        for ids in chunks:
+            left = list(ids)
+            while left:
+                began = monotonic()
+                judged.append(_logged(partial(_evaluate, left[:size])))
+                left, size = left[size:], evaluation.next_size(size, monotonic() - began)
         for pk in [pk for done in judged for pk in done.overtaken]:
             _logged(partial(_evaluate, [pk]))
-        left = more or any(done.put_off for done in judged)
-        more = left and any(done.experiments for done in judged)  # else others are at what is left
+        more = more or any(done.put_off for done in judged)
+        more = more and any(done.experiments for done in judged)  # else others are at what is left
     evaluation.beat(now=timezone.now())
 
 
