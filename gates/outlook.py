@@ -43,6 +43,10 @@ class Outlook(NamedTuple):
         )
 
 
+_LEAST_SHARE = 1e-15
+"""A float tells no share from 0 or 1 that is nearer to it."""
+
+
 def outlook(policy: Policy, plan: Plan) -> list[Outlook]:
     """Each goal whose baseline and expected units a day are known; of several treatments the one with the least share."""
     court = judge(policy, plan)
@@ -52,8 +56,9 @@ def outlook(policy: Policy, plan: Plan) -> list[Outlook]:
     total = math.fsum(variant.weight for variant in plan.variants)
     least = min(treatment.weight for treatment in plan.treatments)
     daily = plan.expected_units_per_day * (control.weight + least) / total
-    share = least / (control.weight + least)
-    return [_of(c, policy, daily, share) for c in court.comparisons if c.goal and _spread(c) is not None]
+    share = min(max(least / (control.weight + least), _LEAST_SHARE), 1 - _LEAST_SHARE)
+    found = [_of(c, policy, daily, share) for c in court.comparisons if c.goal and _spread(c) is not None]
+    return [one for one in found if math.isfinite(one.smallest_effect)]
 
 
 def _spread(comparison: Comparison) -> float | None:

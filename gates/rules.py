@@ -424,7 +424,8 @@ def tightest_at(policy: Policy, kpi: Kpi, gate: Gate, worthwhile: float) -> floa
     if baseline is None or baseline.stddev <= 0 or worthwhile == 0:
         return float(policy.planned_units)
     effect = worthwhile * (abs(baseline.mean) if gate.effect == "relative" else 1.0)
-    return 2.0 * planned_units(baseline.stddev, effect) if effect else float(policy.planned_units)
+    units = 2.0 * planned_units(baseline.stddev, effect) if effect else float(policy.planned_units)
+    return min(max(units, 1e-100), 1e100)  # a baseline may be as far from the effect as numbers are taken
 
 
 def _closes(answer: Answer, subjects: tuple[str, ...]) -> bool:

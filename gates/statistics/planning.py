@@ -13,7 +13,8 @@ MOST_UNITS = 10**15
 
 
 def planned_units(stddev: float, effect: float) -> float:
-    """Units per arm of the classical plan: (z_.975 + z_.8)^2 * 2 sigma^2 / delta^2, both in the KPI's unit.
+    """Units per arm of the classical plan: (z_.975 + z_.8)^2 * 2 sigma^2 / delta^2, both in the KPI's unit; from 0 to infinity,
+    where they leave a float.
 
     Raises ValueError when the effect is 0 or the deviation is not positive.
 
@@ -22,7 +23,8 @@ def planned_units(stddev: float, effect: float) -> float:
     """
     if effect == 0 or stddev <= 0:
         raise ValueError(f"effect == {effect}, stddev == {stddev}, must not be 0 and be above 0")
-    return (Z_TWO_SIDED + Z_POWER) ** 2 * 2.0 * stddev * stddev / (effect * effect)
+    squared = effect * effect
+    return (Z_TWO_SIDED + Z_POWER) ** 2 * 2.0 * stddev * stddev / squared if squared else math.inf
 
 
 def units_for_half(half: float, se: float, n: int, rho2: float, alpha: float) -> int | None:

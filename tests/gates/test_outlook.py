@@ -1,12 +1,18 @@
 """Whether a plan can end, said before the first row."""
 
+import math
+from typing import Any
+
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gates.outlook import outlook
 from gates.plan import Baseline, Kpi
 from gates.rules import judge
 from gates.statistics.sequences import half_width
-from tests.gates.histories import GOAL, plan, policy
+from tests.gates.histories import GOAL, GUARD, plan, policy
 
 DEVIATION = Baseline(mean=3.0, stddev=6.0)
 
@@ -50,3 +56,32 @@ def test_more_treatments_share_the_units_and_take_longer() -> None:
 def test_without_baseline_or_units_a_day_nothing_is_claimed() -> None:
     assert outlook(policy(GOAL), plan(goal(0.05))) == []
     assert outlook(policy(GOAL), plan(Kpi("value", direction="increase"), expected_units_per_day=100)) == []
+
+
+EXTREMES = st.sampled_from([1e-100, 1e-9, 0.02, 1.0, 1e9, 1e100])
+
+
+@settings(max_examples=300)
+@given(
+    mean=EXTREMES, below=st.booleans(), stddev=EXTREMES, effect=EXTREMES, control=EXTREMES, treatment=EXTREMES, daily=EXTREMES,
+    kind=st.sampled_from(["relative", "difference"]),
+)  # fmt: skip
+def test_every_plan_whose_numbers_are_taken_can_be_judged_and_looked_ahead(
+    mean: float, below: bool, stddev: float, effect: float, control: float, treatment: float, daily: float, kind: Any
+) -> None:
+    of = plan(
+        msgspec.structs.replace(goal(effect), baseline=Baseline(-mean if below else mean, stddev)),
+        msgspec.structs.replace(
+            goal(0.02), metric="kept", role="guardrail", max_harm=effect, baseline=Baseline(mean, stddev)
+        ),
+        expected_units_per_day=daily,
+    )
+    weights = (control, treatment)
+    of = msgspec.structs.replace(
+        of,
+        variants=tuple(msgspec.structs.replace(v, weight=x) for v, x in zip(of.variants, weights, strict=True)),
+    )
+    by = policy({**GOAL, "effect": kind}, {**GUARD, "effect": kind}, max_days=28)
+
+    assert all(0 < c.rho2 < math.inf for c in judge(by, of).comparisons)
+    assert all(0 < found.smallest_effect < math.inf for found in outlook(by, of))
