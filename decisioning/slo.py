@@ -421,7 +421,7 @@ def _days(setting: str) -> str:
 
 # What the gates that are still open lack, the one that lacks most: A of docs/gates.md section 6, else B, and the floor of the smaller arm.
 _CALM_HOLDS = f"""
-SELECT j.key, CASE WHEN runs THEN ceil(least(lack.units, 1e18))::bigint END AS units,
+SELECT j.key, CASE WHEN runs AND lack.units IS NOT NULL THEN ceil(least(lack.units, 1e18))::bigint END AS units,
        CASE WHEN runs THEN least(greatest(c.judged_to + make_interval(secs => least(lack.days, span.most) * 86400),
                                           began + make_interval(days => span.least)), began + make_interval(days => span.most)) END AS about_at
 FROM ({_JUDGED}) AS j

@@ -19,7 +19,16 @@ LARGEST_VARIANCE = 1e220
 def in_range(number: str, *, most: float = LARGEST) -> str:
     """SQL of a stored float as sums, squares and quotients can take it, where PostgreSQL would raise: what is larger is `most`, what is
     too small is 0. Rows that came before ingest had a range hold anything; of all others it is the number itself."""
-    return f"CASE WHEN abs({number}) < {SMALLEST:g} THEN 0 ELSE greatest({-most:g}, least({number}, {most:g})) END"
+    # No least() and greatest(): of a missing number they give the bound.
+    return (
+        f"CASE WHEN abs({number}) < {SMALLEST:g} THEN 0 WHEN {number} > {most:g} THEN {most:g} "
+        f"WHEN {number} < {-most:g} THEN {-most:g} ELSE {number} END"
+    )
+
+
+def units_in_range(number: str) -> str:
+    """SQL of a stored n, at most what a row may count; a missing one stays missing."""
+    return f"CASE WHEN {number} > {MOST_UNITS} THEN {MOST_UNITS} ELSE {number} END"
 
 
 # One statement says what an hour is; the rebuild writes it and the verification compares with it.
@@ -36,7 +45,7 @@ SELECT k.experiment_id, k.metric, k.variant, date_bin('1 hour', k.ts - interval 
             THEN greatest(0, (sum(greatest(k.n - 1, 0) * coalesce(k.variance, 0)) + sum(k.n * k.value * k.value)
                               - sum(k.n * k.value) ^ 2 / sum(k.n)) / (sum(k.n) - 1)) END AS variance,
        count(*)::int AS rows, min(k.team_id) AS team_id
-FROM (SELECT experiment_id, metric, variant, ts, team_id, {in_range("value")} AS value, least(n, {MOST_UNITS}) AS n,
+FROM (SELECT experiment_id, metric, variant, ts, team_id, {in_range("value")} AS value, {units_in_range("n")} AS n,
              {in_range("variance")} AS variance
       FROM metrics.experiment_kpis) AS k
 JOIN metadata.metrics m ON m.key = k.metric

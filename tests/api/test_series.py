@@ -84,3 +84,25 @@ def test_what_it_does_not_know_is_400(ops: Caller, path: str) -> None:
     ):
         assert ops.get(f"{path}?{query}").json()["code"] == "invalid_parameter", query
     assert ops.get(f"{path}?format=csv").json()["code"] == "unknown_parameter"
+
+
+def test_what_rows_do_not_say_their_sums_do_not_say_either(ops: Caller) -> None:
+    from telemetry.hours import rebuild_changed
+
+    share = {"metric": {"key": "signup", "kind": "proportion", "direction": "increase"}, "role": "shown"}
+    load = {"metric": {"key": "load", "kind": "gauge"}, "role": "shown"}
+    made = ops.experiment(target_kpis=[share, load], started_at=START.isoformat())
+    path = f"/api/experiments/{made['id']}/kpis"
+    rows = [
+        {"metric": metric, "variant": "control", "ts": (START + i * BUCKET).isoformat(), "value": value, **units}
+        for metric, units in (("signup", {"n": 10}), ("load", {}))
+        for i, value in ((1, 0.25), (2, 0.75))
+    ]
+    assert ops.post(path, {"rows": rows}).json()["accepted"] == 4
+    with as_role("worker"):
+        rebuild_changed()
+
+    for resolution in ("hour", "day"):
+        found = {r["metric"]: r for r in ops.get(f"{path}?resolution={resolution}&variant=control").json()["results"]}
+        assert (found["signup"]["value"], found["signup"]["n"], found["signup"]["variance"]) == (0.5, 20, None)
+        assert (found["load"]["value"], found["load"]["n"], found["load"]["variance"]) == (0.5, None, None)

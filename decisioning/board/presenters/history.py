@@ -18,8 +18,7 @@ from experiments.plan import LARGEST
 from gates.facts import MetricLook, State
 from gates.plan import Kpi
 from gates.rules import Comparison, Judge, measure
-from telemetry.hours import in_range
-from telemetry.ingest import MOST_UNITS
+from telemetry.hours import in_range, units_in_range
 
 # Of an exposure KPI what counts is n. What came before the start is shown as a value and never adds to what is known.
 _DAYS = f"""
@@ -41,7 +40,7 @@ SELECT k.experiment_id, k.metric, k.variant, (date_trunc('day', k.ts - interval 
        sum(k.n) FILTER (WHERE k.ts > e.started_at)::float8, sum(k.n * k.value) FILTER (WHERE k.ts > e.started_at),
        sum(k.n * k.denominator_value) FILTER (WHERE k.ts > e.started_at)
 FROM unnest(%(experiments)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
-JOIN (SELECT experiment_id, metric, variant, ts, least(n, {MOST_UNITS}) AS n, {in_range("value")} AS value,
+JOIN (SELECT experiment_id, metric, variant, ts, {units_in_range("n")} AS n, {in_range("value")} AS value,
              {in_range("denominator_value")} AS denominator_value
       FROM experiment_kpis) AS k ON k.experiment_id = w.experiment_id AND k.metric = w.metric
 JOIN experiments e ON e.id = w.experiment_id
