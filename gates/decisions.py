@@ -9,9 +9,10 @@ from decisioning.ledger.outbox import tell
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
 from gates.evaluation import open_recommendations
-from gates.models import Cursor, Decision, Recommendation
+from gates.evidence import EvidenceRefused
+from gates.models import Cursor, Decision, Evidence, Recommendation
 from gates.plan import to_us
-from gates.readings import Unjudgeable, load
+from gates.readings import Judging, Unjudgeable, load
 from gates.rules import FRESH, freshness, judge
 from telemetry.freshness import WATERMARK_SQL
 
@@ -64,6 +65,8 @@ def record_decision(
     scales = (override_to or recommendation.action) == "scale"
     if scales or action == Decision.Action.ACCEPT:
         _stands(recommendation, cursor)
+    if action == Decision.Action.ACCEPT:
+        _proved(recommendation)
     if scales:
         _fresh_enough(experiment, recommendation, now)
     decision = Decision.objects.create(
@@ -179,33 +182,48 @@ def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
         )
 
 
-def _fresh_enough(experiment: Experiment, recommendation: Recommendation, now: dt.datetime) -> None:
-    """Nothing is scaled on telemetry that has died since the newest slot, should the tick itself be late."""
-    if _correction_waits(experiment, recommendation):
+def _proved(recommendation: Recommendation) -> None:
+    """Who accepts answers for what the evidence says: it has to be there, as its digest names it. An override rests on its own reason."""
+    digest = recommendation.evidence_digest
+    try:
+        Evidence.objects.get(experiment=recommendation.experiment_id, digest=digest).read()
+    except (Evidence.DoesNotExist, EvidenceRefused) as error:
+        said = "is not kept any more" if isinstance(error, Evidence.DoesNotExist) else "is not what was written"
         raise DecisionRefused(
             "recommendation_suspended",
-            "Rows behind this recommendation were corrected a moment ago and are not judged yet. Try again in a few seconds.",
-        )
+            f"The proposal is suspended: its evidence {digest} {said}, so nobody can show what it rests on. Restore it from a backup, "
+            "or override with a reason of your own.",
+        ) from error
+
+
+def _fresh_enough(experiment: Experiment, recommendation: Recommendation, now: dt.datetime) -> None:
+    """Nothing is scaled on telemetry that has died or changed since the newest slot, should the tick itself be late."""
     try:
-        stale = stale_series(experiment, now)
+        (judging,) = load([experiment.pk])
     except Unjudgeable as error:
         raise DecisionRefused("recommendation_suspended", f"It cannot be judged now. {error}") from error
-    if stale:
+    if _correction_waits(judging, recommendation):
+        raise DecisionRefused(
+            "recommendation_suspended",
+            "Rows that were judged have changed a moment ago and are not judged anew yet. Try again in a few seconds.",
+        )
+    if stale := _stale(judging, now):
         raise DecisionRefused(
             "recommendation_suspended",
             f"The newest rows of {', '.join(stale)} are too old. Decide when fresh rows have arrived.",
         )
 
 
-def _correction_waits(experiment: Experiment, recommendation: Recommendation) -> bool:
-    """Whether rows up to the proposal's slot changed and no tick has looked at them yet."""
+def _correction_waits(judging: Judging, recommendation: Recommendation) -> bool:
+    """Whether rows up to the newest slot changed and no tick has looked at them yet: they may be such as cannot be judged."""
+    newest = max(filter(None, (recommendation.slot, judging.cursor.judged_to)))
     with connection.cursor() as cursor:
         cursor.execute(
             """
             SELECT EXISTS (SELECT FROM metrics.kpi_changes WHERE job = 'fold' AND experiment_id = %s
                            AND from_ts <= %s - make_interval(secs => %s))
             """,
-            [experiment.pk, recommendation.slot, recommendation.policy_version.body.get("closed_after_s", 1800)],
+            [judging.experiment.pk, newest, judging.policy.closed_after_s],
         )
         return bool((cursor.fetchone() or (False,))[0])
 
@@ -221,9 +239,13 @@ def stale_series(experiment: Experiment, now: dt.datetime) -> list[str]:
     """Series ("metric of variant") that the gates read and that are missing or older than their target allows, as the gates would say
     now. Raises Unjudgeable."""
     (judging,) = load([experiment.pk])
+    return _stale(judging, now)
+
+
+def _stale(judging: Judging, now: dt.datetime) -> list[str]:
     court, at = judge(judging.policy, judging.plan), to_us(now)
     with connection.cursor() as cursor:
-        cursor.execute(_WATERMARKS, [experiment.pk])
+        cursor.execute(_WATERMARKS, [judging.experiment.pk])
         watermarks = {(metric, variant): ts and to_us(ts) for metric, variant, ts in cursor.fetchall()}
     arms = court.arms(at)
     return sorted(

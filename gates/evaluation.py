@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Q, QuerySet
 
 from decisioning.ledger.models import Heartbeat, OutboxMessage
@@ -554,7 +554,7 @@ def _suspend(pk: int, claim: _Claim, error: Exception, notes: Sequence[_Note], n
             if held:
                 _take_changes([note.pk for note in notes])
                 suspend(pk, cause, now=now, retry_at=newest_slot(now, RETRY_S) + dt.timedelta(seconds=RETRY_S))
-    except DatabaseError as refusal:  # its changes stay noted, so nothing is scaled, and the next tick tries again
+    except Exception as refusal:  # its changes stay noted, so nothing is scaled, and the next tick tries again
         if _is_the_servers(refusal):
             raise
         done.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))

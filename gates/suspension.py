@@ -44,7 +44,7 @@ def suspend(pk: int, cause: Cause, *, now: dt.datetime, retry_at: dt.datetime) -
     tells all from the rows.
     """
     cursor = Cursor.objects.defer("state").get(pk=pk)
-    before = cursor.unjudgeable or {}
+    before = cursor.unjudgeable if isinstance(cursor.unjudgeable, dict) else {}
     cursor.shown = _with_blocker(lifted(cursor.shown, before.get("reason")), cause.reason)
     cursor.unjudgeable = {
         "since": before.get("since") or rfc3339(to_us(now)),

@@ -135,7 +135,10 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
             raise FileRefused(f"The first line names {', '.join(twice)} twice.")
         for raw in reader:
-            cells = len(names) + len(raw.pop(None, ())) - list(raw.values()).count(None)
+            more, held = raw.pop(None, ()), [cell for cell in raw.values() if cell is not None]
+            if len(held) == 1 and not held[0].strip():  # a line of blanks alone says nothing
+                continue
+            cells = len(held) + len(more)
             problem = "" if cells == len(names) else f"The line has {cells} cells, the first line {len(names)} names."
             yield reader.line_num, {name: value or "" for name, value in raw.items()}, problem
     except csv.Error as error:
@@ -159,8 +162,8 @@ def _understood(raw: Mapping[str, str]) -> tuple[str | int, Row | None, str]:
 
 
 def _number(text: str) -> object:
-    """The number that a text is, else the text, which is then told to be none."""
-    for kind in (int, float):
+    """The number that a text is, else the text, which is then told to be none; Python alone reads 1_000 as one."""
+    for kind in () if "_" in text else (int, float):
         try:
             return kind(text)
         except ValueError:

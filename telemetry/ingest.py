@@ -217,7 +217,7 @@ def _not_too_many(count: int) -> None:
 def _summary(faults: Sequence[BadRow]) -> str:
     first = faults[0]
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
-    return f"Row {first.index}: {first.detail}{more}. Nothing was stored; mend them, or send the good ones with ?atomic=false."
+    return f"Row {first.index}: {first.detail.rstrip('.')}{more}. Nothing was stored; mend them, or send the good ones with ?atomic=false."
 
 
 # One row ------------------------------------------------------------------------------------------------------------------
@@ -315,7 +315,11 @@ def _beyond(name: str, number: object) -> str:
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) < math.inf:
         return ""
     if name == "n":
-        return f"n is {_brief(number)}; at most 1e15 units are counted in a row." if number > MOST_UNITS else ""
+        return (
+            f"n is {number if number < 10**18 else _brief(number)}; at most 1e15 units are counted in a row."
+            if number > MOST_UNITS
+            else ""
+        )
     if name in ("revision", "window_s") or number == 0 or SMALLEST <= abs(number) <= LARGEST:
         return ""
     return (

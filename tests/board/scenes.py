@@ -3,6 +3,7 @@
 import datetime as dt
 import math
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from django.db import connection
 
 from decisioning.access.models import Membership, Team
 from experiments.models import Experiment, Metric, TargetKpi, Variant
+from gates.evidence import digest as digest_of
 from gates.fold import fold
 from gates.models import Cursor, Decision, Evidence, PolicyVersion, Recommendation, Step
 from gates.plan import from_us, to_us
@@ -100,11 +102,12 @@ class Scene:
     def proposal(self, e: Experiment, action: str = "scale", code: str = "wins", *, ago: dt.timedelta = 3 * HOUR, digest: str = "",
                  variant: str | None = None) -> Recommendation:  # fmt: skip
         """An open proposal for the whole experiment, or for one variant, with its evidence."""
-        digest = digest or "sha256:" + f"{random.Random(f'{e.pk}{action}{code}{ago}').getrandbits(256):064x}"
+        body = f"{e.pk}{action}{code}{ago}".encode()
+        digest = digest or digest_of(body)
         at = self.now - ago
         with as_role("owner"):
             version = PolicyVersion.objects.get(policy__name="default", number=1)
-            Evidence.objects.create(experiment=e, digest=digest, body=b"", created_at=at)
+            Evidence.objects.create(experiment=e, digest=digest, body=zlib.compress(body), created_at=at)
             r = Recommendation.objects.create(
                 experiment=e, action=action, code=code, slot=at, proposed_at=at, first_stable_at=at - HOUR, knowable_at=at - HOUR / 2,
                 variant=Variant.objects.get(experiment=e, key=variant) if variant else None,

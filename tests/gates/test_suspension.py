@@ -215,6 +215,46 @@ def test_what_cannot_be_judged_is_suspended_alone_and_until_it_can_be_again(scen
     assert scene.accepted(scene.broken) == "scaled"
 
 
+@pytest.mark.parametrize("body", [None, "'garbage'", "substring(body for 40)"])
+def test_a_proposal_whose_evidence_is_not_there_as_it_was_written_is_not_accepted(
+    scene: Scene, body: str | None
+) -> None:
+    with as_role("worker"):
+        digest = open_recommendations([Experiment.objects.get(pk=scene.broken.experiment_id)]).get().evidence_digest
+    of_it = f"experiment_id = %(id)s AND digest = '{digest}'"
+    if body is None:
+        owner_runs(f"DELETE FROM metadata.evidence WHERE {of_it}", {"id": scene.broken.experiment_id})
+    else:
+        stored("metadata.evidence", "body", body, of_it)(scene.broken.experiment_id)
+
+    assert scene.accepted(scene.broken) == "recommendation_suspended"
+    assert scene.accepted(scene.broken, "override", override_to="stop", reason="r") == "stopped"
+    assert scene.accepted(scene.other) == "scaled"
+
+
+def test_a_row_that_changed_since_it_was_judged_is_judged_anew_before_anything_is_scaled(scene: Scene) -> None:
+    scene.feed(PROPOSED + HOUR)
+    scene.feed(PROPOSED + 2 * HOUR)
+    assert scene.sweep(PROPOSED + 3 * HOUR).failed == []
+    newer = ROW.replace("%(ts)s", "%(ts)s + interval '2 hours'")
+    stored("metrics.experiment_kpis", "value", "1.7e308", newer)(scene.broken.experiment_id)
+
+    assert scene.accepted(scene.broken) == "recommendation_suspended", "a tick has not looked at it yet"
+    assert scene.accepted(scene.other) == "scaled"
+    scene.sweep(PROPOSED + 3 * HOUR)
+    assert scene.accepted(scene.broken) == "recommendation_suspended", "it cannot be judged"
+
+
+def test_a_cause_that_cannot_be_read_hinders_neither_its_experiment_nor_the_others(scene: Scene) -> None:
+    stored("metadata.cursors", "unjudgeable", "'5'")(scene.broken.experiment_id)
+    BREAKS["a value that overflows"](scene.broken.experiment_id)
+
+    assert [key for key, _ in scene.sweep(PROPOSED + 2 * HOUR).failed] == ["trial-1"]
+    assert scene.accepted(scene.broken) == "recommendation_suspended"
+    with as_role("worker"):
+        assert Cursor.objects.get(pk=scene.other.experiment_id).judged_to == PROPOSED + 2 * HOUR
+
+
 def test_an_answer_that_ended_it_is_shown_as_it_was_once_the_cause_is_mended(scene: Scene) -> None:
     with as_role("worker"):
         experiment = Experiment.objects.select_related("team").get(pk=scene.broken.experiment_id)

@@ -171,3 +171,12 @@ def test_a_line_with_more_or_fewer_cells_than_the_first_has_names_is_refused_by_
         (3, "The line has 8 cells, the first line 7 names."),
         (4, "The line has 5 cells, the first line 7 names."),
     ]
+
+
+def test_a_number_is_one_as_it_is_over_http_and_a_line_of_blanks_says_nothing(person: Client, team: Team) -> None:
+    outcome = upload(person, team, line(1, "1_000"), "   ", line(2, "1e3"), "").context["outcome"]
+
+    assert outcome.accepted == 1
+    assert [(refused.line, refused.problem) for refused in outcome.refused] == [
+        (2, "value is '1_000'; it must be a finite number.")
+    ]
