@@ -103,13 +103,14 @@ def fast_key(installation: Installation) -> str:
     return made.stdout.strip().rpartition("\n")[2]
 
 
-def create(api: httpx.Client, key: str) -> None:
+def create(api: httpx.Client, key: str, **said: object) -> None:
     body = {
         "key": key,
         "name": key,
         "hypothesis": "Nothing is lost.",
         "started_at": STARTED.isoformat(),
         "target_kpis": [{"metric": "latency", "role": "goal", "minimum_effect": 0.02}],
+        **said,
     }
     answer = api.post("/api/experiments", json=body)
     assert answer.status_code == 201, answer.text
