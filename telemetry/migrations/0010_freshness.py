@@ -24,8 +24,8 @@ BEGIN
     WHERE p.experiment_id = of_experiment AND coalesce(p.resumed_at > began, true) ORDER BY p.paused_at
   LOOP
     age := age - greatest(least(pause.until, present) - pause.since, interval '0');
-    due_at := due_at + CASE WHEN due_at > pause.since THEN pause.until - pause.since ELSE interval '0' END;
-    stale_at := stale_at + CASE WHEN stale_at > pause.since THEN pause.until - pause.since ELSE interval '0' END;
+    due_at := due_at + CASE WHEN due_at >= pause.since THEN pause.until - pause.since ELSE interval '0' END;
+    stale_at := stale_at + CASE WHEN stale_at >= pause.since THEN pause.until - pause.since ELSE interval '0' END;
   END LOOP;
   overdue := age > make_interval(secs => every_s + target_s);
   state := CASE WHEN watermark IS NULL THEN 'unknown' WHEN age <= make_interval(secs => every_s) THEN 'fresh'

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 from django.db import connection
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from decisioning.access.models import Team
@@ -170,6 +170,9 @@ def test_these_situations_are_told_apart(team: Team) -> None:
     every_s=st.sampled_from([900, 3600, 86_400]),
     target_s=st.sampled_from([60, 901, 86_400]),
 )
+@example(
+    watermark_s=0, stops=[960, 2000], ended_s=None, at_s=961, every_s=900, target_s=60
+)  # paused at the last instant
 def test_the_database_and_the_gates_count_by_one_clock(
     one: Callable[..., Any],
     watermark_s: int | None,
