@@ -569,28 +569,30 @@ def window(source: Source, *, now: dt.datetime) -> tuple[dt.datetime, dt.datetim
 
 
 _LATE = """
-SELECT f.experiment_id, f.metric, f.variant, f.reached FROM (
-  SELECT e.id AS experiment_id, m.key AS metric, v.key AS variant, e.created_at,
-         coalesce((SELECT r.ts FROM metrics.experiment_kpis r
-                   WHERE r.experiment_id = e.id AND r.metric = m.key AND r.variant = v.key ORDER BY r.ts DESC LIMIT 1),
-                  e.started_at, e.created_at) AS reached
+SELECT f.experiment_id, f.metric, f.variant,
+       CASE WHEN f.is_new OR f.newest IS NOT NULL THEN f.reached ELSE greatest(f.reached, %(waited_for)s) END
+FROM (
+  SELECT e.id AS experiment_id, m.key AS metric, v.key AS variant, r.ts AS newest, coalesce(r.ts, e.started_at, e.created_at) AS reached,
+         e.created_at > coalesce(
+           (SELECT max(l.started_at) FROM metadata.refresh_log l
+            WHERE l.team_id = %(team)s AND l.source = %(source)s AND l.heartbeat_at IS NOT NULL AND l.status IN ('succeeded', 'partial')),
+           '-infinity') AS is_new
   FROM metadata.experiments e
   JOIN metadata.target_kpis k ON k.experiment_id = e.id
   JOIN metadata.metrics m ON m.id = k.metric_id AND m.key = ANY (%(metrics)s)
   JOIN metadata.variants v ON v.experiment_id = e.id AND v.dropped_at IS NULL
+  LEFT JOIN LATERAL (SELECT ts FROM metrics.experiment_kpis
+    WHERE experiment_id = e.id AND metric = m.key AND variant = v.key ORDER BY ts DESC LIMIT 1) AS r ON true
   WHERE e.team_id = %(team)s AND e.ended_at IS NULL) AS f
-WHERE f.reached < %(floor)s + make_interval(secs => %(overlap_s)s)
-  AND (f.reached >= %(waited_for)s OR f.created_at > coalesce(
-    (SELECT max(r.started_at) FROM metadata.refresh_log r
-     WHERE r.team_id = %(team)s AND r.source = %(source)s AND r.heartbeat_at IS NOT NULL AND r.status IN ('succeeded', 'partial')),
-    '-infinity'))
+WHERE f.reached < %(floor)s + make_interval(secs => %(overlap_s)s) AND (f.reached >= %(waited_for)s OR f.is_new OR f.newest IS NULL)
 """
 
 
 def reading(source: Source, *, now: dt.datetime) -> Reading:
     """What a run is to read: its window, and further back what series have missed that are behind the others.
 
-    A series counts as behind for LATE, and at the first run after its experiment was made from that experiment's start on.
+    A series counts as behind for LATE, one that has never come for as long as its experiment runs, over the last LATE; and at the first
+    run after its experiment was made from that experiment's start on.
     """
     floor, until = window(source, now=now)
     if source.read_to is None:

@@ -183,7 +183,7 @@ class ExperimentForm(forms.Form):
     minimum_effect = forms.FloatField(
         label="Smallest effect worth having, %",
         initial=2,
-        min_value=0,
+        min_value=0.0001,
         max_value=1000,
         widget=forms.NumberInput(**_input(step="any")),
         help_text="Less than this is not worth its upkeep.",

@@ -82,6 +82,19 @@ def test_one_late_series_of_a_shared_source_is_read_when_it_comes(export: Export
     )
 
 
+def test_a_series_that_begins_long_after_its_experiment_is_read_when_it_comes(export: Export) -> None:
+    for hours_ago in (24 * 9, 30, 1):
+        export.add(hours_ago)
+    export.source()
+    export.run()
+    for hours_ago in (30, 2):
+        export.add(hours_ago, variant="treatment")
+
+    assert export.run().status == "succeeded"
+
+    assert hours_stored("treatment") == [30, 2]
+
+
 def test_a_series_of_which_nothing_has_come_for_a_week_holds_nothing_back(export: Export) -> None:
     export.add(1)
     export.add(24 * 8, variant="treatment")

@@ -77,6 +77,7 @@ def test_what_is_missing_or_wrong_is_said_at_its_field_and_nothing_is_made(board
         ({"guardrails": "vrps"}, "vrps is named twice"),
         ({"baseline_mean": "3.1"}, "Give both the mean and its standard deviation"),
         ({"minimum_effect": "-1"}, "greater than or equal to 0"),
+        ({"minimum_effect": "0"}, "greater than or equal to 0.0001"),
     ):
         response = send(board, scene, **changes)
         assert response.status_code == 422, changes

@@ -48,7 +48,7 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
     named = _Named([data["goal"], *data["guardrails"]], every_s=every_s, late_s=late_s)
     goal = plan.NewKpi(
         metric=named.metric(data["goal"], data["goal_is"] or "mean increase"),
-        minimum_effect=data["minimum_effect"] / 100 or None,
+        minimum_effect=data["minimum_effect"] / 100,
         baseline_mean=data["baseline_mean"],
         baseline_stddev=data["baseline_stddev"],
     )
