@@ -24,7 +24,7 @@ from experiments.lifecycle import BY_HAND, allowed
 from experiments.models import Asset, Experiment, Pause, Variant
 from gates import loading
 from gates.engine import evidence
-from gates.engine.forecast import Outlook, outlook
+from gates.engine.forecast import Forecast, forecast
 from gates.engine.plan import Kpi, Plan
 from gates.engine.policy import Policy, plan_warnings
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
@@ -79,15 +79,15 @@ class Dossier:
         return [(policy, self.plan)]
 
     @cached_property
-    def outlook(self) -> list[Outlook]:
+    def forecast(self) -> list[Forecast]:
         """What each goal needs, said by plan and policy alone."""
-        return [found for policy, plan in self._judging for found in outlook(policy, plan)]
+        return [found for policy, plan in self._judging for found in forecast(policy, plan)]
 
     @property
     def warnings(self) -> list[str]:
         """What is wrong with plan and policy before any row."""
         odd = [warning for policy, plan in self._judging for warning in plan_warnings(policy, plan)]
-        return [*(found.warning for found in self.outlook if found.warning), *odd]
+        return [*(found.warning for found in self.forecast if found.warning), *odd]
 
     @cached_property
     def newest(self) -> Mapping[tuple[str, str], datetime]:
@@ -922,7 +922,7 @@ def _evidence(d: Dossier) -> dict[str, Any] | None:
     if d.e.expected_units_per_day:
         plan.append(f"{words.count(d.e.expected_units_per_day)} units a day expected")
     facts.append({"label": "Plan", "text": ", ".join(plan)})
-    facts += [{"label": f"Planned for {o.metric}", "text": words.outlook(o)} for o in d.outlook]
+    facts += [{"label": f"Planned for {o.metric}", "text": words.forecast(o)} for o in d.forecast]
     if d.cursor and d.cursor.judged_to:
         facts.append({"label": "Judged to", "text": words.instant(d.cursor.judged_to, d.now)})
         facts.append({"label": "Judged late", "text": words.plural(d.cursor.missed_slots, "slot")})

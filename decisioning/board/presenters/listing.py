@@ -25,7 +25,7 @@ from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters.frame import options, query
 from decisioning.board.presenters.records import NO_TEAM
 from experiments.models import Asset, Experiment
-from gates.engine.machine import judge
+from gates.engine.machine import compile_plan
 from gates.engine.plan import DAY, Clock, Kpi, Plan, from_us, to_us
 from gates.engine.policy import Policy
 from gates.loading import Unjudgeable, policy_of
@@ -207,8 +207,8 @@ def gather(ids: Sequence[int], *, now: datetime, waiting: Sequence[int] | None =
     for d in Decision.objects.filter(experiment__in=closed).select_related("recommendation").order_by("pk"):
         facts.decisions[d.experiment_id] = d
     facts.ages = freshness.worst(ids, now=now)
-    courts = {pk: judge(policy, facts.plans[pk]) for pk, policy in policies_of(facts).items()}
-    facts.effects = history.effects(courts, now=now)
+    compiled_plans = {pk: compile_plan(policy, facts.plans[pk]) for pk, policy in policies_of(facts).items()}
+    facts.effects = history.effects(compiled_plans, now=now)
     return facts
 
 
@@ -301,7 +301,7 @@ def shown_of(facts: Facts, pk: int) -> Mapping[str, Any]:
 def _pictures(facts: Facts, pk: int, variant: str | None) -> list[dict[str, str]]:
     """What the control and one treatment (the first by default) look like, where somebody has uploaded it."""
     plan, kept = facts.plans[pk], facts.pictures.get(pk, {})
-    chosen = variant or next((v.key for v in plan.subjects), "")
+    chosen = variant or next((v.key for v in plan.judged_variants), "")
     shown = [v.key for v in plan.variants if v.control or v.key == chosen]
     return [
         {
