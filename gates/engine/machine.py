@@ -16,22 +16,22 @@ import msgspec
 import numpy as np
 
 from experiments.schedule import Schedule
-from gates.facts import Days, MetricLook, Observations, State, Step
-from gates.plan import DAY, SECOND, Action, Answer, Clock, Dues, Kpi, Plan
-from gates.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
-from gates.preview import Preview, Run
-from gates.statistics.effects import relative_interval, relative_se, relative_uplift, with_spread
-from gates.statistics.moments import Arm, PairMoments, mean_arm, proportion_arm, ratio_arm
-from gates.statistics.planning import planned_units
-from gates.statistics.sequences import always_valid_p, half_width, intersect, tuning
-from gates.statistics.srm import srm_log_e
+from gates.engine.facts import Days, MetricLook, Observations, State, Step
+from gates.engine.plan import DAY, SECOND, Action, Answer, Clock, Dues, Kpi, Plan
+from gates.engine.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
+from gates.engine.screening import Preview, Run
+from gates.engine.statistics.effects import relative_interval, relative_se, relative_uplift, with_spread
+from gates.engine.statistics.moments import Arm, PairMoments, mean_arm, proportion_arm, ratio_arm
+from gates.engine.statistics.planning import planned_units
+from gates.engine.statistics.sequences import always_valid_p, half_width, intersect, tuning
+from gates.engine.statistics.srm import srm_log_e
 
 Verdict = Literal["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
 RecommendationState = Literal["open", "proposed", "suspended"]
 
 REVISION = 2
 """Of these rules. Evidence and states name the one they were made by: a state of an earlier one is folded anew, once, and
-evidence of an earlier one replays by what `gates.revisions` keeps of it."""
+evidence of an earlier one replays by what `gates.engine.revisions` keeps of it."""
 
 FRESH, STALE, MISSING, OVERDUE = range(4)
 """Freshness of a series: watermark young enough; too old; no row yet; no row and past due."""

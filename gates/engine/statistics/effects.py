@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gates.statistics.moments import Arm
+from gates.engine.statistics.moments import Arm
 
 
 def difference(treatment: Arm, control: Arm, *, xp: Any = math) -> tuple[Any, Any]:

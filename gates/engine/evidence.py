@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
-from gates.facts import Detail, Step
-from gates.fold import Folded
-from gates.plan import Plan, rfc3339
-from gates.policy import Policy, canonical, parse
-from gates.rationale import evaluation_of
-from gates.revisions import REVISIONS, rules_of
-from gates.rules import REVISION, Evaluation, Memory, judge
+from gates.engine.facts import Detail, Step
+from gates.engine.fold import Folded
+from gates.engine.machine import REVISION, Evaluation, Memory, judge
+from gates.engine.narration import evaluation_of
+from gates.engine.plan import Plan, rfc3339
+from gates.engine.policy import Policy, canonical, parse
+from gates.engine.revisions import REVISIONS, rules_of
 
 FORMAT = 2
 """1 did not name the revision of the rules (`rules`), of which there was one."""

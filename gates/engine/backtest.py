@@ -12,11 +12,11 @@ from itertools import pairwise
 
 import msgspec
 
-from gates.fold import Telling, fold
-from gates.plan import DAY, Action, Answer, Plan
-from gates.policy import Policy
-from gates.rules import Recommendation
-from gates.series import Rows
+from gates.engine.fold import Telling, fold
+from gates.engine.machine import Recommendation
+from gates.engine.plan import DAY, Action, Answer, Plan
+from gates.engine.policy import Policy
+from gates.engine.series import Rows
 
 DECISIVE = ("scale", "delete")
 

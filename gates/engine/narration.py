@@ -10,10 +10,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gates.facts import Detail
-from gates.plan import DAY, SECOND, Kpi, rfc3339
-from gates.policy import SRM_ALARM, Gate
-from gates.rules import (
+from gates.engine.facts import Detail
+from gates.engine.machine import (
     AT_ONCE,
     COLLECTING,
     FRESH,
@@ -38,7 +36,9 @@ from gates.rules import (
     shown_of,
     split_log_e,
 )
-from gates.statistics.planning import units_for_half
+from gates.engine.plan import DAY, SECOND, Kpi, rfc3339
+from gates.engine.policy import SRM_ALARM, Gate
+from gates.engine.statistics.planning import units_for_half
 
 DIGITS = 12
 MINUS = "−"

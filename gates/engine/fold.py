@@ -2,7 +2,7 @@
 
 `fold` judges every slot up to one, either from the start (a rebuild) or on from the `State` of an earlier fold; both give
 exactly the same. It is event-driven: slots at which nothing can change are skipped, never approximated. The rows become
-facts (`gates.facts`) in `_Stretch`; what follows from facts is decided in `gates.rules` alone.
+facts (`gates.engine.facts`) in `_Stretch`; what follows from facts is decided in `gates.engine.machine` alone.
 """
 
 from __future__ import annotations
@@ -20,13 +20,9 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from gates.facts import Days, Detail, MetricLook, Observations, Step
-from gates.facts import State as Sums
-from gates.plan import DAY, Plan, rfc3339
-from gates.policy import Gate, Policy
-from gates.preview import NEAR, Run
-from gates.rationale import evaluation_of, recommended
-from gates.rules import (
+from gates.engine.facts import Days, Detail, MetricLook, Observations, Step
+from gates.engine.facts import State as Sums
+from gates.engine.machine import (
     FRESH,
     LOG_ALARM,
     OVERDUE,
@@ -46,8 +42,12 @@ from gates.rules import (
     state_of,
     watch_verdict,
 )
-from gates.series import Rows, Series, SeriesKey
-from gates.statistics.moments import (
+from gates.engine.narration import evaluation_of, recommended
+from gates.engine.plan import DAY, Plan, rfc3339
+from gates.engine.policy import Gate, Policy
+from gates.engine.screening import NEAR, Run
+from gates.engine.series import Rows, Series, SeriesKey
+from gates.engine.statistics.moments import (
     NO_PAIRS,
     NOTHING,
     Moments,
@@ -60,7 +60,7 @@ from gates.statistics.moments import (
     of_proportion,
     of_ratio,
 )
-from gates.statistics.srm import srm_log_e_at_most
+from gates.engine.statistics.srm import srm_log_e_at_most
 
 FORMAT = 5
 """Of a state: one of another format is folded anew."""

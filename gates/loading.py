@@ -9,11 +9,11 @@ import msgspec
 from django.db import connection
 
 from experiments.models import Experiment, Pause, TargetKpi, Variant
-from gates import plan as facts
+from gates.engine import plan as facts
+from gates.engine.plan import Plan, from_us, to_us
+from gates.engine.policy import Policy, parse
+from gates.engine.series import Rows, Series, SeriesKey
 from gates.models import Cursor, Decision, PolicyVersion
-from gates.plan import Plan, from_us, to_us
-from gates.policy import Policy, parse
-from gates.series import Rows, Series, SeriesKey
 
 
 class Unjudgeable(Exception):

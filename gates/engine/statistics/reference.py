@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from gates.statistics.effects import difference, relative_se, relative_uplift
-from gates.statistics.moments import Arm, PairMoments, ratio_arm
-from gates.statistics.planning import Z_TWO_SIDED, planned_units
-from gates.statistics.sequences import always_valid_p, half_width, intersect, tuning
-from gates.statistics.srm import srm_log_e
+from gates.engine.statistics.effects import difference, relative_se, relative_uplift
+from gates.engine.statistics.moments import Arm, PairMoments, ratio_arm
+from gates.engine.statistics.planning import Z_TWO_SIDED, planned_units
+from gates.engine.statistics.sequences import always_valid_p, half_width, intersect, tuning
+from gates.engine.statistics.srm import srm_log_e
 
 Inputs = Mapping[str, Any]
 

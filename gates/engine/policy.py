@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gates.plan import Direction, Kind, Kpi, Plan
+from gates.engine.plan import Direction, Kind, Kpi, Plan
 
 GateKind = Literal["uplift", "guard", "threshold", "density", "target", "freshness", "srm"]
 Effect = Literal["relative", "difference"]
@@ -141,7 +141,7 @@ def parse(body: Mapping[str, Any], *, name: str = "", version: int = 0) -> Polic
     (4, ['uplift', 'guard', 'density'])
     >>> parse({"gates": []})
     Traceback (most recent call last):
-    gates.policy.PolicyRefused: The policy has no gates. Add at least one goal, threshold or target gate.
+    gates.engine.policy.PolicyRefused: The policy has no gates. Add at least one goal, threshold or target gate.
     """
     problems = lint(body, None, stored=True)
     if problems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from gates.statistics.sequences import half_width
+from gates.engine.statistics.sequences import half_width
 
 Z_TWO_SIDED = NormalDist().inv_cdf(0.975)
 Z_POWER = NormalDist().inv_cdf(0.8)

@@ -8,12 +8,12 @@ from django.db import transaction
 
 from decisioning.access.principal import Principal
 from experiments.models import Experiment
-from gates import backtest as pure
-from gates.evaluation import newest_slot
+from gates.engine import backtest as pure
+from gates.engine.plan import rfc3339, to_us
+from gates.engine.policy import Policy, parse
+from gates.loading import Judging, load, rows_of, series_of
 from gates.models import Backtest, PolicyVersion
-from gates.plan import rfc3339, to_us
-from gates.policy import Policy, parse
-from gates.readings import Judging, load, rows_of, series_of
+from gates.tick import newest_slot
 
 MOST_EXPERIMENTS = 200
 """The newest that have started; a trial has to end while somebody waits for it."""

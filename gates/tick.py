@@ -22,18 +22,18 @@ from django.db.models import Q, QuerySet
 from decisioning.ledger.models import Heartbeat, OutboxMessage
 from decisioning.ledger.outbox import tell_all
 from experiments.models import Experiment, Variant
-from gates import evidence
-from gates import facts as slot_facts
-from gates import plan as facts
-from gates.fold import Folded, State, StateOutdated, at_start, fold, quiet_to
+from gates.engine import evidence
+from gates.engine import facts as slot_facts
+from gates.engine import plan as facts
+from gates.engine.fold import Folded, State, StateOutdated, at_start, fold, quiet_to
+from gates.engine.machine import REVISION, judge
+from gates.engine.machine import Evaluation as Judged
+from gates.engine.machine import Recommendation as JudgedRecommendation
+from gates.engine.plan import Plan, from_us, rfc3339, to_us
+from gates.engine.policy import Policy
+from gates.engine.series import Rows
+from gates.loading import Judging, Unjudgeable, load, policy_of, rows_of, series_of
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation, Step
-from gates.plan import Plan, from_us, rfc3339, to_us
-from gates.policy import Policy
-from gates.readings import Judging, Unjudgeable, load, policy_of, rows_of, series_of
-from gates.rules import REVISION, judge
-from gates.rules import Evaluation as Judged
-from gates.rules import Recommendation as JudgedRecommendation
-from gates.series import Rows
 from gates.suspension import cause_of, lifted, suspend
 
 CHUNK, FIRST_CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 50, 10, 2, 10, 5_000

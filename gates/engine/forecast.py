@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gates.plan import Plan
-from gates.policy import Policy
-from gates.rules import Comparison, judge
-from gates.statistics.planning import smallest_effect, units_for_half
+from gates.engine.machine import Comparison, judge
+from gates.engine.plan import Plan
+from gates.engine.policy import Policy
+from gates.engine.statistics.planning import smallest_effect, units_for_half
 
 
 class Outlook(NamedTuple):

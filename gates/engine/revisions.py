@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 
-from gates.facts import State
-from gates.rules import REVISION, Bounds, Comparison, Judge, Memory, Rules, Verdict, arm_of
-from gates.statistics.effects import difference, relative_se, relative_uplift
-from gates.statistics.moments import Arm
-from gates.statistics.sequences import always_valid_p, half_width, intersect
+from gates.engine.facts import State
+from gates.engine.machine import REVISION, Bounds, Comparison, Judge, Memory, Rules, Verdict, arm_of
+from gates.engine.statistics.effects import difference, relative_se, relative_uplift
+from gates.engine.statistics.moments import Arm
+from gates.engine.statistics.sequences import always_valid_p, half_width, intersect
 
 REVISIONS = range(1, REVISION + 1)
 

@@ -1,7 +1,7 @@
 """Readings of many looks at once: where may a verdict change? Pure, vectorised; it proposes, the scalar path decides.
 
 Over weeks of hourly looks a gate's verdict changes a handful of times. `Preview` finds those looks with the formulas of
-`gates.statistics` over arrays, marks every look so near to a boundary that the last bit could matter, and says which
+`gates.engine.statistics` over arrays, marks every look so near to a boundary that the last bit could matter, and says which
 looks hold the extremes, so that the rules compute only these by the scalar path - and get what all of them would give.
 """
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gates.facts import MetricLook, State
-from gates.statistics.effects import difference, relative_interval, relative_se, relative_uplift, with_spread
-from gates.statistics.moments import Arm, ratio_of, smoothed_spread
-from gates.statistics.sequences import half_width, log_p
+from gates.engine.facts import MetricLook, State
+from gates.engine.statistics.effects import difference, relative_interval, relative_se, relative_uplift, with_spread
+from gates.engine.statistics.moments import Arm, ratio_of, smoothed_spread
+from gates.engine.statistics.sequences import half_width, log_p
 
 if TYPE_CHECKING:
-    from gates.rules import Bounds, Comparison, Judge
+    from gates.engine.machine import Bounds, Comparison, Judge
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
