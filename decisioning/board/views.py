@@ -57,9 +57,11 @@ from gates import policies as policy_rules
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine.evidence import EvidenceRefused
 from gates.models import PolicyVersion
-from telemetry import events, pulls
+from telemetry import events
 from telemetry.models import QuarantinedEvent, Source
-from telemetry.sources import SourceFailed, SourceRefused, preview
+from telemetry.sources import runs
+from telemetry.sources.preview import preview
+from telemetry.sources.refusals import SourceFailed, SourceRefused
 
 type View = Callable[..., HttpResponse]
 
@@ -588,7 +590,7 @@ def source_refresh(request: HttpRequest, pk: int) -> HttpResponse:
     source = get_object_or_404(Source.objects.select_related("team"), pk=pk)
     allowed(request, Scope.TELEMETRY, source.team_id)
     try:
-        pulls.queue(source, now=timezone.now())
+        runs.queue(source, now=timezone.now())
     except SourceRefused as refusal:
         messages.error(request, str(refusal))
     else:

@@ -1,6 +1,6 @@
 """CSV and Parquet files as the table `rows`. A cell of ours is read by what it says itself, never by what the first lines look like.
 
-A CSV is read as text, and so are texts in a Parquet file. The columns that are ours (`sources.COLUMNS`) are then typed: keys stay text,
+A CSV is read as text, and so are texts in a Parquet file. The columns that are ours (`definition.COLUMNS`) are then typed: keys stay text,
 `ts` is a TIMESTAMPTZ, n, revision and window_s are BIGINT, the other numbers DOUBLE. A line with a cell that cannot be read, and one that
 has more or fewer cells than the head, is not in `rows`: it comes first, as it stands in the file, to be refused by its line. A query that
 sums lines up fails on such a line instead, since a sum without it would be wrong. A column that is not ours has the type that all of its
@@ -25,21 +25,11 @@ from typing import Any
 import duckdb
 
 from telemetry.models import Source
-from telemetry.sources import (
-    CHUNK,
-    COLUMNS,
-    EPOCH,
-    ISO,
-    KEYS,
-    PER_SECOND,
-    WHOLE,
-    SourceFailed,
-    Unread,
-    database_file,
-    file_of,
-    own_name,
-    with_parameters,
-)
+from telemetry.sources.definition import COLUMNS, own_name
+from telemetry.sources.places import database_file, file_of
+from telemetry.sources.query import with_parameters
+from telemetry.sources.refusals import SourceFailed
+from telemetry.sources.rows import CHUNK, EPOCH, ISO, KEYS, PER_SECOND, WHOLE, Unread
 
 _OPTIONS: dict[str, Any] = {
     "threads": "1",

@@ -1,4 +1,4 @@
-"""Where sources are read: databases through SQLAlchemy, files (telemetry.files) through DuckDB. Nothing here can write to where it reads.
+"""Where sources are read: databases through SQLAlchemy, files (telemetry.sources.files) through DuckDB. Nothing here can write to where it reads.
 
 Both cost half a second and tens of megabytes to load, so only a process that reads a source imports this.
 """
@@ -17,9 +17,12 @@ import sqlalchemy
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from telemetry import dialects, files
 from telemetry.models import Source
-from telemetry.sources import CHUNK, PER_SECOND, SourceFailed, code_of, own_name, with_parameters
+from telemetry.sources import dialects, files
+from telemetry.sources.definition import own_name
+from telemetry.sources.query import code_of, with_parameters
+from telemetry.sources.refusals import SourceFailed
+from telemetry.sources.rows import CHUNK, PER_SECOND
 
 
 def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: float) -> Iterator[list[dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection
 
-from telemetry.dialects import Dialect
+from telemetry.sources.dialects import Dialect
 
 
 def _begin(connection: Connection, limit_s: float) -> None:

@@ -18,9 +18,13 @@ from django.db.models.functions import Coalesce, Least
 
 from decisioning.access.principal import bind_job
 from decisioning.ledger.items import alone
-from telemetry import sources, wake
+from telemetry import wake
 from telemetry.models import RefreshRun, Source
-from telemetry.sources import SourceFailed, SourceRefused, Stored
+from telemetry.sources import rows
+from telemetry.sources.definition import check
+from telemetry.sources.refusals import SourceFailed, SourceRefused
+from telemetry.sources.rows import Stored
+from telemetry.sources.window import LATE, reading
 
 Clock = Callable[[], dt.datetime]
 MOST_ROWS = 1_000_000
@@ -175,18 +179,20 @@ def take_next(*, now: dt.datetime) -> RefreshRun | None:
 
 def pull(run: RefreshRun, *, clock: Clock) -> None:
     """Carry out a claimed run: chunk by chunk, each in a transaction of its own, together with its sign of life."""
+    from telemetry.sources import engines  # loaded where a run is, by half a second and tens of megabytes
+
     source = _source_of(run)
     found, problems = _Found(), list[str]()
     status, error = RefreshRun.Status.SUCCEEDED, None
     try:
         if source is None:
             raise SourceFailed("The source is gone.")  # noqa: TRY301
-        sources.check(source)
-        asked = sources.reading(source, now=clock())
-        for chunk in sources.read(source, since=asked.since, until=asked.until, limit_s=source.time_limit_s):
+        check(source)
+        asked = reading(source, now=clock())
+        for chunk in engines.read(source, since=asked.since, until=asked.until, limit_s=source.time_limit_s):
             with transaction.atomic():
                 bind_job("telemetry.sources")
-                stored = sources.store(source, chunk, reading=asked, now=clock(), first=found.seen + 1)
+                stored = rows.store(source, chunk, reading=asked, now=clock(), first=found.seen + 1)
                 found.add(stored, len(chunk))
                 problems += stored.problems[: 5 - len(problems)]
                 _still_ours(run, rows=found.rows, now=clock())
@@ -270,5 +276,5 @@ def _end(
             held.read_to = max(filter(None, (held.read_to, found.newest)), default=None)
             held.again_from = None
             if found.refused_from and held.read_to and found.refused_from < held.read_to:
-                held.again_from = max(found.refused_from, held.read_to - sources.LATE)
+                held.again_from = max(found.refused_from, held.read_to - LATE)
         held.save(update_fields=["failures", "due_at", "last_refresh_at", "read_to", "again_from"])

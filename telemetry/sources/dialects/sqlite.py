@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection
 
-from telemetry.dialects import Dialect
-from telemetry.sources import database_file
+from telemetry.sources.dialects import Dialect
+from telemetry.sources.places import database_file
 
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 

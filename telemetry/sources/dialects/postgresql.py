@@ -6,8 +6,8 @@ from django.db import connection as own
 from sqlalchemy import URL, Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from telemetry.dialects import Dialect
-from telemetry.sources import SourceFailed
+from telemetry.sources.dialects import Dialect
+from telemetry.sources.refusals import SourceFailed
 
 _STRONG = """
 SELECT string_agg(what, ', ') FROM (

@@ -2,6 +2,6 @@
 
 from dataclasses import replace
 
-from telemetry.dialects import mysql
+from telemetry.sources.dialects import mysql
 
 DIALECT = replace(mysql.DIALECT, driver="mariadb+pymysql", extra="mariadb")

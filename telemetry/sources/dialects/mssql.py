@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection
 
-from telemetry.dialects import Dialect
+from telemetry.sources.dialects import Dialect
 
 
 def _connecting(_url: URL, limit_s: float) -> dict[str, Any]:

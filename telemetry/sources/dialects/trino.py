@@ -1,6 +1,6 @@
 """Trino, by its own driver. A catalog is made read-only on the server: give the login no more. Not tried by us."""
 
-from telemetry.dialects import Dialect
+from telemetry.sources.dialects import Dialect
 
 DIALECT = Dialect(
     driver="trino",

@@ -1,6 +1,6 @@
 """The databases that a source may read, each by its name: its driver, how it is made read-only and put to UTC, how long it may take.
 
-A module a database, imported when one is read: `DIALECT` says it all, except for DuckDB, which is no server and read by `telemetry.files`.
+A module a database, imported when one is read: `DIALECT` says it all, except for DuckDB, which is no server and read by `telemetry.sources.files`.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,6 @@
 Not tried by us.
 """
 
-from telemetry.dialects import Dialect
+from telemetry.sources.dialects import Dialect
 
 DIALECT = Dialect(driver="bigquery", extra="bigquery")

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import URL, Connection
 
-from telemetry.dialects import Dialect
-from telemetry.sources import SourceFailed
+from telemetry.sources.dialects import Dialect
+from telemetry.sources.refusals import SourceFailed
 
 _STRONG = ("ALL PRIVILEGES ON *.*", "FILE", "SUPER")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from telemetry.dialects import Dialect
+from telemetry.sources.dialects import Dialect
 
 
 def _begin(connection: Connection, limit_s: float) -> None:
