@@ -21,7 +21,7 @@ import pytest
 
 from decisioning import up
 from decisioning.embedded import PROJECT, Home, NotStarted
-from decisioning.up import Interrupted, Part, Supervisor
+from decisioning.supervisor import Interrupted, Part, Supervisor
 from tests.installation import Installation, soon
 
 # --- the supervisor, with small parts ---------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_killing_uv_run_stops_what_it_ran(tmp_path: Path) -> None:
     launcher = tmp_path / "uv"
     launcher.symlink_to("/bin/sh")
     program = (
-        "from decisioning.up import *; h = Home(sys.argv[1]); h.make(); s = Supervisor(h);"
+        "from decisioning.embedded import Home; from decisioning.supervisor import *; h = Home(sys.argv[1]); h.make(); s = Supervisor(h);"
         "s.keep(Part('part', ['/bin/sleep', '60'], {})); print(s.parts[0].process.pid, flush=True)\n"
         "try: s.watch()\n"
         "finally: s.stop(); print('stopped', flush=True)"
