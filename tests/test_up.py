@@ -19,6 +19,7 @@ import httpx
 import psycopg
 import pytest
 
+from decisioning import supervisor as supervisors
 from decisioning import up
 from decisioning.embedded import PROJECT, Home, NotStarted
 from decisioning.supervisor import Interrupted, Part, Supervisor
@@ -134,7 +135,7 @@ def test_servers_stop_after_those_who_use_them(home: Home) -> None:
 
 
 def test_a_log_does_not_grow_without_bound(supervisor: Supervisor, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(up, "LOG_BYTES", 10_000)
+    monkeypatch.setattr(supervisors, "LOG_BYTES", 10_000)
     supervisor.keep(part("while :; do echo a line of some length, again and again; sleep 0.002; done"))
     log, older = home.logs / "part.log", home.logs / "part.log.1"
 
