@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from experiments.schedule import Schedule
-from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, Sums
+from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, Sums, Unreadable
 from gates.engine.plan import DAY, SECOND, Action, Answer, Clock, Dues, Kpi, Plan
 from gates.engine.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
 from gates.engine.screening import MetricTrack, Screen
@@ -76,6 +76,10 @@ RULES = (
 """The first that matches says what to do. Tests hold the table to what the machine below does, and docs/gates.md to the table."""
 
 
+type Reason = dict[str, Any]
+"""Why, as data: {"code", names, numbers; "blocks": true if it is one of the blockers}. `gates.engine.reasons` makes them."""
+
+
 # What a slot's evaluation looks like ----------------------------------------------------------------------------------
 
 
@@ -100,7 +104,7 @@ class Reading(msgspec.Struct, frozen=True):
 class GateState(msgspec.Struct, frozen=True):
     """One gate (of one variant, None for gates of the whole experiment) as of a slot.
 
-    since: the slot at which the verdict became this one. reason: a sentence with the numbers. extra: limits to draw
+    since: the slot at which the verdict became this one. reasons: what it rests on. extra: limits to draw
     (`scale_above`, `delete_below`, `max_harm`, `at_least`, `at_most`) and what the kind counts (`observed`, `expected`).
     """
 
@@ -111,7 +115,7 @@ class GateState(msgspec.Struct, frozen=True):
     verdict: Verdict
     since: int
     reading: Reading | None
-    reason: str
+    reasons: tuple[Reason, ...]
     extra: dict[str, Any]
 
 
@@ -127,8 +131,7 @@ class Recommendation(msgspec.Struct, frozen=True):
     code: str
     variant: str | None
     state: RecommendationState
-    rationale: tuple[str, ...]
-    blockers: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     first_stable_at: int | None
     knowable_at: int | None
     proposed_slot: int | None
@@ -179,7 +182,7 @@ class SeriesSpec(NamedTuple):
     schedule, every: when its buckets are due. allowed: how old its watermark may be. dues, lag: the due instants that are expected,
     and how long after one a bucket is overdue. window: over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
     reads it up to there. targets: positions of the targets that read it. unsupported_because: why no goal or guard can judge it, whatever its
-    rows; empty when one can, and such plans are refused.
+    rows; None when one can, and such plans are refused.
     """
 
     name: str
@@ -200,7 +203,7 @@ class SeriesSpec(NamedTuple):
     at_horizon: bool
     at_present: bool
     targets: tuple[int, ...]
-    unsupported_because: str
+    unsupported_because: Unreadable | None
 
 
 class CompiledPlan:
@@ -418,10 +421,10 @@ def compile_plan(policy: Policy, plan: Plan, revision: int = REVISION) -> Compil
     return CompiledPlan(policy, plan, revision)
 
 
-def _unsupported_because(kpi: Kpi) -> str:
+def _unsupported_because(kpi: Kpi) -> Unreadable | None:
     if kpi.kind == "gauge":
-        return f"{kpi.metric} is a gauge, which has no units to compare"
-    return "" if kpi.direction else f"{kpi.metric} does not say which direction is better"
+        return Unreadable("gauge")
+    return None if kpi.direction else Unreadable("no_direction")
 
 
 def tightest_at(policy: Policy, kpi: Kpi, gate: Gate, worthwhile: float) -> float:
@@ -470,8 +473,8 @@ class RunningBounds(msgspec.Struct, array_like=True):
     arrived: int = 0
     arms: tuple[int, int] = (0, 0)
     noise: float = 0.0
-    reasons: list[str] = []
-    """Why series are unreadable, one a series."""
+    reasons: list[tuple[str, Unreadable | str]] = []
+    """Variants whose series are unreadable, and why."""
     rate_samples: list[int] = []
     """Instants about a day apart, oldest first, each followed by the units until then: the present units a day."""
 
@@ -701,7 +704,7 @@ class StateMachine:
                 variant_state.latch.restated = self.touched = True
         bounds.reasons = []
         if look.unreadable:
-            bounds.reasons = [f"{v}: {look.unreadable[v]}" for v in (control, variant) if v in look.unreadable]
+            bounds.reasons = [(v, look.unreadable[v]) for v in (control, variant) if v in look.unreadable]
         if bounds.reasons or control not in look.states or variant not in look.states:
             bounds.readable = bounds.floor = False
             bounds.why = "unreadable" if bounds.reasons else "missing"

@@ -13,6 +13,7 @@ import gates.engine.fold
 from gates.engine.evidence import canonical_bytes, evidence, replay
 from gates.engine.fold import Checkpoint, CheckpointOutdated, fold, unchanged_until
 from gates.engine.machine import Evaluation
+from gates.engine.reasons import blocking
 from tests.examples import examples
 from tests.gates.desk import Desk, arrivals, body_of
 from tests.gates.histories import HOUR, without
@@ -147,14 +148,14 @@ def _shown(evaluation: Evaluation) -> object:
     """What the document takes from an evaluation that is not on record."""
     told = [evaluation.recommendation, *evaluation.variants]
     return evaluation.gates, [
-        msgspec.structs.replace(r, rationale=(), blockers=r.blockers if r.proposed_slot is not None else ())
+        msgspec.structs.replace(r, reasons=tuple(blocking(r.reasons)) if r.proposed_slot is not None else ())
         for r in told
     ]
 
 
 def _told(evaluation: Evaluation) -> object:
-    """An evaluation without its sentences about single rows, which the slow engine does not write."""
+    """An evaluation without what it says of single rows, which the slow engine does not say."""
     plain = msgspec.to_builtins(evaluation)
     for recommendation in (plain["recommendation"], *plain["variants"]):
-        del recommendation["rationale"], recommendation["blockers"]
+        del recommendation["reasons"]
     return plain

@@ -16,8 +16,8 @@ from gates.engine.machine import (
     compile_plan,
     gate_verdicts,
 )
-from gates.engine.narration import recommended
 from gates.engine.policy import canonical
+from gates.engine.recommendations import recommended
 from tests.examples import examples
 from tests.gates.oracle import Oracle
 from tests.gates.worlds import world
