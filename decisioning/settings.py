@@ -45,6 +45,7 @@ INSTALLED_APPS = [
     "telemetry",
     "gates",
     "decisioning.board",
+    "decisioning.commands",
 ]
 
 MIDDLEWARE = [
@@ -53,7 +54,7 @@ MIDDLEWARE = [
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "decisioning.access.headers.PermissionsPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "decisioning.access.availability.StaysUp",
+    "decisioning.availability.middleware.StaysUp",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -98,7 +99,7 @@ def database(url: str) -> dict[str, object]:
     """Django's settings for a postgres:// URL; no URL gives a name that cannot connect, so commands without a database still run."""
     parts = urlsplit(url)
     return {
-        "ENGINE": "decisioning.access.deadlines",
+        "ENGINE": "decisioning.database.backend",
         "NAME": parts.path.lstrip("/") or "decisioning",
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
@@ -107,7 +108,7 @@ def database(url: str) -> dict[str, object]:
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
-            # A hung server ignores statement_timeout, so there are deadlines on this side as well; see access.pulse.
+            # A hung server ignores statement_timeout, so there are deadlines on this side as well; see database.liveness.
             "connect_timeout": 10,
             "tcp_user_timeout": 10_000,
             "keepalives_idle": 10,

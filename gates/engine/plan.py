@@ -113,7 +113,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, cache_hash=True):
         return tuple(sorted((v for v in self.variants if not v.control), key=lambda v: v.position))
 
     @property
-    def subjects(self) -> tuple[Variant, ...]:
+    def judged_variants(self) -> tuple[Variant, ...]:
         """Variants that get a recommendation: the treatments, or the only variant."""
         return self.treatments or self.variants[:1]
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.schedule import Grid
-from gates.engine.fold import Folded, fold
+from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import DAY, SECOND, Clock, Dues, Kpi, Plan, to_us
 from gates.engine.series import Series, SeriesKey
 from tests.gates.histories import DENSITY, GOAL, HOUR, START, plan, policy, without
@@ -35,7 +35,7 @@ def daily(stamps: list[int], **shift: Callable[[int], int]) -> dict[SeriesKey, S
     return rows
 
 
-def days(folded: Folded, plan: Plan) -> tuple[float | None, set[str]]:
+def days(folded: FoldResult, plan: Plan) -> tuple[float | None, set[str]]:
     """The day on which a scale was proposed, and the states it had from then on."""
     proposed = [e for e in folded.evaluations if e.recommendation.action == "scale"]
     at = (proposed[0].slot - plan.started_at) / DAY if proposed else None

@@ -10,7 +10,7 @@ import pytest
 from decisioning.api import shapes
 from decisioning.board import words
 from gates.engine.fold import fold
-from gates.engine.machine import RULES, Memory, Rules, judge
+from gates.engine.machine import RULES, ExperimentState, StateMachine, compile_plan
 from gates.engine.policy import KEYS
 from gates.models import Recommendation
 from tests.gates.worlds import world
@@ -48,13 +48,13 @@ def test_each_rule_is_reached_and_says_just_what_the_table_has() -> None:
     said: dict[int, set[tuple[str, str]]] = defaultdict(set)
     for seed in range(WORLDS):
         w = world(seed)
-        court = judge(w.policy, w.plan)
-        memory = Memory.at_start(court)
-        rules = Rules(court, memory)
+        compiled = compile_plan(w.policy, w.plan)
+        state = ExperimentState.at_start(compiled)
+        machine = StateMachine(compiled, state)
         for step in fold(w.policy, w.plan, w.rows, to=w.end).steps:
-            rules.step(step)
-            for standing in memory.standing:
-                said[standing.row].add((standing.action, standing.code))
+            machine.advance(step)
+            for variant_state in state.variant_states:
+                said[variant_state.rule].add((variant_state.action, variant_state.code))
 
     assert dict(said) == {rule.number: set(rule.says) for rule in RULES}
 
