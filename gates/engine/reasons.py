@@ -45,7 +45,7 @@ _NAMES = ("code", "of", "gate", "metric", "variant", "problem")
 
 def evaluation_of(compiled: CompiledPlan, state: ExperimentState, detail: SlotSnapshot, *, changed: bool) -> Evaluation:
     """The experiment as of the slot state stands at."""
-    reasons = _Reasons(compiled, state, detail)
+    reasons, gates = _VariantReasons(compiled, state, detail), _GateStates(compiled, state, detail)
     arms = compiled.arms(detail.slot)
     variants = tuple(
         recommendation_of(compiled, state.variant_states[index], variant, reasons.of(index, variant))
@@ -57,7 +57,7 @@ def evaluation_of(compiled: CompiledPlan, state: ExperimentState, detail: SlotSn
         changed=changed,
         recommendation=experiment_of(compiled, state, variants),
         variants=variants,
-        gates=tuple(reasons.gate(gate, variant, verdict) for gate, variant, verdict in gate_verdicts(compiled, state)),
+        gates=tuple(gates.gate(gate, variant, verdict) for gate, variant, verdict in gate_verdicts(compiled, state)),
     )
 
 
@@ -95,15 +95,161 @@ def subject_of(reason: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(str(reason.get(name)) for name in _NAMES)
 
 
-class _Reasons:
-    """Recommendations and gate states of one slot."""
+class _Slot:
+    """What one slot says of a gate, whoever asks."""
 
     def __init__(self, compiled: CompiledPlan, state: ExperimentState, detail: SlotSnapshot) -> None:
         self.compiled, self.state, self.detail = compiled, state, detail
         self.arms = compiled.arms(detail.slot)
         self.width = len(compiled.judged_variants)
 
-    # Of a variant
+    def _comparisons(self, index: int) -> list[tuple[Comparison, RunningBounds]]:
+        if self.compiled.control is None:
+            return []
+        return [
+            (comparison, self.state.bounds[g * self.width + index])
+            for g, comparison in enumerate(self.compiled.comparisons)
+        ]
+
+    def _split_alarms(self) -> list[Reason]:
+        """Each metric whose units did not arrive in the planned split, and what else than a wrong split the alarm of a guard may mean."""
+        alarm = self.state.alarm
+        guards_alone = {self.compiled.kpis[metric].role for metric in alarm} == {"guardrail"}
+        as_planned = {other: units for other, units in self.detail.split.items() if other not in alarm}
+        return [
+            {
+                "code": "split_alarm",
+                "metric": metric,
+                "units": self._in_order(alarm[metric]),
+                "weights": self._in_order(self.compiled.weights, alarm[metric]),
+                "log_e": rounded(split_log_e(self.compiled, alarm[metric])),
+                "since": rfc3339(self.state.alarm_at[metric]),
+                "may_not_count_assignment": guards_alone,
+                "as_planned": [(other, self._in_order(units)) for other, units in as_planned.items()],
+            }
+            for metric in self.compiled.counting
+            if metric in alarm
+        ]
+
+    def _in_order(self, counts: Mapping[str, float], among: Collection[str] | None = None) -> list[tuple[str, float]]:
+        """Numbers per variant, in plan order."""
+        return [(v, counts[v]) for v in self.compiled.variants if v in (counts if among is None else among)]
+
+    def _measured(self, comparison: Comparison, bounds: RunningBounds, variant: str) -> Reason:
+        """One goal or guard in numbers, or why there are none."""
+        if not bounds.readable:
+            return self._unread(comparison, bounds, variant)
+        return {
+            "code": "measured",
+            "metric": comparison.kpi.metric,
+            "variant": variant,
+            "effect": comparison.gate.effect,
+            "alpha": rounded(comparison.alpha),
+            "estimate": rounded(bounds.estimate),
+            "lower": rounded_end(bounds.lower),
+            "upper": rounded_end(bounds.upper),
+            "running_lower": rounded_end(bounds.running_lower),
+            "running_upper": rounded_end(bounds.running_upper),
+            "units": bounds.n,
+        }
+
+    def _unread(self, comparison: Comparison, bounds: RunningBounds, variant: str) -> Reason:
+        about = {"metric": comparison.kpi.metric, "control": self.compiled.control, "variant": variant}
+        if bounds.why == "zero":
+            return {"code": "control_is_zero", **about}
+        if bounds.why == "unreadable":
+            return {"code": "row_unreadable", **about}
+        if bounds.why == "missing":
+            return {"code": "no_closed_row", **about}
+        if bounds.why == "denominator":
+            return {"code": "denominator_is_zero", **about}
+        if bounds.why in ("", "young"):  # the rest of the floor is held: what is lacking is a control other than 0
+            best = {"effect": comparison.gate.effect, "upper": rounded_end(bounds.running_upper)}
+            return {"code": "bounded_above_only", **about, **best}
+        return {"code": "too_few_units", **about}
+
+    def _planned(self, comparison: Comparison, bounds: RunningBounds) -> Reason:
+        """Units a day and days left."""
+        rate = units_per_day(self.compiled, bounds)
+        if rate is None:
+            return {}
+        stays, surely = days_left(comparison, bounds, rate)
+        return {
+            "units_per_day": rounded(rate),
+            "days_left": None if stays is None else rounded(stays),
+            "days_left_at_most": None if surely is None else rounded(surely),
+        }
+
+    def _due(self, metric: str) -> Reason:
+        kpi = self.compiled.kpis[metric]
+        return {"expected_every_s": kpi.expected_every_s, "freshness_target_s": kpi.freshness_target_s}
+
+    def _watched(self, gate: Gate, variant: str) -> Reason:
+        observations = self.detail.watched[f"{gate.name}/{variant}"].newest[-gate.times :]
+        about: Reason = {"gate": gate.name, "metric": gate.metric, "variant": variant}
+        if not observations or observations[-1][1] is None:
+            return {"code": "no_value", **about}
+        seen = [[rfc3339(ts), rounded(value)] for ts, value in observations if value is not None]
+        inside = is_inside(gate, observations[-1][1])
+        return {"code": "inside_limit" if inside else "outside_limit", **about, **limits(gate), "observed": seen}
+
+    def _density(self, gate: Gate) -> Reason:
+        about: Reason = {"gate": gate.name, "at_least": gate.at_least}
+        if gate.metric is not None:
+            values = {
+                watch.variant: self.detail.watched[watch.name].newest[-1][1]
+                for watch in self.compiled.watches
+                if watch.gate is gate and watch.variant in self.arms and self.detail.watched[watch.name].newest
+            }
+            known = {variant: value for variant, value in values.items() if value is not None}
+            if not known:
+                return {"code": "no_closed_value", "metric": gate.metric, **about}
+            least = min(known, key=lambda variant: known[variant])
+            return {
+                "code": "least_value",
+                "metric": gate.metric,
+                "variant": least,
+                "value": rounded(known[least]),
+                **about,
+            }
+        worst = self._worst_density()
+        if worst is None:
+            return {"code": "dense_while_fresh", **about}
+        name, observed, expected = worst
+        metric, _, variant = name.partition("/")
+        about |= {"metric": metric, "variant": variant}
+        if not expected:
+            return {"code": "no_bucket_closed", **about}
+        return {"code": "buckets", **about, "observed": observed, "expected": expected}
+
+    def _worst_density(self) -> tuple[str, int, int] | None:
+        counted = [
+            (observed / expected if expected else 0.0, name, observed, expected)
+            for name, (observed, expected) in self.detail.dense.items()
+        ]
+        return min(counted)[1:] if counted else None
+
+    def _target(self, gate: Gate, bounds: RunningBounds) -> Reason:
+        about: Reason = {"gate": gate.name, "metric": gate.metric, "days": gate.days}
+        if bounds.at is None:
+            return {"code": "target_without_row", **about}
+        if bounds.why == "day":
+            return {"code": "target_day_without_row", **about}
+        if not bounds.readable:
+            return {"code": "target_without_day", **about}
+        return {
+            "code": "target_measured",
+            **about,
+            **limits(gate),
+            "closed": bounds.n,
+            "mean": rounded(bounds.estimate),
+            "least": rounded(bounds.lower),
+            "most": rounded(bounds.upper),
+        }
+
+
+class _VariantReasons(_Slot):
+    """Why something is recommended of a variant."""
 
     def of(self, index: int, variant: str) -> tuple[Reason, ...]:
         """What its recommendation rests on, what was measured, what would change it; then what blocks it. Each once."""
@@ -202,59 +348,6 @@ class _Reasons:
                 )
         return found
 
-    def _split_alarms(self) -> list[Reason]:
-        """Each metric whose units did not arrive in the planned split, and what else than a wrong split the alarm of a guard may mean."""
-        alarm = self.state.alarm
-        guards_alone = {self.compiled.kpis[metric].role for metric in alarm} == {"guardrail"}
-        as_planned = {other: units for other, units in self.detail.split.items() if other not in alarm}
-        return [
-            {
-                "code": "split_alarm",
-                "metric": metric,
-                "units": self._in_order(alarm[metric]),
-                "weights": self._in_order(self.compiled.weights, alarm[metric]),
-                "log_e": rounded(split_log_e(self.compiled, alarm[metric])),
-                "since": rfc3339(self.state.alarm_at[metric]),
-                "may_not_count_assignment": guards_alone,
-                "as_planned": [(other, self._in_order(units)) for other, units in as_planned.items()],
-            }
-            for metric in self.compiled.counting
-            if metric in alarm
-        ]
-
-    def _measured(self, comparison: Comparison, bounds: RunningBounds, variant: str) -> Reason:
-        """One goal or guard in numbers, or why there are none."""
-        if not bounds.readable:
-            return self._unread(comparison, bounds, variant)
-        return {
-            "code": "measured",
-            "metric": comparison.kpi.metric,
-            "variant": variant,
-            "effect": comparison.gate.effect,
-            "alpha": rounded(comparison.alpha),
-            "estimate": rounded(bounds.estimate),
-            "lower": rounded_end(bounds.lower),
-            "upper": rounded_end(bounds.upper),
-            "running_lower": rounded_end(bounds.running_lower),
-            "running_upper": rounded_end(bounds.running_upper),
-            "units": bounds.n,
-        }
-
-    def _unread(self, comparison: Comparison, bounds: RunningBounds, variant: str) -> Reason:
-        about = {"metric": comparison.kpi.metric, "control": self.compiled.control, "variant": variant}
-        if bounds.why == "zero":
-            return {"code": "control_is_zero", **about}
-        if bounds.why == "unreadable":
-            return {"code": "row_unreadable", **about}
-        if bounds.why == "missing":
-            return {"code": "no_closed_row", **about}
-        if bounds.why == "denominator":
-            return {"code": "denominator_is_zero", **about}
-        if bounds.why in ("", "young"):  # the rest of the floor is held: what is lacking is a control other than 0
-            best = {"effect": comparison.gate.effect, "upper": rounded_end(bounds.running_upper)}
-            return {"code": "bounded_above_only", **about, **best}
-        return {"code": "too_few_units", **about}
-
     def _would_change(self, index: int, variant: str) -> list[Reason]:
         """What scale and an end still need, goal by goal, guard by guard."""
         if self.state.variant_states[index].rule not in (COLLECTING, 9, HOLD_OPEN):
@@ -279,8 +372,6 @@ class _Reasons:
             if verdict != "pass" and w.gate.kind == "threshold" and concerns(w, variant, self.arms)
         ]
         return found
-
-    # Blockers: what rules 4 and 5 lack, and what has suspended a proposal
 
     def _blockers(self, index: int, variant: str) -> list[Reason]:
         variant_state = self.state.variant_states[index]
@@ -322,10 +413,6 @@ class _Reasons:
                 refreshed = None if received is None else rfc3339(received)
                 found.append({"code": "stale", **about, "watermark": rfc3339(watermark), "last_refresh_at": refreshed})
         return found
-
-    def _due(self, metric: str) -> Reason:
-        kpi = self.compiled.kpis[metric]
-        return {"expected_every_s": kpi.expected_every_s, "freshness_target_s": kpi.freshness_target_s}
 
     def _unreadable(self, index: int, variant: str) -> list[Reason]:
         found: list[Reason] = []
@@ -403,7 +490,9 @@ class _Reasons:
             return {"code": "noisy", "metric": metric, "relative_se": rounded_end(bounds.noise), "needed": needed}
         return None
 
-    # Gates
+
+class _GateStates(_Slot):
+    """Every gate as of the slot."""
 
     def gate(self, gate: Gate, variant: str | None, verdict: Verdict) -> GateState:
         since = self.state.since.get(f"{gate.name}/{variant or ''}", (verdict, self.detail.slot))[1]
@@ -456,63 +545,6 @@ class _Reasons:
             reasons, extra = self._split()
         return GateState(gate.name, gate.kind, variant, gate.metric, verdict, since, reading, tuple(reasons), extra)
 
-    def _planned(self, comparison: Comparison, bounds: RunningBounds) -> Reason:
-        """Units a day and days left."""
-        rate = units_per_day(self.compiled, bounds)
-        if rate is None:
-            return {}
-        stays, surely = days_left(comparison, bounds, rate)
-        return {
-            "units_per_day": rounded(rate),
-            "days_left": None if stays is None else rounded(stays),
-            "days_left_at_most": None if surely is None else rounded(surely),
-        }
-
-    def _watched(self, gate: Gate, variant: str) -> Reason:
-        observations = self.detail.watched[f"{gate.name}/{variant}"].newest[-gate.times :]
-        about: Reason = {"gate": gate.name, "metric": gate.metric, "variant": variant}
-        if not observations or observations[-1][1] is None:
-            return {"code": "no_value", **about}
-        seen = [[rfc3339(ts), rounded(value)] for ts, value in observations if value is not None]
-        inside = is_inside(gate, observations[-1][1])
-        return {"code": "inside_limit" if inside else "outside_limit", **about, **limits(gate), "observed": seen}
-
-    def _worst_density(self) -> tuple[str, int, int] | None:
-        counted = [
-            (observed / expected if expected else 0.0, name, observed, expected)
-            for name, (observed, expected) in self.detail.dense.items()
-        ]
-        return min(counted)[1:] if counted else None
-
-    def _density(self, gate: Gate) -> Reason:
-        about: Reason = {"gate": gate.name, "at_least": gate.at_least}
-        if gate.metric is not None:
-            values = {
-                watch.variant: self.detail.watched[watch.name].newest[-1][1]
-                for watch in self.compiled.watches
-                if watch.gate is gate and watch.variant in self.arms and self.detail.watched[watch.name].newest
-            }
-            known = {variant: value for variant, value in values.items() if value is not None}
-            if not known:
-                return {"code": "no_closed_value", "metric": gate.metric, **about}
-            least = min(known, key=lambda variant: known[variant])
-            return {
-                "code": "least_value",
-                "metric": gate.metric,
-                "variant": least,
-                "value": rounded(known[least]),
-                **about,
-            }
-        worst = self._worst_density()
-        if worst is None:
-            return {"code": "dense_while_fresh", **about}
-        name, observed, expected = worst
-        metric, _, variant = name.partition("/")
-        about |= {"metric": metric, "variant": variant}
-        if not expected:
-            return {"code": "no_bucket_closed", **about}
-        return {"code": "buckets", **about, "observed": observed, "expected": expected}
-
     def _freshness(self) -> list[Reason]:
         found: list[Reason] = []
         for metric, arm in self.compiled.series:
@@ -544,36 +576,6 @@ class _Reasons:
         if not extra:
             return [{"code": "split_not_counted"}], extra
         return [{"code": "split_as_planned", "log_e": max(of["log_e"] for of in extra.values())}], extra
-
-    def _in_order(self, counts: Mapping[str, float], among: Collection[str] | None = None) -> list[tuple[str, float]]:
-        """Numbers per variant, in plan order."""
-        return [(v, counts[v]) for v in self.compiled.variants if v in (counts if among is None else among)]
-
-    def _target(self, gate: Gate, bounds: RunningBounds) -> Reason:
-        about: Reason = {"gate": gate.name, "metric": gate.metric, "days": gate.days}
-        if bounds.at is None:
-            return {"code": "target_without_row", **about}
-        if bounds.why == "day":
-            return {"code": "target_day_without_row", **about}
-        if not bounds.readable:
-            return {"code": "target_without_day", **about}
-        return {
-            "code": "target_measured",
-            **about,
-            **limits(gate),
-            "closed": bounds.n,
-            "mean": rounded(bounds.estimate),
-            "least": rounded(bounds.lower),
-            "most": rounded(bounds.upper),
-        }
-
-    def _comparisons(self, index: int) -> list[tuple[Comparison, RunningBounds]]:
-        if self.compiled.control is None:
-            return []
-        return [
-            (comparison, self.state.bounds[g * self.width + index])
-            for g, comparison in enumerate(self.compiled.comparisons)
-        ]
 
 
 # As it is kept --------------------------------------------------------------------------------------------------------
