@@ -246,7 +246,7 @@ class FastForward:
             screen.move_to(k)
             if screen.must_stop[k]:
                 self._compute(screen)
-                verdicts.judge(screen.comparison, screen.bounds)
+                verdicts.update_verdict(screen.comparison, screen.bounds)
             if not screen.comparison.goal:
                 verdicts.count_fails(screen.comparison, screen.bounds, screen.variant, 1)
 

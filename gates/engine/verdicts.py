@@ -90,11 +90,11 @@ class Verdicts:
             self.take_reading(comparison, bounds, look.at, look.states[control], look.states[variant])
             if bounds.readable:
                 sample_rate(bounds, look.at, bounds.n)
-        self.judge(comparison, bounds)
+        self.update_verdict(comparison, bounds)
         if moved and not comparison.goal:
             self.count_fails(comparison, bounds, variant, 1)
 
-    def judge(self, comparison: Comparison, bounds: RunningBounds) -> None:
+    def update_verdict(self, comparison: Comparison, bounds: RunningBounds) -> None:
         """The verdict that its bounds give."""
         verdict = self.verdict_of(comparison, bounds)
         if verdict != bounds.verdict:
