@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from experiments.schedule import Schedule
+from experiments.schedule import Grid, Schedule
 from gates.engine.plan import DAY, SECOND, Answer, Clock, Dues, Kpi, Plan
 from gates.engine.policy import Gate, Policy, counting, derive
 from gates.engine.statistics.planning import planned_units
@@ -226,7 +226,7 @@ class CompiledPlan:
         kpi = self.kpis[metric]
         cumulative = kpi.temporality == "cumulative"
         watches = [watch for watch in self.watches if watch.gate.metric == metric]
-        schedule = Schedule(kpi.expected_every_s * SECOND)
+        schedule = Grid(kpi.expected_every_s * SECOND)
         return SeriesSpec(
             name=f"{metric}/{variant}",
             metric=metric,
