@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gates.engine.machine import Comparison, CompiledPlan, RunningBounds, compile_plan
+from gates.engine.compiled import Comparison, CompiledPlan, compile_plan
 from gates.engine.plan import DAY, Plan
 from gates.engine.policy import Policy
+from gates.engine.state import RunningBounds
 from gates.engine.statistics.planning import smallest_effect, units_for_half
 
 

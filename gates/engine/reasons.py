@@ -10,36 +10,21 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from gates.engine.compiled import Comparison, CompiledPlan
 from gates.engine.facts import SlotSnapshot, Unreadable
 from gates.engine.forecast import days_left, units_per_day
-from gates.engine.machine import (
-    AT_ONCE,
-    COLLECTING,
-    FRESH,
-    HOLD_OPEN,
-    MISSING,
-    OVERDUE,
-    Comparison,
-    CompiledPlan,
-    Evaluation,
-    ExperimentState,
-    GateState,
-    Reading,
-    Reason,
-    RunningBounds,
-    VariantState,
-    Verdict,
-    concerns,
-    freshness,
-    gate_verdicts,
-    is_inside,
-    split_log_e,
-)
 from gates.engine.plan import rfc3339
 from gates.engine.policy import Gate
-from gates.engine.recommendations import experiment_of, recommendation_of
+from gates.engine.recommendations import experiment_of, recommendation_of, rule_of
+from gates.engine.results import Evaluation, GateState, Reading, Reason, Verdict
+from gates.engine.state import FRESH, MISSING, OVERDUE, ExperimentState, RunningBounds, VariantState
+from gates.engine.verdicts import concerns, freshness, gate_verdicts, is_inside, split_log_e
 
 DIGITS = 12
+_PROVED = frozenset({"too_small", "wins", "on_target", "harmful", "not_worth_it", "off_target"})
+_COLLECTING = 5
+_WAITING = (_COLLECTING, 9, 10)
+"""Rules under which more data may still decide."""
 _NAMES = ("code", "of", "gate", "metric", "variant", "problem")
 
 
@@ -294,16 +279,15 @@ class _VariantReasons(_Slot):
     def _why(self, index: int, variant: str) -> list[Reason]:
         """What the rule that is recommended rests on."""
         variant_state = self.state.variant_states[index]
-        rule = variant_state.rule
-        if rule == 1:
+        if variant_state.code == "unsafe":
             return [
                 self._watched(w.gate, w.variant)
                 for w, verdict in zip(self.compiled.watches, self.state.watched, strict=True)
                 if verdict == "fail" and concerns(w, variant, self.arms)
             ]
-        if rule == 2:
+        if variant_state.code == "invalid":
             return self._invalid(index)
-        if rule == AT_ONCE:
+        if variant_state.code == "harm":
             return [
                 {
                     "code": "harmed",
@@ -329,7 +313,7 @@ class _VariantReasons(_Slot):
                     "leans": None if not goals else "up" if goals[0].estimate > 0 else "down",
                 }
             ]
-        return [{"code": variant_state.code, "variant": variant}] if rule in (6, 7, 8) else []
+        return [{"code": variant_state.code, "variant": variant}] if variant_state.code in _PROVED else []
 
     def _invalid(self, index: int) -> list[Reason]:
         found = self._split_alarms()
@@ -350,7 +334,7 @@ class _VariantReasons(_Slot):
 
     def _would_change(self, index: int, variant: str) -> list[Reason]:
         """What scale and an end still need, goal by goal, guard by guard."""
-        if self.state.variant_states[index].rule not in (COLLECTING, 9, HOLD_OPEN):
+        if self.state.variant_states[index].rule not in _WAITING:
             return []
         found = []
         for comparison, bounds in self._comparisons(index):
@@ -387,10 +371,10 @@ class _VariantReasons(_Slot):
                     "needed": self.compiled.policy.persist,
                 }
             )
-        if variant_state.rule in (4, COLLECTING):
+        if rule_of(variant_state.rule).suspends_scale:
             late = self._late(variant)
             lacks = late + _unless_implied(self._unreadable(index, variant), late)
-            if variant_state.rule == COLLECTING or not lacks:
+            if variant_state.rule == _COLLECTING or not lacks:
                 lacks += self._lacking(index, variant)
             found += lacks
         return each_once(found)

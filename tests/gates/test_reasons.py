@@ -14,10 +14,10 @@ import pytest
 from gates.engine import narration
 from gates.engine.evidence import canonical_bytes, digest, evidence
 from gates.engine.fold import fold
-from gates.engine.machine import Evaluation
 from gates.engine.narration import Called, Reader, codes, gate_in_words, in_words, sentence
 from gates.engine.plan import from_us
 from gates.engine.reasons import reasons_in, subject_of
+from gates.engine.results import Evaluation
 from tests.gates.histories import HOUR, START
 from tests.gates.test_rules import walk
 from tests.gates.worlds import world
