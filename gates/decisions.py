@@ -16,7 +16,6 @@ from gates.engine.state import FRESH
 from gates.engine.verdicts import freshness
 from gates.loading import JudgingInput, Unjudgeable, load
 from gates.models import Cursor, Decision, Evidence, Recommendation
-from gates.tick import open_recommendations
 from telemetry.freshness import WATERMARK_SQL
 
 OVERRIDES = {
@@ -135,7 +134,7 @@ def _complete(action: str, override_to: str, reason: str) -> None:
 
 def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommendation:
     """The open recommendation with this digest; else the refusal that says what became of it."""
-    open_ = open_recommendations([experiment])
+    open_ = Recommendation.objects.open([experiment])
     found = open_.filter(evidence_digest=digest).order_by("variant_id").first()
     if found is not None:
         return found
@@ -278,7 +277,7 @@ def _apply(
         recommendation.variant.save(update_fields=["dropped_at"])
     elif goes_to and experiment.status != goes_to:
         transition(experiment, goes_to, by=by, now=now, reason=reason)
-        open_recommendations([experiment]).update(
+        Recommendation.objects.open([experiment]).update(
             superseded_at=now, superseded_because=Recommendation.Superseded.ANOTHER_ANSWER
         )
     return experiment.status
