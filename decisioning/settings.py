@@ -45,6 +45,7 @@ INSTALLED_APPS = [
     "telemetry",
     "gates",
     "decisioning.board",
+    "decisioning.commands",
 ]
 
 MIDDLEWARE = [
@@ -53,7 +54,7 @@ MIDDLEWARE = [
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "decisioning.access.headers.PermissionsPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "decisioning.access.availability.StaysUp",
+    "decisioning.availability.middleware.StaysUp",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -98,7 +99,7 @@ def database(url: str) -> dict[str, object]:
     """Django's settings for a postgres:// URL; no URL gives a name that cannot connect, so commands without a database still run."""
     parts = urlsplit(url)
     return {
-        "ENGINE": "decisioning.access.deadlines",
+        "ENGINE": "decisioning.database.backend",
         "NAME": parts.path.lstrip("/") or "decisioning",
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
@@ -107,7 +108,7 @@ def database(url: str) -> dict[str, object]:
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
-            # A hung server ignores statement_timeout, so there are deadlines on this side as well; see access.pulse.
+            # A hung server ignores statement_timeout, so there are deadlines on this side as well; see database.liveness.
             "connect_timeout": 10,
             "tcp_user_timeout": 10_000,
             "keepalives_idle": 10,
@@ -253,16 +254,16 @@ SPECTACULAR_SETTINGS = {
     # It would read the tree twice, at /api/ and at /api/v1/, and call the second one a collision; tests hold the document.
     "ENABLE_DJANGO_DEPLOY_CHECK": False,
     "ENUM_NAME_OVERRIDES": {
-        "Action": "decisioning.api.shapes.ACTIONS",
-        "RecommendationState": "decisioning.api.shapes.RECOMMENDATION_STATES",
-        "AnswerAction": "decisioning.api.shapes.ANSWERS",
-        "OverrideTo": "decisioning.api.shapes.OVERRIDES",
-        "FreshnessState": "decisioning.api.shapes.FRESHNESS_STATES",
-        "KpiRole": "decisioning.api.shapes.ROLES",
-        "Verdict": "decisioning.api.shapes.VERDICTS",
-        "ExperimentStatus": "decisioning.api.shapes.STATUSES",
-        "Change": "decisioning.api.shapes.CHANGES",
-        "BacktestState": "decisioning.api.shapes.BACKTEST_STATES",
+        "Action": "decisioning.api.shapes.fields.ACTIONS",
+        "RecommendationState": "decisioning.api.shapes.fields.RECOMMENDATION_STATES",
+        "AnswerAction": "decisioning.api.shapes.fields.ANSWERS",
+        "OverrideTo": "decisioning.api.shapes.fields.OVERRIDES",
+        "FreshnessState": "decisioning.api.shapes.fields.FRESHNESS_STATES",
+        "KpiRole": "decisioning.api.shapes.fields.ROLES",
+        "Verdict": "decisioning.api.shapes.fields.VERDICTS",
+        "ExperimentStatus": "decisioning.api.shapes.fields.STATUSES",
+        "Change": "decisioning.api.shapes.fields.CHANGES",
+        "BacktestState": "decisioning.api.shapes.fields.BACKTEST_STATES",
         "MetricKind": "decisioning.api.serializers.METRIC_KINDS",
         "Direction": "decisioning.api.serializers.DIRECTIONS",
         "Temporality": "decisioning.api.serializers.TEMPORALITIES",
@@ -270,7 +271,7 @@ SPECTACULAR_SETTINGS = {
         "Scope": "decisioning.api.serializers.SCOPES",
         "ChannelKind": "decisioning.api.serializers.CHANNEL_KINDS",
         "EventName": "decisioning.api.serializers.TOLD",
-        "DeliveryState": "decisioning.api.shapes.DELIVERY_STATES",
+        "DeliveryState": "decisioning.api.shapes.fields.DELIVERY_STATES",
     },
 }
 

@@ -1,0 +1,274 @@
+"""Reads stay up: the outermost middleware of everything that needs the database.
+
+It keeps the last good answer to every GET and gives that when the database is away; writes are then refused at once. It lets only
+so many requests wait for the database at a time, so that what needs no database is always answered.
+"""
+
+import io
+import logging
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import BinaryIO, cast
+
+from django.core.handlers.wsgi import LimitedStream
+from django.db import OperationalError
+from django.http import HttpRequest, HttpResponse
+from django.urls import get_resolver
+
+from decisioning.access.limits import limited
+from decisioning.access.middleware import READS, id_of, owns_transaction
+from decisioning.access.proxies import origin
+from decisioning.availability.read_counter import TALLY
+from decisioning.availability.response_cache import Checks, Copies, Copy, key_of, utc_now
+from decisioning.database.liveness import PRIMARY, REPLICA, waiting_until
+from decisioning.database.replica import FOLLOWED
+from decisioning.logs import CAUSE
+
+_log = logging.getLogger(__name__)
+
+MOST_BODY = 8 * 1024 * 1024
+_REST_S = 1.0  # after a read that got no answer its copy is given for so long, and after the next one longer
+_LONGEST_REST_S = 4.0
+_GIVEN_UP_S = 1.0  # who got no answer for so long tells those who wait behind
+_TRY_AGAIN_S = 0.3  # a read that failed sooner has lost its connection, and gets another one
+_BRIEFLY_S = 0.5  # while the database is unwell, who has a copy waits for so long in all
+
+
+class StaysUp:
+    """Above sessions and the bound transaction; below what only touches headers."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+        self.copies, self.checks = Copies(), Checks()
+        self.intake = Intake(places=8, of_one=4)
+        self._resting_until = 0.0
+        self.rooms = {True: Room(places=6, patient=4), False: Room(places=5, patient=6)}
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        cause = CAUSE.set(id_of(request))
+        try:
+            return self._answered(request)
+        finally:
+            CAUSE.reset(cause)
+
+    def _answered(self, request: HttpRequest) -> HttpResponse:
+        if owns_transaction(request):
+            response = self.get_response(request)
+        else:
+            began = monotonic()
+            response = self._received(request)
+            seconds, principal = monotonic() - began, getattr(request, "principal", None)
+            _log.info(
+                "%s %s %s", request.method, request.path, response.status_code,
+                extra={"ms": round(seconds * 1000, 1), "who": principal.name if principal else ""},
+            )  # fmt: skip
+            TALLY.count(
+                method=str(request.method),
+                status=response.status_code,
+                stale="Warning" in response,
+                seconds=seconds,
+            )
+        response["X-Request-ID"] = id_of(request)
+        return response
+
+    def _received(self, request: HttpRequest) -> HttpResponse:
+        """With its body here: a client that sends slowly keeps no place at the database, and few places to send from."""
+        if request.method in READS or not _has_body(request):
+            return self._answer(request)
+        address = origin(request)
+        if not self.intake.enter(address):
+            return refused(request)
+        try:
+            take_body(request)
+        finally:
+            self.intake.leave(address)
+        return self._answer(request)
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        reads = request.method in READS
+        copy = self._resting(request) if reads else None
+        if copy is not None:
+            return self._copied(request, copy)
+        room, began = self.rooms[reads], monotonic()
+        briefly = reads and PRIMARY.is_unwell() and self._find(request) is not None
+        if _nobody_answers(reads=reads) or not room.enter(at_once=briefly):
+            return self._without_database(request)
+        entered, given_up = monotonic(), False
+        try:
+            if _nobody_answers(reads=reads):  # since we began to wait
+                return self._without_database(request)
+            with waiting_until(began + _BRIEFLY_S if briefly else float("inf")):
+                response = self._asked(request)
+            no_answer = response.status_code == 503 or "Warning" in response
+            given_up = no_answer and (PRIMARY.away or monotonic() - entered > _GIVEN_UP_S)
+        finally:
+            room.leave(given_up=given_up)
+        return response
+
+    def _asked(self, request: HttpRequest) -> HttpResponse:
+        """The database's answer; of a read that gets none, the copy."""
+        began = monotonic()
+        response = self.get_response(request)
+        reads = request.method in READS
+        elsewhere = REPLICA.away or (PRIMARY.away and FOLLOWED.answers())
+        again = elsewhere or monotonic() - began < _TRY_AGAIN_S  # who waited long for a lock would do so again
+        if response.status_code in {500, 503} and reads and again and not _nobody_answers(reads=True):
+            request.from_primary = True  # type: ignore[attr-defined]  # unless that is what went away
+            response = self.get_response(request)
+        if response.status_code == 503 and reads:
+            return self._without_database(request, instead_of=response)
+        if reads and PRIMARY.away:
+            return _from_replica(response)
+        principal = getattr(request, "principal", None)
+        if principal is not None and response.status_code < 500:
+            self.checks.note(request, principal)
+            if request.method == "GET" and not principal.key_error:
+                self.copies.keep(key_of(request, principal), response, utc_now())
+        return response
+
+    def _resting(self, request: HttpRequest) -> Copy | None:
+        """A copy that need not be fetched anew just now."""
+        now = monotonic()
+        if self._resting_until <= now or (copy := self._find(request)) is None or not copy.failures:
+            return None
+        if copy.again_at > now:
+            return copy
+        copy.again_at = now + _LONGEST_REST_S  # this reader tries for all
+        return None
+
+    def _find(self, request: HttpRequest) -> Copy | None:
+        principal = self.checks.find(request)
+        return None if principal is None else self.copies.find(key_of(request, principal))
+
+    def _without_database(self, request: HttpRequest, *, instead_of: HttpResponse | None = None) -> HttpResponse:
+        if request.method in READS and (copy := self._find(request)) is not None:
+            if instead_of is not None and not PRIMARY.is_unwell():  # it answers, just not this
+                copy.failures += 1
+                copy.again_at = monotonic() + min(_REST_S * 2 ** (copy.failures - 1), _LONGEST_REST_S)
+                self._resting_until = copy.again_at + _LONGEST_REST_S
+            return self._copied(request, copy)
+        return instead_of or refused(request)
+
+    def _copied(self, request: HttpRequest, copy: Copy) -> HttpResponse:
+        principal = self.checks.find(request)
+        if not request.path_info.startswith("/api/") or principal is None:
+            return copy.response()
+        return limited(request, principal, copy.response)
+
+
+def _nobody_answers(*, reads: bool) -> bool:
+    return PRIMARY.away and not (reads and FOLLOWED.answers())
+
+
+def _from_replica(response: HttpResponse) -> HttpResponse:
+    """The answer of a replica that has lost its primary: as good as a copy, and newer."""
+    if response.status_code != 200 or response.streaming:
+        return response
+    return Copy(200, dict(response.items()), response.content, FOLLOWED.as_of()).response()
+
+
+def refused(request: HttpRequest) -> HttpResponse:
+    """503 in the words of the door that was asked."""
+    try:
+        raise OperationalError("the database does not answer")  # noqa: TRY301 - the handler tells what is being handled
+    except OperationalError:
+        response: HttpResponse = get_resolver().resolve_error_handler(500)(request)
+        return response
+
+
+def _has_body(request: HttpRequest) -> bool:
+    return request.META.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in request.META
+
+
+def take_body(request: HttpRequest) -> None:
+    """Read the body from the wire into memory. One that is too long is left for its door to refuse."""
+    length = request.META.get("CONTENT_LENGTH") or ""
+    if length and not (length.isdecimal() and int(length) <= MOST_BODY):
+        return
+    body = request.META["wsgi.input"].read(int(length) if length else MOST_BODY + 1)
+    request.META["wsgi.input"] = io.BytesIO(body)
+    if length:
+        request._stream = cast("BinaryIO", LimitedStream(io.BytesIO(body), len(body)))
+
+
+class Intake:
+    """Places to send a body from: few at a time, and of one address fewer."""
+
+    def __init__(self, *, places: int, of_one: int) -> None:
+        self.of_one = of_one
+        self._all = Room(places=places, patient=2)
+        self._lock = threading.Lock()
+        self._rooms: dict[str, tuple[Room, int]] = {}  # of an address, and how many of its requests are about
+
+    def enter(self, address: str) -> bool:
+        """Whether this address may send now."""
+        with self._lock:
+            room, about = self._rooms.get(address) or (Room(places=self.of_one, patient=2), 0)
+            self._rooms[address] = (room, about + 1)
+        if room.enter():
+            if self._all.enter():
+                return True
+            room.leave()
+        self._forget(address)
+        return False
+
+    def leave(self, address: str) -> None:
+        """The body is here, or will not come."""
+        self._all.leave()
+        self._rooms[address][0].leave()
+        self._forget(address)
+
+    def _forget(self, address: str) -> None:
+        with self._lock:
+            room, about = self._rooms.pop(address)
+            if about > 1:
+                self._rooms[address] = (room, about - 1)
+
+
+class Room:
+    """At most `places` requests are inside. Others wait while it moves; `patient` of them for a while also when it does not.
+
+    Who gives up inside sends those away who wait behind: they would wait for the same. How long it has not moved is counted in
+    looks, each for the time it was meant to take: while this process has no turn, nobody could have left.
+    """
+
+    STUCK_S, PATIENCE_S, LOOK_S = 0.3, 2.5, 0.1
+
+    def __init__(self, *, places: int, patient: int) -> None:
+        self.places, self.patient = places, patient
+        self._moved = threading.Condition()
+        self._inside = self._waiting = self._left = self._given_up = 0
+
+    def enter(self, *, at_once: bool = False) -> bool:
+        """Whether there is a place; False when nobody has left for too long, or left without an answer. at_once: does not wait."""
+        with self._moved:
+            self._waiting += 1
+            given_up, left, still_s = self._given_up, self._left, 0.0
+            try:
+                while self._inside >= self.places:
+                    if at_once:
+                        return False
+                    began = monotonic()
+                    self._moved.wait(self.LOOK_S)
+                    if self._given_up != given_up:
+                        return False
+                    still_s = still_s + min(monotonic() - began, self.LOOK_S) if self._left == left else 0.0
+                    left = self._left
+                    if still_s >= (self.PATIENCE_S if self._waiting <= self.patient else self.STUCK_S):
+                        return False
+                self._inside += 1
+                return True
+            finally:
+                self._waiting -= 1
+
+    def leave(self, *, given_up: bool = False) -> None:
+        """Make a place free."""
+        with self._moved:
+            self._inside -= 1
+            self._left += 1
+            self._given_up += given_up
+            if given_up:
+                self._moved.notify_all()
+            else:
+                self._moved.notify()

@@ -1,0 +1,87 @@
+"""Whether a plan can end, said before the first row."""
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gates.engine.forecast import forecast
+from gates.engine.machine import compile_plan
+from gates.engine.plan import Baseline, Kpi
+from gates.engine.statistics.sequences import half_width
+from tests.gates.histories import GOAL, GUARD, plan, policy
+
+DEVIATION = Baseline(mean=3.0, stddev=6.0)
+
+
+def goal(minimum_effect: float) -> Kpi:
+    return Kpi("value", direction="increase", minimum_effect=minimum_effect, baseline=DEVIATION)
+
+
+def test_at_the_units_it_names_the_interval_is_as_narrow_as_the_gap_asks() -> None:
+    by, of = policy(GOAL, max_days=28), plan(goal(0.05), expected_units_per_day=20_000)
+    (found,) = forecast(by, of)
+
+    assert found.units is not None
+    comparison = compile_plan(by, of).comparisons[0]
+    half = [half_width(2.0 * 2 / n**0.5, n, comparison.rho2, comparison.alpha) for n in (found.units, found.units - 2)]
+    assert half[0] <= 0.05 / 2 < half[1]
+    assert found.days == pytest.approx(found.units / 20_000)
+    assert found.ends
+    assert found.warning == ""
+
+
+def test_a_plan_that_cannot_end_is_warned_with_an_effect_that_can() -> None:
+    by = policy(GOAL, max_days=28)
+    (found,) = forecast(by, plan(goal(0.005), expected_units_per_day=5_000))
+
+    assert not found.ends
+    assert f"{100 * found.smallest_effect:.3g}%" in found.warning
+    (asked,) = forecast(by, plan(goal(found.smallest_effect * 1.3), expected_units_per_day=5_000))
+    assert asked.ends, "asking for more than the smallest decidable effect can end"
+
+
+def test_more_treatments_share_the_units_and_take_longer() -> None:
+    by = policy(GOAL, max_days=28)
+    one, three = (forecast(by, plan(goal(0.05), treatments=k, expected_units_per_day=20_000))[0] for k in (1, 3))
+
+    assert one.days is not None
+    assert three.days is not None
+    assert three.days > 2 * one.days
+
+
+def test_without_baseline_or_units_a_day_nothing_is_claimed() -> None:
+    assert forecast(policy(GOAL), plan(goal(0.05))) == []
+    assert forecast(policy(GOAL), plan(Kpi("value", direction="increase"), expected_units_per_day=100)) == []
+
+
+EXTREMES = st.sampled_from([1e-100, 1e-9, 0.02, 1.0, 1e9, 1e100])
+
+
+@settings(max_examples=300)
+@given(
+    mean=EXTREMES, below=st.booleans(), stddev=EXTREMES, effect=EXTREMES, control=EXTREMES, treatment=EXTREMES, daily=EXTREMES,
+    kind=st.sampled_from(["relative", "difference"]),
+)  # fmt: skip
+def test_every_plan_whose_numbers_are_taken_can_be_judged_and_looked_ahead(
+    mean: float, below: bool, stddev: float, effect: float, control: float, treatment: float, daily: float, kind: Any
+) -> None:
+    of = plan(
+        msgspec.structs.replace(goal(effect), baseline=Baseline(-mean if below else mean, stddev)),
+        msgspec.structs.replace(
+            goal(0.02), metric="kept", role="guardrail", max_harm=effect, baseline=Baseline(mean, stddev)
+        ),
+        expected_units_per_day=daily,
+    )
+    weights = (control, treatment)
+    of = msgspec.structs.replace(
+        of,
+        variants=tuple(msgspec.structs.replace(v, weight=x) for v, x in zip(of.variants, weights, strict=True)),
+    )
+    by = policy({**GOAL, "effect": kind}, {**GUARD, "effect": kind}, max_days=28)
+
+    assert all(0 < c.rho2 < math.inf for c in compile_plan(by, of).comparisons)
+    assert all(0 < found.smallest_effect < math.inf for found in forecast(by, of))
