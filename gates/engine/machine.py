@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from experiments.schedule import Schedule
+from experiments.schedule import Grid, Schedule
 from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, Sums
 from gates.engine.plan import DAY, SECOND, Action, Answer, Clock, Dues, Kpi, Plan
 from gates.engine.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
@@ -355,7 +355,7 @@ class CompiledPlan:
         kpi = self.kpis[metric]
         cumulative = kpi.temporality == "cumulative"
         watches = [watch for watch in self.watches if watch.gate.metric == metric]
-        schedule = Schedule(kpi.expected_every_s * SECOND)
+        schedule = Grid(kpi.expected_every_s * SECOND)
         return SeriesSpec(
             name=f"{metric}/{variant}",
             metric=metric,
