@@ -14,7 +14,7 @@ import msgspec
 from django.db import connection
 
 from decisioning.ledger.models import OutboxMessage
-from decisioning.ledger.outbox import tell_all
+from decisioning.ledger.outbox import publish_all
 from experiments.models import Experiment, Variant
 from gates.engine import evidence
 from gates.engine.facts import SlotFacts, SlotSnapshot
@@ -281,7 +281,7 @@ def save(batch: Sequence[PendingRecords], now: dt.datetime) -> None:
     if ended := [row for pending in batch for row in pending.waiting if row.superseded_at or row.withdrawn_at]:
         Recommendation.objects.bulk_update(ended, ("superseded_at", "superseded_because", "withdrawn_at"))
     Recommendation.objects.bulk_create([row for pending in batch for row in pending.proposed])
-    tell_all([_message(pending.judging.experiment, row, now) for pending in batch for row in pending.proposed])
+    publish_all([_message(pending.judging.experiment, row, now) for pending in batch for row in pending.proposed])
 
 
 def _set_proposals(pending: PendingRecords, rows: Mapping[int, Rows], now: dt.datetime) -> None:
