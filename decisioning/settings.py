@@ -277,6 +277,7 @@ SPECTACULAR_SETTINGS = {
 SOURCES_DIR = Path(os.environ.get("DECISIONING_FILES", HOME / "files"))  # CSV and Parquet files that sources may read
 SOURCE_PULLS = int(os.environ.get("DECISIONING_PULLS", "1"))  # runs of sources at a time; fewer than there are workers
 RETENTION_DAYS = int(os.environ.get("DECISIONING_RETENTION_DAYS", "400"))
+ANCHOR = Path(os.environ.get("DECISIONING_ANCHOR", HOME / "audit-head.jsonl"))  # outlives whoever writes it
 
 LOGGING = {
     "version": 1,

@@ -19,6 +19,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
+from decisioning.ledger.seals import read_anchor
+
 DUMP, MANIFEST, HEADS = "database.dump", "manifest.json", "audit-head.jsonl"
 type Say = Callable[[str], None]
 
@@ -120,7 +122,11 @@ def verify(folder: Path, url: str, *, manifest: dict[str, Any], say: Say) -> Non
         if found["seal"] != manifest["seal"]:
             wrong.append(f"the newest seal: {found['seal']} instead of {manifest['seal']}")
         say("Recomputing the audit's seals and the digests of all evidence")
-        anchors = dict(_anchors(folder / HEADS, to=(manifest["seal"] or {"n": 0})["n"]))
+        newest = (manifest["seal"] or {"n": 0})["n"]
+        anchor = read_anchor(folder / HEADS)
+        if anchor.torn:
+            say(f"{folder / HEADS}: lines that say nothing, stepped over: {anchor.torn}")
+        anchors = {n: digest for n, digest in anchor.heads.items() if n <= newest}
         (problem,) = connection.execute("SELECT problem FROM audit.verify(%s)", [json.dumps(anchors)]).fetchall()[0]
         wrong += [f"the audit: {problem}"] if problem else []
         wrong += [f"evidence {digest} is not what its digest says" for digest in _false_evidence(connection)]
@@ -151,15 +157,6 @@ def _tables(connection: psycopg.Connection[Any]) -> Iterator[tuple[str, str]]:
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
         "WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1, 2"
     ).fetchall()
-
-
-def _anchors(heads: Path, *, to: int) -> Iterator[tuple[str, str]]:
-    """Seals noted outside the database, up to the newest one that the backup holds."""
-    if heads.exists():
-        for line in heads.read_text().splitlines():
-            head = json.loads(line)
-            if head["n"] <= to:
-                yield str(head["n"]), str(head["digest"])
 
 
 def _false_evidence(connection: psycopg.Connection[Any]) -> Iterator[str]:
