@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from decisioning.ledger.alarms import Unknown, Wrong, reconcile
 from decisioning.ledger.items import alone
 from experiments.models import Experiment
-from gates.policy import DEFAULT_BODY
+from gates.engine.policy import DEFAULT_BODY
 from telemetry.freshness import LATENCIES_SQL
 from telemetry.hours import in_range
 from telemetry.models import Source

@@ -18,9 +18,9 @@ from django.utils.safestring import SafeString
 from decisioning.access.admin import ModelAdmin, ReadOnly, TabularInline, confirmed
 from decisioning.access.models import KEY_PATTERN
 from decisioning.access.principal import Principal
-from gates import policies, trials
+from gates import backtests, policies
+from gates.engine.policy import DEFAULT_BODY, sentence, warnings
 from gates.models import Decision, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation
-from gates.policy import DEFAULT_BODY, sentence, warnings
 
 
 def principal_of(request: HttpRequest) -> Principal:
@@ -215,7 +215,7 @@ class PolicyVersionAdmin(WithBody):
     @admin.action(description="Backtest the chosen versions", permissions=["try"])
     def backtest(self, request: HttpRequest, chosen: QuerySet[PolicyVersion]) -> None:
         for version in chosen:
-            trials.ask(version, by=principal_of(request), now=timezone.now())
+            backtests.ask(version, by=principal_of(request), now=timezone.now())
         self.message_user(
             request, "Asked for. The reports stand on the policies' pages of the board when they are done."
         )
@@ -229,7 +229,7 @@ class PolicyVersionAdmin(WithBody):
         for version in chosen:
             try:
                 policies.activate(
-                    version, by=principal_of(request), now=timezone.now(), backtested=trials.passed(version)
+                    version, by=principal_of(request), now=timezone.now(), backtested=backtests.passed(version)
                 )
             except policies.PolicyRefused as refusal:
                 self.message_user(request, refusal.message, messages.ERROR)

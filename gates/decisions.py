@@ -8,12 +8,12 @@ from decisioning.access.principal import Principal
 from decisioning.ledger.outbox import tell
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
-from gates.evaluation import open_recommendations
-from gates.evidence import EvidenceRefused
+from gates.engine.evidence import EvidenceRefused
+from gates.engine.machine import FRESH, freshness, judge
+from gates.engine.plan import to_us
+from gates.loading import Judging, Unjudgeable, load
 from gates.models import Cursor, Decision, Evidence, Recommendation
-from gates.plan import to_us
-from gates.readings import Judging, Unjudgeable, load
-from gates.rules import FRESH, freshness, judge
+from gates.tick import open_recommendations
 from telemetry.freshness import WATERMARK_SQL
 
 OVERRIDES = {

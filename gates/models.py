@@ -9,8 +9,8 @@ from django.db.models import Q
 
 from decisioning.access.models import Team, valid_key
 from experiments.models import Experiment, OfExperiment, Variant
-from gates.evidence import EvidenceRefused
-from gates.evidence import digest as digest_of
+from gates.engine.evidence import EvidenceRefused
+from gates.engine.evidence import digest as digest_of
 
 
 class Policy(models.Model):
@@ -112,7 +112,7 @@ class PolicyBinding(models.Model):
 class Cursor(models.Model):
     """How far one experiment is judged. Doors write to this row as well; a tick locks it only while it writes.
 
-    `state` is the fold's (gates.fold.State, compressed); it always equals what a rebuild from the rows gives.
+    `state` is the fold's (gates.engine.fold.State, compressed); it always equals what a rebuild from the rows gives.
     `shown` is what the document says of the newest slot: gates and recommendations.
     """
 
@@ -138,7 +138,7 @@ class Cursor(models.Model):
         help_text="Why the newest slot could not be judged: {since, reason, row}; null while it can. Nothing proposed is accepted meanwhile.",
     )
     rules = models.PositiveSmallIntegerField(
-        default=1, db_default=1, help_text="The revision of the rules that judged (gates.rules.REVISION)."
+        default=1, db_default=1, help_text="The revision of the rules that judged (gates.engine.machine.REVISION)."
     )
     readable_at = models.DateTimeField(
         null=True, help_text="The first look that could be read: fresh, dense, with its floors and min_days."
@@ -156,7 +156,7 @@ class Cursor(models.Model):
 
 
 class Step(OfExperiment):
-    """The facts of one slot that changed any (gates.facts.Step), as the newest fold read them: what evidence is made of."""
+    """The facts of one slot that changed any (gates.engine.facts.Step), as the newest fold read them: what evidence is made of."""
 
     slot = models.DateTimeField()
     body = models.BinaryField()

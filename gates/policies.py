@@ -11,8 +11,8 @@ from django.db.models import Max, Q
 from decisioning.access.models import KEY_PATTERN, Team
 from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric
+from gates.engine.policy import MetricSpec, Problem, lint
 from gates.models import Policy, PolicyBinding, PolicyVersion
-from gates.policy import MetricSpec, Problem, lint
 
 SHIPPED_DEFAULT = "default"
 _STARTED = (Experiment.Status.RUNNING, Experiment.Status.PAUSED)

@@ -9,9 +9,9 @@ from django.db import connection
 
 from experiments.models import Experiment
 from experiments.plan import LARGEST, SMALLEST
+from gates.engine.plan import rfc3339, to_us
+from gates.loading import Unjudgeable
 from gates.models import Cursor
-from gates.plan import rfc3339, to_us
-from gates.readings import Unjudgeable
 from telemetry.ingest import MOST_UNITS
 
 

@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from decisioning.access.principal import bind_job
 from experiments.models import Experiment
-from gates import evaluation, trials
+from gates.backtests import run_one
+from gates.tick import FIRST_CHUNK, PASSED_AT_ONCE, Done, beat, due, evaluate, next_size, pass_over
 from telemetry import wake
 from telemetry.refresh import logged
 
@@ -20,11 +21,11 @@ _log = logging.getLogger(__name__)
 @shared_task(name="gates.tick")
 def tick(**_later: object) -> None:
     """Judge every experiment that is due or whose rows changed; ingest hints at it, beat calls it every 30 seconds."""
-    while _logged(lambda: evaluation.pass_over(now=timezone.now())).passed == evaluation.PASSED_AT_ONCE:
+    while _logged(lambda: pass_over(now=timezone.now())).passed == PASSED_AT_ONCE:
         pass
-    more, shared, size = True, False, evaluation.FIRST_CHUNK
+    more, shared, size = True, False, FIRST_CHUNK
     while more:
-        chunks, more = evaluation.due(now=timezone.now())
+        chunks, more = due(now=timezone.now())
         if len(chunks) > 1 and not shared:
             shared = True
             wake.tick()  # there is work for another worker, which asks the next one in turn
@@ -34,19 +35,19 @@ def tick(**_later: object) -> None:
             while left:
                 began = monotonic()
                 judged.append(_logged(partial(_evaluate, left[:size])))
-                left, size = left[size:], evaluation.next_size(size, monotonic() - began)
+                left, size = left[size:], next_size(size, monotonic() - began)
         for pk in [pk for done in judged for pk in done.overtaken]:
             _logged(partial(_evaluate, [pk]))
         more = more or any(done.put_off for done in judged)
         more = more and any(done.experiments for done in judged)  # else others are at what is left
-    evaluation.beat(now=timezone.now())
+    beat(now=timezone.now())
 
 
-def _evaluate(ids: Sequence[int]) -> evaluation.Done:
-    return evaluation.evaluate(ids, now=timezone.now())
+def _evaluate(ids: Sequence[int]) -> Done:
+    return evaluate(ids, now=timezone.now())
 
 
-def _logged(work: Callable[[], evaluation.Done]) -> evaluation.Done:
+def _logged(work: Callable[[], Done]) -> Done:
     """A part of the tick, in a transaction of its own."""
     with logged("portal/evaluate", clock=timezone.now) as run:
         bind_job("gates.tick")
@@ -71,5 +72,5 @@ def backtests(**_later: object) -> None:
     while trial:
         with logged("portal/backtest", clock=timezone.now) as run:
             bind_job("gates.backtests")
-            trial = trials.run_one(now=timezone.now()) is not None
+            trial = run_one(now=timezone.now()) is not None
             run.rows, run.worked = int(trial), trial

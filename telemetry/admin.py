@@ -14,7 +14,9 @@ from decisioning.access.admin import Dated, ReadOnly
 from telemetry.admin_import import import_rows
 from telemetry.models import QuarantinedEvent, RefreshRun, Source, SourcePlace
 from telemetry.refresh import failure_shares
-from telemetry.sources import SourceFailed, SourceRefused, check, preview
+from telemetry.sources.definition import check
+from telemetry.sources.preview import preview
+from telemetry.sources.refusals import SourceFailed, SourceRefused
 
 
 @admin.register(RefreshRun)

@@ -11,8 +11,9 @@ from decisioning.access.principal import bind_job
 from decisioning.ledger.items import alone
 from experiments.models import Experiment
 from telemetry import hours as hour_sums
-from telemetry import pulls, retention
+from telemetry import retention
 from telemetry.refresh import logged
+from telemetry.sources import runs
 
 _ENOUGH_S = 30
 
@@ -41,15 +42,15 @@ def hours(**_later: object) -> None:
 @shared_task(name="telemetry.sources", soft_time_limit=280, time_limit=300)
 def sources(**_later: object) -> None:
     """Start and carry out runs of sources that are due; beat calls it every 30 seconds, and a run that was asked for at once."""
-    for step in (pulls.fail_lost, pulls.queue_due):
+    for step in (runs.fail_lost, runs.queue_due):
         with alone(step.__name__), transaction.atomic():
             bind_job("telemetry.sources")
             step(now=timezone.now())
     until = time.monotonic() + _ENOUGH_S
-    while time.monotonic() < until and (run := pulls.take_next(now=timezone.now())):
-        given_up = partial(pulls.give_up, run, timezone.now())
+    while time.monotonic() < until and (run := runs.take_next(now=timezone.now())):
+        given_up = partial(runs.give_up, run, timezone.now())
         with alone(f"Run {run.run_id} of source {run.source}", rests=given_up):
-            pulls.pull(run, clock=timezone.now)
+            runs.pull(run, clock=timezone.now)
 
 
 @shared_task(name="telemetry.partitions")

@@ -18,8 +18,8 @@ from decisioning.access.keys import create_key
 from decisioning.access.models import Membership, Team
 from decisioning.access.scopes import Scope
 from experiments.models import Experiment, Metric, TargetKpi, Variant
+from gates.engine.policy import DEFAULT_BODY
 from gates.models import Cursor, Policy, PolicyVersion, Recommendation
-from gates.policy import DEFAULT_BODY
 from gates.tasks import tick
 from telemetry import hours
 from telemetry.models import KpiHour, RefreshRun

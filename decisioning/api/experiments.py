@@ -25,10 +25,10 @@ from decisioning.api.problems import Error, Problem, bad_parameter, invalid
 from decisioning.api.serializers import ExperimentIn, ExperimentPatch, TransitionIn
 from experiments import lifecycle, plan
 from experiments.models import Experiment
-from gates import policies, readings
-from gates.evaluation import show_plan
-from gates.outlook import outlook
-from gates.policy import lint_plan, parse, plan_warnings
+from gates import loading, policies
+from gates.engine.forecast import outlook
+from gates.engine.policy import lint_plan, parse, plan_warnings
+from gates.tick import show_plan
 from telemetry.freshness import WORST_LAST
 
 ACTIONS = ("scale", "delete", "review", "hold")
@@ -183,13 +183,13 @@ def created(values: dict[str, Any], *, team: Team, by: Principal, now: datetime)
 
 def _planning(experiment: Experiment) -> list[dict[str, Any]]:
     """What each goal needs before it is decided whatever the effect is, with a warning when the plan cannot end."""
-    (judging,) = readings.load([experiment.pk])
+    (judging,) = loading.load([experiment.pk])
     return [{**found._asdict(), "warning": found.warning or None} for found in outlook(judging.policy, judging.plan)]
 
 
 def _warnings(experiment: Experiment) -> list[str]:
     """What is taken and yet hardly meant, such as 60% of harm."""
-    (judging,) = readings.load([experiment.pk])
+    (judging,) = loading.load([experiment.pk])
     return plan_warnings(judging.policy, judging.plan)
 
 
@@ -238,7 +238,7 @@ def _rebind(experiment: Experiment, name: str | None) -> None:
 def _check(experiment: Experiment) -> None:
     """What only policy and plan together can get wrong, such as a goal on a gauge."""
     version = policies.version_for(experiment)
-    planned = readings.plans_of([experiment])[experiment.pk]
+    planned = loading.plans_of([experiment])[experiment.pk]
     places = {kpi.metric: f"/target_kpis/{position}" for position, kpi in enumerate(planned.kpis)}
     errors: list[Error] = [
         (f"{places[p.metric]}/{p.key}" if p.metric and p.key else "/target_kpis", p.code, p.message)

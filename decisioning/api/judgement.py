@@ -22,10 +22,10 @@ from decisioning.api.serializers import DecisionIn
 from decisioning.api.series import instant_of
 from experiments.lifecycle import TransitionRefused
 from experiments.models import Experiment
-from gates import evaluation, policies
+from gates import policies, tick
 from gates.decisions import DecisionRefused, record_decision
-from gates.evidence import EvidenceRefused, replay
-from gates.evidence import digest as digest_of
+from gates.engine.evidence import EvidenceRefused, replay
+from gates.engine.evidence import digest as digest_of
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from telemetry import wake
 
@@ -173,7 +173,7 @@ class Evaluate(Door):
         if experiment.status != Experiment.Status.RUNNING:
             detail = f"{experiment.key} is {experiment.status}: experiments are judged while they run."
             raise Problem(409, "not_running", detail)
-        slot = evaluation.newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
+        slot = tick.newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
         # Never later than it was due: asking does not make a slot that is late a punctual one.
         Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=Least("due_at", Value(now)))
         transaction.on_commit(wake.tick)
@@ -222,10 +222,10 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
         raise bad_parameter("as_of", f"{experiment.key} had not started by {rfc3339(past)}")
     version = _in_force(experiment, past)
     policy = {"name": version.policy.name, "version": version.number}
-    slot = evaluation.newest_slot(past, version.body.get("slot_s", 300))
+    slot = tick.newest_slot(past, version.body.get("slot_s", 300))
     recommendation, variants = recommendation_before_the_first_look(policy), []
     if slot > experiment.started_at:
-        found = evaluation.as_of(experiment, slot, version)
+        found = tick.as_of(experiment, slot, version)
         recorded = Evaluation.objects.filter(experiment=experiment, slot=slot, policy_version=version)
         same = (e.evidence_digest for e in recorded.order_by("-fold") if _outcome(e.found) == _outcome(found))
         beside = {"evidence_digest": next(same, None), "policy": policy}

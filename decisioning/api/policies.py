@@ -14,9 +14,9 @@ from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, page
 from decisioning.api.problems import Error, Problem, bad_parameter, invalid
 from decisioning.api.serializers import PolicyIn, PolicyVersionIn
-from gates import policies, trials
+from gates import backtests, policies
+from gates.engine.policy import warnings
 from gates.models import Backtest, Policy, PolicyVersion
-from gates.policy import warnings
 
 
 class Policies(Door):
@@ -108,7 +108,7 @@ class Backtests(Door):
 
     def get(self, request: Request, name: str, number: int) -> Response:
         """The newest backtest: flips, decisions gained and lost, days saved, agreement with people."""
-        trial = trials.newest(_numbered(self, name, number))
+        trial = backtests.newest(_numbered(self, name, number))
         if trial is None:
             raise Http404
         return Response(_trial(trial))
@@ -119,7 +119,7 @@ class Backtests(Door):
         require(self.principal, Scope.POLICIES, version.team_id)
         if version.team_id is None and not self.principal.is_admin:
             raise Problem(403, "permission_denied", f"{name} ships with the portal: only an admin may try it.")
-        trial = trials.ask(version, by=self.principal, now=self.now)
+        trial = backtests.ask(version, by=self.principal, now=self.now)
         location = f"/api/policies/{name}/versions/{number}/backtest"
         return Response(_trial(trial), status=202, headers={"Location": location})
 
@@ -135,7 +135,7 @@ class Activation(Door):
         version = _numbered(self, name, number)
         require(self.principal, Scope.POLICIES, version.team_id)
         try:
-            policies.activate(version, by=self.principal, now=self.now, backtested=trials.passed(version))
+            policies.activate(version, by=self.principal, now=self.now, backtested=backtests.passed(version))
         except policies.PolicyRefused as refusal:
             raise _refused(refusal) from refusal
         return Response(_version(version))

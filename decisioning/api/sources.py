@@ -21,9 +21,12 @@ from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem, invalid
 from decisioning.api.serializers import SourceIn
 from decisioning.api.series import instant_of
-from telemetry import pulls, sources
 from telemetry.models import Source
 from telemetry.refresh import Fed, failure_shares, fed
+from telemetry.sources import runs
+from telemetry.sources.definition import check
+from telemetry.sources.preview import Preview, preview
+from telemetry.sources.refusals import SourceFailed, SourceRefused
 
 
 class SourceFilter(django_filters.FilterSet):  # type: ignore[misc]
@@ -57,13 +60,13 @@ class Sources(Door):
         team = self.team(values.pop("team", None), Scope.WRITE)
         source = Source(**values, team=team, created_at=now, due_at=now)
         try:
-            sources.check(source)
+            check(source)
             source.clean_fields(exclude=["metrics"])
             if self.dry_run:
-                return Response(_previewed(sources.preview(source, now=now)))
+                return Response(_previewed(preview(source, now=now)))
             with transaction.atomic():
                 source.save(force_insert=True)
-        except (sources.SourceRefused, sources.SourceFailed) as refusal:
+        except (SourceRefused, SourceFailed) as refusal:
             raise problem(refusal) from refusal
         except ValidationError as refusal:
             raise invalid(
@@ -101,17 +104,17 @@ class Refresh(Door):
         try:
             if self.dry_run:
                 source.again_from = min(filter(None, (source.again_from, since)), default=None)
-                return Response(_previewed(sources.preview(source, now=self.now)))
-            run = pulls.queue(source, now=self.now, since=since)
-        except (sources.SourceRefused, sources.SourceFailed) as refusal:
+                return Response(_previewed(preview(source, now=self.now)))
+            run = runs.queue(source, now=self.now, since=since)
+        except (SourceRefused, SourceFailed) as refusal:
             raise problem(refusal) from refusal
         told = {"run": str(run.run_id), "source": source.key, "status": run.status}
         return Response(told, status=202, headers={"Location": f"/api/refresh-log?job={run.job_name}"})
 
 
-def problem(refusal: sources.SourceRefused | sources.SourceFailed) -> Problem:
+def problem(refusal: SourceRefused | SourceFailed) -> Problem:
     """Refusals of sources as problem documents."""
-    if isinstance(refusal, sources.SourceFailed):
+    if isinstance(refusal, SourceFailed):
         return Problem(422, "source_failed", str(refusal))
     return Problem(refusal.status, refusal.code, str(refusal), errors=refusal.errors)
 
@@ -163,7 +166,7 @@ def _told(source: Source) -> dict[str, Any]:
     }
 
 
-def _previewed(preview: sources.Preview) -> dict[str, Any]:
+def _previewed(preview: Preview) -> dict[str, Any]:
     stored = preview.stored
     return {
         "since": rfc3339(preview.since),

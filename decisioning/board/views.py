@@ -52,14 +52,16 @@ from decisioning.ledger import channels
 from decisioning.ledger.models import Channel, Delivery
 from experiments import lifecycle
 from experiments.models import Asset, Experiment, Variant
+from gates import backtests
 from gates import policies as policy_rules
-from gates import trials
 from gates.decisions import DecisionRefused, record_decision
-from gates.evidence import EvidenceRefused
+from gates.engine.evidence import EvidenceRefused
 from gates.models import PolicyVersion
-from telemetry import events, pulls
+from telemetry import events
 from telemetry.models import QuarantinedEvent, Source
-from telemetry.sources import SourceFailed, SourceRefused, preview
+from telemetry.sources import runs
+from telemetry.sources.preview import preview
+from telemetry.sources.refusals import SourceFailed, SourceRefused
 
 type View = Callable[..., HttpResponse]
 
@@ -588,7 +590,7 @@ def source_refresh(request: HttpRequest, pk: int) -> HttpResponse:
     source = get_object_or_404(Source.objects.select_related("team"), pk=pk)
     allowed(request, Scope.TELEMETRY, source.team_id)
     try:
-        pulls.queue(source, now=timezone.now())
+        runs.queue(source, now=timezone.now())
     except SourceRefused as refusal:
         messages.error(request, str(refusal))
     else:
@@ -704,7 +706,7 @@ def policy_backtest_csv(request: HttpRequest, pk: int, number: int) -> HttpRespo
 @person
 def policy_backtest(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     """Ask that a candidate is held against what is live; a job does it."""
-    trials.ask(_candidate(request, pk, number), by=who(request), now=timezone.now())
+    backtests.ask(_candidate(request, pk, number), by=who(request), now=timezone.now())
     messages.success(request, "The backtest is asked for. Its report stands below when it is done.")
     return redirect("policy_version", pk=pk, number=number)
 
@@ -715,7 +717,7 @@ def policy_activate(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     """Let a version judge: after a backtest, and by somebody other than its author."""
     version = _candidate(request, pk, number)
     try:
-        policy_rules.activate(version, by=who(request), now=timezone.now(), backtested=trials.passed(version))
+        policy_rules.activate(version, by=who(request), now=timezone.now(), backtested=backtests.passed(version))
     except policy_rules.PolicyRefused as refusal:
         messages.error(request, refusal.message)
         shown = policies.policy(version, who(request), now=timezone.now())

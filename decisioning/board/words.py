@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from django.utils import timezone
 
 from decisioning.board.charts import percent
-from gates.outlook import Outlook
+from gates.engine.forecast import Outlook
 
 MINUS = "\N{MINUS SIGN}"
 

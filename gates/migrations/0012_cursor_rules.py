@@ -10,7 +10,9 @@ class Migration(migrations.Migration):
             model_name="cursor",
             name="rules",
             field=models.PositiveSmallIntegerField(
-                db_default=1, default=1, help_text="The revision of the rules that judged (gates.rules.REVISION)."
+                db_default=1,
+                default=1,
+                help_text="The revision of the rules that judged (gates.engine.machine.REVISION).",
             ),
         ),
         migrations.AlterField(

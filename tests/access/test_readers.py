@@ -17,7 +17,8 @@ from decisioning.access.models import Team
 from decisioning.access.readers import Limits, end_beyond_limits
 from decisioning.embedded import FOR_READERS, Home, Postgres
 from decisioning.ledger import alarms, archive
-from telemetry import pulls, retention
+from telemetry import retention
+from telemetry.sources import runs
 from tests.access.logins import Psql, dsn, psql
 from tests.conftest import as_role, log_in_as
 
@@ -277,7 +278,7 @@ def test_nothing_of_ours_waits_for_an_advisory_lock(reader: Psql, now: dt.dateti
         looked, look = looking()
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL lock_timeout = '1s'")
-            assert pulls.take_next(now=now) is None
+            assert runs.take_next(now=now) is None
             retention.make_partitions(now=now)
             alarms.reconcile("decision.overdue", look, now=now)
         with connection.cursor() as cursor:

@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from decisioning.agents.demo import FIGURES, STORIES, Story, history
-from gates.fold import fold
-from gates.plan import Baseline, Kpi, Plan, Target, Variant, to_us
-from gates.policy import DEFAULT_BODY, parse
-from gates.rules import Recommendation
-from gates.series import Rows, Series
+from gates.engine.fold import fold
+from gates.engine.machine import Recommendation
+from gates.engine.plan import Baseline, Kpi, Plan, Target, Variant, to_us
+from gates.engine.policy import DEFAULT_BODY, parse
+from gates.engine.series import Rows, Series
 
 BY_KEY = {story.key: story for story in STORIES}
 MEANT = {

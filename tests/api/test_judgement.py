@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from decisioning.access.scopes import Scope
-from gates.evaluation import evaluate_due
+from gates.backtests import run_one
+from gates.engine.policy import QUICK_BODY
 from gates.models import Cursor, Evaluation, Policy, PolicyVersion, Recommendation
-from gates.policy import QUICK_BODY
-from gates.trials import run_one
+from gates.tick import evaluate_due
 from tests.api.conftest import Caller, Makes, errors_of
 from tests.conftest import as_role
 
@@ -343,7 +343,7 @@ def test_a_backtest_that_fails_says_why_and_allows_nothing(ops: Caller, monkeypa
     ops.post("/api/policies", {"name": "bold", "body": {"gates": gates}})
     ops.post("/api/policies/bold/versions", {"body": {"gates": gates}})
     ops.post("/api/policies/bold/versions/2/backtest")
-    monkeypatch.setattr("gates.trials.pure.backtest", lambda *_a, **_o: 1 / 0)
+    monkeypatch.setattr("gates.backtests.pure.backtest", lambda *_a, **_o: 1 / 0)
     with as_role("worker"):
         run_one(now=datetime.now(UTC))
         assert run_one(now=datetime.now(UTC)) is None

@@ -101,7 +101,7 @@ def test_a_series_of_which_nothing_has_come_for_a_week_holds_nothing_back(export
     export.source()
     export.run()
     with as_role("worker"):
-        from telemetry.sources import reading
+        from telemetry.sources.window import reading
 
         asked = reading(one(), now=datetime.now(UTC))
     assert (asked.since, asked.late) == (TOP - timedelta(hours=2), frozenset())

@@ -10,9 +10,9 @@ import pytest
 from django.conf import LazySettings
 from django.db import connection
 
-from telemetry import pulls
 from telemetry.models import ExperimentKpi, RefreshRun, Source
 from telemetry.refresh import newest_runs
+from telemetry.sources import runs as pulls
 from telemetry.tasks import sources as tick
 from tests.api.conftest import Caller, errors_of
 from tests.api.warehouse import bind, warehouse
@@ -122,7 +122,7 @@ def test_every_run_reads_again_what_the_overlap_covers_and_what_a_downtime_misse
     later = TOP + timedelta(days=3)
     source = one()
     with as_role("worker"):
-        from telemetry.sources import window
+        from telemetry.sources.window import window
 
         assert window(source, now=later) == (TOP - timedelta(hours=1, minutes=30), later)
         Source.objects.update(due_at=later - timedelta(days=2))

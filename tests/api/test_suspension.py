@@ -8,7 +8,7 @@ from django.db import connection
 from django.test import Client
 
 from decisioning import health
-from gates.evaluation import evaluate_due
+from gates.tick import evaluate_due
 from tests.api.conftest import Caller
 from tests.api.test_judgement import begin, started
 from tests.conftest import as_role

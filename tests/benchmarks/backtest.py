@@ -8,7 +8,7 @@ Each experiment has two variants, a goal, a guard and a threshold, and an effect
 import argparse
 import time
 
-from gates.backtest import backtest, figures
+from gates.engine.backtest import backtest, figures
 from tests.benchmarks.fold import HOURS
 from tests.benchmarks.scene import say
 from tests.gates.histories import CAP, DENSITY, ERRORS, GOAL, GUARD, HOUR, SPEED, START, VALUE, plan, policy, rows_of

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from decisioning.agents.history import History, Recorded, plan_of, read, shape_of
 from decisioning.agents.history import Plan as FilePlan
-from gates.fold import fold
-from gates.plan import Kpi, Plan, Variant, to_us
-from gates.policy import DEFAULT_BODY, parse
-from gates.rules import GateState, Recommendation
-from gates.series import Rows, Series
-from gates.statistics.effects import relative_uplift
-from gates.statistics.moments import Arm
+from gates.engine.fold import fold
+from gates.engine.machine import GateState, Recommendation
+from gates.engine.plan import Kpi, Plan, Variant, to_us
+from gates.engine.policy import DEFAULT_BODY, parse
+from gates.engine.series import Rows, Series
+from gates.engine.statistics.effects import relative_uplift
+from gates.engine.statistics.moments import Arm
 from tests.benchmarks.scene import NOW, say
 
 Z = 1.959963984540054

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from gates.fold import fold
-from gates.plan import Plan
-from gates.policy import Policy
-from gates.series import Rows, Series
+from gates.engine.fold import fold
+from gates.engine.plan import Plan
+from gates.engine.policy import Policy
+from gates.engine.series import Rows, Series
 from tests.benchmarks.scene import say
 from tests.gates.histories import (
     CAP,

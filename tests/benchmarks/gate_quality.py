@@ -3,7 +3,7 @@
     uv run python -m tests.benchmarks.gate_quality              # 10,000 runs of each effect, 2,000 of each A/A
     uv run python -m tests.benchmarks.gate_quality --runs 500 --same 300
 
-Thousands of experiments are read at once: the statistics of `gates.statistics` over arrays of shape (runs, looks), and the
+Thousands of experiments are read at once: the statistics of `gates.engine.statistics` over arrays of shape (runs, looks), and the
 rules of its section 5 that one goal needs. `agreement` folds some of the same experiments with the engine itself; it must
 propose the same at the same look.
 """
@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from gates.fold import fold
-from gates.plan import DAY, SECOND, Baseline, Kpi, Plan, Variant
-from gates.policy import parse
-from gates.rules import judge
-from gates.series import Series
-from gates.statistics.effects import difference, relative_interval, relative_se, with_spread
-from gates.statistics.moments import Arm, smoothed_spread
-from gates.statistics.sequences import half_width, tuning
+from gates.engine.fold import fold
+from gates.engine.machine import judge
+from gates.engine.plan import DAY, SECOND, Baseline, Kpi, Plan, Variant
+from gates.engine.policy import parse
+from gates.engine.series import Series
+from gates.engine.statistics.effects import difference, relative_interval, relative_se, with_spread
+from gates.engine.statistics.moments import Arm, smoothed_spread
+from gates.engine.statistics.sequences import half_width, tuning
 
 Floats = Any
 HOURS, PERSIST, MIN_DAYS, MIN_UNITS, MAX_RELATIVE_SE = 672, 4, 7, 1000, 0.1

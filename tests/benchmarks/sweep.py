@@ -156,7 +156,7 @@ def sent(root: "psycopg.Connection[Any]", at: datetime, share: float) -> None:
 
 def judged(now: datetime) -> tuple[int, int, int]:
     """The tick until nothing is left: experiments folded, experiments passed over, evaluations written."""
-    from gates.evaluation import PASSED_AT_ONCE, due, evaluate, pass_over
+    from gates.tick import PASSED_AT_ONCE, due, evaluate, pass_over
 
     passed, moved = 0, PASSED_AT_ONCE
     while moved == PASSED_AT_ONCE:
@@ -178,7 +178,7 @@ def judged(now: datetime) -> tuple[int, int, int]:
 
 def in_full(now: datetime, count: int, at_once: int) -> float:
     """Seconds an experiment for the first `count` that are due, each judged in full, `at_once` in a transaction."""
-    from gates.evaluation import due, evaluate
+    from gates.tick import due, evaluate
 
     chunks, _ = due(now=now)
     ids = [pk for chunk in chunks for pk in chunk][:count]

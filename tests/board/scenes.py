@@ -14,11 +14,11 @@ from django.db import connection
 
 from decisioning.access.models import Membership, Team
 from experiments.models import Experiment, Metric, TargetKpi, Variant
-from gates.evidence import digest as digest_of
-from gates.fold import fold
+from gates.engine.evidence import digest as digest_of
+from gates.engine.fold import fold
+from gates.engine.plan import from_us, to_us
+from gates.loading import load, rows_of, series_of
 from gates.models import Cursor, Decision, Evidence, PolicyVersion, Recommendation, Step
-from gates.plan import from_us, to_us
-from gates.readings import load, rows_of, series_of
 from gates.suspension import Cause, suspend
 from tests.conftest import as_role
 

@@ -12,8 +12,8 @@ from django.urls import reverse
 from decisioning.access.models import Membership, Team
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment
+from gates.backtests import run_one
 from gates.models import Decision, Policy, PolicyBinding, PolicyVersion
-from gates.trials import run_one
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 

@@ -7,8 +7,8 @@ from django.test import Client
 
 from decisioning.access.models import Membership, Team
 from experiments.models import Experiment, Metric, TargetKpi, Variant
+from gates.engine.policy import DEFAULT_BODY
 from gates.models import Policy, PolicyBinding, PolicyVersion
-from gates.policy import DEFAULT_BODY
 from tests.board.scenes import Scene
 from tests.conftest import as_role
 

@@ -12,9 +12,9 @@ from decisioning.access.models import Team
 from decisioning.board.presenters import history, listing
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from experiments.plan import LARGEST
-from gates.evaluation import evaluate_due
+from gates.loading import plans_of
 from gates.models import Cursor, Step
-from gates.readings import plans_of
+from gates.tick import evaluate_due
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 

@@ -8,8 +8,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from decisioning.access.models import Team
+from gates.engine.policy import DEFAULT_BODY
 from gates.models import Backtest, Cursor, Policy, PolicyBinding, PolicyVersion
-from gates.policy import DEFAULT_BODY
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 

@@ -2,7 +2,7 @@
 
 from decisioning.board import charts, words
 from decisioning.board.charts import Point, Post
-from gates.policy import DEFAULT_BODY, canonical, parse
+from gates.engine.policy import DEFAULT_BODY, canonical, parse
 
 
 def aloud(body: dict[str, object], live: dict[str, object] | None = None) -> list[str]:

@@ -11,8 +11,8 @@ from decisioning.ledger.delivery import Outcome, deliver
 from decisioning.ledger.models import Channel
 from decisioning.ledger.outbox import EVENTS, tell
 from experiments.models import Experiment, Metric, Variant
+from gates.engine.policy import DEFAULT_BODY
 from gates.models import Backtest, Cursor, Decision, Policy, PolicyVersion, Recommendation
-from gates.policy import DEFAULT_BODY
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role

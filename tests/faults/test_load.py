@@ -17,7 +17,7 @@ import httpx
 import psycopg
 import pytest
 
-from gates.policy import DEFAULT_BODY
+from gates.engine.policy import DEFAULT_BODY
 from tests.benchmarks.sweep import copied
 from tests.faults.conftest import STARTED, Readers, Reading, create, figures, row
 from tests.faults.past import dsn

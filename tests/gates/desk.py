@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from gates.fold import Folded, State, fold
-from gates.plan import Plan
-from gates.policy import Policy
-from gates.series import Rows, Series, SeriesKey
+from gates.engine.fold import Folded, State, fold
+from gates.engine.plan import Plan
+from gates.engine.policy import Policy
+from gates.engine.series import Rows, Series, SeriesKey
 from tests.gates.histories import columns_of
 
 NAMES = tuple(Series.__slots__)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gates.evidence import canonical_bytes, evidence, outcome
-from gates.fold import fold
+from gates.engine.evidence import canonical_bytes, evidence, outcome
+from gates.engine.fold import fold
 from tests.gates.worlds import world
 
 FILE = Path(__file__).with_name("golden.txt")

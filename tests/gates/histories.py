@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from gates.plan import DAY, SECOND, Kpi, Plan, Variant
-from gates.policy import Policy, parse
-from gates.series import Series, SeriesKey
+from gates.engine.plan import DAY, SECOND, Kpi, Plan, Variant
+from gates.engine.policy import Policy, parse
+from gates.engine.series import Series, SeriesKey
 
 HOUR = 3600 * SECOND
 START = 20_000 * DAY

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 
-from gates.facts import Days, Detail, MetricLook, Observations, Step
-from gates.plan import DAY, SECOND, Kpi, Plan
-from gates.policy import Policy
-from gates.rationale import evaluation_of
-from gates.rules import Evaluation, Judge, Memory, Rules, judge, watch_verdict
-from gates.series import Rows, Series
-from gates.statistics.moments import Moments, PairMoments, merge, merge_pairs, of_mean, of_proportion, of_ratio
+from gates.engine.facts import Days, Detail, MetricLook, Observations, Step
+from gates.engine.machine import Evaluation, Judge, Memory, Rules, judge, watch_verdict
+from gates.engine.narration import evaluation_of
+from gates.engine.plan import DAY, SECOND, Kpi, Plan
+from gates.engine.policy import Policy
+from gates.engine.series import Rows, Series
+from gates.engine.statistics.moments import Moments, PairMoments, merge, merge_pairs, of_mean, of_proportion, of_ratio
 
 Place = tuple[int, int]
 """(due instant, number of the row among those that answer it)."""
@@ -141,7 +141,7 @@ class Naive:
         return newest[0], newest[4]
 
     def observations(self, watch: object, slot: int) -> Observations:
-        from gates.rules import Watch
+        from gates.engine.machine import Watch
 
         assert isinstance(watch, Watch)
         name = f"{watch.gate.metric}/{watch.variant}"

@@ -13,8 +13,8 @@ from django.db import connection
 
 from decisioning.access.models import Team
 from experiments.models import Experiment
-from gates.evaluation import Done, differences, evaluate
 from gates.models import Cursor, Evaluation
+from gates.tick import Done, differences, evaluate
 from tests.conftest import as_role
 from tests.installation import soon
 from tests.walk import HOUR, Walk

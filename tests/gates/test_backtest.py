@@ -1,7 +1,7 @@
 """A candidate policy beside the live one: what flips, what is gained and lost, how much earlier, with whom it agrees."""
 
-from gates.backtest import backtest, figures
-from gates.plan import DAY
+from gates.engine.backtest import backtest, figures
+from gates.engine.plan import DAY
 from tests.gates.histories import DENSITY, GOAL, GUARD, HOUR, START, VALUE, policy
 from tests.gates.test_rules import SPEED, Walk, walk
 

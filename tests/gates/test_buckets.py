@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.schedule import Schedule
-from gates.fold import Folded, fold
-from gates.plan import DAY, SECOND, Clock, Dues, Kpi, Plan, to_us
-from gates.series import Series, SeriesKey
+from gates.engine.fold import Folded, fold
+from gates.engine.plan import DAY, SECOND, Clock, Dues, Kpi, Plan, to_us
+from gates.engine.series import Series, SeriesKey
 from tests.gates.histories import DENSITY, GOAL, HOUR, START, plan, policy, without
 from tests.gates.test_rules import gate, walk
 

@@ -12,10 +12,10 @@ from django.db import connection
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric, TargetKpi, Variant
-from gates import evidence
 from gates.decisions import DecisionRefused, record_decision
-from gates.evaluation import differences, evaluate_due, open_recommendations
-from gates.fold import State
+from gates.engine import evidence
+from gates.engine.fold import State
+from gates.engine.policy import DEFAULT_BODY
 from gates.models import (
     Cursor,
     Decision,
@@ -27,7 +27,7 @@ from gates.models import (
     Recommendation,
 )
 from gates.policies import named
-from gates.policy import DEFAULT_BODY
+from gates.tick import differences, evaluate_due, open_recommendations
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
 

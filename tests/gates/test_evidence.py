@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gates.evidence import EvidenceRefused, canonical_bytes, digest, evidence, replay
-from gates.fold import fold
-from gates.policy import parse
+from gates.engine.evidence import EvidenceRefused, canonical_bytes, digest, evidence, replay
+from gates.engine.fold import fold
+from gates.engine.policy import parse
 from tests.gates.histories import CAP, DENSITY, ERRORS, GOAL, GUARD, HOUR, START, VALUE
 from tests.gates.test_rules import SPEED, Walk, walk
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gates.fold import fold
-from gates.plan import Kpi, Plan
-from gates.series import Series, SeriesKey
+from gates.engine.fold import fold
+from gates.engine.plan import Kpi, Plan
+from gates.engine.series import Series, SeriesKey
 from tests.examples import examples
 from tests.gates.histories import DENSITY, GOAL, GUARD, HOUR, START, plan, policy, rows_of, without
 from tests.gates.test_rules import cumulative

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gates.fold
-from gates.evidence import canonical_bytes, evidence, replay
-from gates.fold import State, StateOutdated, fold, quiet_to
-from gates.rules import Evaluation
+import gates.engine.fold
+from gates.engine.evidence import canonical_bytes, evidence, replay
+from gates.engine.fold import State, StateOutdated, fold, quiet_to
+from gates.engine.machine import Evaluation
 from tests.examples import examples
 from tests.gates.desk import Desk, arrivals, body_of
 from tests.gates.histories import HOUR, without
@@ -25,12 +25,12 @@ SEEDS = st.integers(0, 2**32)
 @contextmanager
 def arrays_from(rows: int) -> Iterator[None]:
     """Let arrays do the work from that many rows and looks on, so that small histories go either way."""
-    before = gates.fold.MANY, gates.fold.FEW_LOOKS
-    gates.fold.MANY, gates.fold.FEW_LOOKS = rows, rows
+    before = gates.engine.fold.MANY, gates.engine.fold.FEW_LOOKS
+    gates.engine.fold.MANY, gates.engine.fold.FEW_LOOKS = rows, rows
     try:
         yield
     finally:
-        gates.fold.MANY, gates.fold.FEW_LOOKS = before
+        gates.engine.fold.MANY, gates.engine.fold.FEW_LOOKS = before
 
 
 @examples(7)

@@ -15,9 +15,9 @@ from decisioning.access.principal import Principal
 from decisioning.board.words import SUPERSEDED
 from experiments.models import Experiment
 from gates.decisions import record_decision
-from gates.evaluation import differences, due, evaluate, open_recommendations, pass_over
+from gates.engine.machine import REVISION
 from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation
-from gates.rules import REVISION
+from gates.tick import differences, due, evaluate, open_recommendations, pass_over
 from telemetry.ingest import Target
 from tests.conftest import as_role
 from tests.gates.test_sweeps import HOUR, START, Portal, rows_at, send

@@ -18,11 +18,11 @@ from decisioning.api.records import _tracked
 from decisioning.board.presenters import freshness as board
 from experiments.models import Experiment, Pause, TargetKpi, Variant
 from gates.decisions import stale_series
-from gates.evaluation import evaluate
+from gates.engine.machine import FRESH, MISSING, OVERDUE, STALE, freshness, judge
+from gates.engine.plan import to_us
+from gates.loading import load
 from gates.models import Cursor
-from gates.plan import to_us
-from gates.readings import load
-from gates.rules import FRESH, MISSING, OVERDUE, STALE, freshness, judge
+from gates.tick import evaluate
 from telemetry.breaches import breached
 from telemetry.freshness import FRESHNESS_SQL
 from telemetry.ingest import Target

@@ -6,11 +6,11 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gates.facts import Step
-from gates.fold import fold
-from gates.policy import canonical
-from gates.rationale import recommended
-from gates.rules import Judge, Memory, Recommendation, Rules, gate_verdicts, judge
+from gates.engine.facts import Step
+from gates.engine.fold import fold
+from gates.engine.machine import Judge, Memory, Recommendation, Rules, gate_verdicts, judge
+from gates.engine.narration import recommended
+from gates.engine.policy import canonical
 from tests.examples import examples
 from tests.gates.oracle import Oracle
 from tests.gates.worlds import world

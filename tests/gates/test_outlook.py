@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gates.outlook import outlook
-from gates.plan import Baseline, Kpi
-from gates.rules import judge
-from gates.statistics.sequences import half_width
+from gates.engine.forecast import outlook
+from gates.engine.machine import judge
+from gates.engine.plan import Baseline, Kpi
+from gates.engine.statistics.sequences import half_width
 from tests.gates.histories import GOAL, GUARD, plan, policy
 
 DEVIATION = Baseline(mean=3.0, stddev=6.0)

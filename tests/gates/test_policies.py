@@ -10,6 +10,7 @@ from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from experiments.models import Experiment
 from experiments.plan import NewExperiment, NewKpi, create
+from gates.engine.policy import DEFAULT_BODY, QUICK_BODY
 from gates.models import PolicyBinding
 from gates.policies import (
     PolicyRefused,
@@ -22,7 +23,6 @@ from gates.policies import (
     policy_of,
     version_for,
 )
-from gates.policy import DEFAULT_BODY, QUICK_BODY
 from tests.conftest import as_role
 
 BODY = {"gates": DEFAULT_BODY["gates"], "persist": 8}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gates.plan import Kpi, Plan, Target, Variant
-from gates.policy import (
+from gates.engine.plan import Kpi, Plan, Target, Variant
+from gates.engine.policy import (
     DEFAULT_BODY,
     QUICK_BODY,
     MetricSpec,

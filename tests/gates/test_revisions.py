@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gates.evidence import EvidenceRefused, canonical_bytes, evidence, replay
-from gates.fold import State, StateOutdated, fold
-from gates.rules import REVISION
+from gates.engine.evidence import EvidenceRefused, canonical_bytes, evidence, replay
+from gates.engine.fold import State, StateOutdated, fold
+from gates.engine.machine import REVISION
 from tests.gates.histories import HOUR, START
 from tests.gates.test_rules import walk
 

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from gates.fold import Folded, State, fold
-from gates.plan import DAY, Answer, Kpi, Plan, Target
-from gates.policy import Policy
-from gates.rules import Evaluation, GateState, Recommendation
-from gates.series import Series, SeriesKey
+from gates.engine.fold import Folded, State, fold
+from gates.engine.machine import Evaluation, GateState, Recommendation
+from gates.engine.plan import DAY, Answer, Kpi, Plan, Target
+from gates.engine.policy import Policy
+from gates.engine.series import Series, SeriesKey
 from tests.gates.histories import CAP, DENSITY, ERRORS, GOAL, GUARD, HOUR, START, VALUE, plan, policy, rows_of, without
 
 SPEED = Kpi("speed", "guardrail", "mean", "increase", expected_every_s=3600, freshness_target_s=3600, max_harm=0.05)

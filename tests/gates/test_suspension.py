@@ -18,8 +18,8 @@ from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from experiments.models import Experiment
 from gates.decisions import DecisionRefused, record_decision
-from gates.evaluation import Done, differences, evaluate, open_recommendations
 from gates.models import Cursor, Policy, PolicyBinding, PolicyVersion
+from gates.tick import Done, differences, evaluate, open_recommendations
 from telemetry.ingest import Target
 from tests.conftest import as_role
 from tests.gates.test_sweeps import HOUR, RULES, START, Portal, rows_at, send

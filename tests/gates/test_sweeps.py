@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric, TargetKpi, Variant
-from gates.evaluation import differences, due, evaluate, evaluate_due, open_recommendations, pass_over
-from gates.fold import State
+from gates.engine.fold import State
 from gates.models import Cursor, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation, Step
+from gates.tick import differences, due, evaluate, evaluate_due, open_recommendations, pass_over
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
 from tests.examples import examples

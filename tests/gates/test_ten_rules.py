@@ -9,10 +9,10 @@ import pytest
 
 from decisioning.api import shapes
 from decisioning.board import words
-from gates.fold import fold
+from gates.engine.fold import fold
+from gates.engine.machine import RULES, Memory, Rules, judge
+from gates.engine.policy import KEYS
 from gates.models import Recommendation
-from gates.policy import KEYS
-from gates.rules import RULES, Memory, Rules, judge
 from tests.gates.worlds import world
 
 DOCS = Path(__file__).parents[2] / "docs"

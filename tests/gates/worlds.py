@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gates.plan import Answer, Kind, Kpi, Plan, Target, Temporality, Variant
-from gates.policy import Policy, parse
-from gates.series import Series, SeriesKey
+from gates.engine.plan import Answer, Kind, Kpi, Plan, Target, Temporality, Variant
+from gates.engine.policy import Policy, parse
+from gates.engine.series import Series, SeriesKey
 from tests.gates.histories import CAP, GOAL, GUARD, HOUR, START, columns_of
 
 MINUTE = HOUR // 60

@@ -25,9 +25,10 @@ from decisioning.ledger.outbox import tell
 from decisioning.ledger.outbox import tell_all as tell_all_
 from experiments.models import Experiment, Metric
 from gates import alarms as gate_alarms
-from telemetry import breaches, pulls, retention
+from telemetry import breaches, retention
 from telemetry import tasks as telemetry_tasks
 from telemetry.models import RefreshRun, Source
+from telemetry.sources import runs
 from tests.conftest import as_role, log_in_as
 
 pytestmark = pytest.mark.django_db
@@ -254,9 +255,9 @@ def test_a_source_that_cannot_be_queued_costs_no_other_its_run_and_rests(
     sources_of_three: list[Source], now: dt.datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = sources_of_three[0]
-    monkeypatch.setattr(pulls, "queue", raising_for(pulls.queue, lambda source: source.pk == bad.pk))
+    monkeypatch.setattr(runs, "queue", raising_for(runs.queue, lambda source: source.pk == bad.pk))
     with as_role("worker"):
-        pulls.queue_due(now=now)
+        runs.queue_due(now=now)
         assert dict(RefreshRun.objects.values_list("source", "status")) == {
             s.key: "failed" if s.pk == bad.pk else "running" for s in sources_of_three
         }
@@ -270,7 +271,7 @@ def test_a_run_that_breaks_costs_no_other_its_own(
     sources_of_three: list[Source], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     bad = sources_of_three[0]
-    monkeypatch.setattr(pulls, step, raising_for(getattr(pulls, step), lambda run, *_: run.source == bad.key))
+    monkeypatch.setattr(runs, step, raising_for(getattr(runs, step), lambda run, *_: run.source == bad.key))
     with as_role("worker"):
         telemetry_tasks.sources()
         ended = dict(RefreshRun.objects.values_list("source", "status"))
@@ -284,10 +285,10 @@ def test_a_lost_run_that_cannot_be_ended_costs_no_other_its_end(
     bad = sources_of_three[0]
     with as_role("worker"):
         for source in sources_of_three:
-            pulls.queue(source, now=now)
+            runs.queue(source, now=now)
         RefreshRun.objects.update(started_at=now)
-        monkeypatch.setattr(pulls, "_end", raising_for(pulls._end, lambda run, *_: run.source == bad.key))
-        assert pulls.fail_lost(now=now + dt.timedelta(hours=1)) == 2
+        monkeypatch.setattr(runs, "_end", raising_for(runs._end, lambda run, *_: run.source == bad.key))
+        assert runs.fail_lost(now=now + dt.timedelta(hours=1)) == 2
 
 
 def test_a_month_that_cannot_be_made_costs_no_other_its_partition() -> None:

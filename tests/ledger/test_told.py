@@ -15,7 +15,7 @@ from decisioning.access.models import ApiKey, Membership, Team
 from decisioning.access.scopes import Scope
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment, Metric
-from gates import evaluation, tasks
+from gates import tasks, tick
 from gates.models import Evidence
 from telemetry.models import RefreshRun
 from tests.conftest import as_role
@@ -217,10 +217,10 @@ def _evidence(experiment: Experiment, now: datetime) -> str:
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch, theirs: Experiment) -> None:
     """A tick in which the other team's experiment cannot be judged."""
-    done = evaluation.Done()
+    done = tick.Done()
     done.failed.append((theirs.key, "ValueError: a secret of theirs"))
-    monkeypatch.setattr(evaluation, "pass_over", lambda **_: done)
-    monkeypatch.setattr(evaluation, "due", lambda **_: ([], False))
+    monkeypatch.setattr(tasks, "pass_over", lambda **_: done)
+    monkeypatch.setattr(tasks, "due", lambda **_: ([], False))
 
 
 @pytest.mark.usefixtures("broken")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from telemetry import dialects
-from telemetry.engines import _said_of_connecting, wrapped
-from telemetry.sources import SourceFailed
+from telemetry.sources import dialects
+from telemetry.sources.engines import _said_of_connecting, wrapped
+from telemetry.sources.refusals import SourceFailed
 
 PLAIN = "SELECT a::int FROM t WHERE ts > :since AND ts <= :until AND note <> '12:30';"
 INNER = r"SELECT a\:\:int FROM t WHERE ts > :since AND ts <= :until AND note <> '12\:30'"

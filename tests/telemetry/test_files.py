@@ -9,9 +9,10 @@ import duckdb
 import pytest
 from django.conf import LazySettings
 
-from telemetry import files
 from telemetry.models import Source
-from telemetry.sources import SourceFailed, Unread, _value
+from telemetry.sources import files
+from telemetry.sources.refusals import SourceFailed
+from telemetry.sources.rows import Unread, _value
 
 TOP = datetime(2026, 11, 24, 6, tzinfo=UTC)
 HEAD = "experiment,metric,variant,ts,value,n"

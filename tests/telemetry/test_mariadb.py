@@ -16,9 +16,9 @@ from typing import Any
 import pymysql
 import pytest
 
-from telemetry import engines
 from telemetry.models import Source
-from telemetry.sources import SourceFailed
+from telemetry.sources import engines
+from telemetry.sources.refusals import SourceFailed
 
 pytestmark = pytest.mark.databases
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

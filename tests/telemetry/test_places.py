@@ -14,9 +14,10 @@ from django.test import Client
 
 from decisioning.access.models import Membership, Team
 from experiments.models import Metric
-from telemetry import pulls, sources
 from telemetry.models import RefreshRun, Source, SourcePlace
-from telemetry.sources import SourceFailed, SourceRefused
+from telemetry.sources import engines, runs
+from telemetry.sources.definition import check
+from telemetry.sources.refusals import SourceFailed, SourceRefused
 from tests.access.logins import dsn, psql
 from tests.api.warehouse import bind, warehouse
 from tests.conftest import as_role
@@ -49,7 +50,7 @@ def source(team: Team, now: dt.datetime, **said: Any) -> Source:
 def faults(of: Source) -> list[tuple[str, str]]:
     with as_role("worker"):
         try:
-            sources.check(of)
+            check(of)
         except SourceRefused as refusal:
             return [(pointer, code) for pointer, code, _ in refusal.errors]
     return []
@@ -117,10 +118,10 @@ def test_a_source_that_lost_its_binding_fails_at_its_next_run(team: Team, search
     of = source(team, now)
     with as_role("worker"):
         of.save()
-        pulls.queue(of, now=now)
-        run = pulls.take_next(now=now)
+        runs.queue(of, now=now)
+        run = runs.take_next(now=now)
         assert run is not None
-        pulls.pull(run, clock=lambda: now)
+        runs.pull(run, clock=lambda: now)
         run.refresh_from_db()
     assert (run.status, "not bound to team growth" in str(run.error)) == ("failed", True)
 
@@ -182,7 +183,7 @@ def test_the_portal_itself_is_no_source_whatever_the_url(
     monkeypatch.setenv("PGSERVICEFILE", str(services))
     monkeypatch.setenv(ENV, own_urls()[way])
     with as_role("worker"), pytest.raises(SourceFailed, match="portal's own database, or a login of the portal's"):
-        list(sources.read(source(team, now), since=now, until=now + dt.timedelta(hours=1), limit_s=5))
+        list(engines.read(source(team, now), since=now, until=now + dt.timedelta(hours=1), limit_s=5))
 
 
 def test_a_readers_login_of_another_team_is_no_source(
@@ -195,7 +196,7 @@ def test_a_readers_login_of_another_team_is_no_source(
             where, name = foreign.rpartition("@")[2].split("/")
             monkeypatch.setenv(ENV, f"postgresql://decisioning_reader_99:x@{where}/{name}")
             with as_role("worker"), pytest.raises(SourceFailed, match="a login of the portal's"):
-                list(sources.read(source(team, now), since=now, until=now + dt.timedelta(hours=1), limit_s=5))
+                list(engines.read(source(team, now), since=now, until=now + dt.timedelta(hours=1), limit_s=5))
         finally:
             db.execute("DROP ROLE decisioning_reader_99")
 
@@ -205,7 +206,7 @@ def test_another_database_of_the_same_server_is_a_source(
 ) -> None:
     monkeypatch.setenv(ENV, warehouse())
     with as_role("worker"):
-        (chunk,) = sources.read(source(team, now), since=now, until=now + dt.timedelta(hours=1), limit_s=5)
+        (chunk,) = engines.read(source(team, now), since=now, until=now + dt.timedelta(hours=1), limit_s=5)
     assert chunk[0]["value"] == 1
 
 
@@ -217,14 +218,14 @@ def waiting(team: Team, now: dt.datetime, number: int) -> list[str]:
             of = source(team, now)
             of.key = f"{team.key}-{n}"
             of.save()
-            pulls.queue(of, now=now)
+            runs.queue(of, now=now)
             keys.append(of.key)
     return keys
 
 
 def taken(now: dt.datetime) -> str:
     with as_role("worker"):
-        run = pulls.take_next(now=now)
+        run = runs.take_next(now=now)
         assert run is not None
         return run.source
 
@@ -252,7 +253,7 @@ def test_of_several_places_one_is_kept_from_a_team_that_has_the_others(
     waiting(team, now, 3)
     assert taken(now) == "growth-0"
     with as_role("worker"):
-        assert pulls.take_next(now=now) is None
+        assert runs.take_next(now=now) is None
     waiting(search, now, 1)
     assert taken(now) == "search-0"
 
@@ -265,5 +266,5 @@ def test_a_thousand_due_sources_of_one_team_do_not_keep_anothers_from_the_queue(
         for n, of in enumerate(many):
             of.key = f"many-{n}"
         Source.objects.bulk_create([*many, source(search, now)])
-        pulls.queue_due(now=now)
+        runs.queue_due(now=now)
         assert RefreshRun.objects.filter(team=search).count() == 1

@@ -16,12 +16,12 @@ from decisioning.board import charts, words
 from decisioning.board.forms import COMES, ExperimentForm
 from experiments import plan
 from experiments.models import Experiment, Metric
-from gates import policies, readings
-from gates.evaluation import show_plan
+from gates import loading, policies
+from gates.engine.forecast import outlook
+from gates.engine.plan import Baseline, Kpi, Plan, Variant
+from gates.engine.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse, plan_warnings
 from gates.models import PolicyBinding
-from gates.outlook import outlook
-from gates.plan import Baseline, Kpi, Plan, Variant
-from gates.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse, plan_warnings
+from gates.tick import show_plan
 
 # Where the domain's pointers are in the form.
 _FIELDS = (("/name", "name"), ("/hypothesis", "hypothesis"), ("/target_kpis/0/minimum_effect", "minimum_effect"),
@@ -87,7 +87,7 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
 
 def _fits(form: ExperimentForm, made: Experiment) -> bool:
     """Whether its policy can judge the new experiment; what it cannot, such as a goal on a gauge, is said at its field."""
-    policy, planned = parse(policies.version_for(made).body), readings.plans_of([made])[made.pk]
+    policy, planned = parse(policies.version_for(made).body), loading.plans_of([made])[made.pk]
     kinds = {gate.name: gate.kind for gate in derive(policy, planned)}
     problems = lint_plan(policy, planned)
     for problem in problems:
@@ -99,7 +99,7 @@ def _fits(form: ExperimentForm, made: Experiment) -> bool:
 
 def warnings(made: Experiment) -> list[str]:
     """What the form was taken with and is hardly meant."""
-    (judging,) = readings.load([made.pk])
+    (judging,) = loading.load([made.pk])
     return plan_warnings(judging.policy, judging.plan)
 
 

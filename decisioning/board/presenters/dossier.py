@@ -22,11 +22,12 @@ from decisioning.board.presenters.records import present_runs
 from decisioning.ledger.models import Entry
 from experiments.lifecycle import BY_HAND, allowed
 from experiments.models import Asset, Experiment, Pause, Variant
-from gates import evidence, readings
+from gates import loading
+from gates.engine import evidence
+from gates.engine.forecast import Outlook, outlook
+from gates.engine.plan import Kpi, Plan
+from gates.engine.policy import Policy, plan_warnings
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
-from gates.outlook import Outlook, outlook
-from gates.plan import Kpi, Plan
-from gates.policy import Policy, plan_warnings
 from telemetry.models import ExperimentKpi
 from telemetry.refresh import runs_feeding
 
@@ -72,8 +73,8 @@ class Dossier:
             return []
         policy = listing.policies_of(self.facts).get(self.e.pk)
         if policy is None:  # not judged yet: by the policy that would
-            with suppress(readings.Unjudgeable):
-                return [(judging.policy, judging.plan) for judging in readings.load([self.e.pk])]
+            with suppress(loading.Unjudgeable):
+                return [(judging.policy, judging.plan) for judging in loading.load([self.e.pk])]
             return []
         return [(policy, self.plan)]
 

@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from decisioning.board import charts, words
 from decisioning.board.charts import Point, Post
-from gates.plan import Kpi
+from gates.engine.plan import Kpi
 
 _ALARM = log(1_000)
 _ALWAYS_ON = {"freshness": "Freshness", "srm": "Split", "density": "Density"}

@@ -15,9 +15,9 @@ from django.db import connection
 
 from decisioning.board.charts import Point
 from experiments.plan import LARGEST
-from gates.facts import MetricLook, State
-from gates.plan import Kpi
-from gates.rules import Comparison, Judge, measure
+from gates.engine.facts import MetricLook, State
+from gates.engine.machine import Comparison, Judge, measure
+from gates.engine.plan import Kpi
 from telemetry.hours import in_range, units_in_range
 
 # Of an exposure KPI what counts is n. What came before the start is shown as a value and never adds to what is known.
@@ -118,7 +118,7 @@ class Reading(NamedTuple):
 
 
 class _Looks(msgspec.Struct):
-    """The part of a stored step (gates.facts.Step) that effects are read from."""
+    """The part of a stored step (gates.engine.facts.Step) that effects are read from."""
 
     looks: dict[str, MetricLook] = {}
 

@@ -25,11 +25,11 @@ from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters.frame import options, query
 from decisioning.board.presenters.records import NO_TEAM
 from experiments.models import Asset, Experiment
+from gates.engine.machine import judge
+from gates.engine.plan import DAY, Clock, Kpi, Plan, from_us, to_us
+from gates.engine.policy import Policy
+from gates.loading import Unjudgeable, policy_of
 from gates.models import Cursor, Decision, PolicyVersion, Recommendation
-from gates.plan import DAY, Clock, Kpi, Plan, from_us, to_us
-from gates.policy import Policy
-from gates.readings import Unjudgeable, policy_of
-from gates.rules import judge
 
 PAGE = 25  # a lane: what is on the page is what costs
 OPEN = ("draft", "running", "paused")
@@ -240,7 +240,7 @@ FROM experiments e WHERE e.id = ANY (%s)
 
 
 def _plans(ids: Sequence[int]) -> dict[int, Plan]:
-    """Plans as gates.readings gives them, by one query; without answers, which no figure here depends on."""
+    """Plans as gates.loading gives them, by one query; without answers, which no figure here depends on."""
     with connection.cursor() as cursor:
         cursor.execute(_PLANS, [list(ids)])
         return {pk: _plan(text.encode()) for pk, text in cursor.fetchall()}

@@ -15,11 +15,11 @@ from decisioning.access.scopes import Scope
 from decisioning.board import words
 from decisioning.board.forms import PolicyForm
 from experiments.models import Experiment
+from gates import backtests
 from gates import policies as rules
-from gates import trials
+from gates.engine.policy import canonical, parse
 from gates.models import Backtest, Cursor, Policy, PolicyVersion
 from gates.policies import second_person_missing
-from gates.policy import canonical, parse
 
 MOST_LISTED = 200  # of what is folded away below a backtest
 
@@ -110,7 +110,7 @@ def policy(version: PolicyVersion, principal: Principal, *, now: datetime) -> di
         "stored": _stored(body, then),
         "steps_title": "Make it live" if candidate else "How it came to be",
         "steps": _steps(version, principal, candidate=candidate, now=now),
-        "trial": _trial(version, principal, live=live, now=now) if compared or trials.newest(version) else None,
+        "trial": _trial(version, principal, live=live, now=now) if compared or backtests.newest(version) else None,
         "activate": _activate(version, principal) if candidate else None,
         "next_url": reverse("policy_next", args=[version.policy_id])
         if version.policy.team_id and _may(version, principal)
@@ -196,7 +196,7 @@ def _steps(version: PolicyVersion, principal: Principal, *, candidate: bool, now
     if version.activated_at:
         text = f"by {version.activated_by or 'the portal'}, {words.instant(version.activated_at, now)}."
         return [*steps, {"icon": "pass", "tone": "", "title": "Activated", "text": text}]
-    if candidate and not trials.passed(version):
+    if candidate and not backtests.passed(version):
         text = "Held against what is live over the recorded experiments, it shows what it would have changed."
         steps.append({"icon": "clock", "tone": "hold", "title": "A backtest is missing.", "text": text})
     elif candidate:
@@ -214,7 +214,7 @@ def _may(version: PolicyVersion, principal: Principal) -> bool:
 def _activate(version: PolicyVersion, principal: Principal) -> dict[str, Any] | None:
     if not _may(version, principal):
         return None
-    waits = not trials.passed(version) or bool(second_person_missing(version, principal))
+    waits = not backtests.passed(version) or bool(second_person_missing(version, principal))
     return {
         "url": reverse("policy_activate", args=[version.policy_id, version.number]),
         "waits": waits,
@@ -229,7 +229,7 @@ def _trial(
 
     What has gone live keeps the one that it went live on; against itself there is nothing to try.
     """
-    newest = trials.newest(version)
+    newest = backtests.newest(version)
     may_ask = _may(version, principal) and version != live
     ask = reverse("policy_backtest", args=[version.policy_id, version.number]) if may_ask else ""
     if newest is None:

@@ -28,7 +28,7 @@ from experiments.models import Experiment
 from telemetry.freshness import FAILURES_OVER
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
 from telemetry.refresh import RunState, failure_shares, fed, newest_runs, runs_feeding
-from telemetry.sources import Preview
+from telemetry.sources.preview import Preview
 
 PAGE = 50
 FRESHNESS = {"fresh": "fresh", "due": "due", "late": "late", "stale": "stale", "unknown": "no data"}

@@ -19,9 +19,9 @@ from decisioning.board.presenters.dossier import Dossier, trail
 from decisioning.board.presenters.history import effects
 from decisioning.board.presenters.listing import policies_of
 from decisioning.ledger.models import Channel, Delivery
-from gates import trials
+from gates import backtests
+from gates.engine.machine import judge
 from gates.models import Cursor, PolicyVersion
-from gates.rules import judge
 from telemetry.models import QuarantinedEvent, Source
 from telemetry.refresh import failure_shares, fed
 
@@ -108,7 +108,7 @@ def of_policies(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
 def of_backtest(version: PolicyVersion) -> Sheet:
     """Every variant of every recorded experiment, also those in which nothing changes, then every answer of people and every
     stretch of time in which the versions differ; empty without a finished backtest."""
-    newest = trials.newest(version)
+    newest = backtests.newest(version)
     found: Mapping[str, Any] = (newest.result if newest else None) or {}
 
     def said(decided: Mapping[str, Any] | None) -> list[object]:

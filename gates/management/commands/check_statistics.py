@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from gates.statistics.reference import ANSWERS, Difference, check
+from gates.engine.statistics.reference import ANSWERS, Difference, check
 
 
 class Command(BaseCommand):

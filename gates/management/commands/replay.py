@@ -6,7 +6,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from decisioning.access.principal import bind_job
-from gates import evidence
+from gates.engine import evidence
 from gates.management.commands._progress import shown
 from gates.models import Cursor, Evidence, Recommendation
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gates.statistics.reference import check
+from gates.engine.statistics.reference import check
 
 CASES = Path(__file__).parents[4] / "shared" / "reference" / "statistics_cases.json"
 pytestmark = pytest.mark.skipif(not CASES.exists(), reason="no reference cases beside the project")

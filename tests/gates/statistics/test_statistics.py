@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gates.preview import _arms
-from gates.statistics.effects import difference, relative_interval, relative_uplift
-from gates.statistics.moments import (
+from gates.engine.screening import _arms
+from gates.engine.statistics.effects import difference, relative_interval, relative_uplift
+from gates.engine.statistics.moments import (
     NOTHING,
     Arm,
     Moments,
@@ -28,9 +28,9 @@ from gates.statistics.moments import (
     proportion_arm,
     ratio_arm,
 )
-from gates.statistics.planning import planned_units, smallest_effect, units_for_half
-from gates.statistics.sequences import always_valid_p, half_width, intersect, log_p, tuning
-from gates.statistics.srm import srm_log_e, srm_log_e_at_most
+from gates.engine.statistics.planning import planned_units, smallest_effect, units_for_half
+from gates.engine.statistics.sequences import always_valid_p, half_width, intersect, log_p, tuning
+from gates.engine.statistics.srm import srm_log_e, srm_log_e_at_most
 from tests.examples import examples
 
 VALUES = st.floats(-1e6, 1e6, allow_subnormal=False)

@@ -1,0 +1,1 @@
+"""How an experiment is judged, as docs/gates.md says: pure, without a framework, a clock or a database."""

@@ -1,0 +1,127 @@
+"""Evidence: everything a recommendation rests on, as canonical JSON, and its replay to the same bytes. Pure.
+
+Canonical: sorted keys, no spaces, UTF-8, floats as their shortest round trip, readings and bounds rounded to 12 significant
+digits. The facts inside count instants in microseconds since the epoch; `slot`, `from` and `to` are RFC 3339.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import msgspec
+
+from gates.engine.facts import Detail, Step
+from gates.engine.fold import Folded
+from gates.engine.machine import REVISION, Evaluation, Memory, judge
+from gates.engine.narration import evaluation_of
+from gates.engine.plan import Plan, rfc3339
+from gates.engine.policy import Policy, canonical, parse
+from gates.engine.revisions import REVISIONS, rules_of
+
+FORMAT = 2
+"""1 did not name the revision of the rules (`rules`), of which there was one."""
+
+
+class EvidenceRefused(ValueError):
+    """The bytes are no evidence this version can replay, or there is no evidence to make."""
+
+
+def evidence(policy: Policy, plan: Plan, folded: Folded, slot: int) -> dict[str, Any]:
+    """The evidence of the evaluation at `slot` of a rebuild (a fold from the start, so that `folded.steps` are all steps).
+
+    Raises EvidenceRefused when that fold evaluated nothing at `slot` or did not begin at the start.
+    """
+    evaluation = next((e for e in folded.evaluations if e.slot == slot), None)
+    detail = next((d for d in folded.details if d.slot == slot), None)
+    if evaluation is None or detail is None:
+        raise EvidenceRefused(f"The fold has no evaluation at {rfc3339(slot)}.")
+    if not folded.rebuilt:
+        raise EvidenceRefused("The fold went on from a state. Evidence needs every step: fold again without it.")
+    steps = [step for step in folded.steps if step.slot <= slot]
+    return assemble(policy, plan, steps, detail, evaluation)
+
+
+def replay(document: bytes) -> bytes:
+    """The evidence recomputed from itself: the rules it was made by run over its steps again. Equal bytes mean that it proves what
+    it says.
+
+    Raises EvidenceRefused for what is no evidence that this version can replay.
+    """
+    try:
+        given = json.loads(document)
+        revision: int = given["rules"] if given["format"] == FORMAT else 1 if given["format"] == 1 else 0
+        if revision not in REVISIONS:
+            raise EvidenceRefused(
+                f"Evidence of format {given['format']!r} by rules of revision {revision}; this version replays formats 1 and "
+                f"{FORMAT}, revisions {REVISIONS[0]} to {REVISIONS[-1]}."
+            )
+        named = given["policy"]
+        policy = parse(named["body"], name=named["name"], version=named["version"])
+        plan = msgspec.convert(given["plan"], Plan)
+        steps = msgspec.convert(given["steps"], list[Step])
+        detail = msgspec.convert(given["now"], Detail)
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvidenceRefused(f"No evidence: {error}") from error
+    court = judge(policy, plan, revision)
+    memory = Memory.at_start(court)
+    rules = rules_of(court, memory)
+    changed = False
+    for step in steps:
+        changed = rules.step(step) and step.slot == detail.slot
+    memory.slot = detail.slot
+    evaluation = evaluation_of(court, memory, detail, changed=changed)
+    again = assemble(policy, plan, steps, detail, evaluation, revision)
+    if again["policy"]["body"] == named["body"]:  # an equal number may have been written otherwise: 100000 and 100000.0
+        again["policy"]["body"] = named["body"]
+    return canonical_bytes(again)
+
+
+def canonical_bytes(document: Any) -> bytes:
+    """Sorted keys, no spaces, shortest floats; raises ValueError for NaN and infinities.
+
+    >>> canonical_bytes({"b": 0.1, "a": [1, None]})
+    b'{"a":[1,null],"b":0.1}'
+    """
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(document: bytes) -> str:
+    """`sha256:<hex>` of canonical bytes.
+
+    >>> digest(b"{}")[:16]
+    'sha256:44136fa35'
+    """
+    return f"sha256:{hashlib.sha256(document).hexdigest()}"
+
+
+def outcome(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as plain JSON values, instants in RFC 3339."""
+    plain: dict[str, Any] = msgspec.to_builtins(evaluation)
+    plain["slot"] = rfc3339(evaluation.slot)
+    for recommendation in (plain["recommendation"], *plain["variants"]):
+        for key in ("first_stable_at", "knowable_at", "proposed_slot"):
+            if recommendation[key] is not None:
+                recommendation[key] = rfc3339(recommendation[key])
+    for gate in plain["gates"]:
+        gate["since"] = rfc3339(gate["since"])
+        if gate["reading"] is not None:
+            gate["reading"]["at"] = rfc3339(gate["reading"]["at"])
+    return plain
+
+
+def assemble(
+    policy: Policy, plan: Plan, steps: list[Step], detail: Detail, evaluation: Evaluation, revision: int = REVISION
+) -> dict[str, Any]:
+    """The evidence of one evaluation. steps: those of every slot from the start up to its own, however many folds found them."""
+    return {
+        **({"format": FORMAT, "rules": revision} if revision > 1 else {"format": 1}),
+        "slot": rfc3339(detail.slot),
+        "policy": {"name": policy.name, "version": policy.version, "body": canonical(policy)},
+        # Read back once: which defaults are left out depends on the identity of strings, not on their text alone.
+        "plan": msgspec.to_builtins(msgspec.convert(msgspec.to_builtins(plan), Plan)),
+        "steps": msgspec.to_builtins(steps),
+        "now": msgspec.to_builtins(detail),
+        "outcome": outcome(evaluation),
+    }

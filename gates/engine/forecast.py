@@ -1,0 +1,86 @@
+"""Whether a plan can end: what its goals need before they are decided whatever the effect is (B of docs/gates.md section 6). Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from gates.engine.machine import Comparison, judge
+from gates.engine.plan import Plan
+from gates.engine.policy import Policy
+from gates.engine.statistics.planning import smallest_effect, units_for_half
+
+
+class Outlook(NamedTuple):
+    """One goal of one treatment, before any row. Effects are in the gate's unit: fractions of the control for a relative effect.
+
+    units: of both arms together, by which it is decided; days: at the expected units a day, never less than the policy's
+    min_days; None: out of reach. smallest_effect: the smallest gap between scale and delete that max_days surely decide.
+    """
+
+    metric: str
+    units: int | None
+    days: float | None
+    max_days: int
+    smallest_effect: float
+    relative: bool
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is decided before the policy asks for a person."""
+        return self.days is not None and self.days <= self.max_days
+
+    @property
+    def warning(self) -> str:
+        """What to do when the plan cannot end; empty when it can."""
+        if self.ends:
+            return ""
+        effect = f"{100 * self.smallest_effect:.3g}%" if self.relative else f"{self.smallest_effect:.3g}"
+        when = "longer than can be counted" if self.days is None else f"up to {math.ceil(self.days)} days"
+        return (
+            f"{self.metric} may take {when} to decide, and after {self.max_days} days a person is asked, decided or not. With these units a day "
+            f"the smallest effect that is surely decided by then is {effect}: ask for that much, bring more units, or allow more days."
+        )
+
+
+_LEAST_SHARE = 1e-15
+"""A float tells no share from 0 or 1 that is nearer to it."""
+
+
+def outlook(policy: Policy, plan: Plan) -> list[Outlook]:
+    """Each goal whose baseline and expected units a day are known; of several treatments the one with the least share."""
+    court = judge(policy, plan)
+    control = plan.control
+    if control is None or not plan.expected_units_per_day or plan.expected_units_per_day <= 0:
+        return []
+    total = math.fsum(variant.weight for variant in plan.variants)
+    least = min(treatment.weight for treatment in plan.treatments)
+    daily = plan.expected_units_per_day * (control.weight + least) / total
+    share = min(max(least / (control.weight + least), _LEAST_SHARE), 1 - _LEAST_SHARE)
+    found = [_of(c, policy, daily, share) for c in court.comparisons if c.goal and _spread(c) is not None]
+    return [one for one in found if math.isfinite(one.smallest_effect)]
+
+
+def _spread(comparison: Comparison) -> float | None:
+    baseline = comparison.kpi.baseline
+    if baseline is None or baseline.stddev <= 0:
+        return None
+    if comparison.gate.effect != "relative":
+        return baseline.stddev
+    return baseline.stddev / abs(baseline.mean) if baseline.mean else None
+
+
+def _of(comparison: Comparison, policy: Policy, daily: float, share: float) -> Outlook:
+    spread = _spread(comparison) or 0.0
+    gap = comparison.fail_below - comparison.scale_above
+    se_of_two = spread * math.sqrt((1 / share + 1 / (1 - share)) / 2)
+    units = units_for_half(gap / 2, se_of_two, 2, comparison.rho2, comparison.alpha)
+    reached = daily * policy.max_days
+    return Outlook(
+        metric=comparison.kpi.metric,
+        units=units,
+        days=None if units is None else max(units / daily, float(policy.min_days)),
+        max_days=policy.max_days,
+        smallest_effect=smallest_effect(reached, spread, comparison.rho2, comparison.alpha, share=share),
+        relative=comparison.gate.effect == "relative",
+    )

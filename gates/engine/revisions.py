@@ -1,0 +1,97 @@
+"""What earlier revisions of the rules said, kept only so that evidence made by them replays to the same bytes. Pure.
+
+Nothing new is judged by these: folds, backtests and evaluations of the past use the present rules.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gates.engine.facts import State
+from gates.engine.machine import REVISION, Bounds, Comparison, Judge, Memory, Rules, Verdict, arm_of
+from gates.engine.statistics.effects import difference, relative_se, relative_uplift
+from gates.engine.statistics.moments import Arm
+from gates.engine.statistics.sequences import always_valid_p, half_width, intersect
+
+REVISIONS = range(1, REVISION + 1)
+
+
+def rules_of(judge: Judge, memory: Memory) -> Rules:
+    """The rules of the judge's revision."""
+    return (FirstRules if judge.revision == 1 else Rules)(judge, memory)
+
+
+class FirstRules(Rules):
+    """Revision 1: each arm's error against its own mean, intervals by the delta method, nothing said of a control of 0."""
+
+    def _measure(self, comparison: Comparison, bounds: Bounds, at: int, control: State, treatment: State) -> None:
+        kpi = comparison.kpi
+        bounds.readable = bounds.floor = False
+        bounds.noise = 0.0
+        units, units_t = int(control[0]), int(treatment[0])
+        bounds.arms, bounds.n = (units, units_t), units + units_t
+        if units < 2 or units_t < 2 or (kpi.kind == "ratio" and (control[3] == 0 or treatment[3] == 0)):
+            bounds.why = "units"
+            return
+        c, t = _arm(comparison, control), _arm(comparison, treatment)
+        relative = comparison.gate.effect == "relative"
+        if relative and c.m == 0:
+            bounds.why = "zero"
+            return
+        estimate, se = (relative_uplift if relative else difference)(t, c)
+        if kpi.direction == "decrease":
+            estimate = -estimate
+        bounds.estimate, bounds.se = estimate, se
+        half = half_width(se, bounds.n, comparison.rho2, comparison.alpha)
+        if not math.isfinite(half) or not math.isfinite(estimate):
+            bounds.why = "spread"
+            return
+        bounds.lower, bounds.upper, bounds.readable = estimate - half, estimate + half, True
+        bounds.why = self._own_floor(comparison, bounds, c, t, (control, treatment))
+        if bounds.why:
+            return
+        bounds.floor = True
+        if self.judge.clock.running(at) < self.judge.min_age:
+            bounds.why = "young"
+            if comparison.goal:
+                return
+        lower, upper = intersect((bounds.running_lower, bounds.running_upper), bounds.lower, bounds.upper)
+        bounds.running_lower, bounds.running_upper = lower, upper
+        p = always_valid_p(estimate, se, bounds.n, comparison.rho2)
+        bounds.p = p if bounds.p is None or p < bounds.p else bounds.p
+        bounds.small, bounds.lost = upper < comparison.fail_below, upper < 0
+        bounds.invalid = bounds.invalid or lower > comparison.scale_above > upper
+
+    def _own_floor(self, comparison: Comparison, bounds: Bounds, c: Arm, t: Arm, states: tuple[State, State]) -> str:
+        policy = self.judge.policy
+        if min(bounds.arms) < policy.min_units:
+            return "units"
+        if c.v <= 0 or t.v <= 0:
+            return "spread"
+        noise = 0.0
+        if comparison.gate.effect == "relative":
+            noise = max(relative_se(c.m, c.v, c.n), relative_se(t.m, t.v, t.n))
+        if comparison.kpi.kind == "ratio":
+            for state in states:
+                noise = max(noise, relative_se(state[3], state[4] / (state[0] - 1), state[0]))
+        bounds.noise = noise
+        return "noisy" if noise > policy.max_relative_se else ""
+
+    def _verdict(self, comparison: Comparison, bounds: Bounds) -> Verdict:
+        if bounds.invalid:
+            return "invalid"
+        if bounds.why in ("missing", "unreadable"):
+            return "no_data"
+        lower, upper = bounds.running_lower, bounds.running_upper
+        if not bounds.floor or lower is None or upper is None or (comparison.goal and bounds.why == "young"):
+            return "inconclusive"
+        if lower > comparison.scale_above:
+            return "pass"
+        return "fail" if upper < comparison.fail_below else "inconclusive"
+
+
+def _arm(comparison: Comparison, state: State) -> Arm:
+    if comparison.kpi.kind == "proportion":
+        n, mean = int(state[0]), state[1]
+        return Arm(mean, mean * (1.0 - mean), n)
+    return arm_of(comparison.kpi, state)

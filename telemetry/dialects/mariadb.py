@@ -1,7 +1,0 @@
-"""MariaDB, which is read as MySQL is. Tried by us."""
-
-from dataclasses import replace
-
-from telemetry.dialects import mysql
-
-DIALECT = replace(mysql.DIALECT, driver="mariadb+pymysql", extra="mariadb")
