@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from decisioning.ledger.seals import read_anchor
 
@@ -60,6 +60,7 @@ def back_up(url: str, folder: Path, *, heads: Path, binaries: Path | None, say: 
             "--no-large-objects",
             "--exclude-schema=pg_catalog",
             f"--file={folder / DUMP}",
+            f"--dbname={without_password(url)}",
         ]
         _run(
             "pg_dump",
@@ -93,7 +94,13 @@ def restore(folder: Path, url: str, *, binaries: Path | None, say: Say) -> dict[
             raise NotProved(
                 "The database is not empty. Restore into a new home, or into a database that was just made."
             )
-    command = ["--exit-on-error", "--single-transaction", "--verbose", f"--dbname={_database(url)}", str(folder / DUMP)]
+    command = [
+        "--exit-on-error",
+        "--single-transaction",
+        "--verbose",
+        f"--dbname={without_password(url)}",
+        str(folder / DUMP),
+    ]
     _run(
         "pg_restore",
         command,
@@ -169,15 +176,7 @@ def _false_evidence(connection: psycopg.Connection[Any]) -> Iterator[str]:
 
 def _run(program: str, arguments: list[str], *, url: str, binaries: Path | None, say: Say, word: str, of: int) -> None:
     """A client program of PostgreSQL, with its progress said; the password goes by the environment. Raises NotProved."""
-    parts = urlsplit(url)
-    login = {
-        "PGHOST": parts.hostname or "",
-        "PGPORT": str(parts.port or 5432),
-        "PGUSER": unquote(parts.username or ""),
-        "PGPASSWORD": unquote(parts.password or ""),
-        "PGDATABASE": _database(url),
-        "LC_MESSAGES": "C",
-    }
+    login = {"PGPASSWORD": str(conninfo_to_dict(url).get("password", "")), "LC_MESSAGES": "C"}
     command = [str(binaries / program) if binaries else program, *arguments]
     last: list[str] = []
     done = 0
@@ -195,14 +194,9 @@ def _run(program: str, arguments: list[str], *, url: str, binaries: Path | None,
         raise NotProved(f"{program} failed: {' '.join(last)}")
 
 
-def _database(url: str) -> str:
-    return urlsplit(url).path.lstrip("/")
-
-
 def without_password(url: str) -> str:
-    """A URL to show."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """A connection string to show, and to put on a command line."""
+    return make_conninfo(**{name: value for name, value in conninfo_to_dict(url).items() if name != "password"})
 
 
 def _sha256(file: Path) -> str:
