@@ -43,7 +43,7 @@ app.conf.update(
         "sweep": {"task": "notices.sweep", "schedule": 3600},
     },
 )
-app.autodiscover_tasks(["telemetry", "gates", "decisioning.ledger", "decisioning"])
+app.autodiscover_tasks(["telemetry", "gates", "decisioning.ledger", "decisioning.notices"])
 
 
 @task_prerun.connect

@@ -17,12 +17,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from decisioning import slo
 from decisioning.access.middleware import own_transaction
 from decisioning.access.principal import bind_portal
-from decisioning.access.pulse import PRIMARY
 from decisioning.api.problems import is_out_of_room
+from decisioning.database.liveness import PRIMARY
 from decisioning.ledger.models import Heartbeat, OutboxMessage
+from decisioning.slo import figures as slo
 
 LATE_AFTER = timedelta(seconds=900)
 _COUNTED_FOR_S = 15.0

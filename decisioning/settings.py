@@ -46,6 +46,7 @@ INSTALLED_APPS = [
     "telemetry",
     "gates",
     "decisioning.board",
+    "decisioning.commands",
 ]
 
 MIDDLEWARE = [
@@ -54,7 +55,7 @@ MIDDLEWARE = [
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "decisioning.access.headers.PermissionsPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "decisioning.access.availability.StaysUp",
+    "decisioning.availability.middleware.StaysUp",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -114,7 +115,7 @@ def database(url: str) -> dict[str, object]:
         "-c idle_in_transaction_session_timeout=300s"
     )
     return {
-        "ENGINE": "decisioning.access.deadlines",
+        "ENGINE": "decisioning.database.backend",
         "NAME": said.pop("dbname", "decisioning"),
         "USER": said.pop("user", ""),
         "PASSWORD": said.pop("password", ""),
@@ -123,7 +124,7 @@ def database(url: str) -> dict[str, object]:
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
-            # A hung server ignores statement_timeout, so there are deadlines on this side as well; see access.pulse.
+            # A hung server ignores statement_timeout, so there are deadlines on this side as well; see database.liveness.
             "connect_timeout": 10,
             "tcp_user_timeout": 10_000,
             "keepalives_idle": 10,

@@ -5,15 +5,15 @@ import os
 from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
-from decisioning.access import pulse
+from decisioning.database import liveness
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "decisioning.settings")
 application = get_wsgi_application()
 get_resolver().url_patterns  # noqa: B018 - loads every view now, not when the first person asks
-pulse.watch()
+liveness.watch()
 
-from decisioning.access.replica import FOLLOWED  # noqa: E402 - after the settings are there
-from decisioning.access.tally import TALLY  # noqa: E402
+from decisioning.availability.read_counter import TALLY  # noqa: E402
+from decisioning.database.replica import FOLLOWED  # noqa: E402 - after the settings are there
 
 TALLY.start()
 FOLLOWED.start()

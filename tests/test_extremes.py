@@ -13,10 +13,10 @@ from django.test import Client
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from decisioning import tasks
 from decisioning.access.keys import create_key
 from decisioning.access.models import Membership, Team
 from decisioning.access.scopes import Scope
+from decisioning.notices import tasks
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates.engine.policy import DEFAULT_BODY
 from gates.models import Cursor, Policy, PolicyVersion, Recommendation

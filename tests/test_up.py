@@ -19,9 +19,10 @@ import httpx
 import psycopg
 import pytest
 
+from decisioning import supervisor as supervisors
 from decisioning import up
 from decisioning.embedded import PROJECT, Home, NotStarted
-from decisioning.up import Interrupted, Part, Supervisor
+from decisioning.supervisor import Interrupted, Part, Supervisor
 from tests.installation import Installation, soon
 
 # --- the supervisor, with small parts ---------------------------------------------------------------------------------
@@ -134,7 +135,7 @@ def test_servers_stop_after_those_who_use_them(home: Home) -> None:
 
 
 def test_a_log_does_not_grow_without_bound(supervisor: Supervisor, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(up, "LOG_BYTES", 10_000)
+    monkeypatch.setattr(supervisors, "LOG_BYTES", 10_000)
     supervisor.keep(part("while :; do echo a line of some length, again and again; sleep 0.002; done"))
     log, older = home.logs / "part.log", home.logs / "part.log.1"
 
@@ -150,7 +151,7 @@ def test_killing_uv_run_stops_what_it_ran(tmp_path: Path) -> None:
     launcher = tmp_path / "uv"
     launcher.symlink_to("/bin/sh")
     program = (
-        "from decisioning.up import *; h = Home(sys.argv[1]); h.make(); s = Supervisor(h);"
+        "from decisioning.embedded import Home; from decisioning.supervisor import *; h = Home(sys.argv[1]); h.make(); s = Supervisor(h);"
         "s.keep(Part('part', ['/bin/sleep', '60'], {})); print(s.parts[0].process.pid, flush=True)\n"
         "try: s.watch()\n"
         "finally: s.stop(); print('stopped', flush=True)"

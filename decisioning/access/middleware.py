@@ -10,8 +10,8 @@ from django.urls import Resolver404, resolve
 
 from decisioning.access.principal import Principal, bind_key, bind_user, rebind
 from decisioning.access.proxies import origin
-from decisioning.access.pulse import PRIMARY
-from decisioning.access.replica import FOLLOWED, instead_of_primary
+from decisioning.database.liveness import PRIMARY
+from decisioning.database.replica import FOLLOWED, instead_of_primary
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 

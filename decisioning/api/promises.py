@@ -5,10 +5,11 @@ from typing import Any
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from decisioning import slo
 from decisioning.access.scopes import Scope
 from decisioning.api.door import Door
 from decisioning.api.judgement import rfc3339
+from decisioning.slo import figures as slo
+from decisioning.slo.queries import WINDOW
 
 
 class Promises(Door):
@@ -22,7 +23,7 @@ class Promises(Door):
         return Response(
             {
                 "as_of": rfc3339(found.as_of),
-                "window_days": slo.WINDOW.days,
+                "window_days": WINDOW.days,
                 "reads": {
                     **_share(found.reads),
                     "stale": found.stale,

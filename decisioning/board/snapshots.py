@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from decisioning.access import outbound
 from decisioning.board import words
 from decisioning.board.charts import Point, percent
-from decisioning.board.presenters import listing
+from decisioning.board.presenters import page_data
 from decisioning.ledger.models import OutboxMessage
 
 _log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ def of_message(message: OutboxMessage, now: datetime) -> tuple[str, str] | None:
     if message.type != "decision.proposed" or message.experiment_id is None or not _reachable():
         return None
     try:
-        facts = listing.gather([message.experiment_id], now=now)
-        points = listing.trend(facts, message.experiment_id, message.data.get("variant"))
+        facts = page_data.gather([message.experiment_id], now=now)
+        points = page_data.trend(facts, message.experiment_id, message.data.get("variant"))
     except (ArithmeticError, LookupError, TypeError, ValueError):
         _log.exception("No picture for message %s", message.pk)  # the message goes without
         return None

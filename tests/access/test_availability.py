@@ -17,14 +17,14 @@ from django.db import connection
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 
-from decisioning.access import pulse
-from decisioning.access.availability import Intake, Room
-from decisioning.access.copies import Checks, Copies, key_of
 from decisioning.access.keys import create_key
 from decisioning.access.models import ApiKey, Team
 from decisioning.access.principal import ANONYMOUS, Principal
-from decisioning.access.pulse import PROBE_S, Probe, Pulse, Silent, Watched
 from decisioning.access.scopes import Scope
+from decisioning.availability.middleware import Intake, Room
+from decisioning.availability.response_cache import Checks, Copies, key_of
+from decisioning.database import liveness
+from decisioning.database.liveness import PROBE_S, Probe, Pulse, Silent, Watched
 from tests.conftest import as_role
 from tests.installation import soon
 
@@ -92,7 +92,7 @@ def wire() -> Iterator[Wire]:
 
 @pytest.fixture
 def watching(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "_watching", True)
+    monkeypatch.setattr(liveness, "_watching", True)
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_who_has_something_else_to_go_by_waits_no_longer_than_they_said(beat: Pu
     held = Watched.of(beat).connect(**beat.parameters, autocommit=True)
 
     began = time.monotonic()
-    with pulse.waiting_until(began + 0.2), pytest.raises(psycopg.OperationalError):
+    with liveness.waiting_until(began + 0.2), pytest.raises(psycopg.OperationalError):
         held.execute("SELECT pg_sleep(3)")
     took = time.monotonic() - began
 
@@ -222,8 +222,8 @@ def test_gets_answer_from_the_last_good_copy_and_writes_are_refused_while_the_da
         page = client.get("/")
     finally:
         wire.silent.clear()
-        pulse.PRIMARY.ask()
-        assert soon(lambda: not pulse.PRIMARY.away, 5)
+        liveness.PRIMARY.ask()
+        assert soon(lambda: not liveness.PRIMARY.away, 5)
         connection.close()
 
     assert copy.status_code == again.status_code == 200
@@ -292,7 +292,7 @@ def test_a_check_of_a_key_holds_for_a_minute(monkeypatch: pytest.MonkeyPatch) ->
     checks.note(request, reader())
     assert checks.find(request) == reader()
     later = time.monotonic() + timedelta(seconds=61).total_seconds()
-    monkeypatch.setattr("decisioning.access.copies.monotonic", lambda: later)
+    monkeypatch.setattr("decisioning.availability.response_cache.monotonic", lambda: later)
     assert checks.find(request) is None
     assert checks.find(FACTORY.get("/")) is ANONYMOUS
 

@@ -184,7 +184,7 @@ def test_the_job_ends_what_is_beyond_its_limits_and_says_so(reader: Psql, monkey
     from decisioning.celery import app
 
     assert app.conf.beat_schedule["readers"]["schedule"] <= 10
-    import_module("decisioning.tasks")
+    import_module("decisioning.notices.tasks")
     monkeypatch.setattr(end_beyond_limits, "__defaults__", (Limits(LONG, LONG, LONG, dt.timedelta(0)),))
     app.tasks["access.readers"]()
     assert gone(reader)

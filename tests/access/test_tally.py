@@ -4,16 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from decisioning.access import tally
 from decisioning.access.models import Reads
-from decisioning.access.tally import Tally
+from decisioning.availability import read_counter
+from decisioning.availability.read_counter import Tally
 
 pytestmark = pytest.mark.django_db
 
 
 def test_counts_are_told_again_and_again_until_their_minute_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     minute = datetime.now(UTC).replace(second=0, microsecond=0)
-    monkeypatch.setattr(tally, "_minute", lambda: minute)
+    monkeypatch.setattr(read_counter, "_minute", lambda: minute)
     counter = Tally()
     for status, stale in ((200, False), (200, True), (404, False), (503, False)):
         counter.count(method="GET", status=status, stale=stale, seconds=0.01)
@@ -24,7 +24,7 @@ def test_counts_are_told_again_and_again_until_their_minute_is_over(monkeypatch:
 
     told = Reads.objects.get()
     assert (told.asked, told.failed, told.stale, told.done) == (4, 1, 1, False)
-    monkeypatch.setattr(tally, "_minute", lambda: minute + timedelta(minutes=1))
+    monkeypatch.setattr(read_counter, "_minute", lambda: minute + timedelta(minutes=1))
     counter.tell()
     assert Reads.objects.get(minute=minute).done
     counter.tell(ending=True)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from decisioning import slo
 from decisioning.access.models import Reads
-from decisioning.slo import Latency, Share
+from decisioning.slo import figures as slo
+from decisioning.slo.figures import Latency, Share
 from experiments.models import Experiment
 from gates.models import Cursor, PolicyVersion, Recommendation
 from telemetry.models import RefreshRun, Source

@@ -9,10 +9,11 @@ import pytest
 from django.db import connection
 from standardwebhooks.webhooks import Webhook
 
-from decisioning import notices, slo, tasks
 from decisioning.access.scopes import Scope
 from decisioning.ledger import delivery
 from decisioning.ledger.models import OutboxMessage
+from decisioning.notices import tasks, transports
+from decisioning.slo.alarms import tell_broken
 from gates import alarms
 from gates.models import PolicyVersion, Recommendation
 from telemetry import breaches
@@ -41,7 +42,7 @@ def opened(ops: Caller, url: str, **said: Any) -> dict[str, Any]:
 
 def tick(at: datetime | None = None) -> None:
     with as_role("worker"):
-        delivery.deliver(notices.send, clock=lambda: at or datetime.now(UTC))
+        delivery.deliver(transports.send, clock=lambda: at or datetime.now(UTC))
 
 
 def test_an_experiment_that_is_made_over_http_is_told_to_a_webhook_that_was(ops: Caller, receiver: Receiver) -> None:
@@ -281,7 +282,7 @@ def test_a_broken_promise_is_told_to_the_team_it_was_made_to(ops: Caller, strang
 
     def look(at: datetime) -> None:
         with as_role("worker"):
-            slo.tell_broken(now=at)
+            tell_broken(now=at)
 
     for minute in (0, 10):
         look(NOW + minute * MINUTE)

@@ -72,8 +72,8 @@ def main() -> None:
 def looks() -> None:
     from django.db import transaction
 
-    from decisioning import slo
     from decisioning.access.principal import bind_job
+    from decisioning.slo import alarms as slo
     from gates import alarms
     from telemetry import breaches
 

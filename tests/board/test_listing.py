@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from decisioning.access.models import Team
 from decisioning.board import words
-from decisioning.board.presenters import listing
+from decisioning.board.presenters.board import filters
 from experiments.models import Experiment, Pause
 from gates.models import Cursor
 from tests.board.scenes import HOUR, Scene
@@ -251,7 +251,7 @@ def test_all_closed_shows_what_has_ended_and_nothing_else(board: Client, scene: 
 
 
 def test_the_next_page_of_a_list_begins_at_the_list(board: Client, scene: Scene) -> None:
-    for number in range(listing.PAGE + 1):
+    for number in range(filters.PAGE + 1):
         scene.experiment(f"Idea {number}", status="draft", rows=False)
 
     assert 'href="?progress=2#lane-progress"' in board.get("/").text

@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import reverse
 
 from decisioning.board import words
-from decisioning.board.presenters import listing
+from decisioning.board.presenters.board import page as board_page
 from gates.models import Cursor, Evaluation, PolicyVersion
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
@@ -177,7 +177,7 @@ def test_a_fault_of_the_portal_shows_the_number_it_was_logged_under(
 ) -> None:
     client = Client(raise_request_exception=False)
     client.force_login(ines)
-    monkeypatch.setattr(listing, "board", lambda *_args, **_named: 1 / 0)
+    monkeypatch.setattr(board_page, "board", lambda *_args, **_named: 1 / 0)
 
     response = client.get("/")
 

@@ -11,13 +11,13 @@ import pytest
 from django.test import Client
 from PIL import Image
 
-from decisioning import notices
 from decisioning.access import outbound
 from decisioning.access.models import Team
 from decisioning.board import snapshots
 from decisioning.ledger import delivery
 from decisioning.ledger.models import Channel, Delivery
 from decisioning.ledger.outbox import tell
+from decisioning.notices import transports
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 from tests.ledger.receiver import Receiver, receiving
@@ -48,7 +48,7 @@ def channel() -> Channel:
 
 def tick() -> None:
     with as_role("worker"):
-        delivery.deliver(notices.send, clock=lambda: datetime.now(UTC))
+        delivery.deliver(transports.send, clock=lambda: datetime.now(UTC))
 
 
 def test_a_webhook_is_added_tried_and_deleted(admin: Client, growth: Team, receiver: Receiver) -> None:
@@ -116,7 +116,7 @@ def test_a_proposal_in_slack_shows_its_uplift_to_whoever_has_the_address(
     }
     with as_role("worker"):
         tell(team_id=growth.pk, experiment_id=proposed.pk, type="decision.proposed", data=told, now=datetime.now(UTC))
-        delivery.deliver(partial(notices.send, picture=snapshots.of_message), clock=lambda: datetime.now(UTC))
+        delivery.deliver(partial(transports.send, picture=snapshots.of_message), clock=lambda: datetime.now(UTC))
 
     (image,) = [block for block in json.loads(receiver.got[0].body)["blocks"] if block["type"] == "image"]
     assert image["alt_text"].startswith(f"Uplift of {proposed.key}: +")

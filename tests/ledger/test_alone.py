@@ -13,7 +13,6 @@ from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from decisioning import slo, tasks
 from decisioning.access import outbound
 from decisioning.access.models import Team
 from decisioning.ledger import alarms, delivery, seals
@@ -23,6 +22,8 @@ from decisioning.ledger.delivery import Outcome
 from decisioning.ledger.models import Alarm, Channel, Delivery, OutboxMessage
 from decisioning.ledger.outbox import tell
 from decisioning.ledger.outbox import tell_all as tell_all_
+from decisioning.notices import tasks
+from decisioning.slo import alarms as slo_alarms
 from experiments.models import Experiment, Metric
 from gates import alarms as gate_alarms
 from telemetry import breaches, retention
@@ -211,10 +212,10 @@ def test_a_team_that_cannot_be_counted_keeps_its_alarms_and_costs_no_other_its_o
             raise OverflowError
         return team_id
 
-    monkeypatch.setattr(slo, "figures", figures)
-    monkeypatch.setattr(slo, "_broken", lambda _found, team: [Wrong(team, None, "reads", {})])
+    monkeypatch.setattr(slo_alarms, "figures", figures)
+    monkeypatch.setattr(slo_alarms, "_broken", lambda _found, team: [Wrong(team, None, "reads", {})])
     with as_role("worker"):
-        slo.tell_broken(now=now + dt.timedelta(days=1))
+        slo_alarms.tell_broken(now=now + dt.timedelta(days=1))
         assert set(Alarm.objects.values_list("team_id", "ended_at")) == {(first.pk, None), (second.pk, None)}
 
 

@@ -11,11 +11,11 @@ from django.core.mail import EmailMessage
 from django.db import connection
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from decisioning import notices
 from decisioning.access.models import Team
 from decisioning.ledger import channels, delivery
 from decisioning.ledger.models import Channel, Delivery, Entry, OutboxMessage
 from decisioning.ledger.outbox import EVENTS, tell
+from decisioning.notices import messages, transports
 from tests.access.logins import psql
 from tests.conftest import as_role, log_in_as
 from tests.ledger.receiver import Receiver, receiving
@@ -29,7 +29,7 @@ CHECKOUT, SEARCH = 7, 8
 @pytest.fixture(autouse=True)
 def _loopback_is_allowed(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.OUTBOUND_ALLOW = ["127.0.0.0/8"]
-    monkeypatch.setattr(notices, "CALL_S", 1.0)
+    monkeypatch.setattr(transports, "CALL_S", 1.0)
     # A receiver refuses what was signed five minutes ago, and the run may be that old.
     monkeypatch.setitem(globals(), "NOW", datetime.now(UTC).replace(microsecond=0))
 
@@ -55,12 +55,12 @@ def happened(team: Team, experiment: int | None = CHECKOUT, kind: str = "experim
         **data,
     }
     with as_role("worker"):
-        return notices.webhook_id(tell(team_id=team.pk, experiment_id=experiment, type=kind, data=said, now=NOW))
+        return transports.webhook_id(tell(team_id=team.pk, experiment_id=experiment, type=kind, data=said, now=NOW))
 
 
 def tick(at: timedelta = timedelta(0)) -> int:
     with as_role("worker"):
-        return delivery.deliver(notices.send, clock=lambda: NOW + at)
+        return delivery.deliver(transports.send, clock=lambda: NOW + at)
 
 
 def deliveries() -> list[Delivery]:
@@ -276,7 +276,7 @@ def test_whoever_died_in_the_middle_leaves_the_message_to_the_next_under_the_sam
     with as_role("worker"):
         delivery.fan_out(now=NOW)
         claimed = delivery._claim(NOW, [])
-        notices.send(Delivery.objects.select_related("channel", "message").get(channel=claimed), NOW)
+        transports.send(Delivery.objects.select_related("channel", "message").get(channel=claimed), NOW)
     assert tick(timedelta(seconds=5)) == 0  # it may still be at work
     assert tick(timedelta(minutes=3)) == 1
     assert receiver.ids == [sent, sent]
@@ -302,7 +302,7 @@ def test_old_messages_are_forgotten_unless_they_wait(team: Team, receiver: Recei
 def test_a_receiver_that_hangs_delays_its_own_queue_and_locks_nothing(
     team: Team, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notices, "CALL_S", 8.0)
+    monkeypatch.setattr(transports, "CALL_S", 8.0)
     with receiving() as quick:
         opened(team, receiver.url)
         opened(team, quick.url)
@@ -341,7 +341,7 @@ def test_a_receiver_that_hangs_delays_its_own_queue_and_locks_nothing(
 
 def _deliver_on_its_own() -> int:
     try:
-        return delivery.deliver(notices.send, clock=lambda: datetime.now(UTC))
+        return delivery.deliver(transports.send, clock=lambda: datetime.now(UTC))
     finally:
         if threading.current_thread() is not threading.main_thread():
             connection.close()
@@ -378,7 +378,7 @@ def test_a_picture_slack_may_not_be_able_to_fetch_is_left_out_the_second_time(te
     receiver.status, receiver.answer = 400, b"invalid_blocks"
 
     def send(d: Delivery, now: datetime) -> delivery.Outcome:
-        return notices.send(d, now, picture=lambda _m, _n: ("https://decisions.example.org/charts/x.png", "Uplift"))
+        return transports.send(d, now, picture=lambda _m, _n: ("https://decisions.example.org/charts/x.png", "Uplift"))
 
     with as_role("worker"):
         delivery.deliver(send, clock=lambda: NOW)
@@ -426,5 +426,5 @@ def test_a_mail_server_that_is_down_is_a_receiver_that_is_down(team: Team, setti
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_every_event_has_words_of_its_own(event: str) -> None:
-    said = notices._SAID
+    said = messages._SAID
     assert event in said

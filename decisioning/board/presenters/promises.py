@@ -9,17 +9,18 @@ from typing import Any
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
-from decisioning import slo
 from decisioning.access.principal import Principal
 from decisioning.board import charts, words
 from decisioning.board.presenters.frame import watchdog
 from decisioning.board.presenters.gates import svg
+from decisioning.slo import figures as slo
+from decisioning.slo.queries import WINDOW
 from experiments.models import Experiment
 from gates.models import Decision
 
 _KEPT_FOR_S = 60.0
 _CALM_SHOWN = 50
-_DAYS = f"{slo.WINDOW.days} days"
+_DAYS = f"{WINDOW.days} days"
 _LACKS = {
     "denominator": "A denominator is 0",
     "density": "Buckets are missing",
@@ -233,7 +234,7 @@ def _watchdog_facts(seen: dict[str, Any], f: slo.Figures) -> list[dict[str, str]
 
 
 def _people(f: slo.Figures, now: datetime) -> list[dict[str, str]]:
-    answered = Decision.objects.filter(at__gte=now - slo.WINDOW).values_list("action", flat=True)
+    answered = Decision.objects.filter(at__gte=now - WINDOW).values_list("action", flat=True)
     kinds, a = Counter(answered), f.answers
     facts = [
         ("Answered", f"{a.answered} of {words.plural(a.answered + a.open, 'proposal')}"),

@@ -15,9 +15,10 @@ from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
 from decisioning.board.downloads import MOST
 from decisioning.board.presenters import freshness, promises, webhooks
-from decisioning.board.presenters.dossier import Dossier, trail
+from decisioning.board.presenters.experiment.context import Dossier
+from decisioning.board.presenters.experiment.timeline import trail
 from decisioning.board.presenters.history import effects
-from decisioning.board.presenters.listing import policies_of
+from decisioning.board.presenters.page_data import policies_of
 from decisioning.ledger.models import Channel, Delivery
 from gates import backtests
 from gates.engine.machine import judge

@@ -1,25 +1,23 @@
-"""What a message of the outbox says to people and programs, and how it gets to them: signed webhook, Slack, e-mail.
+"""How a message gets to its receiver: signed webhook, Slack, e-mail.
 
 Bodies are made when they are sent, from the message alone; `decisioning.ledger.delivery` says what is sent when, and again.
 """
 
 import json
 import smtplib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMessage
-from django.urls import reverse
 from standardwebhooks.webhooks import Webhook
 
 from decisioning.access import outbound
-from decisioning.board import words
-from decisioning.ledger.channels import TEST, mailbox_of, secret_of
+from decisioning.ledger.channels import mailbox_of, secret_of
 from decisioning.ledger.delivery import Outcome
 from decisioning.ledger.models import Channel, Delivery, OutboxMessage
+from decisioning.notices.messages import notice_of
 
 STEP_S, CALL_S = 5.0, 10.0
 """The longest step of a call, and the longest call."""
@@ -27,20 +25,6 @@ _EXCERPT = 300
 
 type Picture = Callable[[OutboxMessage, datetime], tuple[str, str] | None]
 """(public URL of a PNG, what it shows in words) for a message, where there is one."""
-
-
-@dataclass(frozen=True)
-class Notice:
-    """A message for people. lines: plain sentences, the weightiest first. path: where on the board to go on reading."""
-
-    title: str
-    lines: Sequence[str] = ()
-    path: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        return f"{settings.PUBLIC_URL}{self.path or reverse('board')}"
 
 
 def send(delivery: Delivery, now: datetime, *, picture: Picture = lambda _message, _now: None) -> Outcome:
@@ -181,108 +165,6 @@ def _mail(channel: Channel, message: OutboxMessage) -> Outcome:
 
 def _words(text: bytes | str) -> str:
     return text.decode(errors="replace") if isinstance(text, bytes) else text
-
-
-# In words -----------------------------------------------------------------------------------------------------------------
-
-
-def notice_of(message: OutboxMessage) -> Notice:
-    """A message in words. A type nobody has words for is told by its name, so that nothing is lost."""
-    data: Mapping[str, Any] = message.data
-    of = _SAID.get(message.type)
-    if of is None:
-        return Notice(f"{message.type}: {data.get('experiment') or 'the portal'}", path=_page(data))
-    return of(data)
-
-
-def _page(data: Mapping[str, Any]) -> str:
-    return reverse("experiment", args=[data["experiment"]]) if data.get("experiment") else ""
-
-
-def _about(data: Mapping[str, Any]) -> str:
-    variant = data.get("variant")
-    return f"{data['experiment']}, {variant}" if variant else str(data["experiment"])
-
-
-def _proposed(data: Mapping[str, Any]) -> Notice:
-    why = words.CODES.get(str(data.get("code")), str(data.get("code")))
-    return Notice(
-        f"{str(data['action']).capitalize()}? {_about(data)}",
-        [str(line) for line in data.get("rationale") or ()][:6],
-        _page(data),
-        {"Proposed": str(data["action"]), "Why": why},
-    )
-
-
-def _answered(data: Mapping[str, Any]) -> Notice:
-    did = f"overridden to {data['override_to']}" if data.get("override_to") else "accepted"
-    lines = (
-        [f"{data['by']} answered; the experiment is {data['status']}."]
-        if data.get("status")
-        else [f"{data['by']} answered."]
-    )
-    lines += [f"Reason: {data['reason']}"] if data.get("reason") else []
-    return Notice(f"{str(data['recommended']).capitalize()} {did}: {_about(data)}", lines, _page(data))
-
-
-def _overdue(data: Mapping[str, Any]) -> Notice:
-    return Notice(
-        f"Unanswered: {data['action']} {_about(data)}",
-        [f"Proposed {data['proposed_at']}; the team answers within {data['answer_within_h']} h."],
-        _page(data),
-    )
-
-
-def _changed(data: Mapping[str, Any]) -> Notice:
-    was = f", was {data['from']}" if data.get("from") else ""
-    lines = [f"By {data['by']}."] if data.get("by") else []
-    lines += [f"Reason: {data['reason']}"] if data.get("reason") else []
-    return Notice(f"{data['experiment']} is {data['to']}{was}", lines, _page(data))
-
-
-def _breached(data: Mapping[str, Any]) -> Notice:
-    lines = [
-        f"{kpi['metric']}: "
-        + (
-            f"newest row {kpi['data_watermark']}, stale since {kpi['stale_at']}."
-            if kpi["data_watermark"]
-            else "no row yet."
-        )
-        for kpi in data["kpis"]
-    ]
-    return Notice(f"Data is late: {data['experiment']}", [*lines, "It is not judged on what is late."], _page(data))
-
-
-def _recovered(data: Mapping[str, Any]) -> Notice:
-    return Notice(f"Data is back: {data['experiment']}", [f"It was late since {data['since']}."], _page(data))
-
-
-def _guard(data: Mapping[str, Any]) -> Notice:
-    return Notice(
-        f"Guard failed: {_about(data)}", [f"{data['gate']} ({data['metric']}): {data['reason']}"], _page(data)
-    )
-
-
-def _burning(data: Mapping[str, Any]) -> Notice:
-    lines = [f"{data['figure']}, promised is {data['target']}."]
-    return Notice(f"Promise broken: {data['name']}", lines, reverse("promises"))
-
-
-def _test(data: Mapping[str, Any]) -> Notice:
-    return Notice("A test from Decisioning", [f"{data['by']} asked for it. This channel works."])
-
-
-_SAID: Mapping[str, Callable[[Mapping[str, Any]], Notice]] = {
-    "decision.proposed": _proposed,
-    "decision.answered": _answered,
-    "decision.overdue": _overdue,
-    "experiment.changed": _changed,
-    "freshness.breached": _breached,
-    "freshness.recovered": _recovered,
-    "guard.failed": _guard,
-    "slo.burning": _burning,
-    TEST: _test,
-}
 
 
 def _rfc3339(at: datetime) -> str:

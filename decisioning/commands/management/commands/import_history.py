@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from decisioning.access.management import doors
 from decisioning.agents import history
 from decisioning.agents.client import Portal, PortalError, Unreachable
+from decisioning.commands.portal import own_portal, portal_as
 
 _SHOWN_LINES = 20
 _WIDTH = 180  # of a table that goes into a file
@@ -51,7 +51,7 @@ class Command(BaseCommand):
         except (OSError, ValueError) as problem:
             raise CommandError(str(problem)) from problem
         borrowed = options["team"] and not os.environ.get("DECISIONING_API_KEY")
-        with doors.portal_as(options["team"], rate="6000/m") if borrowed else doors.portal() as portal:
+        with portal_as(options["team"], rate="6000/m") if borrowed else own_portal() as portal:
             try:
                 result = _bring_in(portal, recorded, plan, options, console)
             except (PortalError, Unreachable) as problem:

@@ -16,13 +16,13 @@ from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.urls import get_resolver
 
-from decisioning.access.copies import Checks, Copies, Copy, key_of, utc_now
 from decisioning.access.limits import limited
 from decisioning.access.middleware import READS, id_of, owns_transaction
 from decisioning.access.proxies import origin
-from decisioning.access.pulse import PRIMARY, REPLICA, waiting_until
-from decisioning.access.replica import FOLLOWED
-from decisioning.access.tally import TALLY
+from decisioning.availability.read_counter import TALLY
+from decisioning.availability.response_cache import Checks, Copies, Copy, key_of, utc_now
+from decisioning.database.liveness import PRIMARY, REPLICA, waiting_until
+from decisioning.database.replica import FOLLOWED
 from decisioning.logs import CAUSE
 
 _log = logging.getLogger(__name__)

@@ -9,12 +9,13 @@ from celery import shared_task
 from django.db import connection, transaction
 from django.utils import timezone
 
-from decisioning import notices, slo
 from decisioning.access import readers
 from decisioning.access.principal import bind_job
 from decisioning.ledger import delivery
 from decisioning.ledger.items import alone
 from decisioning.ledger.models import OutboxMessage
+from decisioning.notices.transports import send
+from decisioning.slo.alarms import tell_broken
 from gates import alarms
 from telemetry import breaches
 from telemetry.refresh import logged
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 @shared_task(name="notices.deliver", ignore_result=True)
 def deliver(**_later: object) -> None:
     """Bring new messages of the outbox to the channels; beat calls it every few seconds, and two at once share the channels."""
-    delivery.deliver(partial(notices.send, picture=_picture), clock=timezone.now)
+    delivery.deliver(partial(send, picture=_picture), clock=timezone.now)
 
 
 @shared_task(name="notices.watch", ignore_result=True)
@@ -49,7 +50,7 @@ def limit_readers(**_later: object) -> None:
 @shared_task(name="notices.promises", ignore_result=True)
 def promises(**_later: object) -> None:
     """Tell each team which of the portal's promises to it are broken; beat calls it every five minutes."""
-    _told(slo.tell_broken)
+    _told(tell_broken)
 
 
 @shared_task(name="notices.sweep", ignore_result=True)

@@ -6,7 +6,7 @@ import psycopg
 from django.db.backends.postgresql import base
 from psycopg import IsolationLevel
 
-from decisioning.access.pulse import PRIMARY, REPLICA, Silent, Watched
+from decisioning.database.liveness import PRIMARY, REPLICA, Silent, Watched
 
 _CLASSES = {pulse: Watched.of(pulse) for pulse in (PRIMARY, REPLICA)}
 

@@ -10,7 +10,7 @@ from time import sleep
 from django.db import DatabaseError, connection
 from prometheus_client import Counter, Histogram
 
-from decisioning.access.pulse import PRIMARY
+from decisioning.database.liveness import PRIMARY
 
 EVERY_S = 10.0
 KEPT = timedelta(days=90)

@@ -9,9 +9,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 
-from decisioning.access.management import doors
 from decisioning.agents import selfcheck
 from decisioning.agents.client import PortalError, Unreachable
+from decisioning.commands.portal import portal_as
 
 
 class Command(BaseCommand):
@@ -36,7 +36,7 @@ class Command(BaseCommand):
             console.print(f"{seconds:5.0f} s  {', '.join(shown)}", markup=False)
 
         try:
-            with doors.portal_as(options["team"], rate="60000/m", hours=1) as portal:
+            with portal_as(options["team"], rate="60000/m", hours=1) as portal:
                 outcomes = selfcheck.run(
                     portal,
                     team=options["team"],

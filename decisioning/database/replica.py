@@ -18,7 +18,7 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
-from decisioning.access.pulse import PRIMARY, REPLICA, Probe, Silent
+from decisioning.database.liveness import PRIMARY, REPLICA, Probe, Silent
 
 FRESH_S = 5.0
 EVERY_S = 1.0

@@ -27,7 +27,7 @@ class NoSuchTeam(Exception):
 
 
 @contextmanager
-def portal(*, patience_s: float = 30.0) -> Iterator[Portal]:
+def own_portal(*, patience_s: float = 30.0) -> Iterator[Portal]:
     """The portal that DECISIONING_URL and DECISIONING_API_KEY name, else the running installation's own."""
     kept = _credentials()
     key = os.environ.get("DECISIONING_API_KEY") or kept.get("api_key")

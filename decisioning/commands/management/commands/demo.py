@@ -16,10 +16,10 @@ from psycopg import sql
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from decisioning.access.management import doors
 from decisioning.access.scopes import Scope
 from decisioning.agents import demo
 from decisioning.agents.client import Portal, PortalError, Unreachable
+from decisioning.commands.portal import NoSuchTeam, portal_as
 
 _INSTALLS = (Scope.READ, Scope.WRITE, Scope.TELEMETRY, Scope.REVIEW)
 _FEEDS = (Scope.READ, Scope.TELEMETRY, Scope.LINEAGE)
@@ -57,7 +57,7 @@ class Command(BaseCommand):
     def _install(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with (
-            doors.portal_as(demo.TEAM, name="Demo shop", scopes=_INSTALLS, rate="6000/m") as portal,
+            portal_as(demo.TEAM, name="Demo shop", scopes=_INSTALLS, rate="6000/m") as portal,
             Progress(*columns, console=Console(file=sys.stdout)) as progress,
         ):
             rows = progress.add_task("demo rows", total=demo.rows_to_come())
@@ -91,10 +91,10 @@ def _feed(every_s: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # At once: nothing is half done, since a batch is all or nothing, and the key, known to us alone, expires.
         signal.signal(number, lambda *_: os._exit(0))
-    with suppress(doors.NoSuchTeam):
+    with suppress(NoSuchTeam):
         while True:
             try:
-                with doors.portal_as(demo.TEAM, scopes=_FEEDS, hours=13, patience_s=0, make=False) as portal:
+                with portal_as(demo.TEAM, scopes=_FEEDS, hours=13, patience_s=0, make=False) as portal:
                     _rounds(portal, every_s, until=datetime.now(UTC) + timedelta(hours=12))
             except (PortalError, Unreachable, DatabaseError) as problem:
                 sys.stderr.write(f"{datetime.now(UTC):%H:%M:%SZ} feed waits: {problem}\n")

@@ -1,0 +1,1 @@
+"""One experiment's page, as its template takes it."""

@@ -1,0 +1,87 @@
+"""Everything read about one experiment, for all parts of its page."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from django.urls import reverse
+
+from decisioning.access.principal import Principal
+from decisioning.board import words
+from decisioning.board.presenters import freshness, history, page_data
+from experiments.models import Experiment, Variant
+from gates import loading
+from gates.engine.forecast import Outlook, outlook
+from gates.engine.plan import Kpi, Plan
+from gates.engine.policy import Policy, plan_warnings
+from gates.models import Cursor, Evaluation, Recommendation
+
+
+class Dossier:
+    """Everything read about one experiment, each kind once."""
+
+    def __init__(self, experiment: Experiment, principal: Principal, *, now: datetime) -> None:
+        self.e, self.principal, self.now = experiment, principal, now
+        self.facts = page_data.gather([experiment.pk], now=now)
+        self.cursor: Cursor | None = self.facts.cursors.get(experiment.pk)
+        self.shown: Mapping[str, Any] = page_data.shown_of(self.facts, experiment.pk)
+        self.gates: Sequence[Mapping[str, Any]] = self.shown.get("gates") or []
+        self.said: Mapping[str, Any] = self.shown.get("recommendation") or {}
+        self.plan = self.facts.plans[experiment.pk]
+        self.kpis: Sequence[Kpi] = self.plan.kpis
+        self.arms = list(Variant.objects.filter(experiment=experiment).order_by("position"))
+        self.control = next((v for v in self.arms if v.control), None)
+        self.treatments = [v for v in self.arms if not v.control] if self.control else []
+        self.metrics: Mapping[str, Kpi] = self.facts.metrics
+        self.series = history.series((experiment.pk, kpi) for kpi in self.kpis)
+        self.proposals: Sequence[Recommendation] = self.facts.proposals.get(experiment.pk, [])
+
+    @cached_property
+    def _judging(self) -> list[tuple[Policy, Plan]]:
+        """Plan and the policy that judges it, or will when it is judged for the first time; none when it is over."""
+        if self.e.status not in ("draft", "running", "paused"):
+            return []
+        policy = page_data.policies_of(self.facts).get(self.e.pk)
+        if policy is None:  # not judged yet: by the policy that would
+            with suppress(loading.Unjudgeable):
+                return [(judging.policy, judging.plan) for judging in loading.load([self.e.pk])]
+            return []
+        return [(policy, self.plan)]
+
+    @cached_property
+    def outlook(self) -> list[Outlook]:
+        """What each goal needs, said by plan and policy alone."""
+        return [found for policy, plan in self._judging for found in outlook(policy, plan)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with plan and policy before any row."""
+        odd = [warning for policy, plan in self._judging for warning in plan_warnings(policy, plan)]
+        return [*(found.warning for found in self.outlook if found.warning), *odd]
+
+    @cached_property
+    def newest(self) -> Mapping[tuple[str, str], datetime]:
+        """The newest row's time of each (metric, variant), whether the gates have read it or not."""
+        return freshness.newest(self.e.pk)
+
+    @property
+    def body(self) -> Mapping[str, Any]:
+        return self.cursor.policy_version.body if self.cursor and self.cursor.policy_version else {}
+
+    def url(self, name: str, *args: object) -> str:
+        return reverse(name, args=[self.e.key, *args])
+
+
+def as_of(d: Dossier) -> str:
+    at = d.cursor.judged_to if d.cursor else None
+    return f" at slot {words.instant(at, d.now)}" if at else ""
+
+
+def slot_of(d: Dossier, digest: str) -> datetime | None:
+    """The slot that evidence proves: the one on record with it, and not the newest judged, at which nothing had changed."""
+    if not digest:
+        return None
+    found = Evaluation.objects.filter(experiment=d.e, evidence_digest=digest).order_by("-slot", "-fold")
+    return found.values_list("slot", flat=True).first()

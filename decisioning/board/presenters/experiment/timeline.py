@@ -1,0 +1,165 @@
+"""What happened to an experiment."""
+
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Q
+
+from decisioning.board import words
+from decisioning.board.presenters.experiment.context import Dossier
+from decisioning.ledger.models import Entry
+from experiments.models import Experiment, Pause
+from gates.models import Decision, PolicyVersion, Recommendation
+
+TRAIL = 60
+
+
+def answered(a: Decision) -> str:
+    of = f" of {a.recommendation.variant.key}" if a.recommendation.variant else ""
+    return f"{a.recommendation.action.capitalize()}{of} {'accepted' if a.action == 'accept' else 'overridden'}"
+
+
+def trail(d: Dossier) -> list[dict[str, Any]]:
+    """Status, recommendations, answers, corrections, newest first."""
+    e, now = d.e, d.now
+    told: list[tuple[datetime, dict[str, str]]] = []
+    if e.started_at:
+        detail = "From here on rows are judged."
+        told.append((e.started_at, {"icon": "play", "tone": "", "what": "Started", "detail": detail}))
+    told.append((e.created_at, {"icon": "doc", "tone": "", "what": "Created", "detail": _made_by(e)}))
+    for pause in Pause.objects.filter(experiment=e).order_by("paused_at"):
+        told.append((pause.paused_at, {"icon": "s-paused", "tone": "hold", "what": "Paused", "detail": ""}))
+        if pause.resumed_at:
+            told.append((pause.resumed_at, {"icon": "play", "tone": "", "what": "Resumed", "detail": ""}))
+    for r in (
+        Recommendation.objects.filter(experiment=e)
+        .select_related("variant", "policy_version__policy")
+        .order_by("-pk")[:TRAIL]
+    ):
+        told += _told(r)
+    for a in Decision.objects.filter(experiment=e).select_related("recommendation__variant").order_by("-pk")[:TRAIL]:
+        what = f"{answered(a)} by {a.by}"
+        detail = f"{'Decided ' + a.override_to + ' instead. ' if a.override_to else ''}{'“' + a.reason + '”' if a.reason else ''}"
+        told.append(
+            (
+                a.at,
+                {
+                    "icon": "user",
+                    "tone": words.TONES.get(a.override_to or a.recommendation.action, "hold"),
+                    "what": what,
+                    "detail": detail,
+                },
+            )
+        )
+    told += _policy_changes(e, d)
+    corrections = Entry.objects.filter(
+        experiment_id=e.pk, content_type__model="experimentkpi", action__gte=Entry.Action.UPDATE
+    )
+    for entry in corrections.order_by("-id")[:20]:
+        rows = (entry.changes or {}).get("rows") or [None, None]
+        what = "Rows removed" if entry.action == Entry.Action.DELETE else "Data corrected"
+        told.append(
+            (
+                entry.timestamp,
+                {
+                    "icon": "edit",
+                    "tone": "late",
+                    "what": what,
+                    "detail": f"{rows[1] or rows[0]} rows, by {entry.actor_name}.",
+                },
+            )
+        )
+    if e.ended_at:
+        told.append(
+            (
+                e.ended_at,
+                {
+                    "icon": f"s-{e.status}",
+                    "tone": words.TONES.get({"scaled": "scale", "deleted": "delete"}.get(e.status, ""), ""),
+                    "what": words.STATUSES[e.status],
+                    "detail": "The experiment ended.",
+                },
+            )
+        )
+    told.sort(key=lambda item: item[0], reverse=True)
+    return [{"at": at.isoformat(), "when": words.instant(at, now), **line} for at, line in told[:TRAIL]]
+
+
+def _policy_changes(e: Experiment, d: Dossier) -> list[tuple[datetime, dict[str, str]]]:
+    """Versions of its policy that went live while it was open, and when another policy was chosen for it or its team."""
+    version = d.cursor.policy_version if d.cursor else None
+    began, ended = e.created_at, e.ended_at or d.now
+    out = []
+    if version:
+        live = PolicyVersion.objects.filter(policy=version.policy_id, activated_at__range=(began, ended))
+        for v in live.order_by("-activated_at")[:TRAIL]:
+            what = f"Policy {version.policy.name}, version {v.number} went live"
+            out.append((v.activated_at, what, f"By {v.activated_by or 'the portal'}. It judges from the next slot on."))
+    chosen = Entry.objects.filter(
+        Q(experiment_id=e.pk) | Q(experiment_id=None, team_id=e.team_id),
+        content_type__app_label="gates",
+        content_type__model="policybinding",
+        timestamp__range=(began, ended),
+    )
+    for entry in chosen.order_by("-id")[:TRAIL]:
+        whose = "the experiment" if entry.experiment_id else "its team"
+        what = "Policy no longer set" if entry.action == Entry.Action.DELETE else "Policy chosen"
+        out.append((entry.timestamp, what, f"For {whose}, by {entry.actor_name}."))
+    return [(at, {"icon": "doc", "tone": "", "what": what, "detail": said}) for at, what, said in out if at]
+
+
+def _made_by(e: Experiment) -> str:
+    first = Entry.objects.filter(
+        experiment_id=e.pk, content_type__model="experiment", action=Entry.Action.CREATE
+    ).first()
+    if first is None:
+        return ""
+    return (
+        f"By {first.actor_name}."
+        if first.actor_kind == "user"
+        else f"With the key {first.actor_name}."
+        if first.actor_kind == "key"
+        else ""
+    )
+
+
+def _told(r: Recommendation) -> list[tuple[datetime, dict[str, str]]]:
+    variant = f" {r.variant.key}" if r.variant else ""
+    version = r.policy_version
+    detail = f"{r.rationale[0] if r.rationale else ''} Policy {version.policy.name}, version {version.number}."
+    out = [
+        (
+            r.proposed_at,
+            {
+                "icon": r.action,
+                "tone": words.TONES[r.action],
+                "what": f"{r.action.capitalize()}{variant} proposed: {words.CODES.get(r.code, r.code).lower()}",
+                "detail": detail,
+            },
+        )
+    ]
+    if r.superseded_at:
+        out.append(
+            (
+                r.superseded_at,
+                {
+                    "icon": "edit",
+                    "tone": "late",
+                    "what": f"{r.action.capitalize()}{variant} superseded",
+                    "detail": words.SUPERSEDED.get(r.superseded_because, "Why was not recorded then."),
+                },
+            )
+        )
+    if r.withdrawn_at:
+        out.append(
+            (
+                r.withdrawn_at,
+                {
+                    "icon": "fail",
+                    "tone": "hold",
+                    "what": f"{r.action.capitalize()}{variant} withdrawn",
+                    "detail": "Something more urgent took its place.",
+                },
+            )
+        )
+    return out

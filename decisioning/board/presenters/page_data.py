@@ -1,0 +1,165 @@
+"""What the pages of experiments are made of, read for many at once by a constant number of queries."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from django.db import connection
+from django.db.models import QuerySet
+from django.utils.safestring import SafeString
+
+from decisioning.board import charts
+from decisioning.board.charts import Point
+from decisioning.board.presenters import freshness, history
+from decisioning.board.presenters import gates as gate_presenter
+from experiments.models import Asset, Experiment
+from gates.engine.machine import judge
+from gates.engine.plan import DAY, Clock, Kpi, Plan, from_us, to_us
+from gates.engine.policy import Policy
+from gates.loading import Unjudgeable, policy_of
+from gates.models import Cursor, Decision, PolicyVersion, Recommendation
+
+OPEN = ("draft", "running", "paused")
+CLOSED = ("scaled", "deleted", "stopped")
+PROPOSALS = ("scale", "delete", "review")
+
+
+@dataclass
+class Facts:
+    """What the rows of one page are made of, each kind read with one query."""
+
+    experiments: dict[int, Experiment]
+    proposals: dict[int, list[Recommendation]] = field(default_factory=dict)
+    cursors: dict[int, Cursor] = field(default_factory=dict)
+    plans: dict[int, Plan] = field(default_factory=dict)
+    decisions: dict[int, Decision] = field(default_factory=dict)
+    ages: dict[int, freshness.Age] = field(default_factory=dict)
+    metrics: dict[str, Kpi] = field(default_factory=dict)
+    effects: history.Effects = field(default_factory=dict)
+    pictures: dict[int, dict[str, Asset]] = field(default_factory=dict)
+    now: datetime = field(kw_only=True)
+
+
+def open_proposals() -> QuerySet[Recommendation]:
+    """Proposals that wait for a person."""
+    return Recommendation.objects.filter(
+        answered_at__isnull=True,
+        superseded_at__isnull=True,
+        withdrawn_at__isnull=True,
+        action__in=PROPOSALS,
+        experiment__status__in=OPEN,
+    )
+
+
+def gather(ids: Sequence[int], *, now: datetime, waiting: Sequence[int] | None = None) -> Facts:
+    """Everything the rows of these experiments need; proposals of those that are waiting (None: of all)."""
+    facts = Facts({e.pk: e for e in Experiment.objects.select_related("team").filter(pk__in=ids)}, now=now)
+    asked = ids if waiting is None else waiting
+    for r in open_proposals().filter(experiment__in=asked).select_related("variant").order_by("pk"):
+        facts.proposals.setdefault(r.experiment_id, []).append(r)
+    facts.cursors = {c.pk: c for c in Cursor.objects.filter(pk__in=ids).defer("state")}
+    versions = {c.policy_version_id for c in facts.cursors.values() if c.policy_version_id}
+    held = PolicyVersion.objects.select_related("policy").in_bulk(versions)
+    for cursor in facts.cursors.values():
+        cursor.policy_version = held.get(cursor.policy_version_id or 0)
+    for picture in Asset.objects.filter(experiment__in=ids).select_related("variant").defer("body").order_by("pk"):
+        facts.pictures.setdefault(picture.experiment_id, {})[picture.variant.key] = picture  # the newest of each
+    facts.plans = _plans(ids)
+    facts.metrics = {kpi.metric: kpi for plan in facts.plans.values() for kpi in plan.kpis}
+    closed = [pk for pk, e in facts.experiments.items() if e.status in CLOSED]
+    for d in Decision.objects.filter(experiment__in=closed).select_related("recommendation").order_by("pk"):
+        facts.decisions[d.experiment_id] = d
+    facts.ages = freshness.worst(ids, now=now)
+    courts = {pk: judge(policy, facts.plans[pk]) for pk, policy in policies_of(facts).items()}
+    facts.effects = history.effects(courts, now=now)
+    return facts
+
+
+_PLANS = """
+SELECT e.id, json_build_object(
+  'started_at', (extract(epoch FROM coalesce(e.started_at, e.created_at)) * 1000000)::bigint,
+  'created_at', (extract(epoch FROM e.created_at) * 1000000)::bigint,
+  'ended_at', (extract(epoch FROM e.ended_at) * 1000000)::bigint,
+  'expected_units_per_day', e.expected_units_per_day,
+  'pauses', (
+    SELECT coalesce(json_agg(json_build_array((extract(epoch FROM p.paused_at) * 1000000)::bigint,
+      (extract(epoch FROM p.resumed_at) * 1000000)::bigint) ORDER BY p.paused_at), '[]')
+    FROM pauses p WHERE p.experiment_id = e.id),
+  'variants', (
+    SELECT coalesce(json_agg(json_build_object('key', v.key, 'weight', v.weight, 'control', v.control, 'position', v.position,
+      'dropped_at', (extract(epoch FROM v.dropped_at) * 1000000)::bigint) ORDER BY v.position), '[]')
+    FROM variants v WHERE v.experiment_id = e.id),
+  'kpis', (
+    SELECT coalesce(json_agg(json_strip_nulls(json_build_object('metric', m.key, 'role', t.role, 'kind', m.kind, 'direction', m.direction,
+      'temporality', m.temporality, 'expected_every_s', m.expected_every_s, 'freshness_target_s', m.freshness_target_s,
+      'counts_assignment', m.counts_assignment, 'minimum_effect', t.minimum_effect, 'max_harm', t.max_harm, 'unit', m.unit, 'name', m.name,
+      'target', CASE WHEN num_nonnulls(t.target_at_least, t.target_at_most) > 0
+        THEN json_build_object('at_least', t.target_at_least, 'at_most', t.target_at_most) END,
+      'baseline', CASE WHEN t.baseline_mean IS NOT NULL AND t.baseline_stddev <> 0
+        THEN json_build_object('mean', t.baseline_mean, 'stddev', t.baseline_stddev) END)) ORDER BY t.position), '[]')
+    FROM target_kpis t JOIN metrics m ON m.id = t.metric_id WHERE t.experiment_id = e.id))::text
+FROM experiments e WHERE e.id = ANY (%s)
+"""
+
+
+def _plans(ids: Sequence[int]) -> dict[int, Plan]:
+    """Plans as gates.loading gives them, by one query; without answers, which no figure here depends on."""
+    with connection.cursor() as cursor:
+        cursor.execute(_PLANS, [list(ids)])
+        return {pk: _plan(text.encode()) for pk, text in cursor.fetchall()}
+
+
+def _plan(text: bytes) -> Plan:
+    """One that cannot be read is shown without its variants and KPIs: its page says why it is suspended."""
+    try:
+        return Plan.from_json(text)
+    except msgspec.ValidationError:
+        bare = {**msgspec.json.decode(text), "variants": [], "kpis": [], "expected_units_per_day": None}
+        return msgspec.convert(bare, Plan)
+
+
+def ran_days(plan: Plan, at: datetime) -> int:
+    """The age as the gates count it: whole days since the start, pauses not counted."""
+    return max(Clock(plan).days(to_us(at)), 0)
+
+
+def ran_until(plan: Plan, days: int) -> datetime:
+    """When it will have run so many days if it is not paused again; the earliest there can be of one that is paused now."""
+    clock = Clock(plan)
+    at = clock.wall(days * DAY)
+    return from_us(clock.started_at + days * DAY if at is None else at)
+
+
+def policies_of(facts: Facts) -> dict[int, Policy]:
+    """By experiment: the policy that judged its newest slot, where it can still be read."""
+    parsed: dict[int, Policy] = {}
+    for cursor in facts.cursors.values():
+        version = cursor.policy_version
+        if version is not None and version.pk not in parsed:
+            with suppress(Unjudgeable):
+                parsed[version.pk] = policy_of(version)
+    return {pk: parsed[c.policy_version_id] for pk, c in facts.cursors.items() if c.policy_version_id in parsed}
+
+
+def trend(facts: Facts, pk: int, variant: str | None) -> list[Point]:
+    """The first goal's effect for one treatment (the first one by default), day by day."""
+    treatments = [v.key for v in facts.plans[pk].treatments]
+    chosen = variant if variant in treatments else next(iter(treatments), "")
+    return [reading.point for reading in facts.effects.get((pk, chosen), [])]
+
+
+def shown_of(facts: Facts, pk: int) -> Mapping[str, Any]:
+    cursor = facts.cursors.get(pk)
+    return (cursor.shown if cursor else None) or {}
+
+
+def clock(used: timedelta, promised: timedelta, *, uid: str, width: int = 168) -> SafeString:
+    """How much of the answer's time is used."""
+    hours, full = used.total_seconds() / 3600, promised.total_seconds() / 3600
+    left = f"{hours:.1f} of {full:g} hours used"
+    return gate_presenter.svg(
+        charts.meter(hours, limit=full, full=full, uid=uid, title="Time to answer", desc=left, width=width)
+    )

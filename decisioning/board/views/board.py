@@ -1,0 +1,44 @@
+"""The board, its spreadsheet, and what it asks for again and again."""
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_GET
+
+from decisioning.board.downloads import spreadsheet
+from decisioning.board.presenters import (
+    frame,
+    promises,
+)
+from decisioning.board.presenters.board import page as board_page
+from decisioning.board.presenters.board.filters import csv_rows
+from decisioning.board.views.base import page, person, polled, who
+
+
+@require_GET
+@person
+def board(request: HttpRequest) -> HttpResponse:
+    now = timezone.now()
+    shown = board_page.board(who(request), request.GET, now=now) | {"pulse": promises.pulse(who(request), now=now)}
+    return page(request, "board/board.html", shown, here="board", title=shown["lead"]["title"])
+
+
+@require_GET
+@person
+def board_csv(request: HttpRequest) -> HttpResponse:
+    return spreadsheet("experiments.csv", csv_rows(request.GET, now=timezone.now()))
+
+
+@require_GET
+@polled
+def news(request: HttpRequest) -> HttpResponse:
+    """What came since the board was opened; the list itself never moves under a reader."""
+    since = request.GET.get("since", "")
+    number = board_page.newer_than(int(since)) if since.isdecimal() and len(since) < 19 else 0
+    return render(request, "board/_news.html", {"number": number})
+
+
+@require_GET
+@polled
+def watch(request: HttpRequest) -> HttpResponse:
+    return render(request, "board/_watch.html", {"watch": frame.watchdog(timezone.now())})

@@ -1,0 +1,115 @@
+"""What comes in and how old it is: freshness, refresh log, quarantine, sources."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from django.contrib import messages
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from decisioning.access.scopes import Scope
+from decisioning.board.downloads import spreadsheet
+from decisioning.board.presenters import (
+    freshness,
+    records,
+)
+from decisioning.board.views.base import allowed, page, person, who
+from telemetry import events
+from telemetry.models import QuarantinedEvent, Source
+from telemetry.sources import runs
+from telemetry.sources.preview import preview
+from telemetry.sources.refusals import SourceFailed, SourceRefused
+
+
+@require_GET
+@person
+def freshness_page(request: HttpRequest) -> HttpResponse:
+    shown = freshness.page(request.GET, now=timezone.now())
+    return page(request, "board/freshness.html", shown, here="freshness", title="Freshness")
+
+
+@require_GET
+@person
+def refresh_log(request: HttpRequest) -> HttpResponse:
+    shown = records.refresh_log(request.GET, now=timezone.now())
+    return page(request, "board/refresh_log.html", shown, here="freshness", title="Refresh log", exact=False)
+
+
+@require_GET
+@person
+def refresh_log_csv(request: HttpRequest) -> HttpResponse:
+    return spreadsheet("refresh-log.csv", records.refresh_log_rows(request.GET))
+
+
+@require_GET
+@person
+def quarantine(request: HttpRequest) -> HttpResponse:
+    shown = records.quarantine(who(request), request.GET, now=timezone.now())
+    return page(request, "board/quarantine.html", shown, here="freshness", title="Quarantine", exact=False)
+
+
+@require_POST
+@person
+def quarantine_replay(request: HttpRequest, pk: int) -> HttpResponse:
+    """Take an event in that waits; one that creates an experiment is replayed through the API, which knows that form."""
+    held = QuarantinedEvent.objects.filter(pk=pk).first()
+    if held is None:
+        raise Http404(str(pk))
+    allowed(request, Scope.TELEMETRY, held.team_id)
+
+    def create(_data: Mapping[str, Any]) -> None:
+        fault = ("/type", "not_here", f"It creates an experiment: replay it with POST /api/quarantine/{pk}/replay.")
+        raise events.DataRefused("not_here", 422, [fault])
+
+    try:
+        taken = events.replay(held, create=create, now=timezone.now())
+    except events.EventsRefused as refusal:
+        messages.error(request, str(refusal))
+        return page(request, "board/quarantine.html", records.quarantine(who(request), request.GET, now=timezone.now()),
+                    here="freshness", title="Quarantine", status=refusal.status, exact=False)  # fmt: skip
+    messages.success(
+        request, f"Replayed: {taken.accepted or taken.duplicates} event, {taken.new_rows + taken.changed_rows} rows."
+    )
+    return redirect("quarantine")
+
+
+@require_GET
+@person
+def sources(request: HttpRequest) -> HttpResponse:
+    shown = records.sources(who(request), is_staff=cast("User", request.user).is_staff, now=timezone.now())
+    return page(request, "board/sources.html", shown, here="freshness", title="Sources", exact=False)
+
+
+@require_POST
+@person
+def source_try(request: HttpRequest, pk: int) -> HttpResponse:
+    """What a run would do: the query is run and its first rows are taken in, then that is undone."""
+    source = get_object_or_404(Source.objects.select_related("team"), pk=pk)
+    allowed(request, Scope.TELEMETRY, source.team_id)
+    now = timezone.now()
+    shown = records.sources(who(request), is_staff=cast("User", request.user).is_staff, now=now)
+    status = 200
+    try:
+        shown["tried"] = records.tried(source, preview(source, now=now), now=now)
+    except (SourceRefused, SourceFailed) as refusal:
+        status, shown["failed"] = 422, {"key": source.key, "text": str(refusal)}
+    return page(request, "board/sources.html", shown, here="freshness", title="Sources", status=status, exact=False)
+
+
+@require_POST
+@person
+def source_refresh(request: HttpRequest, pk: int) -> HttpResponse:
+    """Pull a source now; a job does it, and the refresh log tells what came of it."""
+    source = get_object_or_404(Source.objects.select_related("team"), pk=pk)
+    allowed(request, Scope.TELEMETRY, source.team_id)
+    try:
+        runs.queue(source, now=timezone.now())
+    except SourceRefused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, f"{source.key} is asked for. What came of it stands in the refresh log.")
+    return redirect(f"{reverse('refresh_log')}?job=source/{source.key}")

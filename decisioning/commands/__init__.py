@@ -1,0 +1,1 @@
+"""Commands over the whole portal: the top of the house, which nothing imports."""

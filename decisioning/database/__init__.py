@@ -1,0 +1,1 @@
+"""The connection to PostgreSQL: whether a server answers, and which one is asked."""

@@ -1,0 +1,1 @@
+"""What is told to the outside: in words, by which way, and when."""

@@ -1,0 +1,1 @@
+"""The portal's promises about itself."""
