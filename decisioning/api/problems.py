@@ -236,13 +236,14 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if _is_api(request):
         return problem.response()
     if problem.status_code == 503:
-        return HttpResponse(_broken(request, 503), status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
-    return HttpResponse(_broken(request, 500), status=500)
+        return HttpResponse(_broken(request, problem), status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
+    return HttpResponse(_broken(request, problem), status=500)
 
 
-def _broken(request: HttpRequest, status: int) -> str:
+def _broken(request: HttpRequest, problem: Problem) -> str:
     """The page with the request's number, by which the log is searched; nothing else is asked, it may be what broke."""
-    return loader.get_template(f"{status}.html").render({"request": {"id": id_of(request)}})
+    page = loader.get_template(f"{problem.status_code}.html")
+    return page.render({"request": {"id": id_of(request)}, "code": problem.code})
 
 
 def _is_api(request: HttpRequest) -> bool:

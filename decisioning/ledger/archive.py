@@ -196,7 +196,7 @@ def _run(program: str, arguments: list[str], *, url: str, binaries: Path | None,
 
 def without_password(url: str) -> str:
     """A connection string to show, and to put on a command line."""
-    return make_conninfo(**{name: value for name, value in conninfo_to_dict(url).items() if name != "password"})
+    return make_conninfo("", **{name: value for name, value in conninfo_to_dict(url).items() if name != "password"})
 
 
 def _sha256(file: Path) -> str:
