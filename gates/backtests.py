@@ -11,7 +11,7 @@ from experiments.models import Experiment
 from gates.engine import backtest as pure
 from gates.engine.plan import rfc3339, to_us
 from gates.engine.policy import Policy, parse
-from gates.loading import Judging, load, rows_of, series_of
+from gates.loading import JudgingInput, load, rows_of, series_of
 from gates.models import Backtest, PolicyVersion
 from gates.tick import newest_slot
 
@@ -68,24 +68,24 @@ def _result(version: PolicyVersion, now: dt.datetime) -> dict[str, Any]:
     ids = list(recorded.order_by("-started_at").values_list("pk", flat=True)[:MOST_EXPERIMENTS])
     found = {judging.experiment.key: _one(judging, candidate, now) for judging in load(ids)}
     figures: dict[str, Any] = msgspec.to_builtins(pure.figures(found.values()))
-    return {**figures, "experiments": [{"experiment": key, **_told(one)} for key, one in found.items()]}
+    return {**figures, "experiments": [{"experiment": key, **_as_json(one)} for key, one in found.items()]}
 
 
-def _one(judging: Judging, candidate: Policy, now: dt.datetime) -> pure.Backtest:
+def _one(judging: JudgingInput, candidate: Policy, now: dt.datetime) -> pure.Backtest:
     plan, pk = judging.plan, judging.experiment.pk
     rows = rows_of({pk: dict.fromkeys(series_of(plan), plan.started_at)})[pk]
     return pure.backtest(candidate, judging.policy, plan, rows, to=to_us(newest_slot(now, judging.policy.slot_s)))
 
 
-def _told(one: pure.Backtest) -> dict[str, Any]:
+def _as_json(one: pure.Backtest) -> dict[str, Any]:
     """In the API's words: instants as RFC 3339."""
     told: dict[str, Any] = msgspec.to_builtins(one)
     for variant in told["variants"]:
         for side in ("live", "candidate"):
             if variant[side] is not None:
                 variant[side]["slot"] = rfc3339(variant[side]["slot"])
-    for stretch in told["stretches"]:
-        stretch["begin"], stretch["end"] = rfc3339(stretch["begin"]), rfc3339(stretch["end"])
+    for span in told["stretches"]:
+        span["begin"], span["end"] = rfc3339(span["begin"]), rfc3339(span["end"])
     for answer in told["answers"]:
         answer["at"] = rfc3339(answer["at"])
     return told

@@ -9,9 +9,9 @@ from decisioning.ledger.outbox import tell
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
 from gates.engine.evidence import EvidenceRefused
-from gates.engine.machine import FRESH, freshness, judge
+from gates.engine.machine import FRESH, compile_plan, freshness
 from gates.engine.plan import to_us
-from gates.loading import Judging, Unjudgeable, load
+from gates.loading import JudgingInput, Unjudgeable, load
 from gates.models import Cursor, Decision, Evidence, Recommendation
 from gates.tick import open_recommendations
 from telemetry.freshness import WATERMARK_SQL
@@ -214,7 +214,7 @@ def _fresh_enough(experiment: Experiment, recommendation: Recommendation, now: d
         )
 
 
-def _correction_waits(judging: Judging, recommendation: Recommendation) -> bool:
+def _correction_waits(judging: JudgingInput, recommendation: Recommendation) -> bool:
     """Whether rows up to the newest slot changed and no tick has looked at them yet: they may be such as cannot be judged."""
     newest = max(filter(None, (recommendation.slot, judging.cursor.judged_to)))
     with connection.cursor() as cursor:
@@ -242,16 +242,17 @@ def stale_series(experiment: Experiment, now: dt.datetime) -> list[str]:
     return _stale(judging, now)
 
 
-def _stale(judging: Judging, now: dt.datetime) -> list[str]:
-    court, at = judge(judging.policy, judging.plan), to_us(now)
+def _stale(judging: JudgingInput, now: dt.datetime) -> list[str]:
+    compiled, at = compile_plan(judging.policy, judging.plan), to_us(now)
     with connection.cursor() as cursor:
         cursor.execute(_WATERMARKS, [judging.experiment.pk])
         watermarks = {(metric, variant): ts and to_us(ts) for metric, variant, ts in cursor.fetchall()}
-    arms = court.arms(at)
+    arms = compiled.arms(at)
     return sorted(
         f"{metric} of {variant}"
-        for metric, variant in court.series
-        if variant in arms and freshness(court, f"{metric}/{variant}", watermarks.get((metric, variant)), at) != FRESH
+        for metric, variant in compiled.series
+        if variant in arms
+        and freshness(compiled, f"{metric}/{variant}", watermarks.get((metric, variant)), at) != FRESH
     )
 
 

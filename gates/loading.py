@@ -9,8 +9,8 @@ import msgspec
 from django.db import connection
 
 from experiments.models import Experiment, Pause, TargetKpi, Variant
-from gates.engine import plan as facts
-from gates.engine.plan import Plan, from_us, to_us
+from gates.engine.plan import Answer, Baseline, Kpi, Plan, Target, from_us, to_us
+from gates.engine.plan import Variant as PlannedVariant
 from gates.engine.policy import Policy, parse
 from gates.engine.series import Rows, Series, SeriesKey
 from gates.models import Cursor, Decision, PolicyVersion
@@ -21,7 +21,7 @@ class Unjudgeable(Exception):
 
 
 @dataclass
-class Judging:
+class JudgingInput:
     """One experiment with everything its fold reads."""
 
     experiment: Experiment
@@ -34,7 +34,7 @@ class Judging:
     )  # (metric, from_ts, from_received_at) in microseconds
 
 
-def load(ids: Sequence[int]) -> list[Judging]:
+def load(ids: Sequence[int]) -> list[JudgingInput]:
     """Experiments with cursor, policy in force and plan, in the order of their ids. Raises Unjudgeable."""
     experiments = {e.pk: e for e in Experiment.objects.select_related("team").filter(pk__in=ids)}
     cursors = {c.pk: c for c in Cursor.objects.filter(pk__in=ids)}
@@ -44,7 +44,7 @@ def load(ids: Sequence[int]) -> list[Judging]:
     policies = {pk: policy_of(version) for pk, version in {v.pk: v for v in versions.values()}.items()}
     plans = plans_of(experiments.values())
     return [
-        Judging(experiments[i], cursors[i], versions[i], policies[versions[i].pk], plans[i])
+        JudgingInput(experiments[i], cursors[i], versions[i], policies[versions[i].pk], plans[i])
         for i in sorted(experiments)
     ]
 
@@ -59,8 +59,8 @@ def policy_of(version: PolicyVersion) -> Policy:
 
 def versions_in_force(ids: Sequence[int]) -> dict[int, PolicyVersion]:
     """By experiment: the newest activated version of its own policy, else its team's default, else the shipped `default`."""
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with connection.cursor() as db:
+        db.execute(
             """
             SELECT e.id, v.id FROM metadata.experiments e
             CROSS JOIN LATERAL (
@@ -76,7 +76,7 @@ def versions_in_force(ids: Sequence[int]) -> dict[int, PolicyVersion]:
             """,
             [list(ids)],
         )
-        chosen = dict(cursor.fetchall())
+        chosen = dict(db.fetchall())
     versions = PolicyVersion.objects.select_related("policy").in_bulk(set(chosen.values()))
     return {experiment: versions[version] for experiment, version in chosen.items()}
 
@@ -90,19 +90,19 @@ def plans_of(experiments: Iterable[Experiment]) -> dict[int, Plan]:
     kpis: dict[int, list[TargetKpi]] = defaultdict(list)
     for kpi in TargetKpi.objects.filter(experiment__in=by_id).select_related("metric").order_by("position"):
         kpis[kpi.experiment_id].append(kpi)
-    variants: dict[int, list[facts.Variant]] = defaultdict(list)
+    variants: dict[int, list[PlannedVariant]] = defaultdict(list)
     for v in Variant.objects.filter(experiment__in=by_id):
-        variants[v.experiment_id].append(facts.Variant(v.key, v.weight, v.control, _us(v.dropped_at), v.position))
+        variants[v.experiment_id].append(PlannedVariant(v.key, v.weight, v.control, _us(v.dropped_at), v.position))
     pauses: dict[int, list[tuple[int, int | None]]] = defaultdict(list)
     for pause in Pause.objects.filter(experiment__in=by_id):
         pauses[pause.experiment_id].append((to_us(pause.paused_at), _us(pause.resumed_at)))
-    answers: dict[int, list[facts.Answer]] = defaultdict(list)
+    answers: dict[int, list[Answer]] = defaultdict(list)
     for decision in (
         Decision.objects.filter(experiment__in=by_id).select_related("recommendation__variant").order_by("at")
     ):
         of = decision.recommendation
         answers[decision.experiment_id].append(
-            facts.Answer(
+            Answer(
                 at=to_us(decision.at),
                 action="accept" if decision.action == Decision.Action.ACCEPT else "override",
                 of=(of.action, of.code),  # type: ignore[arg-type]
@@ -141,8 +141,8 @@ def rows_of(wanted: Mapping[int, Mapping[SeriesKey, int]]) -> dict[int, Rows]:
     found: dict[int, dict[SeriesKey, Series]] = {e: {} for e in wanted}
     if not asked:
         return dict(found)
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with connection.cursor() as db:
+        db.execute(
             """
             SELECT experiment_id, metric, variant, array_agg(us), array_agg(value), array_agg(n), array_agg(variance), array_agg(received),
                    array_agg(denominator_value), array_agg(denominator_variance), array_agg(covariance)
@@ -158,7 +158,7 @@ def rows_of(wanted: Mapping[int, Mapping[SeriesKey, int]]) -> dict[int, Rows]:
             """,
             [list(column) for column in zip(*asked, strict=True)],
         )
-        for experiment, metric, variant, ts, value, n, variance, received, dv, dvar, cov in cursor.fetchall():
+        for experiment, metric, variant, ts, value, n, variance, received, dv, dvar, cov in db.fetchall():
             found[experiment][metric, variant] = Series(
                 ts=ts, value=value, n=n, variance=variance, first_received_at=received,
                 denominator_value=dv, denominator_variance=dvar, covariance=cov,
@@ -170,14 +170,14 @@ def _us(instant: dt.datetime | None) -> int | None:
     return None if instant is None else to_us(instant)
 
 
-def _kpi(kpi: TargetKpi) -> facts.Kpi:
+def _kpi(kpi: TargetKpi) -> Kpi:
     metric, given = kpi.metric, {}
     if kpi.minimum_effect is not None:
         given["minimum_effect"] = kpi.minimum_effect
     if kpi.max_harm is not None:
         given["max_harm"] = kpi.max_harm
     has_target = kpi.target_at_least is not None or kpi.target_at_most is not None
-    return facts.Kpi(
+    return Kpi(
         metric=metric.key,
         role=kpi.role,  # type: ignore[arg-type]
         kind=metric.kind,  # type: ignore[arg-type]
@@ -186,8 +186,8 @@ def _kpi(kpi: TargetKpi) -> facts.Kpi:
         expected_every_s=metric.expected_every_s,
         freshness_target_s=metric.freshness_target_s,
         counts_assignment=metric.counts_assignment,
-        target=facts.Target(kpi.target_at_least, kpi.target_at_most) if has_target else None,
-        baseline=facts.Baseline(kpi.baseline_mean, kpi.baseline_stddev)
+        target=Target(kpi.target_at_least, kpi.target_at_most) if has_target else None,
+        baseline=Baseline(kpi.baseline_mean, kpi.baseline_stddev)
         if kpi.baseline_mean is not None and kpi.baseline_stddev
         else None,
         unit=metric.unit,

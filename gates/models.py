@@ -112,7 +112,7 @@ class PolicyBinding(models.Model):
 class Cursor(models.Model):
     """How far one experiment is judged. Doors write to this row as well; a tick locks it only while it writes.
 
-    `state` is the fold's (gates.engine.fold.State, compressed); it always equals what a rebuild from the rows gives.
+    `state` is the fold's (gates.engine.fold.Checkpoint, compressed); it always equals what a rebuild from the rows gives.
     `shown` is what the document says of the newest slot: gates and recommendations.
     """
 
@@ -156,7 +156,7 @@ class Cursor(models.Model):
 
 
 class Step(OfExperiment):
-    """The facts of one slot that changed any (gates.engine.facts.Step), as the newest fold read them: what evidence is made of."""
+    """The facts of one slot that changed any (gates.engine.facts.SlotFacts), as the newest fold read them: what evidence is made of."""
 
     slot = models.DateTimeField()
     body = models.BinaryField()

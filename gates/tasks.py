@@ -11,7 +11,7 @@ from django.utils import timezone
 from decisioning.access.principal import bind_job
 from experiments.models import Experiment
 from gates.backtests import run_one
-from gates.tick import FIRST_CHUNK, PASSED_AT_ONCE, Done, beat, due, evaluate, next_size, pass_over
+from gates.tick import FIRST_CHUNK, PASSED_AT_ONCE, TickReport, due, evaluate, heartbeat, next_size, skip_unchanged
 from telemetry import wake
 from telemetry.refresh import logged
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 @shared_task(name="gates.tick")
 def tick(**_later: object) -> None:
     """Judge every experiment that is due or whose rows changed; ingest hints at it, beat calls it every 30 seconds."""
-    while _logged(lambda: pass_over(now=timezone.now())).passed == PASSED_AT_ONCE:
+    while _logged(lambda: skip_unchanged(now=timezone.now())).passed == PASSED_AT_ONCE:
         pass
     more, shared, size = True, False, FIRST_CHUNK
     while more:
@@ -40,14 +40,14 @@ def tick(**_later: object) -> None:
             _logged(partial(_evaluate, [pk]))
         more = more or any(done.put_off for done in judged)
         more = more and any(done.experiments for done in judged)  # else others are at what is left
-    beat(now=timezone.now())
+    heartbeat(now=timezone.now())
 
 
-def _evaluate(ids: Sequence[int]) -> Done:
+def _evaluate(ids: Sequence[int]) -> TickReport:
     return evaluate(ids, now=timezone.now())
 
 
-def _logged(work: Callable[[], Done]) -> Done:
+def _logged(work: Callable[[], TickReport]) -> TickReport:
     """A part of the tick, in a transaction of its own."""
     with logged("portal/evaluate", clock=timezone.now) as run:
         bind_job("gates.tick")

@@ -23,16 +23,15 @@ from decisioning.ledger.models import Heartbeat, OutboxMessage
 from decisioning.ledger.outbox import tell_all
 from experiments.models import Experiment, Variant
 from gates.engine import evidence
-from gates.engine import facts as slot_facts
-from gates.engine import plan as facts
-from gates.engine.fold import Folded, State, StateOutdated, at_start, fold, quiet_to
-from gates.engine.machine import REVISION, judge
+from gates.engine.facts import SlotFacts, SlotSnapshot
+from gates.engine.fold import Checkpoint, CheckpointOutdated, FoldResult, at_start, fold, unchanged_until
+from gates.engine.machine import REVISION, compile_plan
 from gates.engine.machine import Evaluation as Judged
 from gates.engine.machine import Recommendation as JudgedRecommendation
-from gates.engine.plan import Plan, from_us, rfc3339, to_us
+from gates.engine.plan import SECOND, Plan, from_us, rfc3339, to_us
 from gates.engine.policy import Policy
 from gates.engine.series import Rows
-from gates.loading import Judging, Unjudgeable, load, policy_of, rows_of, series_of
+from gates.loading import JudgingInput, Unjudgeable, load, policy_of, rows_of, series_of
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation, Step
 from gates.suspension import cause_of, lifted, suspend
 
@@ -42,14 +41,14 @@ RETRY_S = 300
 _LIMITS = "54"
 """The class of SQLSTATE that says that a value or a statement is too large: the one OperationalError that an experiment causes."""
 Superseded = Recommendation.Superseded
-_STEP = msgspec.msgpack.Decoder(slot_facts.Step)
+_STEP = msgspec.msgpack.Decoder(SlotFacts)
 
 type Identity = tuple[str | None, str, str, int | None]
 """Of a proposal: (variant, action, code, slot)."""
 
 
 @dataclass
-class Done:
+class TickReport:
     """What was dealt with. `failed`: (experiment key, why) that could not be judged.
 
     passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
@@ -67,39 +66,39 @@ class Done:
 
 
 @dataclass
-class Outcome:
+class FoldOutcome:
     """One experiment folded: what it was read from and what came out.
 
-    after: the slot it went on from, None when it was rebuilt. retold: why facts behind the newest slot are other ones than before.
+    after: the slot it went on from, None when it was rebuilt. reprocessed: why facts behind the newest slot are other ones than before.
     """
 
-    judging: Judging
-    folded: Folded
+    judging: JudgingInput
+    folded: FoldResult
     after: int | None
-    retold: Superseded | None
+    reprocessed: Superseded | None
 
 
 @dataclass
-class Draft:
+class PendingRecords:
     """What one experiment's fold leaves to write, and what is on record of it.
 
-    records: evaluations by slot, the last retelling of each, those on record from the newest before the fold on and the new ones.
+    records: evaluations by slot, the last generation of each, those on record from the newest before the fold on and the new ones.
     waiting: recommendations nobody has answered yet. answered: people's answers. variants: by key. evaluations, details: new
     ones and the facts they quote. bodies: their evidence, compressed, by digest.
     """
 
-    outcome: Outcome
+    outcome: FoldOutcome
     records: dict[int, Evaluation] = field(default_factory=dict)
     waiting: list[Recommendation] = field(default_factory=list)
     answered: list[Decision] = field(default_factory=list)
     variants: dict[str, Variant] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
-    details: list[slot_facts.Detail] = field(default_factory=list)
+    details: list[SlotSnapshot] = field(default_factory=list)
     bodies: dict[str, bytes] = field(default_factory=dict)
     proposed: list[Recommendation] = field(default_factory=list)
 
     @property
-    def judging(self) -> Judging:
+    def judging(self) -> JudgingInput:
         return self.outcome.judging
 
 
@@ -109,32 +108,32 @@ def newest_slot(now: dt.datetime, slot_s: int) -> dt.datetime:
     >>> newest_slot(dt.datetime(2026, 11, 24, 6, 17, tzinfo=dt.UTC), 300).isoformat()
     '2026-11-24T06:15:00+00:00'
     """
-    width = slot_s * facts.SECOND
+    width = slot_s * SECOND
     return from_us(to_us(now) // width * width)
 
 
-def evaluate_due(*, now: dt.datetime) -> Done:
+def evaluate_due(*, now: dt.datetime) -> TickReport:
     """Judge all that is due, in the caller's transaction."""
-    done = Done()
-    while (passed := pass_over(now=now)).passed:
-        done.passed, done.newest_slot = done.passed + passed.passed, passed.newest_slot
+    report = TickReport()
+    while (passed := skip_unchanged(now=now)).passed:
+        report.passed, report.newest_slot = report.passed + passed.passed, passed.newest_slot
     more = True
     while more:
         chunks, more = due(now=now)
-        before, put_off = done.experiments, done.put_off
+        before, put_off = report.experiments, report.put_off
         for ids in chunks:
-            evaluate(ids, now=now, done=done)
-        more = (more or done.put_off > put_off) and done.experiments > before
-    return done
+            evaluate(ids, now=now, report=report)
+        more = (more or report.put_off > put_off) and report.experiments > before
+    return report
 
 
-def pass_over(*, now: dt.datetime) -> Done:
+def skip_unchanged(*, now: dt.datetime) -> TickReport:
     """Move on experiments that are due, of which nothing can have changed, by one statement: not more than it holds only for a moment.
 
     Its state stays where it is: a fold gives the same from there. Who holds a cursor meanwhile keeps it.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with connection.cursor() as db:
+        db.execute(
             """
             WITH quiet AS MATERIALIZED (
               SELECT c.experiment_id, c.due_at - c.judged_to AS width,
@@ -153,8 +152,8 @@ def pass_over(*, now: dt.datetime) -> Done:
             """,
             {"now": now, "rules": REVISION, "most": PASSED_AT_ONCE},
         )
-        passed, newest = cursor.fetchone() or (0, None)
-        return Done(passed=passed, newest_slot=newest)
+        passed, newest = db.fetchone() or (0, None)
+        return TickReport(passed=passed, newest_slot=newest)
 
 
 def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
@@ -163,8 +162,8 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
     First those whose rows changed, since somebody waits for them. Histories to tell from the start, or from far back, come last,
     a few a chunk and some of them a time, because new rows wait for their turn.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with connection.cursor() as db:
+        db.execute(
             """
             WITH changed AS MATERIALIZED (
               SELECT experiment_id, min(from_ts) AS from_ts FROM metrics.kpi_changes WHERE job = 'fold' GROUP BY 1)
@@ -176,7 +175,7 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
             """,
             [REVISION, now],
         )
-        found = cursor.fetchall()
+        found = db.fetchall()
     short = [pk for pk, is_long in found if not is_long]
     long = [pk for pk, is_long in found if is_long]
     told = long[:LONG_ROUND]
@@ -195,32 +194,32 @@ def next_size(size: int, seconds: float) -> int:
     return max(1, min(int(size / max(seconds, 0.001)), 2 * size, CHUNK))
 
 
-def evaluate(ids: Sequence[int], *, now: dt.datetime, done: Done | None = None) -> Done:
+def evaluate(ids: Sequence[int], *, now: dt.datetime, report: TickReport | None = None) -> TickReport:
     """Judge those of a chunk that are still due and that no other worker is at, in the caller's transaction.
 
     Nothing is locked while it is read and folded. Who is overtaken meanwhile is still due.
     """
-    done = done or Done()
+    report = report or TickReport()
     claimed = _claim(ids, now)
     if not claimed:
-        return done
-    notes, made = _changes(claimed), _Made()
-    broken = _each(list(claimed), lambda some: _make(some, notes, now, made))
+        return report
+    notes, prepared = _changes(claimed), _PreparedChunk()
+    broken = _each(list(claimed), lambda some: _prepare(some, notes, now, prepared))
     whole = {pk: claim for pk, claim in claimed.items() if pk not in broken}
-    broken |= _each(list(whole), lambda some: _write(some, whole, notes, made, now, done))
+    broken |= _each(list(whole), lambda some: _write(some, whole, notes, prepared, now, report))
     for pk, error in broken.items():
-        _suspend(pk, claimed[pk], error, notes[pk], now, done)
-    return done
+        _suspend(pk, claimed[pk], error, notes[pk], now, report)
+    return report
 
 
 def show_plan(experiment: Experiment) -> None:
     """Show every gate of a plan that was just made or changed, before its first slot is judged; what is judged stays as it is."""
     for judging in load([experiment.pk]):
-        gates = found_in(at_start(judging.policy, judging.plan))["gates"]
+        gates = evaluation_as_json(at_start(judging.policy, judging.plan))["gates"]
         Cursor.objects.filter(pk=experiment.pk, judged_to__isnull=True).update(shown={"gates": gates})
 
 
-def beat(*, now: dt.datetime) -> None:
+def heartbeat(*, now: dt.datetime) -> None:
     """Tell the watchdog that a tick has finished: the newest slot by which nothing is left to judge."""
     oldest_due = Cursor.objects.filter(due_at__lte=now).order_by("due_at").values_list("due_at", flat=True).first()
     slot = newest_slot(oldest_due or now, 300)
@@ -231,7 +230,7 @@ def as_of(experiment: Experiment, slot: dt.datetime, version: PolicyVersion) -> 
     """What the gates say of a past slot on the rows stored now, by a version of a policy, in the document's words; nothing is written."""
     judging = load([experiment.pk])[0]
     judging.policy = policy_of(version)
-    return found_in(_rebuilt(judging, slot).tellings[-1].evaluation)
+    return evaluation_as_json(_rebuilt(judging, slot).evaluated_slots[-1].evaluation)
 
 
 def differences(experiment: Experiment) -> list[str]:
@@ -247,13 +246,13 @@ def differences(experiment: Experiment) -> list[str]:
     if version := judging.cursor.policy_version:  # what is stored was judged by it, whatever is in force now
         judging.policy = policy_of(version)
     slot, stored = to_us(judging.cursor.judged_to) if judging.cursor.judged_to else judging.plan.started_at, None
-    with suppress(StateOutdated):
+    with suppress(CheckpointOutdated):
         stored = _stored(judging.cursor.state)
         slot = stored.slot
     rebuilt = _rebuilt(judging, from_us(slot))
     found = []
     # Nobody goes on from a state of another version, policy or plan; what it led to is compared all the same.
-    if stored and stored.fits(judging.policy, judging.plan) and stored.body != rebuilt.state.body:
+    if stored and stored.fits(judging.policy, judging.plan) and stored.body != rebuilt.checkpoint.body:
         found.append(f"{experiment.key}: the state of {rfc3339(slot)} is not what the rows give.")
     kept = {step.slot: step for step in steps_until(experiment, slot)}
     given = {step.slot: step for step in rebuilt.steps}
@@ -265,9 +264,9 @@ def differences(experiment: Experiment) -> list[str]:
     newest_first = Evaluation.objects.filter(experiment=experiment).order_by("slot", "-fold")
     on_record = {to_us(e.slot): _gist(e.found) for e in newest_first.distinct("slot")}
     found += [
-        f"{experiment.key}: what the rows give at {rfc3339(telling.slot)} is not on record."
-        for telling in rebuilt.tellings
-        if telling.changed and on_record.get(telling.slot) != _gist(found_in(telling.evaluation))
+        f"{experiment.key}: what the rows give at {rfc3339(evaluated.slot)} is not on record."
+        for evaluated in rebuilt.evaluated_slots
+        if evaluated.changed and on_record.get(evaluated.slot) != _gist(evaluation_as_json(evaluated.evaluation))
     ]
     return found
 
@@ -303,14 +302,14 @@ def change(experiment: Experiment) -> Change | None:
     if cursor.judged_to is None:
         return None
     folded = _rebuilt(judging, cursor.judged_to)
-    if not folded.tellings:
+    if not folded.evaluated_slots:
         return None
-    newest = folded.tellings[-1].evaluation
+    newest = folded.evaluated_slots[-1].evaluation
     shown = cursor.shown or {"recommendation": None, "variants": []}
     said = [shown["recommendation"], *shown["variants"]]
     before = {None if not i else told["variant"]: _brief(told) for i, told in enumerate(said) if told}
     told = [newest.recommendation, *newest.variants]
-    after = {None if not i else r.variant: _brief(_told(r)) for i, r in enumerate(told)}
+    after = {None if not i else r.variant: _brief(_as_json(r)) for i, r in enumerate(told)}
     differ = [variant for variant in after if variant in before and before[variant] != after[variant]]
     over = _is_over(judging.plan)
     asked = {} if over else {_key(r): r for r in _asked(judging.plan, newest, folded)}
@@ -346,7 +345,7 @@ def open_recommendations(experiments: Sequence[Experiment]) -> QuerySet[Recommen
     )
 
 
-def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
+def steps_until(experiment: Experiment, slot: int) -> list[SlotFacts]:
     """The facts of every slot up to one, oldest first."""
     steps = Step.objects.filter(experiment=experiment, slot__lte=from_us(slot)).order_by("slot")
     return [_STEP.decode(body) for body in steps.values_list("body", flat=True)]
@@ -355,10 +354,10 @@ def steps_until(experiment: Experiment, slot: int) -> list[slot_facts.Step]:
 # What is due --------------------------------------------------------------------------------------------------------------
 
 
-def _beyond_a_few(judgings: Sequence[Judging]) -> set[int]:
+def _beyond_a_few(judgings: Sequence[JudgingInput]) -> set[int]:
     """Those whose state is none to go on from, by another version, policy or plan, but for the first few."""
     anew = (Superseded.JUDGED_ANEW, Superseded.POLICY_CHANGED)
-    return {j.experiment.pk for j in [j for j in judgings if j.cursor.state and _state(j)[1] in anew][LONG_CHUNK:]}
+    return {j.experiment.pk for j in [j for j in judgings if j.cursor.state and _start_of(j)[1] in anew][LONG_CHUNK:]}
 
 
 def _put_off(ids: Iterable[int]) -> None:
@@ -379,22 +378,22 @@ def _claim(ids: Sequence[int], now: dt.datetime) -> dict[int, _Claim]:
 
     Asked again once it is claimed: who was done a moment before was still to do by what the first statement could see.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with connection.cursor() as db:
+        db.execute(
             f"INSERT INTO metadata.claims SELECT c.experiment_id {_DUE} "  # noqa: S608 - a constant
             "AND NOT EXISTS (SELECT FROM metadata.claims k WHERE k.experiment_id = c.experiment_id) ON CONFLICT DO NOTHING",
             [list(ids), now],
         )
-        cursor.execute(
+        db.execute(
             f"""
             WITH due AS MATERIALIZED (SELECT c.experiment_id {_DUE})
             SELECT k.experiment_id FROM metadata.claims k JOIN due ON due.experiment_id = k.experiment_id FOR UPDATE OF k SKIP LOCKED
             """,  # noqa: S608 - a constant
             [list(ids), now],
         )
-        claimed = [pk for (pk,) in cursor.fetchall()]
-        cursor.execute(f"SELECT c.experiment_id, c.xmin::text, c.judged_to, c.asked_slot {_DUE}", [claimed, now])
-        return {pk: _Claim(*of) for pk, *of in cursor.fetchall()}
+        claimed = [pk for (pk,) in db.fetchall()]
+        db.execute(f"SELECT c.experiment_id, c.xmin::text, c.judged_to, c.asked_slot {_DUE}", [claimed, now])
+        return {pk: _Claim(*of) for pk, *of in db.fetchall()}
 
 
 _DUE = """
@@ -404,18 +403,18 @@ WHERE c.experiment_id = ANY (%s) AND (c.due_at <= %s OR EXISTS (
 """
 
 
-def _hold(claimed: Mapping[int, _Claim], judgings: Sequence[Judging]) -> set[int]:
+def _hold(claimed: Mapping[int, _Claim], judgings: Sequence[JudgingInput]) -> set[int]:
     """Lock those of which nothing that was judged has changed, until the transaction ends: there is only to write.
 
     Whatever a fold reads beside rows, who changes it writes to the cursor, too (`metadata.disturb`); what was written to is read once
     more. Nobody is waited for: who has the row locked is about to change it.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with connection.cursor() as db:
+        db.execute(
             "SELECT experiment_id, xmin::text FROM metadata.cursors WHERE experiment_id = ANY (%s) FOR UPDATE SKIP LOCKED",
             [list(claimed)],
         )
-        locked = dict(cursor.fetchall())
+        locked = dict(db.fetchall())
     touched = [pk for pk, version in locked.items() if version != claimed[pk].version]
     if not touched or not judgings:
         return locked.keys() - set(touched)
@@ -425,7 +424,7 @@ def _hold(claimed: Mapping[int, _Claim], judgings: Sequence[Judging]) -> set[int
     return locked.keys() - (set(touched) - set(same))
 
 
-def _goes_on(judging: Judging, now: Judging, claim: _Claim) -> bool:
+def _goes_on(judging: JudgingInput, now: JudgingInput, claim: _Claim) -> bool:
     """Whether what was judged is what it would be now: then only a slot that somebody asked for meanwhile is still to come."""
     read = (judging.plan, judging.version.pk, judging.experiment.status, claim.judged_to)
     if read != (now.plan, now.version.pk, now.experiment.status, now.cursor.judged_to):
@@ -447,8 +446,8 @@ class _Note(NamedTuple):
 
 def _changes(ids: Iterable[int]) -> Mapping[int, list[_Note]]:
     """Notes of changed rows, by experiment; read before the rows are: what commits in between is read now and its note next time."""
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with connection.cursor() as db:
+        db.execute(
             """
             SELECT experiment_id, id, metric, (extract(epoch FROM greatest(least(from_ts, '9999-12-31'), '0001-01-01')) * 1000000)::bigint,
                    (extract(epoch FROM greatest(least(from_received_at, '9999-12-31'), '0001-01-01')) * 1000000)::bigint
@@ -457,27 +456,27 @@ def _changes(ids: Iterable[int]) -> Mapping[int, list[_Note]]:
             [list(ids)],
         )
         notes: dict[int, list[_Note]] = defaultdict(list)
-        for experiment, *note in cursor.fetchall():
+        for experiment, *note in db.fetchall():
             notes[experiment].append(_Note(*note))
         return notes
 
 
 def _take_changes(notes: Sequence[int]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM metrics.kpi_changes WHERE id = ANY (%s)", [list(notes)])
+    with connection.cursor() as db:
+        db.execute("DELETE FROM metrics.kpi_changes WHERE id = ANY (%s)", [list(notes)])
 
 
 # One chunk ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Made:
+class _PreparedChunk:
     """What was made of a chunk, before any of it is written. later: those left for another round, of which nothing was made."""
 
-    judgings: list[Judging] = field(default_factory=list)
+    judgings: list[JudgingInput] = field(default_factory=list)
     later: set[int] = field(default_factory=set)
-    outcomes: list[Outcome] = field(default_factory=list)
-    drafts: list[Draft] = field(default_factory=list)
+    outcomes: list[FoldOutcome] = field(default_factory=list)
+    batch: list[PendingRecords] = field(default_factory=list)
 
 
 def _each(ids: Sequence[int], work: Callable[[Sequence[int]], None]) -> dict[int, Exception]:
@@ -503,7 +502,9 @@ def _is_the_servers(error: Exception) -> bool:
     return isinstance(error, (OperationalError, InterfaceError)) and not code.startswith(_LIMITS)
 
 
-def _make(ids: Sequence[int], notes: Mapping[int, Sequence[_Note]], now: dt.datetime, made: _Made) -> None:
+def _prepare(
+    ids: Sequence[int], notes: Mapping[int, Sequence[_Note]], now: dt.datetime, prepared: _PreparedChunk
+) -> None:
     """Read and fold, and make all that is to be written."""
     judgings = load(ids)
     for judging in judgings:
@@ -511,43 +512,45 @@ def _make(ids: Sequence[int], notes: Mapping[int, Sequence[_Note]], now: dt.date
     later = _beyond_a_few(judgings)
     judged = [j for j in judgings if j.experiment.pk not in later and j.experiment.status != Experiment.Status.DRAFT]
     outcomes = _fold_all(judged, now)
-    drafts = _make_all(outcomes, now)
-    made.later |= later
-    made.judgings += judgings
-    made.outcomes += outcomes
-    made.drafts += drafts
+    batch = _prepare_records(outcomes, now)
+    prepared.later |= later
+    prepared.judgings += judgings
+    prepared.outcomes += outcomes
+    prepared.batch += batch
 
 
 def _write(
     ids: Sequence[int],
     claimed: Mapping[int, _Claim],
     notes: Mapping[int, Sequence[_Note]],
-    made: _Made,
+    prepared: _PreparedChunk,
     now: dt.datetime,
-    done: Done,
+    report: TickReport,
 ) -> None:
     """Lock and write what was made, unless somebody was faster."""
-    locked = _hold({pk: claimed[pk] for pk in ids}, made.judgings)
-    later = locked & made.later
+    locked = _hold({pk: claimed[pk] for pk in ids}, prepared.judgings)
+    later = locked & prepared.later
     _put_off(later)
     held = locked - later
     _take_changes([note.pk for pk in held for note in notes[pk]])
-    outcomes = [o for o in made.outcomes if o.judging.experiment.pk in held]
-    drafts = [draft for draft in made.drafts if draft.judging.experiment.pk in held]
-    _keep_steps(outcomes)
-    _save(drafts, now)
-    _move_cursors([j for j in made.judgings if j.experiment.pk in held])
-    done.experiments += len(held)
-    done.overtaken += [pk for pk in ids if pk not in locked and pk not in made.later]
-    done.put_off += len(later)
-    done.evaluations += sum(len(draft.evaluations) for draft in drafts)
+    outcomes = [o for o in prepared.outcomes if o.judging.experiment.pk in held]
+    batch = [pending for pending in prepared.batch if pending.judging.experiment.pk in held]
+    _save_steps(outcomes)
+    _save(batch, now)
+    _save_cursors([j for j in prepared.judgings if j.experiment.pk in held])
+    report.experiments += len(held)
+    report.overtaken += [pk for pk in ids if pk not in locked and pk not in prepared.later]
+    report.put_off += len(later)
+    report.evaluations += sum(len(pending.evaluations) for pending in batch)
     slots = [o.judging.cursor.judged_to for o in outcomes]
-    done.newest_slot = max(filter(None, (done.newest_slot, *slots)), default=None)
+    report.newest_slot = max(filter(None, (report.newest_slot, *slots)), default=None)
 
 
-def _suspend(pk: int, claim: _Claim, error: Exception, notes: Sequence[_Note], now: dt.datetime, done: Done) -> None:
+def _suspend(
+    pk: int, claim: _Claim, error: Exception, notes: Sequence[_Note], now: dt.datetime, report: TickReport
+) -> None:
     cause = cause_of(pk, error)
-    done.failed.append((cause.key, cause.reason))
+    report.failed.append((cause.key, cause.reason))
     try:
         with transaction.atomic():
             held = _hold({pk: claim}, [])
@@ -557,18 +560,18 @@ def _suspend(pk: int, claim: _Claim, error: Exception, notes: Sequence[_Note], n
     except Exception as refusal:  # its changes stay noted, so nothing is scaled, and the next tick tries again
         if _is_the_servers(refusal):
             raise
-        done.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))
+        report.failed.append((cause.key, f"Nor can it be suspended: {refusal}"))
     else:
-        done.experiments += len(held)
-        done.overtaken += [] if held else [pk]
+        report.experiments += len(held)
+        report.overtaken += [] if held else [pk]
 
 
 # The fold -----------------------------------------------------------------------------------------------------------------
 
 
-def _fold_all(judgings: Sequence[Judging], now: dt.datetime) -> list[Outcome]:
+def _fold_all(judgings: Sequence[JudgingInput], now: dt.datetime) -> list[FoldOutcome]:
     """Fold every experiment up to its newest slot; the rows of all are read by one query."""
-    starts = {j.experiment.pk: _state(j) for j in judgings}
+    starts = {j.experiment.pk: _start_of(j) for j in judgings}
     rows = rows_of(
         {
             j.experiment.pk: state.needs_rows_after()
@@ -579,18 +582,18 @@ def _fold_all(judgings: Sequence[Judging], now: dt.datetime) -> list[Outcome]:
     )
     outcomes = []
     for judging in judgings:
-        state, retold = starts[judging.experiment.pk]
+        state, reprocessed = starts[judging.experiment.pk]
         to = newest_slot(now, judging.policy.slot_s)
-        folded = fold(judging.policy, judging.plan, rows[judging.experiment.pk], to=to_us(to), state=state)
+        folded = fold(judging.policy, judging.plan, rows[judging.experiment.pk], to=to_us(to), checkpoint=state)
         after = state.slot if state and not folded.rebuilt else None
-        outcomes.append(Outcome(judging, folded, after, retold))
-        _advance(judging, folded, to, retold=retold is not None)
-        judging.cursor.quiet_to = _quiet_to(judging, rows[judging.experiment.pk], folded.state)
+        outcomes.append(FoldOutcome(judging, folded, after, reprocessed))
+        _advance(judging, folded, to, reprocessed=reprocessed is not None)
+        judging.cursor.quiet_to = _unchanged_until(judging, rows[judging.experiment.pk], folded.checkpoint)
     return outcomes
 
 
-def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
-    """The state to go on from, and why the fold is retold: rows, policy or plan changed behind what was judged."""
+def _start_of(judging: JudgingInput) -> tuple[Checkpoint | None, Superseded | None]:
+    """The state to go on from, and why it is reprocessed: rows, policy or plan changed behind what was judged."""
     if judging.cursor.judged_to is None:
         return None, None
     same = judging.cursor.policy_version_id == judging.version.pk
@@ -601,59 +604,59 @@ def _state(judging: Judging) -> tuple[State | None, Superseded | None]:
         return None, Superseded.EVIDENCE_CORRECTED if _is_corrected(judging) else anew
     try:
         stored = _stored(judging.cursor.state)
-    except StateOutdated:
+    except CheckpointOutdated:
         return None, anew
     if not stored.fits(judging.policy, judging.plan):
         return None, anew
-    state: State | None = stored
+    state: Checkpoint | None = stored
     passed = _passed_since(judging, stored)
-    retold = False
+    reprocessed = False
     for metric, from_ts, received in judging.changed:
         behind = stored.judged_to(metric)
         if behind is None:
             continue
-        retold = retold or received <= stored.slot + passed or from_ts <= behind + passed
+        reprocessed = reprocessed or received <= stored.slot + passed or from_ts <= behind + passed
         if state is None:
             continue
         unseen = received <= state.slot  # changed, gone, or on its way while its slot was judged
-        state = state.before(metric, from_ts, late=not unseen)
+        state = state.restore_before(metric, from_ts, late=not unseen)
         if state is not None and unseen:
-            state = state.at_most(received - 1)
-    return state, Superseded.EVIDENCE_CORRECTED if retold or state is not stored else None
+            state = state.restore_at(received - 1)
+    return state, Superseded.EVIDENCE_CORRECTED if reprocessed or state is not stored else None
 
 
-def _stored(state: bytes | memoryview) -> State:
+def _stored(state: bytes | memoryview) -> Checkpoint:
     """Raises StateOutdated for one that another version wrote, Unjudgeable for bytes that are not what was written."""
     try:
-        return State.from_bytes(zlib.decompress(state))
+        return Checkpoint.from_bytes(zlib.decompress(state))
     except zlib.error as error:
         raise Unjudgeable("Its stored state cannot be read; the next time it is judged anew from its rows.") from error
 
 
-def _is_corrected(judging: Judging) -> bool:
+def _is_corrected(judging: JudgingInput) -> bool:
     """Whether what could not be judged before was mended by a correction of its rows."""
     judged_to = judging.cursor.judged_to or judging.experiment.created_at
     return bool(judging.cursor.unjudgeable) and any(from_ts <= to_us(judged_to) for _, from_ts, _ in judging.changed)
 
 
-def _passed_since(judging: Judging, stored: State) -> int:
+def _passed_since(judging: JudgingInput, stored: Checkpoint) -> int:
     """Microseconds from the slot of the state to the newest one judged: those passed over since, in which nothing changed."""
     to = judging.cursor.judged_to
-    judged = None if to is None else judge(judging.policy, judging.plan).newest_judged(to_us(to))
+    judged = None if to is None else compile_plan(judging.policy, judging.plan).newest_judged(to_us(to))
     return max(0, (judged or stored.slot) - stored.slot)
 
 
-def _quiet_to(judging: Judging, rows: Rows, state: State) -> dt.datetime | None:
+def _unchanged_until(judging: JudgingInput, rows: Rows, state: Checkpoint) -> dt.datetime | None:
     if judging.experiment.status != Experiment.Status.RUNNING:
         return None
-    until = quiet_to(judging.policy, judging.plan, rows, state)
+    until = unchanged_until(judging.policy, judging.plan, rows, state)
     return from_us(until) if until > state.slot else None
 
 
-def _advance(judging: Judging, folded: Folded, to: dt.datetime, *, retold: bool) -> None:
-    """Move the cursor in memory; `_move_cursors` writes it."""
+def _advance(judging: JudgingInput, folded: FoldResult, to: dt.datetime, *, reprocessed: bool) -> None:
+    """Move the cursor in memory; `_save_cursors` writes it."""
     cursor, slot_s = judging.cursor, dt.timedelta(seconds=judging.policy.slot_s)
-    if retold:
+    if reprocessed:
         cursor.fold += 1
     elif cursor.judged_to is not None and judging.experiment.status == Experiment.Status.RUNNING:
         cursor.missed_slots += max(0, (to - cursor.judged_to) // slot_s - 1)
@@ -661,7 +664,7 @@ def _advance(judging: Judging, folded: Folded, to: dt.datetime, *, retold: bool)
     cursor.due_at = _next_due(judging.experiment, judging.policy, to)
     cursor.policy_version = judging.version
     cursor.readable_at = None if folded.first_readable_at is None else from_us(folded.first_readable_at)
-    cursor.state = zlib.compress(folded.state.to_bytes(), 1)
+    cursor.state = zlib.compress(folded.checkpoint.to_bytes(), 1)
     cursor.rules = REVISION
     if cursor.unjudgeable:
         cursor.shown, cursor.unjudgeable = lifted(cursor.shown, cursor.unjudgeable["reason"]), None
@@ -678,11 +681,11 @@ def _next_due(experiment: Experiment, policy: Policy, judged: dt.datetime) -> dt
     return last if judged < last else None
 
 
-def _rebuilt(judging: Judging, slot: dt.datetime) -> Folded:
+def _rebuilt(judging: JudgingInput, slot: dt.datetime) -> FoldResult:
     return fold(judging.policy, judging.plan, _all_rows(judging), to=to_us(slot))
 
 
-def _all_rows(judging: Judging) -> Rows:
+def _all_rows(judging: JudgingInput) -> Rows:
     pk = judging.experiment.pk
     return rows_of({pk: dict.fromkeys(series_of(judging.plan), judging.plan.started_at)})[pk]
 
@@ -690,46 +693,46 @@ def _all_rows(judging: Judging) -> Rows:
 # What is written ----------------------------------------------------------------------------------------------------------
 
 
-def _make_all(outcomes: Sequence[Outcome], now: dt.datetime) -> list[Draft]:
+def _prepare_records(outcomes: Sequence[FoldOutcome], now: dt.datetime) -> list[PendingRecords]:
     """Evaluations that say something new with their evidence, proposals, and what each document shows.
 
     By a constant number of statements, however many experiments there are.
     """
-    drafts = _drafts([o for o in outcomes if o.folded.tellings])
-    for draft in drafts:
-        _choose(draft, now)
-    steps = _steps_behind(drafts)
-    for draft in drafts:
-        _prove(draft, steps.get(draft.judging.experiment.pk, []))
-    rows = _rows_behind_answers(drafts)
-    for draft in drafts:
-        _tell(draft, rows, now)
-    return drafts
+    batch = _pending_records([o for o in outcomes if o.folded.evaluated_slots])
+    for pending in batch:
+        _choose(pending, now)
+    steps = _steps_behind(batch)
+    for pending in batch:
+        _prove(pending, steps.get(pending.judging.experiment.pk, []))
+    rows = _rows_behind_answers(batch)
+    for pending in batch:
+        _set_proposals(pending, rows, now)
+    return batch
 
 
-def _keep_steps(outcomes: Sequence[Outcome]) -> None:
-    """Facts of a retold stretch replace the old ones, where they differ: evidence is made of what the newest fold read."""
+def _save_steps(outcomes: Sequence[FoldOutcome]) -> None:
+    """Facts of reprocessed slots replace the old ones, where they differ: evidence is made of what the newest fold read."""
     by_id = {o.judging.experiment.pk: o.judging.experiment for o in outcomes}
     told = {
         (o.judging.experiment.pk, from_us(s.slot)): msgspec.msgpack.encode(s) for o in outcomes for s in o.folded.steps
     }
-    retold = [
+    reprocessed = [
         (o.judging.experiment.pk, None if o.after is None else from_us(o.after))
         for o in outcomes
-        if o.retold or o.folded.rebuilt
+        if o.reprocessed or o.folded.rebuilt
     ]
-    if retold:
-        with connection.cursor() as cursor:
-            cursor.execute(
+    if reprocessed:
+        with connection.cursor() as db:
+            db.execute(
                 """
                 SELECT s.experiment_id, s.slot, s.body FROM unnest(%s::bigint[], %s::timestamptz[]) AS r(experiment_id, after)
                 JOIN metadata.steps s ON s.experiment_id = r.experiment_id AND (r.after IS NULL OR s.slot > r.after)
                 """,
-                [list(column) for column in zip(*retold, strict=True)],
+                [list(column) for column in zip(*reprocessed, strict=True)],
             )
-            stored = {(pk, slot): bytes(body) for pk, slot, body in cursor.fetchall()}
+            stored = {(pk, slot): bytes(body) for pk, slot, body in db.fetchall()}
             if gone := [of for of, body in stored.items() if told.get(of) != body]:
-                cursor.execute(
+                db.execute(
                     """
                     DELETE FROM metadata.steps s USING unnest(%s::bigint[], %s::timestamptz[]) AS g(experiment_id, slot)
                     WHERE s.experiment_id = g.experiment_id AND s.slot = g.slot
@@ -745,9 +748,9 @@ def _keep_steps(outcomes: Sequence[Outcome]) -> None:
     )
 
 
-def _drafts(outcomes: Sequence[Outcome]) -> list[Draft]:
+def _pending_records(outcomes: Sequence[FoldOutcome]) -> list[PendingRecords]:
     """What is on record of each experiment, as far as its fold may add to it or take it back."""
-    by_id = {o.judging.experiment.pk: Draft(o) for o in outcomes}
+    by_id = {o.judging.experiment.pk: PendingRecords(o) for o in outcomes}
     if not by_id:
         return []
     recorded = Evaluation.objects.raw(
@@ -758,7 +761,7 @@ def _drafts(outcomes: Sequence[Outcome]) -> list[Draft]:
         JOIN metadata.evaluations e ON e.experiment_id = a.experiment_id AND e.slot >= coalesce(newest.slot, a.since)
         ORDER BY e.experiment_id, e.slot, e.fold
         """,
-        [list(by_id), [from_us(o.folded.tellings[0].slot) for o in outcomes]],
+        [list(by_id), [from_us(o.folded.evaluated_slots[0].slot) for o in outcomes]],
     )
     for evaluation in recorded:
         by_id[evaluation.experiment_id].records[to_us(evaluation.slot)] = evaluation
@@ -775,26 +778,26 @@ def _drafts(outcomes: Sequence[Outcome]) -> list[Draft]:
     return list(by_id.values())
 
 
-def _choose(draft: Draft, now: dt.datetime) -> None:
+def _choose(pending: PendingRecords, now: dt.datetime) -> None:
     """The evaluations that go on record."""
-    cursor, folded = draft.judging.cursor, draft.outcome.folded
-    newest = folded.tellings[-1].evaluation
+    cursor, folded = pending.judging.cursor, pending.outcome.folded
+    newest = folded.evaluated_slots[-1].evaluation
     proposed = {r.proposed_slot for r in (newest.recommendation, *newest.variants)}
-    newer = draft.records[max(draft.records)] if draft.records else None
-    for telling in folded.tellings:
-        held = draft.records.get(telling.slot)
+    newer = pending.records[max(pending.records)] if pending.records else None
+    for evaluated in folded.evaluated_slots:
+        held = pending.records.get(evaluated.slot)
         if held is not None and held.fold == cursor.fold:
             continue
-        if telling.changed or telling.slot in proposed:
-            wanted = held is None or _gist(held.found) != _gist(found_in(telling.evaluation))
+        if evaluated.changed or evaluated.slot in proposed:
+            wanted = held is None or _gist(held.found) != _gist(evaluation_as_json(evaluated.evaluation))
         else:
-            wanted = telling.slot == newest.slot and _is_due(cursor, newest, newer)
+            wanted = evaluated.slot == newest.slot and _is_due(cursor, newest, newer)
         if wanted:
-            newer = _evaluation(draft.judging, telling.evaluation, now)
-            draft.evaluations.append(newer)
-            draft.details.append(telling.detail)
-    for evaluation in draft.evaluations:
-        draft.records[to_us(evaluation.slot)] = evaluation
+            newer = _evaluation(pending.judging, evaluated.evaluation, now)
+            pending.evaluations.append(newer)
+            pending.details.append(evaluated.detail)
+    for evaluation in pending.evaluations:
+        pending.records[to_us(evaluation.slot)] = evaluation
     if cursor.asked_slot is not None and cursor.asked_slot <= from_us(newest.slot):
         cursor.asked_slot = None
 
@@ -808,7 +811,7 @@ def _is_due(cursor: Cursor, judged: Judged, newer: Evaluation | None) -> bool:
     asked = cursor.asked_slot is not None and cursor.asked_slot <= slot
     if newer is None or asked or newer.slot.date() != slot.date():
         return True
-    return _gist(newer.found) != _gist(found_in(judged))
+    return _gist(newer.found) != _gist(evaluation_as_json(judged))
 
 
 _FIGURES = re.compile(r"(?<![\w-])[+\u2212]?\d[\d.,:%TZ-]*( (d|h|min|s)\b( \d+ (h|min|s)\b)?)?")
@@ -824,7 +827,7 @@ def _gist(found: Mapping[str, Any]) -> object:
     )
 
 
-def _evaluation(judging: Judging, judged: Judged, now: dt.datetime) -> Evaluation:
+def _evaluation(judging: JudgingInput, judged: Judged, now: dt.datetime) -> Evaluation:
     return Evaluation(
         experiment=judging.experiment,
         team_id=judging.experiment.team_id,
@@ -833,22 +836,22 @@ def _evaluation(judging: Judging, judged: Judged, now: dt.datetime) -> Evaluatio
         computed_at=now,
         action=judged.recommendation.action,
         code=judged.recommendation.code,
-        found=found_in(judged),
+        found=evaluation_as_json(judged),
         policy_version=judging.version,
     )
 
 
-def _steps_behind(drafts: Sequence[Draft]) -> dict[int, list[bytes]]:
+def _steps_behind(batch: Sequence[PendingRecords]) -> dict[int, list[bytes]]:
     """The facts up to the state that a fold with new evaluations went on from, by experiment, oldest first."""
     onward = {
-        draft.judging.experiment.pk: from_us(draft.outcome.after)
-        for draft in drafts
-        if draft.evaluations and draft.outcome.after is not None
+        pending.judging.experiment.pk: from_us(pending.outcome.after)
+        for pending in batch
+        if pending.evaluations and pending.outcome.after is not None
     }
     if not onward:
         return {}
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with connection.cursor() as db:
+        db.execute(
             """
             SELECT s.experiment_id, array_agg(s.body ORDER BY s.slot)
             FROM unnest(%s::bigint[], %s::timestamptz[]) AS a(experiment_id, until)
@@ -856,52 +859,52 @@ def _steps_behind(drafts: Sequence[Draft]) -> dict[int, list[bytes]]:
             """,
             [list(onward), list(onward.values())],
         )
-        return dict(cursor.fetchall())
+        return dict(db.fetchall())
 
 
-def _prove(draft: Draft, stored: Sequence[bytes]) -> None:
+def _prove(pending: PendingRecords, stored: Sequence[bytes]) -> None:
     """The evidence of each new evaluation."""
-    if not draft.evaluations:
+    if not pending.evaluations:
         return
-    judging, folded = draft.judging, draft.outcome.folded
+    judging, folded = pending.judging, pending.outcome.folded
     steps = [*(_STEP.decode(body) for body in stored), *folded.steps]
-    judged = {telling.slot: telling for telling in folded.tellings}
-    for evaluation, detail in zip(draft.evaluations, draft.details, strict=True):
+    judged = {evaluated.slot: evaluated for evaluated in folded.evaluated_slots}
+    for evaluation, detail in zip(pending.evaluations, pending.details, strict=True):
         behind = [step for step in steps if step.slot <= detail.slot]
         assembled = evidence.assemble(judging.policy, judging.plan, behind, detail, judged[detail.slot].evaluation)
         body = evidence.canonical_bytes(assembled)
         evaluation.evidence_digest = evidence.digest(body)
-        draft.bodies[evaluation.evidence_digest] = zlib.compress(body)
+        pending.bodies[evaluation.evidence_digest] = zlib.compress(body)
 
 
-def _save(drafts: Sequence[Draft], now: dt.datetime) -> None:
+def _save(batch: Sequence[PendingRecords], now: dt.datetime) -> None:
     """Evidence first: an evaluation never names a digest that is not kept. One that is on record already is left as it is."""
     Evidence.objects.bulk_create(
         [
             Evidence(
-                experiment=draft.judging.experiment,
-                team_id=draft.judging.experiment.team_id,
+                experiment=pending.judging.experiment,
+                team_id=pending.judging.experiment.team_id,
                 digest=digest,
                 body=body,
                 created_at=now,
             )
-            for draft in drafts
-            for digest, body in draft.bodies.items()
+            for pending in batch
+            for digest, body in pending.bodies.items()
         ],
         ignore_conflicts=True,
     )
-    Evaluation.objects.bulk_create([e for draft in drafts for e in draft.evaluations], ignore_conflicts=True)
-    if ended := [row for draft in drafts for row in draft.waiting if row.superseded_at or row.withdrawn_at]:
+    Evaluation.objects.bulk_create([e for pending in batch for e in pending.evaluations], ignore_conflicts=True)
+    if ended := [row for pending in batch for row in pending.waiting if row.superseded_at or row.withdrawn_at]:
         Recommendation.objects.bulk_update(ended, ("superseded_at", "superseded_because", "withdrawn_at"))
-    Recommendation.objects.bulk_create([row for draft in drafts for row in draft.proposed])
-    tell_all([_message(draft.judging.experiment, row, now) for draft in drafts for row in draft.proposed])
+    Recommendation.objects.bulk_create([row for pending in batch for row in pending.proposed])
+    tell_all([_message(pending.judging.experiment, row, now) for pending in batch for row in pending.proposed])
 
 
-def found_in(judged: Judged) -> dict[str, Any]:
+def evaluation_as_json(judged: Judged) -> dict[str, Any]:
     """An evaluation in the document's words: RFC 3339 times, plain lists and dicts."""
     return {
-        "recommendation": _told(judged.recommendation),
-        "variants": [_told(r) for r in judged.variants],
+        "recommendation": _as_json(judged.recommendation),
+        "variants": [_as_json(r) for r in judged.variants],
         "gates": [
             {
                 "gate": g.gate,
@@ -921,7 +924,7 @@ def found_in(judged: Judged) -> dict[str, Any]:
     }
 
 
-def _told(r: JudgedRecommendation) -> dict[str, Any]:
+def _as_json(r: JudgedRecommendation) -> dict[str, Any]:
     return {
         "action": r.action,
         "code": r.code,
@@ -937,14 +940,14 @@ def _told(r: JudgedRecommendation) -> dict[str, Any]:
 # Proposals ----------------------------------------------------------------------------------------------------------------
 
 
-def _tell(draft: Draft, rows: Mapping[int, Rows], now: dt.datetime) -> None:
+def _set_proposals(pending: PendingRecords, rows: Mapping[int, Rows], now: dt.datetime) -> None:
     """What people are asked from now on, and what the document says."""
-    judging = draft.judging
+    judging = pending.judging
     if (read := rows.get(judging.experiment.pk)) is not None:
-        _revise(draft, read)
+        _revise(pending, read)
     over = _is_over(judging.plan)
-    open_ = [] if over else _reconcile(draft, now)  # who has decided is not asked again
-    _show(draft, open_, over=over)
+    open_ = [] if over else _reconcile(pending, now)  # who has decided is not asked again
+    _show(pending, open_, over=over)
 
 
 def _is_over(plan: Plan) -> bool:
@@ -952,30 +955,30 @@ def _is_over(plan: Plan) -> bool:
     return plan.ended_at is not None and any(answer.at == plan.ended_at for answer in plan.answers)
 
 
-def _reconcile(draft: Draft, now: dt.datetime) -> list[Recommendation]:
+def _reconcile(pending: PendingRecords, now: dt.datetime) -> list[Recommendation]:
     """Make the open recommendations those the fold has latched: new ones are proposed, others superseded or withdrawn."""
-    outcome = draft.outcome
-    newest = outcome.folded.tellings[-1].evaluation
+    outcome = pending.outcome
+    newest = outcome.folded.evaluated_slots[-1].evaluation
     wanted = {_key(r): r for r in _asked(outcome.judging.plan, newest, outcome.folded)}
     kept = []
-    for row in draft.waiting:
+    for row in pending.waiting:
         identity = _identity(row)
         if wanted.pop(identity, None) is not None:
             kept.append(row)
             continue
         newer = Superseded.NEWER_PROPOSAL if any(variant == identity[0] for variant, *_ in wanted) else None
-        if why := outcome.retold or newer:
+        if why := outcome.reprocessed or newer:
             row.superseded_at, row.superseded_because = now, why
         else:
             row.withdrawn_at = now
-    answered = {_identity(decision.recommendation): decision.recommendation for decision in draft.answered}
+    answered = {_identity(decision.recommendation): decision.recommendation for decision in pending.answered}
     for proposed, proposal in wanted.items():
         if proposed in answered:  # judged again as of a slot that could not know the answer yet
             kept.append(answered[proposed])
             continue
-        at = draft.records.get(proposal.proposed_slot or newest.slot) or draft.records[max(draft.records)]
-        row = _proposed(draft, proposal, at, now)
-        draft.proposed.append(row)
+        at = pending.records.get(proposal.proposed_slot or newest.slot) or pending.records[max(pending.records)]
+        row = _proposed(pending, proposal, at, now)
+        pending.proposed.append(row)
         kept.append(row)
     return kept
 
@@ -988,30 +991,32 @@ def _identity(row: Recommendation) -> Identity:
     return row.variant.key if row.variant else None, row.action, row.code, to_us(row.slot)
 
 
-def _asked(plan: Plan, newest: Judged, folded: Folded) -> list[JudgedRecommendation]:
+def _asked(plan: Plan, newest: Judged, folded: FoldResult) -> list[JudgedRecommendation]:
     """What people are asked: the experiment's proposal and, unless that is to scale or delete, deletes of single variants."""
     whole = [newest.recommendation] if newest.recommendation.proposed_slot is not None else []
-    if len(plan.subjects) == 1 or (whole and whole[0].action != "review"):
+    if len(plan.judged_variants) == 1 or (whole and whole[0].action != "review"):
         return whole
     alone = {p.variant for p in folded.proposals if p.stands_alone}
     return whole + [r for r in newest.variants if r.variant in alone and r.variant not in {w.variant for w in whole}]
 
 
-def _proposed(draft: Draft, proposal: JudgedRecommendation, at: Evaluation, now: dt.datetime) -> Recommendation:
+def _proposed(
+    pending: PendingRecords, proposal: JudgedRecommendation, at: Evaluation, now: dt.datetime
+) -> Recommendation:
     """A proposal in the words of the slot it was made at."""
-    judging = draft.judging
+    judging = pending.judging
     told = next(
         (
             r
             for r in (at.found["recommendation"], *at.found["variants"])
             if (r["action"], r["variant"]) == (proposal.action, proposal.variant)
         ),
-        _told(proposal),
+        _as_json(proposal),
     )
     return Recommendation(
         experiment=judging.experiment,
         team_id=judging.experiment.team_id,
-        variant=draft.variants[proposal.variant] if proposal.variant else None,
+        variant=pending.variants[proposal.variant] if proposal.variant else None,
         action=proposal.action,
         code=proposal.code,
         slot=from_us(proposal.proposed_slot or to_us(at.slot)),
@@ -1046,30 +1051,32 @@ def _message(experiment: Experiment, row: Recommendation, now: dt.datetime) -> O
 # Answers on older data ------------------------------------------------------------------------------------------------------
 
 
-def _rows_behind_answers(drafts: Sequence[Draft]) -> dict[int, Rows]:
-    """All rows of retold experiments that somebody has answered. What people answered under earlier rules stays as it is."""
+def _rows_behind_answers(batch: Sequence[PendingRecords]) -> dict[int, Rows]:
+    """All rows of reprocessed experiments that somebody has answered. What people answered under earlier rules stays as it is."""
     return rows_of(
         {
-            draft.judging.experiment.pk: dict.fromkeys(series_of(draft.judging.plan), draft.judging.plan.started_at)
-            for draft in drafts
-            if draft.answered and draft.outcome.retold not in (None, Superseded.RULES_MENDED)
+            pending.judging.experiment.pk: dict.fromkeys(
+                series_of(pending.judging.plan), pending.judging.plan.started_at
+            )
+            for pending in batch
+            if pending.answered and pending.outcome.reprocessed not in (None, Superseded.RULES_MENDED)
         }
     )
 
 
-def _revise(draft: Draft, rows: Rows) -> None:
+def _revise(pending: PendingRecords, rows: Rows) -> None:
     """Set beside each answer what would be advised on the rows stored now, when that is another action than was answered.
 
     The answer stays: people are told, nothing is undone.
     """
-    judging = draft.judging
-    since = min((ts for _, ts, _ in judging.changed), default=0) if draft.outcome.after is not None else 0
-    for decision in draft.answered:
+    judging = pending.judging
+    since = min((ts for _, ts, _ in judging.changed), default=0) if pending.outcome.after is not None else 0
+    for decision in pending.answered:
         of, name = decision.recommendation, str(decision.pk)
         slot = newest_slot(decision.at - dt.timedelta(microseconds=1), judging.policy.slot_s)
         if to_us(slot) < since:
             continue
-        would = fold(policy_of(of.policy_version), judging.plan, rows, to=to_us(slot)).tellings[-1].evaluation
+        would = fold(policy_of(of.policy_version), judging.plan, rows, to=to_us(slot)).evaluated_slots[-1].evaluation
         told = next(
             (r for r in (would.recommendation, *would.variants) if of.variant is None or r.variant == of.variant.key),
             would.recommendation,
@@ -1083,13 +1090,13 @@ def _revise(draft: Draft, rows: Rows) -> None:
 # What the document says ---------------------------------------------------------------------------------------------------
 
 
-def _show(draft: Draft, open_: Sequence[Recommendation], *, over: bool) -> None:
+def _show(pending: PendingRecords, open_: Sequence[Recommendation], *, over: bool) -> None:
     """Gates as of the newest slot, recommendations as they are on record.
 
     The words of a recommendation never run ahead of its evidence, so that each of its figures can be proved.
     """
-    judging, found = draft.judging, found_in(draft.outcome.folded.tellings[-1].evaluation)
-    on_record = draft.records[max(draft.records)]
+    judging, found = pending.judging, evaluation_as_json(pending.outcome.folded.evaluated_slots[-1].evaluation)
+    on_record = pending.records[max(pending.records)]
     cursor = judging.cursor
     before = cursor.shown or {}
     if over and "recommendation" in before:
@@ -1102,7 +1109,7 @@ def _show(draft: Draft, open_: Sequence[Recommendation], *, over: bool) -> None:
 
 
 def _shown(
-    judging: Judging,
+    judging: JudgingInput,
     now: Mapping[str, Any],
     recorded: Mapping[str, Any],
     on_record: Evaluation,
@@ -1134,15 +1141,15 @@ def _rfc3339(instant: dt.datetime | None) -> str | None:
     return None if instant is None else rfc3339(to_us(instant))
 
 
-def _move_cursors(judgings: Sequence[Judging]) -> None:
+def _save_cursors(judgings: Sequence[JudgingInput]) -> None:
     """Write every cursor of the chunk, drafts too: they have nothing due."""
     if not judgings:
         return
     for judging in judgings:
         if judging.experiment.status == Experiment.Status.DRAFT:
             judging.cursor.due_at = judging.cursor.unjudgeable = None
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with connection.cursor() as db:
+        db.execute(
             """
             UPDATE metadata.cursors c SET judged_to = w.judged_to, due_at = w.due_at, quiet_to = w.quiet_to, asked_slot = w.asked_slot,
               fold = w.fold, policy_version_id = w.policy_version_id, state = decode(w.state, 'base64'), shown = w.shown,

@@ -26,7 +26,7 @@ from decisioning.api.serializers import ExperimentIn, ExperimentPatch, Transitio
 from experiments import lifecycle, plan
 from experiments.models import Experiment
 from gates import loading, policies
-from gates.engine.forecast import outlook
+from gates.engine.forecast import forecast
 from gates.engine.policy import lint_plan, parse, plan_warnings
 from gates.tick import show_plan
 from telemetry.freshness import WORST_LAST
@@ -184,7 +184,7 @@ def created(values: dict[str, Any], *, team: Team, by: Principal, now: datetime)
 def _planning(experiment: Experiment) -> list[dict[str, Any]]:
     """What each goal needs before it is decided whatever the effect is, with a warning when the plan cannot end."""
     (judging,) = loading.load([experiment.pk])
-    return [{**found._asdict(), "warning": found.warning or None} for found in outlook(judging.policy, judging.plan)]
+    return [{**found._asdict(), "warning": found.warning or None} for found in forecast(judging.policy, judging.plan)]
 
 
 def _warnings(experiment: Experiment) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from django.utils import timezone
 
 from decisioning.board.charts import percent
-from gates.engine.forecast import Outlook
+from gates.engine.forecast import Forecast
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -423,7 +423,7 @@ def on_older_data(revised: Mapping[str, str]) -> str:
     return f"Decided on older data: would now be {revised['action']} ({code[:1].lower()}{code[1:]})."
 
 
-def outlook(found: Outlook) -> str:
+def forecast(found: Forecast) -> str:
     """What a goal needs before it is decided, in a line."""
     if found.units is None or found.days is None:
         return f"out of reach at these units a day; {found.max_days} days at most"

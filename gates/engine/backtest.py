@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import msgspec
 
-from gates.engine.fold import Telling, fold
+from gates.engine.fold import EvaluatedSlot, fold
 from gates.engine.machine import Recommendation
 from gates.engine.plan import DAY, Action, Answer, Plan
 from gates.engine.policy import Policy
@@ -45,7 +45,7 @@ class VariantBacktest(msgspec.Struct, frozen=True):
     days_saved: float | None
 
 
-class Stretch(msgspec.Struct, frozen=True):
+class Disagreement(msgspec.Struct, frozen=True):
     """Slots in [begin, end) over which the two policies recommend different things of the experiment: (action, code)."""
 
     begin: int
@@ -68,7 +68,7 @@ class Backtest(msgspec.Struct, frozen=True):
     """One experiment by both policies."""
 
     variants: tuple[VariantBacktest, ...]
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[Disagreement, ...]
     answers: tuple[Agreement, ...]
 
 
@@ -90,14 +90,14 @@ def backtest(candidate: Policy, live: Policy, plan: Plan, rows: Rows, *, to: int
         answers=(),
         variants=tuple(msgspec.structs.replace(variant, dropped_at=None) for variant in plan.variants),
     )
-    lived = fold(live, unanswered, rows, to=to).tellings
-    tried = fold(candidate, unanswered, rows, to=to).tellings
+    lived = fold(live, unanswered, rows, to=to).evaluated_slots
+    tried = fold(candidate, unanswered, rows, to=to).evaluated_slots
     return Backtest(
         variants=tuple(
             _compare(variant.key, _decided(lived, variant.key), _decided(tried, variant.key))
-            for variant in plan.subjects
+            for variant in plan.judged_variants
         ),
-        stretches=tuple(_stretches(lived, tried, to)),
+        stretches=tuple(_ranges(lived, tried, to)),
         answers=tuple(_answered(answer, lived, tried) for answer in plan.answers if answer.at <= to),
     )
 
@@ -118,11 +118,11 @@ def figures(backtests: Iterable[Backtest]) -> Figures:
     )
 
 
-def _decided(tellings: Sequence[Telling], variant: str) -> Decided | None:
-    for telling in tellings:
-        for recommendation in telling.recommended[1]:
+def _decided(evaluated_slots: Sequence[EvaluatedSlot], variant: str) -> Decided | None:
+    for evaluated in evaluated_slots:
+        for recommendation in evaluated.recommended[1]:
             if recommendation.variant == variant and recommendation.action in DECISIVE:
-                return Decided(recommendation.action, recommendation.code, telling.slot)
+                return Decided(recommendation.action, recommendation.code, evaluated.slot)
     return None
 
 
@@ -140,9 +140,9 @@ def _compare(variant: str, live: Decided | None, candidate: Decided | None) -> V
     )
 
 
-def _stretches(lived: Sequence[Telling], tried: Sequence[Telling], to: int) -> list[Stretch]:
-    slots = sorted({telling.slot for telling in (*lived, *tried)})
-    found: list[Stretch] = []
+def _ranges(lived: Sequence[EvaluatedSlot], tried: Sequence[EvaluatedSlot], to: int) -> list[Disagreement]:
+    slots = sorted({evaluated.slot for evaluated in (*lived, *tried)})
+    found: list[Disagreement] = []
     for begin, end in pairwise([*slots, to]):
         a, b = _said(lived, begin), _said(tried, begin)
         if a == b:
@@ -150,21 +150,23 @@ def _stretches(lived: Sequence[Telling], tried: Sequence[Telling], to: int) -> l
         if found and found[-1].end == begin and (found[-1].live, found[-1].candidate) == (a, b):
             found[-1] = msgspec.structs.replace(found[-1], end=end)
         else:
-            found.append(Stretch(begin, end, a, b))
+            found.append(Disagreement(begin, end, a, b))
     return found
 
 
-def _said(tellings: Sequence[Telling], slot: int) -> tuple[str, str]:
-    telling = _at(tellings, slot)
-    return ("hold", "no_data") if telling is None else (telling.recommended[0].action, telling.recommended[0].code)
+def _said(evaluated_slots: Sequence[EvaluatedSlot], slot: int) -> tuple[str, str]:
+    evaluated = _at(evaluated_slots, slot)
+    return (
+        ("hold", "no_data") if evaluated is None else (evaluated.recommended[0].action, evaluated.recommended[0].code)
+    )
 
 
-def _at(tellings: Sequence[Telling], instant: int) -> Telling | None:
-    position = bisect_right(tellings, instant, key=lambda telling: telling.slot)
-    return tellings[position - 1] if position else None
+def _at(evaluated_slots: Sequence[EvaluatedSlot], instant: int) -> EvaluatedSlot | None:
+    position = bisect_right(evaluated_slots, instant, key=lambda evaluated: evaluated.slot)
+    return evaluated_slots[position - 1] if position else None
 
 
-def _answered(answer: Answer, lived: Sequence[Telling], tried: Sequence[Telling]) -> Agreement:
+def _answered(answer: Answer, lived: Sequence[EvaluatedSlot], tried: Sequence[EvaluatedSlot]) -> Agreement:
     person: Action = answer.of[0]
     if answer.action == "override":
         person = "delete" if answer.override_to == "stop" else answer.override_to or "hold"
@@ -177,12 +179,12 @@ def _answered(answer: Answer, lived: Sequence[Telling], tried: Sequence[Telling]
     )
 
 
-def _recommended(tellings: Sequence[Telling], answer: Answer) -> Recommendation:
+def _recommended(evaluated_slots: Sequence[EvaluatedSlot], answer: Answer) -> Recommendation:
     """What was recommended of the answered variant, or of the experiment, when the answer was given."""
-    telling = _at(tellings, answer.at)
-    if telling is None:
+    evaluated = _at(evaluated_slots, answer.at)
+    if evaluated is None:
         return Recommendation("hold", "no_data", answer.variant, "open", (), (), None, None, None)
-    whole, variants = telling.recommended
+    whole, variants = evaluated.recommended
     return next((recommendation for recommendation in variants if recommendation.variant == answer.variant), whole)
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
-from gates.engine.facts import Detail, Step
-from gates.engine.fold import Folded
-from gates.engine.machine import REVISION, Evaluation, Memory, judge
+from gates.engine.facts import SlotFacts, SlotSnapshot
+from gates.engine.fold import FoldResult
+from gates.engine.machine import REVISION, Evaluation, ExperimentState, compile_plan
 from gates.engine.narration import evaluation_of
 from gates.engine.plan import Plan, rfc3339
 from gates.engine.policy import Policy, canonical, parse
-from gates.engine.revisions import REVISIONS, rules_of
+from gates.engine.revisions import REVISIONS, machine_of
 
 FORMAT = 2
 """1 did not name the revision of the rules (`rules`), of which there was one."""
@@ -28,7 +28,7 @@ class EvidenceRefused(ValueError):
     """The bytes are no evidence this version can replay, or there is no evidence to make."""
 
 
-def evidence(policy: Policy, plan: Plan, folded: Folded, slot: int) -> dict[str, Any]:
+def evidence(policy: Policy, plan: Plan, folded: FoldResult, slot: int) -> dict[str, Any]:
     """The evidence of the evaluation at `slot` of a rebuild (a fold from the start, so that `folded.steps` are all steps).
 
     Raises EvidenceRefused when that fold evaluated nothing at `slot` or did not begin at the start.
@@ -60,18 +60,18 @@ def replay(document: bytes) -> bytes:
         named = given["policy"]
         policy = parse(named["body"], name=named["name"], version=named["version"])
         plan = msgspec.convert(given["plan"], Plan)
-        steps = msgspec.convert(given["steps"], list[Step])
-        detail = msgspec.convert(given["now"], Detail)
+        steps = msgspec.convert(given["steps"], list[SlotFacts])
+        detail = msgspec.convert(given["now"], SlotSnapshot)
     except (ValueError, KeyError, TypeError) as error:
         raise EvidenceRefused(f"No evidence: {error}") from error
-    court = judge(policy, plan, revision)
-    memory = Memory.at_start(court)
-    rules = rules_of(court, memory)
+    compiled = compile_plan(policy, plan, revision)
+    state = ExperimentState.at_start(compiled)
+    machine = machine_of(compiled, state)
     changed = False
     for step in steps:
-        changed = rules.step(step) and step.slot == detail.slot
-    memory.slot = detail.slot
-    evaluation = evaluation_of(court, memory, detail, changed=changed)
+        changed = machine.advance(step) and step.slot == detail.slot
+    state.slot = detail.slot
+    evaluation = evaluation_of(compiled, state, detail, changed=changed)
     again = assemble(policy, plan, steps, detail, evaluation, revision)
     if again["policy"]["body"] == named["body"]:  # an equal number may have been written otherwise: 100000 and 100000.0
         again["policy"]["body"] = named["body"]
@@ -112,7 +112,12 @@ def outcome(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def assemble(
-    policy: Policy, plan: Plan, steps: list[Step], detail: Detail, evaluation: Evaluation, revision: int = REVISION
+    policy: Policy,
+    plan: Plan,
+    steps: list[SlotFacts],
+    detail: SlotSnapshot,
+    evaluation: Evaluation,
+    revision: int = REVISION,
 ) -> dict[str, Any]:
     """The evidence of one evaluation. steps: those of every slot from the start up to its own, however many folds found them."""
     return {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-State = tuple[int | float, ...]
+Sums = tuple[int | float, ...]
 """(n, mean, M2), of a ratio (n, mean, M2, mean_d, M2_d, co-moment)."""
 
 
@@ -19,7 +19,7 @@ class MetricLook(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     at: int
-    states: dict[str, State]
+    states: dict[str, Sums]
     arrived: int
     unreadable: dict[str, str] = {}
     restated: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Observations(msgspec.Struct, frozen=True):
     arrived: int
 
 
-class Step(msgspec.Struct, frozen=True, omit_defaults=True):
+class SlotFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """What changed at one slot.
 
     look: the slot is a look. final: it is the one after the end. looks: per metric with a newer common instant.
@@ -60,7 +60,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     split: dict[str, dict[str, int]] = {}
 
 
-class Detail(msgspec.Struct, frozen=True):
+class SlotSnapshot(msgspec.Struct, frozen=True):
     """All slot facts as they stand at one slot, whether they changed or not: what rationale and gate states quote."""
 
     slot: int

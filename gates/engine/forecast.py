@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gates.engine.machine import Comparison, judge
+from gates.engine.machine import Comparison, compile_plan
 from gates.engine.plan import Plan
 from gates.engine.policy import Policy
 from gates.engine.statistics.planning import smallest_effect, units_for_half
 
 
-class Outlook(NamedTuple):
+class Forecast(NamedTuple):
     """One goal of one treatment, before any row. Effects are in the gate's unit: fractions of the control for a relative effect.
 
     units: of both arms together, by which it is decided; days: at the expected units a day, never less than the policy's
@@ -47,9 +47,9 @@ _LEAST_SHARE = 1e-15
 """A float tells no share from 0 or 1 that is nearer to it."""
 
 
-def outlook(policy: Policy, plan: Plan) -> list[Outlook]:
+def forecast(policy: Policy, plan: Plan) -> list[Forecast]:
     """Each goal whose baseline and expected units a day are known; of several treatments the one with the least share."""
-    court = judge(policy, plan)
+    compiled = compile_plan(policy, plan)
     control = plan.control
     if control is None or not plan.expected_units_per_day or plan.expected_units_per_day <= 0:
         return []
@@ -57,7 +57,7 @@ def outlook(policy: Policy, plan: Plan) -> list[Outlook]:
     least = min(treatment.weight for treatment in plan.treatments)
     daily = plan.expected_units_per_day * (control.weight + least) / total
     share = min(max(least / (control.weight + least), _LEAST_SHARE), 1 - _LEAST_SHARE)
-    found = [_of(c, policy, daily, share) for c in court.comparisons if c.goal and _spread(c) is not None]
+    found = [_of(c, policy, daily, share) for c in compiled.comparisons if c.goal and _spread(c) is not None]
     return [one for one in found if math.isfinite(one.smallest_effect)]
 
 
@@ -70,13 +70,13 @@ def _spread(comparison: Comparison) -> float | None:
     return baseline.stddev / abs(baseline.mean) if baseline.mean else None
 
 
-def _of(comparison: Comparison, policy: Policy, daily: float, share: float) -> Outlook:
+def _of(comparison: Comparison, policy: Policy, daily: float, share: float) -> Forecast:
     spread = _spread(comparison) or 0.0
     gap = comparison.fail_below - comparison.scale_above
     se_of_two = spread * math.sqrt((1 / share + 1 / (1 - share)) / 2)
     units = units_for_half(gap / 2, se_of_two, 2, comparison.rho2, comparison.alpha)
     reached = daily * policy.max_days
-    return Outlook(
+    return Forecast(
         metric=comparison.kpi.metric,
         units=units,
         days=None if units is None else max(units / daily, float(policy.min_days)),

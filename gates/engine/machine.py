@@ -1,6 +1,6 @@
 """Verdicts and recommendations: a small state machine over facts, as docs/gates.md sections 3 to 6 say. Pure.
 
-`Judge` is what policy and plan fix, `Memory` what earlier looks left, `step` moves memory over one slot's facts. Nothing else
+`CompiledPlan` is what policy and plan fix, `ExperimentState` what earlier looks left, `StateMachine.advance` moves it over one slot's facts. Nothing else
 decides: the fold only finds the facts, and replay runs the same steps again.
 """
 
@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from experiments.schedule import Schedule
-from gates.engine.facts import Days, MetricLook, Observations, State, Step
+from experiments.schedule import Grid, Schedule
+from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, Sums
 from gates.engine.plan import DAY, SECOND, Action, Answer, Clock, Dues, Kpi, Plan
 from gates.engine.policy import SRM_ALARM, Gate, GateKind, Policy, counting, derive
-from gates.engine.screening import Preview, Run
+from gates.engine.screening import MetricTrack, Screen
 from gates.engine.statistics.effects import relative_interval, relative_se, relative_uplift, with_spread
 from gates.engine.statistics.moments import Arm, PairMoments, mean_arm, proportion_arm, ratio_arm
 from gates.engine.statistics.planning import planned_units
@@ -28,6 +28,8 @@ from gates.engine.statistics.srm import srm_log_e
 
 Verdict = Literal["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
 RecommendationState = Literal["open", "proposed", "suspended"]
+Why = Literal["", "missing", "unreadable", "units", "denominator", "spread", "zero", "noisy", "young", "day"]
+"""What a gate lacks before its interval is believed; "": nothing."""
 
 REVISION = 2
 """Of these rules. Evidence and states name the one they were made by: a state of an earlier one is folded anew, once, and
@@ -38,7 +40,7 @@ FRESH, STALE, MISSING, OVERDUE = range(4)
 
 LOG_ALARM = math.log(SRM_ALARM)
 HARM_LOOKS = 2
-MARKS = 8
+RATE_SAMPLES = 8
 COLLECTING = 5
 HOLD_OPEN = 10
 AT_ONCE = 3
@@ -49,7 +51,7 @@ NOT_MEASURED = (1, 2)
 
 
 class Rule(NamedTuple):
-    """One of the ten rules of docs/gates.md section 5, in code `row`: when it matches, the (action, code) it may say, and how it acts."""
+    """One of the ten rules of docs/gates.md section 5: when it matches, the (action, code) it may say, and how it acts."""
 
     number: int
     when: str
@@ -171,12 +173,12 @@ class Watch(NamedTuple):
     """It reads closed rows only, up to the horizon."""
 
 
-class Source(NamedTuple):
+class SeriesSpec(NamedTuple):
     """One series and what it is read for.
 
     schedule, every: when its buckets are due. allowed: how old its watermark may be. dues, lag: the due instants that are expected,
     and how long after one a bucket is overdue. window: over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
-    reads it up to there. targets: positions of the targets that read it. unfit: why no goal or guard can judge it, whatever its
+    reads it up to there. targets: positions of the targets that read it. unsupported_because: why no goal or guard can judge it, whatever its
     rows; empty when one can, and such plans are refused.
     """
 
@@ -190,7 +192,7 @@ class Source(NamedTuple):
     every: int
     allowed: int
     dues: Dues
-    lag: int
+    overdue_after: int
     window: int
     counted: bool
     compared: bool
@@ -198,11 +200,11 @@ class Source(NamedTuple):
     at_horizon: bool
     at_present: bool
     targets: tuple[int, ...]
-    unfit: str
+    unsupported_because: str
 
 
-class Judge:
-    """Everything about judging one plan by one policy that no row changes. Build with `judge`."""
+class CompiledPlan:
+    """Everything about judging one plan by one policy that no row changes. Build with `compile_plan`."""
 
     def __init__(self, policy: Policy, plan: Plan, revision: int = REVISION) -> None:
         self.policy, self.plan, self.clock, self.revision = policy, plan, Clock(plan), revision
@@ -210,7 +212,7 @@ class Judge:
         self.closed_after = policy.closed_after_s * SECOND
         self.slot_us, self.look_us = policy.slot_s * SECOND, policy.look_s * SECOND
         self.control = plan.control.key if plan.control else None
-        self.subjects = tuple(variant.key for variant in plan.subjects)
+        self.judged_variants = tuple(variant.key for variant in plan.judged_variants)
         self.variants = tuple(variant.key for variant in plan.variants)
         self.metrics = self._metrics_read()
         self.kpis = {metric: kpi for metric in self.metrics if (kpi := plan.kpi(metric)) is not None}
@@ -222,7 +224,7 @@ class Judge:
         self.compared = tuple(dict.fromkeys(comparison.kpi.metric for comparison in self.comparisons))
         self.targets = tuple(gate for gate in self.gates if gate.kind == "target")
         self.goals = tuple(goals) if self.control is not None else tuple(range(len(self.targets)))
-        """Places of goals among a subject's measured gates; a target counts as one."""
+        """Places of goals among a judged variant's measured gates; a target counts as one."""
         self.watches = tuple(
             Watch(
                 gate=gate,
@@ -244,17 +246,17 @@ class Judge:
         self.max_age = policy.max_days * DAY
         self.answers = tuple(sorted(plan.answers, key=lambda answer: answer.at))
         self.dropped = self._dropped()
-        self.closing_at = min((a.at for a in self.answers if _closes(a, self.subjects)), default=None)
+        self.closing_at = min((a.at for a in self.answers if _closes(a, self.judged_variants)), default=None)
         self.is_steady = not self.clock.pauses and plan.ended_at is None and self.closing_at is None
         """Every slot is judged."""
         self.final_slot = None if plan.ended_at is None else self.slot_at(plan.ended_at + self.closed_after)
         self.created = self.slot_at(plan.created_at)
-        self.turns = self._turns()
-        self.stirring = self._stirring()
-        self.sources = tuple(self._source(metric, variant) for metric, variant in self.series)
-        self.lags = {metric: self._lag(kpi) for metric, kpi in self.kpis.items()}
+        self.plan_changes = self._plan_changes()
+        self.scheduled_slots = self._scheduled_slots()
+        self.specs = tuple(self._spec(metric, variant) for metric, variant in self.series)
+        self.visibility_lags = {metric: self._visibility_lag(kpi) for metric, kpi in self.kpis.items()}
         self.no_lags = dict.fromkeys(self.kpis, 0)
-        self.facts_at: dict[int, str] = {}
+        self.fingerprints: dict[int, str] = {}
 
     def slot_at(self, instant: int) -> int:
         """The first slot at or after an instant."""
@@ -265,12 +267,12 @@ class Judge:
         horizon, ended = slot - self.closed_after, self.ended_at
         return horizon if ended is None or horizon < ended else ended
 
-    def overdue(self, source: Source, slot: int) -> int:
+    def overdue(self, spec: SeriesSpec, slot: int) -> int:
         """The instant up to which buckets of a source are overdue at a slot."""
-        overdue, ended = slot - source.lag, self.ended_at
+        overdue, ended = slot - spec.overdue_after, self.ended_at
         return overdue if ended is None or overdue < ended else ended
 
-    def present(self, slot: int) -> int:
+    def freshness_instant(self, slot: int) -> int:
         """The instant freshness and gauges are measured at: the slot, at most the end of the experiment."""
         return slot if self.ended_at is None or slot < self.ended_at else self.ended_at
 
@@ -349,12 +351,12 @@ class Judge:
             fail_below=gate.delete_below if goal else -gate.max_harm,
         )
 
-    def _source(self, metric: str, variant: str) -> Source:
+    def _spec(self, metric: str, variant: str) -> SeriesSpec:
         kpi = self.kpis[metric]
         cumulative = kpi.temporality == "cumulative"
         watches = [watch for watch in self.watches if watch.gate.metric == metric]
-        schedule = Schedule(kpi.expected_every_s * SECOND)
-        return Source(
+        schedule = Grid(kpi.expected_every_s * SECOND)
+        return SeriesSpec(
             name=f"{metric}/{variant}",
             metric=metric,
             variant=variant,
@@ -364,7 +366,7 @@ class Judge:
             every=schedule.every,
             allowed=(kpi.expected_every_s + kpi.freshness_target_s) * SECOND,
             dues=Dues(schedule, self.clock),
-            lag=max(self.closed_after, kpi.freshness_target_s * SECOND),
+            overdue_after=max(self.closed_after, kpi.freshness_target_s * SECOND),
             window=self.policy.min_days * 86_400 // kpi.expected_every_s,
             counted=self.density is not None and not cumulative,
             compared=metric in self.compared,
@@ -372,15 +374,15 @@ class Judge:
             at_horizon=any(watch.closed for watch in watches),
             at_present=any(not watch.closed for watch in watches),
             targets=tuple(t for t, gate in enumerate(self.targets) if gate.metric == metric),
-            unfit=_unfit(kpi),
+            unsupported_because=_unsupported_because(kpi),
         )
 
-    def _lag(self, kpi: Kpi) -> int:
+    def _visibility_lag(self, kpi: Kpi) -> int:
         """How far behind a slot the newest instant judged for a metric lies."""
         watched = any(watch.gate.metric == kpi.metric for watch in self.watches)
         return 0 if watched or kpi.kind == "gauge" or kpi.temporality == "cumulative" else self.closed_after
 
-    def _stirring(self) -> list[int]:
+    def _scheduled_slots(self) -> list[int]:
         """Slots at which plan and policy alone may change something: the first, answers, ends of snoozes, max_days, drops."""
         instants = [self.first(), *self.dropped.values()]
         for answer in self.answers:
@@ -390,13 +392,17 @@ class Judge:
         judged = (self.next_judged(self.slot_at(instant)) for instant in instants)
         return sorted({slot for slot in judged if slot is not None})
 
-    def _turns(self) -> list[int]:
+    def _plan_changes(self) -> list[int]:
         """Slots from which on the plan reads as if more had happened, in order."""
         plan = self.plan
-        turns: list[int | None] = [plan.ended_at, *(v.dropped_at for v in plan.variants), *(a.at for a in plan.answers)]
+        plan_changes: list[int | None] = [
+            plan.ended_at,
+            *(v.dropped_at for v in plan.variants),
+            *(a.at for a in plan.answers),
+        ]
         for begin, end in plan.pauses:
-            turns += [begin + 1, end]
-        return sorted(turn for turn in turns if turn is not None)
+            plan_changes += [begin + 1, end]
+        return sorted(turn for turn in plan_changes if turn is not None)
 
     def _dropped(self) -> dict[str, int]:
         dropped = {v.key: v.dropped_at for v in self.plan.variants if v.dropped_at is not None}
@@ -407,12 +413,12 @@ class Judge:
 
 
 @lru_cache(maxsize=4096)
-def judge(policy: Policy, plan: Plan, revision: int = REVISION) -> Judge:
-    """The judge of a plan; the same object for equal arguments. revision: which rules, the present ones or those of old evidence."""
-    return Judge(policy, plan, revision)
+def compile_plan(policy: Policy, plan: Plan, revision: int = REVISION) -> CompiledPlan:
+    """The plan compiled for judging; the same object for equal arguments. revision: which rules, the present ones or those of old evidence."""
+    return CompiledPlan(policy, plan, revision)
 
 
-def _unfit(kpi: Kpi) -> str:
+def _unsupported_because(kpi: Kpi) -> str:
     if kpi.kind == "gauge":
         return f"{kpi.metric} is a gauge, which has no units to compare"
     return "" if kpi.direction else f"{kpi.metric} does not say which direction is better"
@@ -428,22 +434,22 @@ def tightest_at(policy: Policy, kpi: Kpi, gate: Gate, worthwhile: float) -> floa
     return min(max(units, 1e-100), 1e100)  # a baseline may be as far from the effect as numbers are taken
 
 
-def _closes(answer: Answer, subjects: tuple[str, ...]) -> bool:
+def _closes(answer: Answer, judged_variants: tuple[str, ...]) -> bool:
     """Whether an answer ends the experiment."""
     if answer.action == "override":
         return answer.override_to in ("scale", "delete", "stop")
     action = answer.of[0]
-    return action == "scale" or (action == "delete" and (answer.variant is None or len(subjects) == 1))
+    return action == "scale" or (action == "delete" and (answer.variant is None or len(judged_variants) == 1))
 
 
 # What earlier looks left ----------------------------------------------------------------------------------------------
 
 
-class Bounds(msgspec.Struct, array_like=True):
+class RunningBounds(msgspec.Struct, array_like=True):
     """A goal or guard gate of one treatment: its newest reading and its running bounds."""
 
     verdict: Verdict = "no_data"
-    why: str = "missing"
+    why: Why = "missing"
     at: int | None = None
     n: int = 0
     estimate: float = 0.0
@@ -466,14 +472,14 @@ class Bounds(msgspec.Struct, array_like=True):
     noise: float = 0.0
     reasons: list[str] = []
     """Why series are unreadable, one a series."""
-    marks: list[int] = []
+    rate_samples: list[int] = []
     """Instants about a day apart, oldest first, each followed by the units until then: the present units a day."""
 
 
 class Latch(msgspec.Struct, array_like=True):
     """A proposal that stands until it is answered or withdrawn."""
 
-    row: int
+    rule: int
     action: Action
     code: str
     slot: int
@@ -483,15 +489,15 @@ class Latch(msgspec.Struct, array_like=True):
     restated: bool = False
 
 
-class Standing(msgspec.Struct, array_like=True):
-    """One subject: the row that matches now, how long its action has held, and what is latched.
+class VariantState(msgspec.Struct, array_like=True):
+    """One judged variant: the rule that matches now, how long its action has held, and what is latched.
 
     hold_code: what a hold is called while nothing is latched. held, streak: the action of the last looks and at how many of
-    them it held. calm: at how many looks row 10 held. counted: per gate, its common instant at the last look that counted.
+    them it held. hold_streak: at how many looks rule 10 held. counted: per gate, its common instant at the last look that counted.
     readable_at: the first look at which rows 1 to 5 did not match. snoozed: (action, code, until).
     """
 
-    row: int = 4
+    rule: int = 4
     action: Action = "hold"
     code: str = "no_data"
     hold_code: str = "no_data"
@@ -500,25 +506,25 @@ class Standing(msgspec.Struct, array_like=True):
     stable_at: int = 0
     knowable_at: int = 0
     counted: list[int | None] = []
-    calm: int = 0
-    calm_at: int = 0
-    calm_knowable_at: int = 0
+    hold_streak: int = 0
+    hold_stable_at: int = 0
+    hold_knowable_at: int = 0
     readable_at: int | None = None
     latch: Latch | None = None
     snoozed: list[tuple[str, str, int]] = []
 
 
-class Memory(msgspec.Struct, array_like=True):
-    """Everything later slots depend on; lists run over Judge's series, watches, comparisons x treatments, subjects."""
+class ExperimentState(msgspec.Struct, array_like=True):
+    """Everything later slots depend on; lists run over the compiled plan's series, watches, comparisons x treatments, judged variants."""
 
     slot: int
     fresh: list[int]
     dense: list[bool]
     watched: list[Verdict]
     observed: list[tuple[int, int]]
-    bounds: list[Bounds]
-    targets: list[Bounds]
-    standing: list[Standing]
+    bounds: list[RunningBounds]
+    targets: list[RunningBounds]
+    variant_states: list[VariantState]
     alarm: dict[str, dict[str, int]] = {}
     answered: int = 0
     since: dict[str, tuple[Verdict, int]] = {}
@@ -526,163 +532,173 @@ class Memory(msgspec.Struct, array_like=True):
     alarm_at: dict[str, int] = {}
 
     @classmethod
-    def at_start(cls, judge: Judge) -> Memory:
-        gates = len(judge.comparisons)
-        counted = gates + len(judge.targets)
+    def at_start(cls, compiled: CompiledPlan) -> ExperimentState:
+        gates = len(compiled.comparisons)
+        counted = gates + len(compiled.targets)
         return cls(
-            slot=judge.plan.started_at,
-            fresh=[MISSING] * len(judge.series),
-            dense=[False] * len(judge.series),
-            watched=["no_data"] * len(judge.watches),
-            observed=[(0, 0)] * len(judge.watches),
-            bounds=[Bounds() for _ in range(gates * len(judge.subjects))],
-            targets=[Bounds() for _ in judge.targets],
-            standing=[Standing(counted=[None] * counted) for _ in judge.subjects],
+            slot=compiled.plan.started_at,
+            fresh=[MISSING] * len(compiled.series),
+            dense=[False] * len(compiled.series),
+            watched=["no_data"] * len(compiled.watches),
+            observed=[(0, 0)] * len(compiled.watches),
+            bounds=[RunningBounds() for _ in range(gates * len(compiled.judged_variants))],
+            targets=[RunningBounds() for _ in compiled.targets],
+            variant_states=[VariantState(counted=[None] * counted) for _ in compiled.judged_variants],
         )
 
 
 # One slot -------------------------------------------------------------------------------------------------------------
 
 
-class Rules:
+class StateMachine:
     """The state machine: `step` takes the facts of one slot after the other."""
 
-    def __init__(self, judge: Judge, memory: Memory) -> None:
-        self.judge, self.memory = judge, memory
-        self.treatments = judge.subjects if judge.control is not None else ()
-        self.width = len(judge.subjects)
+    def __init__(self, compiled: CompiledPlan, state: ExperimentState) -> None:
+        self.compiled, self.state = compiled, state
+        self.treatments = compiled.judged_variants if compiled.control is not None else ()
+        self.width = len(compiled.judged_variants)
         self.measured = [
-            memory.bounds[index :: self.width] if self.treatments else memory.targets for index in range(self.width)
+            state.bounds[index :: self.width] if self.treatments else state.targets for index in range(self.width)
         ]
-        self.goals = [[measured[g] for g in judge.goals] for measured in self.measured]
-        self.guards = [[measured[g] for g in judge.guards] for measured in self.measured]
-        self.touched = not memory.shown
-        self.gliding: _Glide | None = None
+        self.goals = [[measured[g] for g in compiled.goals] for measured in self.measured]
+        self.guards = [[measured[g] for g in compiled.guards] for measured in self.measured]
+        self.touched = not state.shown
+        self.fast_forwarding: FastForward | None = None
 
-    def step(self, step: Step) -> bool:
-        """Move memory over one slot; True when an action, code, state or verdict changed."""
-        return self._step(step, self._look)
+    def advance(self, facts: SlotFacts) -> bool:
+        """Move the state over one slot; True when an action, code, state or verdict changed."""
+        return self._advance_with(facts, self._apply_look)
 
-    def _step(self, step: Step, read_look: Callable[[Step], None]) -> bool:
-        memory, judge = self.memory, self.judge
-        memory.slot = step.slot
-        if memory.answered < len(judge.answers):
-            self._hear_answers(step.slot)
-        if step.fresh or step.dense or step.watched or step.split:
-            self._take(step)
-        if step.look:
-            read_look(step)
-        arms = judge.arms(step.slot)
-        for index, variant in enumerate(judge.subjects):
+    def _advance_with(self, facts: SlotFacts, read_look: Callable[[SlotFacts], None]) -> bool:
+        state, compiled = self.state, self.compiled
+        state.slot = facts.slot
+        if state.answered < len(compiled.answers):
+            self._apply_answers(facts.slot)
+        if facts.fresh or facts.dense or facts.watched or facts.split:
+            self._apply_slot_facts(facts)
+        if facts.look:
+            read_look(facts)
+        arms = compiled.arms(facts.slot)
+        for index, variant in enumerate(compiled.judged_variants):
             if variant in arms:
-                self._stand(index, variant, arms, step)
-        changed = self.touched and self._note(step.slot)
+                self._update_variant(index, variant, arms, facts)
+        changed = self.touched and self._record_changes(facts.slot)
         self.touched = False
         return changed
 
-    def glide(
-        self, looks: Sequence[int], steps: Mapping[int, Step], runs: Mapping[str, Run]
+    def fast_forward(
+        self, looks: Sequence[int], steps: Mapping[int, SlotFacts], tracks: Mapping[str, MetricTrack]
     ) -> Iterator[tuple[int, bool]]:
-        """What `step` would do over a stretch whose compared metrics are given as runs: stops only where it may matter.
+        """What `advance` would do over a range of slots whose compared metrics are given as tracks: stops only where it may matter.
 
-        looks: every look of the stretch; steps: all other facts by slot; runs: one for each compared metric. Yields
+        looks: every look of the range; steps: all other facts by slot; tracks: one for each compared metric. Yields
         (slot, changed) after each stop; whoever wants to read the numbers there calls `catch_up` first.
         """
-        glide = _Glide(self, looks, runs)
-        stops = sorted({*steps, *glide.hot})
+        fast_forward = FastForward(self, looks, tracks)
+        stops = sorted({*steps, *fast_forward.must_stop})
         position = 0
         for stop in stops:
             while True:
                 ahead = bisect_left(looks, stop, position)
-                if position < ahead and self._restless():
-                    yield looks[position], glide.stop(position, Step(slot=looks[position], look=True))
+                if position < ahead and self._is_counting():
+                    yield looks[position], fast_forward.stop(position, SlotFacts(slot=looks[position], look=True))
                     position += 1
                     continue
-                glide.pass_over(position, ahead)
+                fast_forward.skip(position, ahead)
                 position = ahead
                 break
-            step = steps.get(stop) or Step(slot=stop, look=True)
-            yield stop, glide.stop(position, step)
+            facts = steps.get(stop) or SlotFacts(slot=stop, look=True)
+            yield stop, fast_forward.stop(position, facts)
             position += position < len(looks) and looks[position] == stop
-        while position < len(looks) and self._restless():
-            yield looks[position], glide.stop(position, Step(slot=looks[position], look=True))
+        while position < len(looks) and self._is_counting():
+            yield looks[position], fast_forward.stop(position, SlotFacts(slot=looks[position], look=True))
             position += 1
-        glide.pass_over(position, len(looks))
-        self.catch_up()
+        fast_forward.skip(position, len(looks))
+        self.compute_pending()
 
-    def catch_up(self) -> None:
+    def compute_pending(self) -> None:
         """Bring the numbers of every gate to the look they stand at, by the scalar path."""
-        if self.gliding is not None:
-            self.gliding.catch_up()
+        if self.fast_forwarding is not None:
+            self.fast_forwarding.compute_pending()
 
-    def _restless(self) -> bool:
+    def _is_counting(self) -> bool:
         """Whether the next look may change something even if no verdict changes: something is being counted."""
-        memory, persist = self.memory, self.judge.policy.persist
-        arms = self.judge.arms(memory.slot)
-        for index, standing in enumerate(memory.standing):
-            if self.judge.subjects[index] not in arms:
+        state, persist = self.state, self.compiled.policy.persist
+        arms = self.compiled.arms(state.slot)
+        for index, variant_state in enumerate(state.variant_states):
+            if self.compiled.judged_variants[index] not in arms:
                 continue
-            latch = standing.latch
-            waits = latch is None or latch.restated or (latch.code == "undecided" and standing.action != "review")
-            if standing.row > AT_ONCE and standing.action != "hold" and (waits or standing.streak < persist):
+            latch = variant_state.latch
+            waits = latch is None or latch.restated or (latch.code == "undecided" and variant_state.action != "review")
+            if (
+                variant_state.rule > AT_ONCE
+                and variant_state.action != "hold"
+                and (waits or variant_state.streak < persist)
+            ):
                 return True
-            if standing.action != standing.held or (standing.row <= AT_ONCE and standing.streak < persist):
+            if variant_state.action != variant_state.held or (
+                variant_state.rule <= AT_ONCE and variant_state.streak < persist
+            ):
                 return True
-            if standing.readable_at is None and standing.row > COLLECTING:
+            if variant_state.readable_at is None and variant_state.rule > COLLECTING:
                 return True
-            if (standing.row == HOLD_OPEN) != (standing.calm > 0) or 0 < standing.calm < persist:
+            if (variant_state.rule == HOLD_OPEN) != (
+                variant_state.hold_streak > 0
+            ) or 0 < variant_state.hold_streak < persist:
                 return True
-            for comparison, bounds in zip(self.judge.comparisons, self.measured[index], strict=True):
+            for comparison, bounds in zip(self.compiled.comparisons, self.measured[index], strict=True):
                 if not comparison.goal and bounds.verdict == "fail" and bounds.fails < HARM_LOOKS:
                     return True
         return False
 
     # Facts into verdicts
 
-    def _take(self, step: Step) -> None:
+    def _apply_slot_facts(self, facts: SlotFacts) -> None:
         """Facts of the slot itself: freshness, density, thresholds, split."""
-        memory, judge = self.memory, self.judge
+        state, compiled = self.state, self.compiled
         self.touched = True
-        for name, (watermark, _) in step.fresh.items():
-            memory.fresh[judge.series_index[name]] = freshness(judge, name, watermark, step.slot)
-        for name, counts in step.dense.items():
-            memory.dense[judge.series_index[name]] = is_dense(judge, counts)
-        for name, observations in step.watched.items():
-            index = judge.watch_index[name]
-            memory.watched[index] = watch_verdict(judge.watches[index].gate, observations)
+        for name, (watermark, _) in facts.fresh.items():
+            state.fresh[compiled.series_index[name]] = freshness(compiled, name, watermark, facts.slot)
+        for name, counts in facts.dense.items():
+            state.dense[compiled.series_index[name]] = is_dense(compiled, counts)
+        for name, observations in facts.watched.items():
+            index = compiled.watch_index[name]
+            state.watched[index] = watch_verdict(compiled.watches[index].gate, observations)
             newest = observations.newest[-1][0] if observations.newest else 0
-            memory.observed[index] = (newest, observations.arrived)
-        for metric, units in step.split.items():
-            if metric not in memory.alarm and split_log_e(judge, units) >= LOG_ALARM:
-                memory.alarm[metric] = units
-                memory.alarm_at[metric] = step.slot
+            state.observed[index] = (newest, observations.arrived)
+        for metric, units in facts.split.items():
+            if metric not in state.alarm and split_log_e(compiled, units) >= LOG_ALARM:
+                state.alarm[metric] = units
+                state.alarm_at[metric] = facts.slot
 
-    def _look(self, step: Step) -> None:
-        judge, memory = self.judge, self.memory
-        arms = judge.arms(step.slot)
-        for g, comparison in enumerate(judge.comparisons):
-            look = step.looks.get(comparison.kpi.metric)
+    def _apply_look(self, facts: SlotFacts) -> None:
+        compiled, state = self.compiled, self.state
+        arms = compiled.arms(facts.slot)
+        for g, comparison in enumerate(compiled.comparisons):
+            look = facts.looks.get(comparison.kpi.metric)
             if look is None:
                 continue
             for v, variant in enumerate(self.treatments):
                 if variant in arms:
-                    self._read(comparison, memory.bounds[g * self.width + v], look, variant, memory.standing[v])
-        for index, gate in enumerate(judge.targets):
-            days = step.days.get(gate.name)
+                    self._read(comparison, state.bounds[g * self.width + v], look, variant, state.variant_states[v])
+        for index, gate in enumerate(compiled.targets):
+            days = facts.days.get(gate.name)
             if days is not None:
-                self._read_target(gate, memory.targets[index], days)
+                self._read_target(gate, state.targets[index], days)
 
-    def _read(self, comparison: Comparison, bounds: Bounds, look: MetricLook, variant: str, standing: Standing) -> None:
-        control = self.judge.control or ""
+    def _read(
+        self, comparison: Comparison, bounds: RunningBounds, look: MetricLook, variant: str, variant_state: VariantState
+    ) -> None:
+        control = self.compiled.control or ""
         moved = bounds.at is None or look.at > bounds.at
         bounds.at, bounds.arrived = look.at, look.arrived
         if look.restated and (control in look.restated or variant in look.restated):
             bounds.running_lower = bounds.running_upper = bounds.p = None
             bounds.small = bounds.lost = False
-            bounds.fails = standing.streak = standing.calm = 0
-            bounds.marks = []
-            if standing.latch is not None and standing.latch.row not in NOT_MEASURED:
-                standing.latch.restated = self.touched = True
+            bounds.fails = variant_state.streak = variant_state.hold_streak = 0
+            bounds.rate_samples = []
+            if variant_state.latch is not None and variant_state.latch.rule not in NOT_MEASURED:
+                variant_state.latch.restated = self.touched = True
         bounds.reasons = []
         if look.unreadable:
             bounds.reasons = [f"{v}: {look.unreadable[v]}" for v in (control, variant) if v in look.unreadable]
@@ -692,25 +708,27 @@ class Rules:
         else:
             self._measure(comparison, bounds, look.at, look.states[control], look.states[variant])
             if bounds.readable:
-                mark(bounds, look.at, bounds.n)
+                sample_rate(bounds, look.at, bounds.n)
         self._set_verdict(bounds, self._verdict(comparison, bounds))
         if moved and not comparison.goal:
             self._count_fails(comparison, bounds, variant, 1)
 
-    def _verdict(self, comparison: Comparison, bounds: Bounds) -> Verdict:
+    def _verdict(self, comparison: Comparison, bounds: RunningBounds) -> Verdict:
         return bounds_verdict(comparison, bounds)
 
-    def _set_verdict(self, bounds: Bounds, verdict: Verdict) -> None:
+    def _set_verdict(self, bounds: RunningBounds, verdict: Verdict) -> None:
         if verdict != bounds.verdict:
             bounds.verdict = verdict
             self.touched = True
 
-    def _count_fails(self, comparison: Comparison, bounds: Bounds, variant: str, looks: int) -> None:
+    def _count_fails(self, comparison: Comparison, bounds: RunningBounds, variant: str, looks: int) -> None:
         """A guard over looks with newer rows that all have its present verdict and freshness."""
-        fails = bounds.verdict == "fail" and self._is_fresh(comparison.kpi.metric, (self.judge.control or "", variant))
+        fails = bounds.verdict == "fail" and self._is_fresh(
+            comparison.kpi.metric, (self.compiled.control or "", variant)
+        )
         bounds.fails = bounds.fails + looks if fails else 0
 
-    def _measure(self, comparison: Comparison, bounds: Bounds, at: int, control: State, treatment: State) -> None:
+    def _measure(self, comparison: Comparison, bounds: RunningBounds, at: int, control: Sums, treatment: Sums) -> None:
         """Newest reading, floor and running bounds of a gate, or why there is none."""
         bounds.readable = bounds.floor = False
         bounds.noise = 0.0
@@ -728,9 +746,9 @@ class Rules:
         bounds.readable = of_control != 0 or comparison.gate.effect != "relative"
         bounds.noise = noise if noise > own_noise else own_noise
         bounds.why = why = self._floor(comparison, bounds, of_control, gap_se)
-        if why and (why in ("units", "spread") or not noise <= self.judge.policy.max_relative_se):
+        if why and (why in ("units", "spread") or not noise <= self.compiled.policy.max_relative_se):
             return
-        young = self.judge.clock.running(at) < self.judge.min_age
+        young = self.compiled.clock.running(at) < self.compiled.min_age
         if young and not why:
             bounds.why = "young"
         if young and comparison.goal:
@@ -748,13 +766,13 @@ class Rules:
         if bounds.running_lower is not None and bounds.running_lower > comparison.scale_above > lowest:
             bounds.invalid = True
 
-    def _floor(self, comparison: Comparison, bounds: Bounds, of_control: float, gap_se: float) -> str:
+    def _floor(self, comparison: Comparison, bounds: RunningBounds, of_control: float, gap_se: float) -> Why:
         """Why the floor of a pass is not held; empty when it is.
 
         For a fail it is enough that both means are known to max_relative_se of the larger of the two: so harm is seen
         the sooner the larger it is, and a control of 0 can be harmed.
         """
-        policy = self.judge.policy
+        policy = self.compiled.policy
         if min(bounds.arms) < policy.min_units:
             return "units"
         if gap_se <= 0:
@@ -763,10 +781,10 @@ class Rules:
             return "zero"
         return "noisy" if bounds.noise > policy.max_relative_se else ""
 
-    def _read_target(self, gate: Gate, bounds: Bounds, days: Days) -> None:
+    def _read_target(self, gate: Gate, bounds: RunningBounds, days: Days) -> None:
         bounds.at, bounds.arrived, bounds.n = days.at, days.arrived, len(days.closed)
         bounds.floor = True
-        young = self.judge.clock.running(days.at) < self.judge.min_age
+        young = self.compiled.clock.running(days.at) < self.compiled.min_age
         values = [value for _, value in days.closed]
         self.touched = True
         if any(value is None for value in values):
@@ -784,21 +802,21 @@ class Rules:
             bounds.lower, bounds.upper = min(known), max(known)
 
     def _is_fresh(self, metric: str, variants: tuple[str, ...]) -> bool:
-        index = self.judge.series_index
-        return all(self.memory.fresh[index[f"{metric}/{variant}"]] == FRESH for variant in variants)
+        index = self.compiled.series_index
+        return all(self.state.fresh[index[f"{metric}/{variant}"]] == FRESH for variant in variants)
 
     # Verdicts into a row of section 5
 
-    def _match(self, index: int, variant: str, arms: tuple[str, ...], step: Step) -> tuple[int, Action, str, str]:
+    def _match(self, index: int, variant: str, arms: tuple[str, ...], facts: SlotFacts) -> tuple[int, Action, str, str]:
         """The first row that matches: (row, action, code), and what a hold is called meanwhile."""
-        judge, goals, guards = self.judge, self.goals[index], self.guards[index]
+        compiled, goals, guards = self.compiled, self.goals[index], self.guards[index]
         if self._unsafe(variant, arms):
             return 1, "delete", "unsafe", "open"
-        if self.memory.alarm or True in [bounds.invalid for bounds in self.measured[index]]:
+        if self.state.alarm or True in [bounds.invalid for bounds in self.measured[index]]:
             return 2, "review", "invalid", "open"
-        if self._harmful(index, variant, final=step.final):
+        if self._harmful(index, variant, final=facts.final):
             return 3, "delete", "harm", "open"
-        over = step.final or judge.clock.running(judge.horizon(step.slot)) >= judge.max_age
+        over = facts.final or compiled.clock.running(compiled.horizon(facts.slot)) >= compiled.max_age
         missing = self._missing(index, variant, arms)
         if missing:
             return (4, "review", "undecided", missing) if over else (4, "hold", missing, missing)
@@ -810,34 +828,34 @@ class Rules:
         return (9, "review", "undecided", "open") if over else (10, "hold", "open", "open")
 
     def _unsafe(self, variant: str, arms: tuple[str, ...]) -> bool:
-        memory = self.memory
-        return "fail" in memory.watched and any(
+        state = self.state
+        return "fail" in state.watched and any(
             verdict == "fail"
             and watch.gate.kind == "threshold"
-            and memory.fresh[watch.series] == FRESH
+            and state.fresh[watch.series] == FRESH
             and concerns(watch, variant, arms)
-            for watch, verdict in zip(self.judge.watches, memory.watched, strict=True)
+            for watch, verdict in zip(self.compiled.watches, state.watched, strict=True)
         )
 
     def _harmful(self, index: int, variant: str, *, final: bool) -> bool:
         needed = 1 if final else HARM_LOOKS
-        for comparison, bounds in zip(self.judge.comparisons, self.measured[index], strict=False):
+        for comparison, bounds in zip(self.compiled.comparisons, self.measured[index], strict=False):
             if (
                 bounds.fails >= needed
                 and bounds.verdict == "fail"
                 and not comparison.goal
-                and self._is_fresh(comparison.kpi.metric, (self.judge.control or "", variant))
+                and self._is_fresh(comparison.kpi.metric, (self.compiled.control or "", variant))
             ):
                 return True
         return False
 
     def _missing(self, index: int, variant: str, arms: tuple[str, ...]) -> Literal["", "stale", "no_data"]:
         """Row 4."""
-        judge, memory = self.judge, self.memory
-        own = (judge.control or variant, variant)
+        compiled, state = self.compiled, self.state
+        own = (compiled.control or variant, variant)
         stale = False
-        if any(memory.fresh):
-            for (_, arm), fresh in zip(judge.series, memory.fresh, strict=True):
+        if any(state.fresh):
+            for (_, arm), fresh in zip(compiled.series, state.fresh, strict=True):
                 if fresh == FRESH or arm not in arms:
                     continue
                 if fresh >= MISSING and arm in own:
@@ -845,8 +863,8 @@ class Rules:
                 stale = stale or fresh != MISSING
         if "no_data" in [bounds.verdict for bounds in self.measured[index]]:
             return "no_data"
-        if "no_data" in memory.watched:
-            for watch, verdict in zip(judge.watches, memory.watched, strict=True):
+        if "no_data" in state.watched:
+            for watch, verdict in zip(compiled.watches, state.watched, strict=True):
                 if verdict == "no_data" and (watch.variant in own or concerns(watch, variant, arms)):
                     return "no_data"
         return "stale" if stale else ""
@@ -855,20 +873,20 @@ class Rules:
         """Row 5."""
         if any(bounds.why for bounds in self.measured[index]):
             return True
-        if self.judge.density is not None and not dense_everywhere(self.judge, self.memory, arms):
+        if self.compiled.density is not None and not dense_everywhere(self.compiled, self.state, arms):
             return True
         return any(
             watch.gate.kind == "density" and watch.variant in arms and verdict != "pass"
-            for watch, verdict in zip(self.judge.watches, self.memory.watched, strict=True)
+            for watch, verdict in zip(self.compiled.watches, self.state.watched, strict=True)
         )
 
     def _decide(
-        self, variant: str, arms: tuple[str, ...], goals: list[Bounds], guards: list[Bounds]
+        self, variant: str, arms: tuple[str, ...], goals: list[RunningBounds], guards: list[RunningBounds]
     ) -> tuple[int, Action, str] | None:
         """Rows 6 to 8."""
         passed = [b.verdict == "pass" for b in goals]
         failed = [b.verdict == "fail" for b in goals]
-        every = self.judge.policy.require == "all" or not self.treatments
+        every = self.compiled.policy.require == "all" or not self.treatments
         if all(passed) if every else any(passed):
             small = [b.small for b in goals if every or b.verdict == "pass"]
             if self.treatments and (any(small) if every else all(small)):
@@ -883,112 +901,118 @@ class Rules:
             return 8, "delete", "harmful" if lost else "not_worth_it"
         return None
 
-    def _others_pass(self, variant: str, arms: tuple[str, ...], guards: list[Bounds]) -> bool:
-        memory, judge = self.memory, self.judge
+    def _others_pass(self, variant: str, arms: tuple[str, ...], guards: list[RunningBounds]) -> bool:
+        state, compiled = self.state, self.compiled
         return (
             all(b.verdict == "pass" for b in guards)
             and all(
                 verdict == "pass"
-                for watch, verdict in zip(judge.watches, memory.watched, strict=True)
+                for watch, verdict in zip(compiled.watches, state.watched, strict=True)
                 if concerns(watch, variant, arms)
             )
-            and all(fresh == FRESH for (_, arm), fresh in zip(judge.series, memory.fresh, strict=True) if arm in arms)
+            and all(fresh == FRESH for (_, arm), fresh in zip(compiled.series, state.fresh, strict=True) if arm in arms)
         )
 
     # Rows into what is proposed
 
-    def _stand(self, index: int, variant: str, arms: tuple[str, ...], step: Step) -> None:
-        standing = self.memory.standing[index]
-        row, action, code, hold_code = self._match(index, variant, arms, step)
-        if code != standing.code or row != standing.row or hold_code != standing.hold_code:
-            standing.row, standing.action, standing.code, standing.hold_code = row, action, code, hold_code
+    def _update_variant(self, index: int, variant: str, arms: tuple[str, ...], facts: SlotFacts) -> None:
+        variant_state = self.state.variant_states[index]
+        rule, action, code, hold_code = self._match(index, variant, arms, facts)
+        if code != variant_state.code or rule != variant_state.rule or hold_code != variant_state.hold_code:
+            variant_state.rule, variant_state.action, variant_state.code, variant_state.hold_code = (
+                rule,
+                action,
+                code,
+                hold_code,
+            )
             self.touched = True
-        if step.look:
-            self._count(index, standing, step)
-        if row <= AT_ONCE:
-            self._propose_at_once(index, standing, step)
-        elif step.look and action != "hold":
-            self._propose_when_held(index, standing, step)
+        if facts.look:
+            self._count(index, variant_state, facts)
+        if rule <= AT_ONCE:
+            self._propose_at_once(index, variant_state, facts)
+        elif facts.look and action != "hold":
+            self._propose_when_held(index, variant_state, facts)
 
-    def _count(self, index: int, standing: Standing, step: Step) -> None:
+    def _count(self, index: int, variant_state: VariantState, facts: SlotFacts) -> None:
         """At how many looks in a row the action has held: those that brought newer rows to every goal and guard.
 
         Counted to `persist` and no further: more says nothing.
         """
         instants = [b.at for b in self.measured[index]]
-        newer = is_newer(instants, standing.counted)
-        persist = self.judge.policy.persist
-        if standing.action != standing.held:
-            standing.held, standing.streak = standing.action, 0
-        if standing.row != HOLD_OPEN:
-            standing.calm = 0
-        if standing.readable_at is None and standing.row > COLLECTING:
-            standing.readable_at = step.slot
-        counts = newer or standing.code == "undecided"
-        if standing.action != "hold" and standing.streak < persist and (counts or step.final):
-            standing.streak = persist if step.final else standing.streak + 1
-            if standing.streak == persist:
-                standing.stable_at, standing.knowable_at = self._held_at(index, step)
-        if standing.row == HOLD_OPEN and newer and standing.calm < persist:
-            standing.calm += 1
-            if standing.calm == persist:
-                standing.calm_at, standing.calm_knowable_at = self._held_at(index, step)
+        newer = is_newer(instants, variant_state.counted)
+        persist = self.compiled.policy.persist
+        if variant_state.action != variant_state.held:
+            variant_state.held, variant_state.streak = variant_state.action, 0
+        if variant_state.rule != HOLD_OPEN:
+            variant_state.hold_streak = 0
+        if variant_state.readable_at is None and variant_state.rule > COLLECTING:
+            variant_state.readable_at = facts.slot
+        counts = newer or variant_state.code == "undecided"
+        if variant_state.action != "hold" and variant_state.streak < persist and (counts or facts.final):
+            variant_state.streak = persist if facts.final else variant_state.streak + 1
+            if variant_state.streak == persist:
+                variant_state.stable_at, variant_state.knowable_at = self._held_at(index, facts)
+        if variant_state.rule == HOLD_OPEN and newer and variant_state.hold_streak < persist:
+            variant_state.hold_streak += 1
+            if variant_state.hold_streak == persist:
+                variant_state.hold_stable_at, variant_state.hold_knowable_at = self._held_at(index, facts)
         if newer:
-            standing.counted = instants
+            variant_state.counted = instants
 
-    def _held_at(self, index: int, step: Step) -> tuple[int, int]:
+    def _held_at(self, index: int, facts: SlotFacts) -> tuple[int, int]:
         """Up to which instant a look reads, and when that could be known."""
-        return self.judge.horizon(step.slot), max([step.slot, *[b.arrived for b in self.measured[index]]])
+        return self.compiled.horizon(facts.slot), max([facts.slot, *[b.arrived for b in self.measured[index]]])
 
-    def _propose_at_once(self, index: int, standing: Standing, step: Step) -> None:
-        latch = standing.latch
-        if latch is not None and latch.row <= AT_ONCE and latch.action == standing.action:
-            if latch.restated and latch.row == standing.row:
+    def _propose_at_once(self, index: int, variant_state: VariantState, facts: SlotFacts) -> None:
+        latch = variant_state.latch
+        if latch is not None and latch.rule <= AT_ONCE and latch.action == variant_state.action:
+            if latch.restated and latch.rule == variant_state.rule:
                 latch.restated = False
                 self.touched = True
             return
-        stable_at, arrived = self.judge.horizon(step.slot), 0
-        if standing.row == 1:
+        stable_at, arrived = self.compiled.horizon(facts.slot), 0
+        if variant_state.rule == 1:
             failing = [
                 seen
                 for seen, verdict, watch in zip(
-                    self.memory.observed, self.memory.watched, self.judge.watches, strict=True
+                    self.state.observed, self.state.watched, self.compiled.watches, strict=True
                 )
-                if verdict == "fail" and concerns(watch, self.judge.subjects[index], self.judge.arms(step.slot))
+                if verdict == "fail"
+                and concerns(watch, self.compiled.judged_variants[index], self.compiled.arms(facts.slot))
             ]
             stable_at, arrived = max(failing)
         else:
             arrived = max((b.arrived for b in self.measured[index]), default=0)
-        self._propose(index, standing, step.slot, stable_at, max(step.slot, arrived))
+        self._propose(index, variant_state, facts.slot, stable_at, max(facts.slot, arrived))
 
-    def _propose_when_held(self, index: int, standing: Standing, step: Step) -> None:
-        if standing.streak < self.judge.policy.persist:
+    def _propose_when_held(self, index: int, variant_state: VariantState, facts: SlotFacts) -> None:
+        if variant_state.streak < self.compiled.policy.persist:
             return
-        latch = standing.latch
+        latch = variant_state.latch
         if latch is not None:
-            if latch.restated and latch.action == standing.action:
+            if latch.restated and latch.action == variant_state.action:
                 latch.restated = False
                 self.touched = True
                 return
-            replaceable = latch.code == "undecided" and standing.action in ("scale", "delete")
+            replaceable = latch.code == "undecided" and variant_state.action in ("scale", "delete")
             if not latch.restated and not replaceable:
                 return
-        self._propose(index, standing, step.slot, standing.stable_at, standing.knowable_at)
+        self._propose(index, variant_state, facts.slot, variant_state.stable_at, variant_state.knowable_at)
 
-    def _propose(self, index: int, standing: Standing, slot: int, stable_at: int, knowable_at: int) -> None:
+    def _propose(self, index: int, variant_state: VariantState, slot: int, stable_at: int, knowable_at: int) -> None:
         if any(
-            (action, code) == (standing.action, standing.code) and slot < until
-            for action, code, until in standing.snoozed
+            (action, code) == (variant_state.action, variant_state.code) and slot < until
+            for action, code, until in variant_state.snoozed
         ):
             return
         lower = -math.inf
-        if standing.action == "scale" and self.treatments:
-            self.catch_up()  # the bounds are numbers, which a glide has not measured yet
+        if variant_state.action == "scale" and self.treatments:
+            self.compute_pending()  # the bounds are numbers, which a fast-forward has not measured yet
             lower = max((b.running_lower for b in self.goals[index] if b.running_lower is not None), default=lower)
-        standing.latch = Latch(
-            row=standing.row,
-            action=standing.action,
-            code=standing.code,
+        variant_state.latch = Latch(
+            rule=variant_state.rule,
+            action=variant_state.action,
+            code=variant_state.code,
             slot=slot,
             stable_at=stable_at,
             knowable_at=knowable_at,
@@ -996,170 +1020,177 @@ class Rules:
         )
         self.touched = True
 
-    def _hear_answers(self, slot: int) -> None:
-        memory, judge = self.memory, self.judge
-        while memory.answered < len(judge.answers) and judge.answers[memory.answered].at <= slot:
-            answer = judge.answers[memory.answered]
-            memory.answered += 1
+    def _apply_answers(self, slot: int) -> None:
+        state, compiled = self.state, self.compiled
+        while state.answered < len(compiled.answers) and compiled.answers[state.answered].at <= slot:
+            answer = compiled.answers[state.answered]
+            state.answered += 1
             self.touched = True
-            for variant, standing in zip(judge.subjects, memory.standing, strict=True):
+            for variant, variant_state in zip(compiled.judged_variants, state.variant_states, strict=True):
                 if answer.variant is None or answer.variant == variant:
-                    self._hear(answer, standing)
+                    self._apply_answer(answer, variant_state)
 
-    def _hear(self, answer: Answer, standing: Standing) -> None:
+    def _apply_answer(self, answer: Answer, variant_state: VariantState) -> None:
         """Take an answered proposal away, and do not ask the same again for a while."""
         answered = [answer.of]
-        latch = standing.latch
+        latch = variant_state.latch
         if (
             latch is not None
             and latch.action == answer.of[0]
             and (answer.variant is None or latch.code == answer.of[1])
         ):
             answered.append((latch.action, latch.code))
-            standing.latch = None
-        until = answer.at + self.judge.policy.snooze_days * DAY
-        standing.snoozed = [entry for entry in standing.snoozed if entry[2] > answer.at]
+            variant_state.latch = None
+        until = answer.at + self.compiled.policy.snooze_days * DAY
+        variant_state.snoozed = [entry for entry in variant_state.snoozed if entry[2] > answer.at]
         for action, code in dict.fromkeys(answered):
             acknowledged = answer.action == "accept" and action == "review"
             if acknowledged or (answer.action == "override" and code not in AT_ONCE_CODES):
-                standing.snoozed.append((action, code, until))
+                variant_state.snoozed.append((action, code, until))
 
     # What changed
 
-    def _note(self, slot: int) -> bool:
+    def _record_changes(self, slot: int) -> bool:
         """Record since when each verdict stands; True when anything a person sees is other than before."""
-        memory, judge = self.memory, self.judge
+        state, compiled = self.state, self.compiled
         changed = False
-        for gate, variant, verdict in gate_verdicts(judge, memory):
+        for gate, variant, verdict in gate_verdicts(compiled, state):
             name = f"{gate.name}/{variant or ''}"
-            before = memory.since.get(name)
+            before = state.since.get(name)
             if before is None or before[0] != verdict:
-                memory.since[name] = (verdict, slot)
+                state.since[name] = (verdict, slot)
                 changed = True
-        arms = judge.arms(slot)
-        shown = [shown_of(s) for s, variant in zip(memory.standing, judge.subjects, strict=True) if variant in arms]
-        if shown != memory.shown:
-            memory.shown = shown
+        arms = compiled.arms(slot)
+        shown = [
+            shown_of(s)
+            for s, variant in zip(state.variant_states, compiled.judged_variants, strict=True)
+            if variant in arms
+        ]
+        if shown != state.shown:
+            state.shown = shown
             changed = True
         return changed
 
 
-class _Glide:
-    """A stretch of looks over which rules stop only where a preview says so."""
+class FastForward:
+    """Looks over which the machine stops only where a screen says so."""
 
-    def __init__(self, rules: Rules, looks: Sequence[int], runs: Mapping[str, Run]) -> None:
-        self.rules, self.looks = rules, looks
-        judge, memory = rules.judge, rules.memory
-        arms = judge.arms(looks[0] if looks else memory.slot)
-        self.parts: list[tuple[int, int, Comparison, Bounds, Preview]] = []
+    def __init__(self, machine: StateMachine, looks: Sequence[int], tracks: Mapping[str, MetricTrack]) -> None:
+        self.machine, self.looks = machine, looks
+        compiled, state = machine.compiled, machine.state
+        arms = compiled.arms(looks[0] if looks else state.slot)
+        self.screens: list[tuple[int, int, Comparison, RunningBounds, Screen]] = []
         self.reached: dict[str, Sequence[int]] = {
             metric: range(1, len(looks) + 1)
-            if len(run.looks) == len(looks)
-            else np.searchsorted(run.looks, looks, side="right").tolist()
-            for metric, run in runs.items()
+            if len(track.looks) == len(looks)
+            else np.searchsorted(track.looks, looks, side="right").tolist()
+            for metric, track in tracks.items()
         }
-        self.hot: set[int] = set()
-        for g, comparison in enumerate(judge.comparisons):
-            run = runs[comparison.kpi.metric]
-            for v, variant in enumerate(rules.treatments):
-                if variant in arms and run.looks:
-                    bounds = memory.bounds[g * rules.width + v]
-                    preview = Preview(judge, comparison, run, variant, bounds)
-                    self.parts.append((g, v, comparison, bounds, preview))
-                    self.hot.update(run.looks[k] for k in np.flatnonzero(preview.hot).tolist())
-        self.read = [0] * len(self.parts)
-        rules.gliding = self
+        self.must_stop: set[int] = set()
+        for g, comparison in enumerate(compiled.comparisons):
+            track = tracks[comparison.kpi.metric]
+            for v, variant in enumerate(machine.treatments):
+                if variant in arms and track.looks:
+                    bounds = state.bounds[g * machine.width + v]
+                    screen = Screen(compiled, comparison, track, variant, bounds)
+                    self.screens.append((g, v, comparison, bounds, screen))
+                    self.must_stop.update(track.looks[k] for k in np.flatnonzero(screen.must_stop).tolist())
+        self.read = [0] * len(self.screens)
+        machine.fast_forwarding = self
 
-    def stop(self, position: int, step: Step) -> bool:
+    def stop(self, position: int, facts: SlotFacts) -> bool:
         """One slot; `position` is its look's, when it is one."""
-        return self.rules._step(step, lambda _: self._look(position))
+        return self.machine._advance_with(facts, lambda _: self._apply_look(position))
 
-    def _look(self, position: int) -> None:
-        rules = self.rules
-        for part, (_, _, comparison, bounds, preview) in enumerate(self.parts):
+    def _apply_look(self, position: int) -> None:
+        machine = self.machine
+        for screen_index, (_, _, comparison, bounds, screen) in enumerate(self.screens):
             reached = self.reached[comparison.kpi.metric][position]
-            if reached == self.read[part]:
+            if reached == self.read[screen_index]:
                 continue
             k = reached - 1
-            self._set(part, k)
-            if preview.hot[k]:
-                self._catch_up(part)
-                rules._set_verdict(bounds, rules._verdict(comparison, bounds))
+            self._set(screen_index, k)
+            if screen.must_stop[k]:
+                self._catch_up(screen_index)
+                machine._set_verdict(bounds, machine._verdict(comparison, bounds))
             if not comparison.goal:
-                rules._count_fails(comparison, bounds, preview.variant, 1)
+                machine._count_fails(comparison, bounds, screen.variant, 1)
 
-    def _set(self, part: int, k: int) -> None:
-        _, _, _, bounds, preview = self.parts[part]
-        bounds.at, bounds.arrived = preview.run.at[k], preview.run.arrived[k]
-        self.read[part] = k + 1
+    def _set(self, screen_index: int, k: int) -> None:
+        _, _, _, bounds, screen = self.screens[screen_index]
+        bounds.at, bounds.arrived = screen.track.at[k], screen.track.arrived[k]
+        self.read[screen_index] = k + 1
 
-    def pass_over(self, begin: int, end: int) -> None:
+    def skip(self, begin: int, end: int) -> None:
         """Looks at which nothing changes: only what they add to the counts."""
         if begin >= end:
             return
-        rules = self.rules
-        for v, variant in enumerate(rules.treatments):
-            mine = [(part, entry) for part, entry in enumerate(self.parts) if entry[1] == v]
-            if mine and variant in rules.judge.arms(self.looks[begin]):
-                self._count_over(v, [part for part, _ in mine], begin, end)
-        for part, (_, _, comparison, bounds, preview) in enumerate(self.parts):
+        machine = self.machine
+        for v, variant in enumerate(machine.treatments):
+            mine = [(screen_index, entry) for screen_index, entry in enumerate(self.screens) if entry[1] == v]
+            if mine and variant in machine.compiled.arms(self.looks[begin]):
+                self._count_over(v, [screen_index for screen_index, _ in mine], begin, end)
+        for screen_index, (_, _, comparison, bounds, screen) in enumerate(self.screens):
             reached = self.reached[comparison.kpi.metric][end - 1]
-            newer = reached - self.read[part]
+            newer = reached - self.read[screen_index]
             if newer:
-                self._set(part, reached - 1)
+                self._set(screen_index, reached - 1)
                 if not comparison.goal:
-                    rules._count_fails(comparison, bounds, preview.variant, newer)
+                    machine._count_fails(comparison, bounds, screen.variant, newer)
 
-    def _count_over(self, v: int, parts: list[int], begin: int, end: int) -> None:
+    def _count_over(self, v: int, screens: list[int], begin: int, end: int) -> None:
         """Which of the looks passed over was the last to count for a treatment."""
-        standing = self.rules.memory.standing[v]
-        if len(parts) < len(standing.counted):
+        variant_state = self.machine.state.variant_states[v]
+        if len(screens) < len(variant_state.counted):
             return
-        runs = [(self.parts[part][4].run.at, self.reached[self.parts[part][2].kpi.metric]) for part in parts]
-        counted = standing.counted
-        last = [at[reached[end - 1] - 1] if reached[end - 1] else None for at, reached in runs]
-        metrics = {self.parts[part][2].kpi.metric for part in parts}
+        tracks = [
+            (self.screens[screen_index][4].track.at, self.reached[self.screens[screen_index][2].kpi.metric])
+            for screen_index in screens
+        ]
+        counted = variant_state.counted
+        last = [at[reached[end - 1] - 1] if reached[end - 1] else None for at, reached in tracks]
+        metrics = {self.screens[screen_index][2].kpi.metric for screen_index in screens}
         together = len({tuple(self.reached[m][begin:end]) for m in metrics}) == 1 and counted == [
-            self.parts[part][3].at for part in parts
+            self.screens[screen_index][3].at for screen_index in screens
         ]
         if together:
             if is_newer(last, counted):
-                standing.counted = last
+                variant_state.counted = last
             return
         for position in range(begin, end):
-            instants = [at[reached[position] - 1] if reached[position] else None for at, reached in runs]
+            instants = [at[reached[position] - 1] if reached[position] else None for at, reached in tracks]
             if is_newer(instants, counted):
                 counted = instants
-        standing.counted = list(counted)
+        variant_state.counted = list(counted)
 
-    def catch_up(self) -> None:
-        for part in range(len(self.parts)):
-            self._catch_up(part)
+    def compute_pending(self) -> None:
+        for screen_index in range(len(self.screens)):
+            self._catch_up(screen_index)
 
-    def _catch_up(self, part: int) -> None:
-        _, _, comparison, bounds, preview = self.parts[part]
-        k = self.read[part] - 1
-        if k <= preview.synced:
+    def _catch_up(self, screen_index: int) -> None:
+        _, _, comparison, bounds, screen = self.screens[screen_index]
+        k = self.read[screen_index] - 1
+        if k <= screen.computed_to:
             return
-        rules, run = self.rules, preview.run
-        control = rules.judge.control or ""
-        for j in (*preview.extremes(k), k):
-            rules._measure(comparison, bounds, run.at[j], run.state(control, j), run.state(preview.variant, j))
-        self._mark(bounds, preview, preview.synced + 1, k)
+        machine, track = self.machine, screen.track
+        control = machine.compiled.control or ""
+        for j in (*screen.extremes(k), k):
+            machine._measure(comparison, bounds, track.at[j], track.state(control, j), track.state(screen.variant, j))
+        self._mark(bounds, screen, screen.computed_to + 1, k)
         bounds.reasons = []
-        preview.synced = k
+        screen.computed_to = k
 
-    def _mark(self, bounds: Bounds, preview: Preview, first: int, last: int) -> None:
-        at = preview.run.at
+    def _mark(self, bounds: RunningBounds, screen: Screen, first: int, last: int) -> None:
+        at = screen.track.at
         k = first
         while True:
-            if bounds.marks:
-                k = max(k, bisect_left(at, bounds.marks[-2] + DAY))
-            while k <= last and not preview.readable[k]:
+            if bounds.rate_samples:
+                k = max(k, bisect_left(at, bounds.rate_samples[-2] + DAY))
+            while k <= last and not screen.readable[k]:
                 k += 1
             if k > last:
                 return
-            mark(bounds, at[k], int(preview.units[k]))
+            sample_rate(bounds, at[k], int(screen.units[k]))
             k += 1
 
 
@@ -1174,15 +1205,15 @@ def is_newer(instants: Sequence[int | None], counted: Sequence[int | None]) -> b
     return bool(instants)
 
 
-def mark(bounds: Bounds, at: int, n: int) -> None:
+def sample_rate(bounds: RunningBounds, at: int, n: int) -> None:
     """Keep units about a day apart, for the present rate."""
-    if not bounds.marks or at - bounds.marks[-2] >= DAY:
-        bounds.marks += (at, n)
-        if len(bounds.marks) > 2 * MARKS:
-            del bounds.marks[:2]
+    if not bounds.rate_samples or at - bounds.rate_samples[-2] >= DAY:
+        bounds.rate_samples += (at, n)
+        if len(bounds.rate_samples) > 2 * RATE_SAMPLES:
+            del bounds.rate_samples[:2]
 
 
-def arm_of(kpi: Kpi, state: State) -> Arm:
+def arm_of(kpi: Kpi, state: Sums) -> Arm:
     """What an effect needs of a stored state with n >= 2."""
     if kpi.kind == "ratio":
         return ratio_arm(PairMoments(int(state[0]), *state[1:]))
@@ -1208,7 +1239,7 @@ class Measured(NamedTuple):
     noise_of_control: float
 
 
-def measure(comparison: Comparison, control: State, treatment: State) -> Measured | None:
+def measure(comparison: Comparison, control: Sums, treatment: Sums) -> Measured | None:
     """Two states as a gate reads them; None when they have too few units, or no denominator, for any spread."""
     kpi, noise, noise_of_control = comparison.kpi, 0.0, 0.0
     if control[0] < 2 or treatment[0] < 2 or (kpi.kind == "ratio" and (control[3] == 0 or treatment[3] == 0)):
@@ -1238,7 +1269,7 @@ def measure(comparison: Comparison, control: State, treatment: State) -> Measure
     return Measured(estimate, se, lower, upper, m_c, gap, gap_se, noise, noise_of_control)
 
 
-def bounds_verdict(comparison: Comparison, bounds: Bounds) -> Verdict:
+def bounds_verdict(comparison: Comparison, bounds: RunningBounds) -> Verdict:
     """The verdict of a goal or guard: pass is tested first, and needs more of the floor."""
     if bounds.invalid:
         return "invalid"
@@ -1252,31 +1283,31 @@ def bounds_verdict(comparison: Comparison, bounds: Bounds) -> Verdict:
     return "fail" if upper is not None and upper < comparison.fail_below else "inconclusive"
 
 
-def freshness(judge: Judge, name: str, watermark: int | None, slot: int) -> int:
+def freshness(compiled: CompiledPlan, name: str, watermark: int | None, slot: int) -> int:
     """FRESH, STALE, MISSING or OVERDUE; pauses do not age a watermark, nor does time after the end."""
-    ran = judge.clock.running(judge.present(slot))
-    since = 0 if watermark is None else max(judge.clock.running(watermark), 0)
-    late = ran - since > judge.sources[judge.series_index[name]].allowed
+    ran = compiled.clock.running(compiled.freshness_instant(slot))
+    since = 0 if watermark is None else max(compiled.clock.running(watermark), 0)
+    late = ran - since > compiled.specs[compiled.series_index[name]].allowed
     if watermark is None:
         return OVERDUE if late else MISSING
     return STALE if late else FRESH
 
 
-def is_dense(judge: Judge, counts: tuple[int, int]) -> bool:
+def is_dense(compiled: CompiledPlan, counts: tuple[int, int]) -> bool:
     """Whether (observed, expected) buckets are enough; nothing expected yet is not."""
     observed, expected = counts
-    least = judge.density.at_least if judge.density is not None else None
+    least = compiled.density.at_least if compiled.density is not None else None
     return expected > 0 and observed >= (least or 0.0) * expected
 
 
-def dense_everywhere(judge: Judge, memory: Memory, arms: tuple[str, ...]) -> bool:
+def dense_everywhere(compiled: CompiledPlan, state: ExperimentState, arms: tuple[str, ...]) -> bool:
     """The density gate: every series of every arm; a cumulative one is dense when fresh."""
-    if all(memory.dense) and not any(memory.fresh):
+    if all(state.dense) and not any(state.fresh):
         return True
     return all(
-        (fresh == FRESH if source.cumulative else dense)
-        for source, dense, fresh in zip(judge.sources, memory.dense, memory.fresh, strict=True)
-        if source.variant in arms
+        (fresh == FRESH if spec.cumulative else dense)
+        for spec, dense, fresh in zip(compiled.specs, state.dense, state.fresh, strict=True)
+        if spec.variant in arms
     )
 
 
@@ -1296,45 +1327,47 @@ def is_inside(gate: Gate, value: float) -> bool:
 
 
 def concerns(watch: Watch, variant: str, arms: tuple[str, ...]) -> bool:
-    """Whether a watched series speaks for a subject: its own, or any arm's where the gate is the experiment's."""
+    """Whether a watched series speaks for a judged variant: its own, or any arm's where the gate is the experiment's."""
     if watch.gate.kind == "density" or watch.gate.scope == "experiment":
         return watch.variant in arms
     return watch.variant == variant
 
 
-def split_log_e(judge: Judge, units: dict[str, int]) -> float:
+def split_log_e(compiled: CompiledPlan, units: dict[str, int]) -> float:
     """Log evidence against the planned split of the variants in `units`."""
-    variants = [variant for variant in judge.variants if variant in units]
-    return srm_log_e([units[variant] for variant in variants], [judge.weights[variant] for variant in variants])
+    variants = [variant for variant in compiled.variants if variant in units]
+    return srm_log_e([units[variant] for variant in variants], [compiled.weights[variant] for variant in variants])
 
 
-def gate_verdicts(judge: Judge, memory: Memory) -> list[tuple[Gate, str | None, Verdict]]:
+def gate_verdicts(compiled: CompiledPlan, state: ExperimentState) -> list[tuple[Gate, str | None, Verdict]]:
     """Every gate as shown: (gate, variant or None, verdict), in the policy's order."""
-    arms = judge.arms(memory.slot)
+    arms = compiled.arms(state.slot)
     found: list[tuple[Gate, str | None, Verdict]] = []
-    width = len(judge.subjects)
-    comparisons = {comparison.gate.name: g for g, comparison in enumerate(judge.comparisons)}
-    for gate in judge.gates:
+    width = len(compiled.judged_variants)
+    comparisons = {comparison.gate.name: g for g, comparison in enumerate(compiled.comparisons)}
+    for gate in compiled.gates:
         if gate.name in comparisons:
             first = comparisons[gate.name] * width
-            found += [(gate, v, memory.bounds[first + i].verdict) for i, v in enumerate(judge.subjects) if v in arms]
+            found += [
+                (gate, v, state.bounds[first + i].verdict) for i, v in enumerate(compiled.judged_variants) if v in arms
+            ]
         elif gate.kind == "target":
-            found.append((gate, judge.subjects[0], memory.targets[judge.targets.index(gate)].verdict))
+            found.append((gate, compiled.judged_variants[0], state.targets[compiled.targets.index(gate)].verdict))
         elif gate.metric is not None:
             found += [
                 (gate, watch.variant, verdict)
-                for watch, verdict in zip(judge.watches, memory.watched, strict=True)
+                for watch, verdict in zip(compiled.watches, state.watched, strict=True)
                 if watch.gate is gate and watch.variant in arms
             ]
         elif gate.kind == "density":
-            found.append((gate, None, "pass" if dense_everywhere(judge, memory, arms) else "inconclusive"))
+            found.append((gate, None, "pass" if dense_everywhere(compiled, state, arms) else "inconclusive"))
         else:
-            statuses = [f for (_, arm), f in zip(judge.series, memory.fresh, strict=True) if arm in arms]
+            statuses = [f for (_, arm), f in zip(compiled.series, state.fresh, strict=True) if arm in arms]
             found.append(
                 (
                     gate,
                     None,
-                    _freshness_verdict(statuses) if gate.kind == "freshness" else _srm_verdict(judge, memory, arms),
+                    _freshness_verdict(statuses) if gate.kind == "freshness" else _srm_verdict(compiled, state, arms),
                 )
             )
     return found
@@ -1346,29 +1379,29 @@ def _freshness_verdict(statuses: list[int]) -> Verdict:
     return "no_data" if MISSING in statuses else "pass"
 
 
-def _srm_verdict(judge: Judge, memory: Memory, arms: tuple[str, ...]) -> Verdict:
-    if memory.alarm:
+def _srm_verdict(compiled: CompiledPlan, state: ExperimentState, arms: tuple[str, ...]) -> Verdict:
+    if state.alarm:
         return "invalid"
     missing = any(
         fresh >= MISSING
-        for (metric, arm), fresh in zip(judge.series, memory.fresh, strict=True)
-        if metric in judge.counting and arm in arms
+        for (metric, arm), fresh in zip(compiled.series, state.fresh, strict=True)
+        if metric in compiled.counting and arm in arms
     )
     return "no_data" if missing else "pass"
 
 
-def state_of(standing: Standing) -> RecommendationState:
+def state_of(variant_state: VariantState) -> RecommendationState:
     """A latched scale is suspended while row 4 or 5 matches, anything measured while its rows were restated."""
-    latch = standing.latch
+    latch = variant_state.latch
     if latch is None:
         return "open"
-    suspended = latch.restated or (latch.action == "scale" and standing.row in (4, 5))
+    suspended = latch.restated or (latch.action == "scale" and variant_state.rule in (4, 5))
     return "suspended" if suspended else "proposed"
 
 
-def shown_of(standing: Standing) -> tuple[str, str, str]:
-    """(action, code, state) of a subject as people see it."""
-    latch = standing.latch
+def shown_of(variant_state: VariantState) -> tuple[str, str, str]:
+    """(action, code, state) of a judged variant as people see it."""
+    latch = variant_state.latch
     if latch is None:
-        return "hold", standing.hold_code, "open"
-    return latch.action, latch.code, state_of(standing)
+        return "hold", variant_state.hold_code, "open"
+    return latch.action, latch.code, state_of(variant_state)

@@ -1,6 +1,6 @@
 """What people read: an evaluation with its reasons, in sentences with the numbers. Pure; decides nothing.
 
-Numbers are those of memory and detail, so evidence holds every one of them. A rationale says what the gates see, what blocks,
+Numbers are those of state and detail, so evidence holds every one of them. A rationale says what the gates see, what blocks,
 and what would change the verdict.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gates.engine.facts import Detail
+from gates.engine.facts import SlotSnapshot
 from gates.engine.machine import (
     AT_ONCE,
     COLLECTING,
@@ -19,15 +19,15 @@ from gates.engine.machine import (
     LOG_ALARM,
     MISSING,
     OVERDUE,
-    Bounds,
     Comparison,
+    CompiledPlan,
     Evaluation,
+    ExperimentState,
     GateState,
-    Judge,
-    Memory,
     Reading,
     Recommendation,
-    Standing,
+    RunningBounds,
+    VariantState,
     Verdict,
     concerns,
     freshness,
@@ -44,52 +44,58 @@ DIGITS = 12
 MINUS = "−"
 
 
-def evaluation_of(court: Judge, memory: Memory, detail: Detail, *, changed: bool) -> Evaluation:
-    """The experiment as of the slot memory stands at."""
-    sentences = _Sentences(court, memory, detail)
-    arms = court.arms(detail.slot)
+def evaluation_of(compiled: CompiledPlan, state: ExperimentState, detail: SlotSnapshot, *, changed: bool) -> Evaluation:
+    """The experiment as of the slot the state stands at."""
+    sentences = _Sentences(compiled, state, detail)
+    arms = compiled.arms(detail.slot)
     variants = tuple(
-        sentences.recommendation(index, variant) for index, variant in enumerate(court.subjects) if variant in arms
+        sentences.recommendation(index, variant)
+        for index, variant in enumerate(compiled.judged_variants)
+        if variant in arms
     )
     return Evaluation(
         slot=detail.slot,
         changed=changed,
-        recommendation=experiment_of(court, memory, variants),
+        recommendation=experiment_of(compiled, state, variants),
         variants=variants,
-        gates=tuple(sentences.gate(gate, variant, verdict) for gate, variant, verdict in gate_verdicts(court, memory)),
+        gates=tuple(
+            sentences.gate(gate, variant, verdict) for gate, variant, verdict in gate_verdicts(compiled, state)
+        ),
     )
 
 
-def recommended(court: Judge, memory: Memory) -> tuple[Recommendation, tuple[Recommendation, ...]]:
+def recommended(compiled: CompiledPlan, state: ExperimentState) -> tuple[Recommendation, tuple[Recommendation, ...]]:
     """What is recommended of the experiment and of each variant, without a word why."""
-    arms = court.arms(memory.slot)
+    arms = compiled.arms(state.slot)
     variants = tuple(
-        _recommendation(court, standing, variant)
-        for standing, variant in zip(memory.standing, court.subjects, strict=True)
+        _recommendation(compiled, variant_state, variant)
+        for variant_state, variant in zip(state.variant_states, compiled.judged_variants, strict=True)
         if variant in arms
     )
-    return experiment_of(court, memory, variants), variants
+    return experiment_of(compiled, state, variants), variants
 
 
-def experiment_of(court: Judge, memory: Memory, variants: tuple[Recommendation, ...]) -> Recommendation:
+def experiment_of(
+    compiled: CompiledPlan, state: ExperimentState, variants: tuple[Recommendation, ...]
+) -> Recommendation:
     """The experiment's recommendation from its variants': the first winner, else delete of all, else a review, else hold."""
-    standing = {variant: memory.standing[index] for index, variant in enumerate(court.subjects)}
+    variant_state = {variant: state.variant_states[index] for index, variant in enumerate(compiled.judged_variants)}
     if not variants:
         return Recommendation("hold", "open", None, "open", ("No variant is left to judge.",), (), None, None, None)
-    only = variants[0].variant if len(court.subjects) == 1 else None
+    only = variants[0].variant if len(compiled.judged_variants) == 1 else None
     winners = [r for r in variants if r.action == "scale"]
     if winners:
-        first = min(winners, key=lambda r: (r.proposed_slot or 0, -_lower(standing[str(r.variant)])))
+        first = min(winners, key=lambda r: (r.proposed_slot or 0, -_lower(variant_state[str(r.variant)])))
         others = [str(r.variant) for r in variants if r is not first]
         rationale = first.rationale
-        if others and court.control is not None:
+        if others and compiled.control is not None:
             rationale = (
                 *rationale,
                 f"{_list(others)} {'goes' if len(others) == 1 else 'go'} with it: only {first.variant} is scaled.",
             )
         return _experiment(first, rationale, variant=first.variant)
     if all(r.action == "delete" for r in variants):
-        lead = min(variants, key=lambda r: _row(standing[str(r.variant)]))
+        lead = min(variants, key=lambda r: _rule(variant_state[str(r.variant)]))
         last = max(variants, key=lambda r: r.proposed_slot or 0)
         together = _joined(variants)
         return Recommendation(
@@ -105,11 +111,11 @@ def experiment_of(court: Judge, memory: Memory, variants: tuple[Recommendation, 
         )
     reviews = [r for r in variants if r.action == "review"]
     if reviews:
-        lead = min(reviews, key=lambda r: (_row(standing[str(r.variant)]), r.proposed_slot or 0))
+        lead = min(reviews, key=lambda r: (_rule(variant_state[str(r.variant)]), r.proposed_slot or 0))
         return _experiment(lead, _joined(variants), variant=only)
     holds = [r for r in variants if r.action == "hold"] or list(variants)
-    lead = min(holds, key=lambda r: standing[str(r.variant)].row)
-    calm = all(r.first_stable_at is not None for r in holds)
+    lead = min(holds, key=lambda r: variant_state[str(r.variant)].rule)
+    hold_streak = all(r.first_stable_at is not None for r in holds)
     return Recommendation(
         action="hold",
         code=lead.code if lead.action == "hold" else "open",
@@ -117,27 +123,27 @@ def experiment_of(court: Judge, memory: Memory, variants: tuple[Recommendation, 
         state="open",
         rationale=_joined(variants),
         blockers=tuple(dict.fromkeys(b for r in variants for b in r.blockers)),
-        first_stable_at=max(r.first_stable_at or 0 for r in holds) if calm else None,
-        knowable_at=max(r.knowable_at or 0 for r in holds) if calm else None,
+        first_stable_at=max(r.first_stable_at or 0 for r in holds) if hold_streak else None,
+        knowable_at=max(r.knowable_at or 0 for r in holds) if hold_streak else None,
         proposed_slot=None,
     )
 
 
 def _recommendation(
-    court: Judge,
-    standing: Standing,
+    compiled: CompiledPlan,
+    variant_state: VariantState,
     variant: str,
     rationale: tuple[str, ...] = (),
     blockers: tuple[str, ...] = (),
 ) -> Recommendation:
-    action, code, state = shown_of(standing)
-    latch = standing.latch
+    action, code, state = shown_of(variant_state)
+    latch = variant_state.latch
     stable_at: int | None = None
     knowable_at: int | None = None
     if latch is not None:
         stable_at, knowable_at = latch.stable_at, latch.knowable_at
-    elif standing.row == HOLD_OPEN and standing.calm >= court.policy.persist:
-        stable_at, knowable_at = standing.calm_at, standing.calm_knowable_at
+    elif variant_state.rule == HOLD_OPEN and variant_state.hold_streak >= compiled.policy.persist:
+        stable_at, knowable_at = variant_state.hold_stable_at, variant_state.hold_knowable_at
     return Recommendation(
         action=action,  # type: ignore[arg-type]
         code=code,
@@ -148,7 +154,7 @@ def _recommendation(
         first_stable_at=stable_at,
         knowable_at=knowable_at,
         proposed_slot=None if latch is None else latch.slot,
-        stands_alone=latch is not None and latch.row in (1, 3),
+        stands_alone=latch is not None and latch.rule in (1, 3),
     )
 
 
@@ -173,70 +179,72 @@ def _joined(variants: tuple[Recommendation, ...]) -> tuple[str, ...]:
     return tuple(f"{r.variant} ({r.action} {r.code}): {sentence}" for r in variants for sentence in r.rationale)
 
 
-def _lower(standing: Standing) -> float:
-    return standing.latch.lower if standing.latch is not None else -math.inf
+def _lower(variant_state: VariantState) -> float:
+    return variant_state.latch.lower if variant_state.latch is not None else -math.inf
 
 
-def _row(standing: Standing) -> int:
-    return standing.latch.row if standing.latch is not None else standing.row
+def _rule(variant_state: VariantState) -> int:
+    return variant_state.latch.rule if variant_state.latch is not None else variant_state.rule
 
 
 class _Sentences:
     """Recommendations and gate states of one slot."""
 
-    def __init__(self, court: Judge, memory: Memory, detail: Detail) -> None:
-        self.court, self.memory, self.detail = court, memory, detail
-        self.arms = court.arms(detail.slot)
-        self.width = len(court.subjects)
+    def __init__(self, compiled: CompiledPlan, state: ExperimentState, detail: SlotSnapshot) -> None:
+        self.compiled, self.state, self.detail = compiled, state, detail
+        self.arms = compiled.arms(detail.slot)
+        self.width = len(compiled.judged_variants)
 
     # Recommendations
 
     def recommendation(self, index: int, variant: str) -> Recommendation:
         blockers = self._blockers(index, variant)
         rationale = self._rationale(index, variant, blockers)
-        return _recommendation(self.court, self.memory.standing[index], variant, tuple(rationale), tuple(blockers))
+        return _recommendation(
+            self.compiled, self.state.variant_states[index], variant, tuple(rationale), tuple(blockers)
+        )
 
     def _rationale(self, index: int, variant: str, blockers: list[str]) -> list[str]:
-        standing = self.memory.standing[index]
+        variant_state = self.state.variant_states[index]
         said = list(self._why(index, variant, blockers))
         for comparison, bounds in self._comparisons(index):
             said.append(self._measured(comparison, bounds, variant))
-        for t, gate in enumerate(self.court.targets):
-            said.append(self._target_reason(gate, self.memory.targets[t]))
+        for t, gate in enumerate(self.compiled.targets):
+            said.append(self._target_reason(gate, self.state.targets[t]))
         said += self._would_change(index, variant)
-        latch = standing.latch
-        if latch is not None and (latch.action, latch.code) != (standing.action, standing.code):
+        latch = variant_state.latch
+        if latch is not None and (latch.action, latch.code) != (variant_state.action, variant_state.code):
             said.append(
                 f"Proposed at {rfc3339(latch.slot)} as {latch.action} {latch.code} and not answered yet; "
-                f"the gates now say {standing.action} {standing.code}."
+                f"the gates now say {variant_state.action} {variant_state.code}."
             )
-        elif latch is None and standing.action != "hold":
-            said.append(self._held(standing))
+        elif latch is None and variant_state.action != "hold":
+            said.append(self._held(variant_state))
         return [sentence for sentence in said if sentence]
 
-    def _held(self, standing: Standing) -> str:
+    def _held(self, variant_state: VariantState) -> str:
         """Why an action the gates advise is not proposed yet."""
         slot = self.detail.slot
-        for action, code, until in standing.snoozed:
-            if (action, code) == (standing.action, standing.code) and slot < until:
+        for action, code, until in variant_state.snoozed:
+            if (action, code) == (variant_state.action, variant_state.code) and slot < until:
                 return f"{action} {code} was answered; it is not proposed again before {rfc3339(until)}."
-        needed = self.court.policy.persist
-        which = "looks" if standing.code == "undecided" else "looks with newer rows"
-        return f"{standing.action} {standing.code} has held at {standing.streak} of {needed} {which}."
+        needed = self.compiled.policy.persist
+        which = "looks" if variant_state.code == "undecided" else "looks with newer rows"
+        return f"{variant_state.action} {variant_state.code} has held at {variant_state.streak} of {needed} {which}."
 
     def _why(self, index: int, variant: str, blockers: list[str]) -> list[str]:
         """What the row that is recommended rests on."""
-        standing = self.memory.standing[index]
-        row = standing.row
-        if row == 1:
+        variant_state = self.state.variant_states[index]
+        rule = variant_state.rule
+        if rule == 1:
             return [
                 self._watch_reason(w.gate, w.variant)
-                for w, verdict in zip(self.court.watches, self.memory.watched, strict=True)
+                for w, verdict in zip(self.compiled.watches, self.state.watched, strict=True)
                 if verdict == "fail" and concerns(w, variant, self.arms)
             ]
-        if row == 2:
+        if rule == 2:
             return self._invalid(index)
-        if row == AT_ONCE:
+        if rule == AT_ONCE:
             return [
                 f"{_name(c.kpi)} of {variant} is proved to lose more than {_size(c, c.gate.max_harm)} "
                 f"(at best {_effect(c, b.running_upper)}), at {b.fails} looks in a row."
@@ -251,31 +259,31 @@ class _Sentences:
             (8, "not_worth_it"): f"{variant} is proved not worth it.",
             (8, "off_target"): "Off target: every closed day was outside. This describes, it does not prove a cause.",
         }
-        said = [words[key]] if (key := (row, standing.code)) in words else []
-        if standing.code == "undecided":
+        said = [words[key]] if (key := (rule, variant_state.code)) in words else []
+        if variant_state.code == "undecided":
             said.append(self._undecided(index, variant))
-        if row in (4, COLLECTING):
+        if rule in (4, COLLECTING):
             said += blockers
         return said
 
     def _undecided(self, index: int, variant: str) -> str:
-        ended = self.court.plan.ended_at
+        ended = self.compiled.plan.ended_at
         ended_here = ended is not None and self.detail.slot >= ended
-        end = "The experiment has ended" if ended_here else f"{self.court.policy.max_days} days are over"
+        end = "The experiment has ended" if ended_here else f"{self.compiled.policy.max_days} days are over"
         goals = [b for c, b in self._comparisons(index) if c.goal and b.readable]
         lean = "" if not goals else f"; {variant} leans {'up' if goals[0].estimate > 0 else 'down'}"
         return f"{end} without a decision{lean}."
 
     def _invalid(self, index: int) -> list[str]:
         said = []
-        for metric in self.court.counting:
-            if (units := self.memory.alarm.get(metric)) is None:
+        for metric in self.compiled.counting:
+            if (units := self.state.alarm.get(metric)) is None:
                 continue
-            log_e = split_log_e(self.court, units)
-            since = "" if self.court.revision == 1 else f", since {rfc3339(self.memory.alarm_at[metric])}"
+            log_e = split_log_e(self.compiled, units)
+            since = "" if self.compiled.revision == 1 else f", since {rfc3339(self.state.alarm_at[metric])}"
             said.append(
                 f"Units of {metric} did not arrive in the planned split: {self._shares(units)} against "
-                f"{self._shares(self.court.weights, units)} planned "
+                f"{self._shares(self.compiled.weights, units)} planned "
                 f"(evidence {_sig(log_e)}, alarm at {LOG_ALARM:.1f}{since}). No comparison can be trusted until that is explained."
                 f"{self._split_mend(metric)}"
             )
@@ -289,13 +297,13 @@ class _Sentences:
 
     def _split_mend(self, metric: str) -> str:
         """What else than a wrong split the alarm of a guard may mean: that its n counts those who came to where it is measured."""
-        roles = {self.court.kpis[other].role for other in self.memory.alarm}
-        if self.court.revision == 1 or roles != {"guardrail"}:
+        roles = {self.compiled.kpis[other].role for other in self.state.alarm}
+        if self.compiled.revision == 1 or roles != {"guardrail"}:
             return ""
         even = [
             f"n of {other} came as planned ({self._shares(units)})"
             for other, units in self.detail.split.items()
-            if other not in self.memory.alarm
+            if other not in self.state.alarm
         ]
         seen = f" {_list(even)}." if even else ""
         return (
@@ -303,7 +311,7 @@ class _Sentences:
             f"set counts_assignment: false on {metric}."
         )
 
-    def _measured(self, comparison: Comparison, bounds: Bounds, variant: str) -> str:
+    def _measured(self, comparison: Comparison, bounds: RunningBounds, variant: str) -> str:
         """One goal or guard in numbers."""
         name = _name(comparison.kpi)
         if not bounds.readable:
@@ -322,10 +330,10 @@ class _Sentences:
             f"{bounds.n:,} units)."
         )
 
-    def _unread(self, comparison: Comparison, bounds: Bounds, variant: str) -> str:
-        control = self.court.control or ""
+    def _unread(self, comparison: Comparison, bounds: RunningBounds, variant: str) -> str:
+        control = self.compiled.control or ""
         if bounds.why == "zero":
-            mend = "" if self.court.revision == 1 else "; if it is 0 by design, use effect difference"
+            mend = "" if self.compiled.revision == 1 else "; if it is 0 by design, use effect difference"
             return f"{control} is still 0, so there is no relative effect yet{mend}"
         if bounds.why == "unreadable":
             return f"a row of {control} or {variant} cannot be read"
@@ -340,8 +348,8 @@ class _Sentences:
 
     def _would_change(self, index: int, variant: str) -> list[str]:
         """What scale and an end still need, goal by goal, guard by guard."""
-        standing = self.memory.standing[index]
-        if standing.row not in (COLLECTING, 9, HOLD_OPEN):
+        variant_state = self.state.variant_states[index]
+        if variant_state.rule not in (COLLECTING, 9, HOLD_OPEN):
             return []
         said = []
         for comparison, bounds in self._comparisons(index):
@@ -356,13 +364,13 @@ class _Sentences:
             said.append(f"{sentence}{self._days_left(comparison, bounds)}.")
         said += [
             f"Scale needs {w.gate.name} to pass: {self._watch_reason(w.gate, w.variant)}"
-            for w, verdict in zip(self.court.watches, self.memory.watched, strict=True)
+            for w, verdict in zip(self.compiled.watches, self.state.watched, strict=True)
             if verdict != "pass" and w.gate.kind == "threshold" and concerns(w, variant, self.arms)
         ]
         return said
 
-    def _days_left(self, comparison: Comparison, bounds: Bounds) -> str:
-        rate = units_per_day(self.court, bounds)
+    def _days_left(self, comparison: Comparison, bounds: RunningBounds) -> str:
+        rate = units_per_day(self.compiled, bounds)
         if rate is None:
             return ""
         stays, surely = days_left(comparison, bounds, rate)
@@ -380,43 +388,43 @@ class _Sentences:
     # Blockers: what rows 4 and 5 lack, and what has suspended a proposal
 
     def _blockers(self, index: int, variant: str) -> list[str]:
-        standing = self.memory.standing[index]
-        found = self._restated(standing)
-        if standing.row in (4, COLLECTING):
+        variant_state = self.state.variant_states[index]
+        found = self._restated(variant_state)
+        if variant_state.rule in (4, COLLECTING):
             lacks = self._stale(variant) + self._unreadable(index, variant)
-            if standing.row == COLLECTING or not lacks:
+            if variant_state.rule == COLLECTING or not lacks:
                 lacks += self._collecting(index, variant)
             found += lacks
         return list(dict.fromkeys(found))
 
-    def _restated(self, standing: Standing) -> list[str]:
-        latch = standing.latch
+    def _restated(self, variant_state: VariantState) -> list[str]:
+        latch = variant_state.latch
         if latch is None or not latch.restated:
             return []
         behind = f"Rows that the proposal of {rfc3339(latch.slot)} rests on were restated"
         return [
-            f"{behind}; it stands again when {latch.action} has held at {self.court.policy.persist} looks on the new ones."
+            f"{behind}; it stands again when {latch.action} has held at {self.compiled.policy.persist} looks on the new ones."
         ]
 
     def _stale(self, variant: str) -> list[str]:
-        court, slot = self.court, self.detail.slot
-        own = (court.control or variant, variant)
+        compiled, slot = self.compiled, self.detail.slot
+        own = (compiled.control or variant, variant)
         said = []
-        for metric, arm in court.series:
+        for metric, arm in compiled.series:
             name = f"{metric}/{arm}"
             if arm not in self.arms:
                 continue
             watermark, received = self.detail.fresh[name]
-            status = freshness(court, name, watermark, slot)
-            kpi = court.kpis[metric]
+            status = freshness(compiled, name, watermark, slot)
+            kpi = compiled.kpis[metric]
             due = f"due every {_span(kpi.expected_every_s)}, allowed {_span(kpi.freshness_target_s)} more"
             if status in (MISSING, OVERDUE):
                 if arm in own or status == OVERDUE:
                     said.append(f"{metric} of {arm} has no row yet ({due}).")
             elif status != FRESH and watermark is not None:
-                age = (court.present(slot) - watermark) // SECOND
+                age = (compiled.freshness_instant(slot) - watermark) // SECOND
                 last = "" if received is None else f", last refreshed {rfc3339(received)}"
-                newest = "its newest row is of" if court.revision == 1 else "nothing new since its row of"
+                newest = "its newest row is of" if compiled.revision == 1 else "nothing new since its row of"
                 said.append(
                     f"{metric} of {arm} is stale: {newest} {rfc3339(watermark)}, {_span(age)} old{last} ({due})."
                 )
@@ -428,41 +436,41 @@ class _Sentences:
             if bounds.verdict == "no_data":
                 reasons = bounds.reasons or [self._unread(comparison, bounds, variant)]
                 said += [f"{comparison.gate.name}: {why}." for why in reasons]
-        for t, gate in enumerate(self.court.targets):
-            if self.memory.targets[t].verdict == "no_data":
-                said.append(self._target_reason(gate, self.memory.targets[t]))
-        own = (self.court.control or variant, variant)
-        for watch, verdict in zip(self.court.watches, self.memory.watched, strict=True):
+        for t, gate in enumerate(self.compiled.targets):
+            if self.state.targets[t].verdict == "no_data":
+                said.append(self._target_reason(gate, self.state.targets[t]))
+        own = (self.compiled.control or variant, variant)
+        for watch, verdict in zip(self.compiled.watches, self.state.watched, strict=True):
             if verdict == "no_data" and (watch.variant in own or concerns(watch, variant, self.arms)):
                 said.append(f"{watch.gate.name}: {watch.gate.metric} of {watch.variant} has no readable value.")
         return said
 
     def _collecting(self, index: int, variant: str) -> list[str]:
-        court, said = self.court, []
+        compiled, said = self.compiled, []
         bounds_of = self._comparisons(index)
-        gates = [b for _, b in bounds_of] or self.memory.targets
-        ages = [court.clock.days(b.at) for b in gates if b.at is not None]
-        if ages and min(ages) < court.policy.min_days and any(b.why for b in gates):
-            reached = court.clock.wall(court.min_age)
+        gates = [b for _, b in bounds_of] or self.state.targets
+        ages = [compiled.clock.days(b.at) for b in gates if b.at is not None]
+        if ages and min(ages) < compiled.policy.min_days and any(b.why for b in gates):
+            reached = compiled.clock.wall(compiled.min_age)
             when = "" if reached is None else f", reached at {rfc3339(reached)}"
-            said.append(f"{min(ages)} of {court.policy.min_days} whole days have run{when}.")
+            said.append(f"{min(ages)} of {compiled.policy.min_days} whole days have run{when}.")
         for comparison, bounds in bounds_of:
             if (lacks := self._floor_lacks(comparison, bounds, variant)) is not None:
                 said.append(lacks)
-        for gate in court.gates:
+        for gate in compiled.gates:
             if gate.kind == "density":
-                verdict = [v for g, _, v in gate_verdicts(court, self.memory) if g is gate]
+                verdict = [v for g, _, v in gate_verdicts(compiled, self.state) if g is gate]
                 if any(v != "pass" for v in verdict):
                     said.append(self._density_reason(gate, None))
         return said
 
-    def _floor_lacks(self, comparison: Comparison, bounds: Bounds, variant: str) -> str | None:
-        name, policy = _name(comparison.kpi), self.court.policy
+    def _floor_lacks(self, comparison: Comparison, bounds: RunningBounds, variant: str) -> str | None:
+        name, policy = _name(comparison.kpi), self.compiled.policy
         if bounds.why in ("zero", "denominator"):
             return f"{name}: {self._unread(comparison, bounds, variant)}."
         if bounds.why == "units":
             least = min(bounds.arms)
-            rate = units_per_day(self.court, bounds)
+            rate = units_per_day(self.compiled, bounds)
             when = ""
             if rate and least:
                 share = least / max(sum(bounds.arms), 1)
@@ -480,12 +488,14 @@ class _Sentences:
     # Gates
 
     def gate(self, gate: Gate, variant: str | None, verdict: Verdict) -> GateState:
-        since = self.memory.since.get(f"{gate.name}/{variant or ''}", (verdict, self.detail.slot))[1]
+        since = self.state.since.get(f"{gate.name}/{variant or ''}", (verdict, self.detail.slot))[1]
         reading: Reading | None = None
         extra: dict[str, Any] = {}
         if gate.kind in ("uplift", "guard"):
             comparison, bounds = next(
-                (c, b) for c, b in self._comparisons(self.court.subjects.index(variant or "")) if c.gate is gate
+                (c, b)
+                for c, b in self._comparisons(self.compiled.judged_variants.index(variant or ""))
+                if c.gate is gate
             )
             reason = self._measured(comparison, bounds, variant or "")
             extra = (
@@ -504,7 +514,7 @@ class _Sentences:
                 extra["drift"] = bounds.running_lower > bounds.running_upper
             reading = _reading(bounds)
         elif gate.kind == "target":
-            bounds = self.memory.targets[self.court.targets.index(gate)]
+            bounds = self.state.targets[self.compiled.targets.index(gate)]
             reason, extra = self._target_reason(gate, bounds), {**_limits(gate), "days": gate.days, "descriptive": True}
             if bounds.readable:
                 extra |= {"mean": _round(bounds.estimate), "least": _round(bounds.lower), "most": _round(bounds.upper)}
@@ -523,9 +533,9 @@ class _Sentences:
             reason, extra = self._srm_reason()
         return GateState(gate.name, gate.kind, variant, gate.metric, verdict, since, reading, reason, extra)
 
-    def _planned(self, comparison: Comparison, bounds: Bounds) -> dict[str, Any]:
+    def _planned(self, comparison: Comparison, bounds: RunningBounds) -> dict[str, Any]:
         """Units a day and days left, for the board."""
-        rate = units_per_day(self.court, bounds)
+        rate = units_per_day(self.compiled, bounds)
         if rate is None or not bounds.readable:
             return {}
         stays, surely = days_left(comparison, bounds, rate)
@@ -554,7 +564,7 @@ class _Sentences:
         if gate.metric is not None:
             values = {
                 watch.variant: self.detail.watched[watch.name].newest[-1][1]
-                for watch in self.court.watches
+                for watch in self.compiled.watches
                 if watch.gate is gate and watch.variant in self.arms and self.detail.watched[watch.name].newest
             }
             known = {variant: value for variant, value in values.items() if value is not None}
@@ -575,10 +585,10 @@ class _Sentences:
 
     def _freshness_reason(self) -> str:
         said = []
-        for metric, arm in self.court.series:
+        for metric, arm in self.compiled.series:
             if arm in self.arms:
                 watermark, _ = self.detail.fresh[f"{metric}/{arm}"]
-                if freshness(self.court, f"{metric}/{arm}", watermark, self.detail.slot) != FRESH:
+                if freshness(self.compiled, f"{metric}/{arm}", watermark, self.detail.slot) != FRESH:
                     said.append(
                         f"{metric} of {arm} "
                         + ("has no row yet" if watermark is None else f"ends at {rfc3339(watermark)}")
@@ -586,28 +596,28 @@ class _Sentences:
         return f"{'; '.join(said)}." if said else "Every series that is read is fresh."
 
     def _srm_reason(self) -> tuple[str, dict[str, Any]]:
-        source = self.memory.alarm or self.detail.split
+        source = self.state.alarm or self.detail.split
         extra = {
-            metric: {"units": units, "log_e": _round(split_log_e(self.court, units))}
+            metric: {"units": units, "log_e": _round(split_log_e(self.compiled, units))}
             for metric, units in source.items()
         }
-        if self.memory.alarm:
-            alarmed = [metric for metric in self.court.counting if metric in self.memory.alarm]
-            if self.court.revision == 1:
+        if self.state.alarm:
+            alarmed = [metric for metric in self.compiled.counting if metric in self.state.alarm]
+            if self.compiled.revision == 1:
                 del alarmed[1:]
             said = []
             for metric in alarmed:
-                units, at = self.memory.alarm[metric], self.memory.alarm_at[metric]
+                units, at = self.state.alarm[metric], self.state.alarm_at[metric]
                 alarm = "alarm"
-                if self.court.revision > 1:
+                if self.compiled.revision > 1:
                     alarm = f"alarm since {rfc3339(at)}"
                     extra[metric]["since"] = rfc3339(at)
-                planned = self._shares(self.court.weights, units)
+                planned = self._shares(self.compiled.weights, units)
                 said.append(f"Units of {metric} arrived as {self._shares(units)}, planned {planned}: {alarm}.")
             return f"{' '.join(said)}{self._split_mend(alarmed[-1])}", extra
         if not extra:
             return "Units are not counted in every arm yet.", extra
-        most = max(split_log_e(self.court, units) for units in source.values())
+        most = max(split_log_e(self.compiled, units) for units in source.values())
         return f"Units arrive as planned (evidence {_sig(most)}, alarm at {math.log(SRM_ALARM):.1f}).", extra
 
     def _shares(self, counts: Mapping[str, float], among: Collection[str] | None = None) -> str:
@@ -616,12 +626,12 @@ class _Sentences:
             f"{variant} {counts[variant]:,g}"
             if isinstance(counts[variant], float)
             else f"{variant} {counts[variant]:,}"
-            for variant in self.court.variants
+            for variant in self.compiled.variants
             if variant in (counts if among is None else among)
         )
 
-    def _target_reason(self, gate: Gate, bounds: Bounds) -> str:
-        kpi = self.court.kpis[gate.metric or ""]
+    def _target_reason(self, gate: Gate, bounds: RunningBounds) -> str:
+        kpi = self.compiled.kpis[gate.metric or ""]
         if bounds.at is None:
             return f"{_name(kpi)} has no closed row yet."
         if bounds.why == "day":
@@ -633,31 +643,31 @@ class _Sentences:
             f"{_sig(bounds.lower)} to {_sig(bounds.upper)} (target {_band(gate)}; descriptive, not causal)."
         )
 
-    def _comparisons(self, index: int) -> list[tuple[Comparison, Bounds]]:
-        if self.court.control is None:
+    def _comparisons(self, index: int) -> list[tuple[Comparison, RunningBounds]]:
+        if self.compiled.control is None:
             return []
         return [
-            (comparison, self.memory.bounds[g * self.width + index])
-            for g, comparison in enumerate(self.court.comparisons)
+            (comparison, self.state.bounds[g * self.width + index])
+            for g, comparison in enumerate(self.compiled.comparisons)
         ]
 
 
 # Days left ------------------------------------------------------------------------------------------------------------
 
 
-def units_per_day(court: Judge, bounds: Bounds) -> float | None:
+def units_per_day(compiled: CompiledPlan, bounds: RunningBounds) -> float | None:
     """Units of both arms a day, over the last week or since the start; None before anything can be said."""
     if bounds.at is None or bounds.n <= 0:
         return None
-    for at, n in zip(bounds.marks[::2], bounds.marks[1::2], strict=True):
-        ran = court.clock.running(bounds.at) - court.clock.running(at)
+    for at, n in zip(bounds.rate_samples[::2], bounds.rate_samples[1::2], strict=True):
+        ran = compiled.clock.running(bounds.at) - compiled.clock.running(at)
         if ran >= DAY and bounds.n > n:
             return (bounds.n - n) * DAY / ran
-    ran = court.clock.running(bounds.at)
+    ran = compiled.clock.running(bounds.at)
     return bounds.n * DAY / ran if ran > 0 else None
 
 
-def days_left(comparison: Comparison, bounds: Bounds, rate: float) -> tuple[float | None, float | None]:
+def days_left(comparison: Comparison, bounds: RunningBounds, rate: float) -> tuple[float | None, float | None]:
     """(A, B) of docs/gates.md section 6: days until decided if the effect stays, and by when whatever it is; None: never.
 
     A guard is decided at half = |estimate + max_harm|; it has no B.
@@ -687,7 +697,7 @@ def _round(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _reading(bounds: Bounds) -> Reading | None:
+def _reading(bounds: RunningBounds) -> Reading | None:
     if bounds.at is None or not bounds.readable:
         return None
     return Reading(

@@ -113,7 +113,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, cache_hash=True):
         return tuple(sorted((v for v in self.variants if not v.control), key=lambda v: v.position))
 
     @property
-    def subjects(self) -> tuple[Variant, ...]:
+    def judged_variants(self) -> tuple[Variant, ...]:
         """Variants that get a recommendation: the treatments, or the only variant."""
         return self.treatments or self.variants[:1]
 
@@ -187,7 +187,8 @@ class Dues:
         """How many are due up to an instant.
 
         >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=(), pauses=((30, 50),)))
-        >>> [Dues(Schedule(10), clock).count(t) for t in (19, 20, 30, 40, 50, 60)]
+        >>> from experiments.schedule import Grid
+        >>> [Dues(Grid(10), clock).count(t) for t in (19, 20, 30, 40, 50, 60)]
         [0, 1, 2, 2, 2, 3]
         """
         due = self.schedule.count(self.start, upto)
@@ -201,7 +202,8 @@ class Dues:
         """The n-th; None when a pause without end comes before.
 
         >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=(), pauses=((30, 50),)))
-        >>> [Dues(Schedule(10), clock).at(n) for n in (0, 1, 2, 3)]
+        >>> from experiments.schedule import Grid
+        >>> [Dues(Grid(10), clock).at(n) for n in (0, 1, 2, 3)]
         [10, 20, 30, 60]
         """
         due = self.schedule.nth(self.start, n)

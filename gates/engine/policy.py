@@ -108,7 +108,7 @@ class Problem(msgspec.Struct, frozen=True):
     key: str | None = None
 
 
-class PolicyRefused(ValueError):
+class InvalidPolicy(ValueError):
     """A body that `lint` refuses was given to `parse`."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -141,11 +141,11 @@ def parse(body: Mapping[str, Any], *, name: str = "", version: int = 0) -> Polic
     (4, ['uplift', 'guard', 'density'])
     >>> parse({"gates": []})
     Traceback (most recent call last):
-    gates.engine.policy.PolicyRefused: The policy has no gates. Add at least one goal, threshold or target gate.
+    gates.engine.policy.InvalidPolicy: The policy has no gates. Add at least one goal, threshold or target gate.
     """
     problems = lint(body, None, stored=True)
     if problems:
-        raise PolicyRefused(problems)
+        raise InvalidPolicy(problems)
     # Not strict: lint has seen to the types, and takes whole numbers however they are written, such as 7.0.
     return msgspec.convert({**body, "name": name, "version": version}, Policy, strict=False)
 

@@ -7,8 +7,18 @@ from __future__ import annotations
 
 import math
 
-from gates.engine.facts import State
-from gates.engine.machine import REVISION, Bounds, Comparison, Judge, Memory, Rules, Verdict, arm_of
+from gates.engine.facts import Sums
+from gates.engine.machine import (
+    REVISION,
+    Comparison,
+    CompiledPlan,
+    ExperimentState,
+    RunningBounds,
+    StateMachine,
+    Verdict,
+    Why,
+    arm_of,
+)
 from gates.engine.statistics.effects import difference, relative_se, relative_uplift
 from gates.engine.statistics.moments import Arm
 from gates.engine.statistics.sequences import always_valid_p, half_width, intersect
@@ -16,15 +26,15 @@ from gates.engine.statistics.sequences import always_valid_p, half_width, inters
 REVISIONS = range(1, REVISION + 1)
 
 
-def rules_of(judge: Judge, memory: Memory) -> Rules:
-    """The rules of the judge's revision."""
-    return (FirstRules if judge.revision == 1 else Rules)(judge, memory)
+def machine_of(compiled: CompiledPlan, state: ExperimentState) -> StateMachine:
+    """The machine of the compiled plan's revision."""
+    return (FirstRevision if compiled.revision == 1 else StateMachine)(compiled, state)
 
 
-class FirstRules(Rules):
+class FirstRevision(StateMachine):
     """Revision 1: each arm's error against its own mean, intervals by the delta method, nothing said of a control of 0."""
 
-    def _measure(self, comparison: Comparison, bounds: Bounds, at: int, control: State, treatment: State) -> None:
+    def _measure(self, comparison: Comparison, bounds: RunningBounds, at: int, control: Sums, treatment: Sums) -> None:
         kpi = comparison.kpi
         bounds.readable = bounds.floor = False
         bounds.noise = 0.0
@@ -51,7 +61,7 @@ class FirstRules(Rules):
         if bounds.why:
             return
         bounds.floor = True
-        if self.judge.clock.running(at) < self.judge.min_age:
+        if self.compiled.clock.running(at) < self.compiled.min_age:
             bounds.why = "young"
             if comparison.goal:
                 return
@@ -62,8 +72,10 @@ class FirstRules(Rules):
         bounds.small, bounds.lost = upper < comparison.fail_below, upper < 0
         bounds.invalid = bounds.invalid or lower > comparison.scale_above > upper
 
-    def _own_floor(self, comparison: Comparison, bounds: Bounds, c: Arm, t: Arm, states: tuple[State, State]) -> str:
-        policy = self.judge.policy
+    def _own_floor(
+        self, comparison: Comparison, bounds: RunningBounds, c: Arm, t: Arm, states: tuple[Sums, Sums]
+    ) -> Why:
+        policy = self.compiled.policy
         if min(bounds.arms) < policy.min_units:
             return "units"
         if c.v <= 0 or t.v <= 0:
@@ -77,7 +89,7 @@ class FirstRules(Rules):
         bounds.noise = noise
         return "noisy" if noise > policy.max_relative_se else ""
 
-    def _verdict(self, comparison: Comparison, bounds: Bounds) -> Verdict:
+    def _verdict(self, comparison: Comparison, bounds: RunningBounds) -> Verdict:
         if bounds.invalid:
             return "invalid"
         if bounds.why in ("missing", "unreadable"):
@@ -90,7 +102,7 @@ class FirstRules(Rules):
         return "fail" if upper < comparison.fail_below else "inconclusive"
 
 
-def _arm(comparison: Comparison, state: State) -> Arm:
+def _arm(comparison: Comparison, state: Sums) -> Arm:
     if comparison.kpi.kind == "proportion":
         n, mean = int(state[0]), state[1]
         return Arm(mean, mean * (1.0 - mean), n)

@@ -1,6 +1,6 @@
 """Readings of many looks at once: where may a verdict change? Pure, vectorised; it proposes, the scalar path decides.
 
-Over weeks of hourly looks a gate's verdict changes a handful of times. `Preview` finds those looks with the formulas of
+Over weeks of hourly looks a gate's verdict changes a handful of times. `Screen` finds those looks with the formulas of
 `gates.engine.statistics` over arrays, marks every look so near to a boundary that the last bit could matter, and says which
 looks hold the extremes, so that the rules compute only these by the scalar path - and get what all of them would give.
 """
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gates.engine.facts import MetricLook, State
+from gates.engine.facts import MetricLook, Sums
 from gates.engine.statistics.effects import difference, relative_interval, relative_se, relative_uplift, with_spread
 from gates.engine.statistics.moments import Arm, ratio_of, smoothed_spread
 from gates.engine.statistics.sequences import half_width, log_p
 
 if TYPE_CHECKING:
-    from gates.engine.machine import Bounds, Comparison, Judge
+    from gates.engine.machine import Comparison, CompiledPlan, RunningBounds
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -31,8 +31,8 @@ NEAR = 1e-9
 """Relative distance within which arrays leave the verdict to the scalar path; they differ from it by about 1e-15."""
 
 
-class Run:
-    """A compared metric over the looks of a stretch at which its common instant moved; every arm readable at each.
+class MetricTrack:
+    """A compared metric over the looks of a range at which its common instant moved; every arm readable at each.
 
     looks, at, arrived: shape (k,). columns: per variant its state's columns (n, mean, M2, ...), each of shape (k,).
     """
@@ -45,32 +45,36 @@ class Run:
         self.columns = columns
         self.arrays = {v: tuple(column.astype(np.float64) for column in c) for v, c in columns.items()}
 
-    def state(self, variant: str, k: int) -> State:
+    def state(self, variant: str, k: int) -> Sums:
         return tuple([column.item(k) for column in self.columns[variant]])
 
     def look(self, k: int) -> MetricLook:
         return MetricLook(self.at[k], {variant: self.state(variant, k) for variant in self.columns}, self.arrived[k])
 
 
-class Preview:
+class Screen:
     """One goal or guard gate of one treatment over a run.
 
-    status: an integer per look, equal while verdict, reason and the signs of U are. hot: looks the rules must stop at.
+    status: an integer per look, equal while verdict, reason and the signs of U are. must_stop: looks the machine must stop at.
     """
 
-    def __init__(self, judge: Judge, comparison: Comparison, run: Run, variant: str, bounds: Bounds) -> None:
-        self.run, self.variant = run, variant
-        self.synced = -1
-        control = judge.control or ""
-        c, t = run.arrays[control], run.arrays[variant]
+    def __init__(
+        self, compiled: CompiledPlan, comparison: Comparison, track: MetricTrack, variant: str, bounds: RunningBounds
+    ) -> None:
+        self.track, self.variant = track, variant
+        self.computed_to = -1
+        control = compiled.control or ""
+        c, t = track.arrays[control], track.arrays[variant]
         self.units = (c[0] + t[0]).astype(np.int64)
         self.unit = 1.0 if comparison.gate.effect == "relative" else 0.0  # such ends are differences from 1
         with np.errstate(all="ignore"):
-            self._read(judge, comparison, c, t)
-            self._judge(comparison, bounds)
+            self._read(compiled, comparison, c, t)
+            self._find_stops(comparison, bounds)
 
-    def _read(self, judge: Judge, comparison: Comparison, c: tuple[Floats, ...], t: tuple[Floats, ...]) -> None:
-        kpi, policy = comparison.kpi, judge.policy
+    def _read(
+        self, compiled: CompiledPlan, comparison: Comparison, c: tuple[Floats, ...], t: tuple[Floats, ...]
+    ) -> None:
+        kpi, policy = comparison.kpi, compiled.policy
         relative = comparison.gate.effect == "relative"
         control, treatment = _arms(kpi.kind, c), _arms(kpi.kind, t)
         control, treatment = with_spread(control, treatment, xp=np), with_spread(treatment, control, xp=np)
@@ -91,7 +95,7 @@ class Preview:
         if kpi.kind == "ratio":
             for s in (c, t):
                 noise = np.maximum(noise, relative_se(s[3], s[4] / (s[0] - 1), s[0], xp=np))
-        self.young = self._young(judge)
+        self.young = self._young(compiled)
         tiny = few < 2
         if kpi.kind == "ratio":
             tiny = tiny | (c[3] == 0) | (t[3] == 0)
@@ -108,41 +112,41 @@ class Preview:
         lost = (self.why == UNITS) | (self.why == SPREAD) | ~((self.why <= YOUNG) | (noise <= policy.max_relative_se))
         self.counts = ~lost & ~self.young if comparison.goal else ~lost
         self.raises = self.counts & (self.why <= YOUNG)
-        self.near = np.abs(noise - policy.max_relative_se) <= NEAR * policy.max_relative_se
-        self.near |= np.abs(own - policy.max_relative_se) <= NEAR * policy.max_relative_se
+        self.ambiguous = np.abs(noise - policy.max_relative_se) <= NEAR * policy.max_relative_se
+        self.ambiguous |= np.abs(own - policy.max_relative_se) <= NEAR * policy.max_relative_se
 
-    def _young(self, judge: Judge) -> Flags:
+    def _young(self, compiled: CompiledPlan) -> Flags:
         """Running time only grows, so one instant divides the young looks from the others."""
-        reached = judge.clock.wall(judge.min_age)
+        reached = compiled.clock.wall(compiled.min_age)
         if reached is None:
-            return np.ones(len(self.run.at), dtype=bool)
-        return self.run.instants < reached
+            return np.ones(len(self.track.at), dtype=bool)
+        return self.track.instants < reached
 
-    def _judge(self, comparison: Comparison, bounds: Bounds) -> None:
+    def _find_stops(self, comparison: Comparison, bounds: RunningBounds) -> None:
         first_lower = -np.inf if bounds.running_lower is None else bounds.running_lower
         first_upper = np.inf if bounds.running_upper is None else bounds.running_upper
         lower = np.maximum(np.maximum.accumulate(np.where(self.raises, self.lower, -np.inf)), first_lower)
         upper = np.minimum(np.minimum.accumulate(np.where(self.counts, self.upper, np.inf)), first_upper)
         above, below = comparison.scale_above, comparison.fail_below
-        torn = np.logical_or.accumulate(self.counts & (lower > above) & (upper < above)) | bounds.invalid
+        contradicted = np.logical_or.accumulate(self.counts & (lower > above) & (upper < above)) | bounds.invalid
         proved = self.counts & (upper < below)
         why = np.where(proved & (self.why > YOUNG), np.where(self.young, YOUNG, 0), self.why)
         verdict = np.where(proved, FAIL, INCONCLUSIVE)
         verdict = np.where(self.counts & (why <= YOUNG) & (lower > above), PASS, verdict)
-        verdict = np.where(torn, INVALID, verdict)
+        verdict = np.where(contradicted, INVALID, verdict)
         small, lost = upper < below, upper < 0
         self.status = ((verdict * 8 + why) * 2 + small) * 2 + lost
         known = np.where(np.isfinite(lower), np.abs(lower), 0.0) + np.where(np.isfinite(upper), np.abs(upper), 0.0)
         scale = NEAR * (known + self.unit + abs(above) + abs(below))
-        self.near |= np.abs(lower - above) <= scale
+        self.ambiguous |= np.abs(lower - above) <= scale
         for limit in (above, below, 0.0):
-            self.near |= np.abs(upper - limit) <= scale
+            self.ambiguous |= np.abs(upper - limit) <= scale
         before = np.concatenate(([-1], self.status[:-1]))
-        self.hot = (self.status != before) | self.near
+        self.must_stop = (self.status != before) | self.ambiguous
 
     def extremes(self, upto: int) -> list[int]:
         """Looks after the last `extremes` up to `upto` that may hold the highest lower, lowest upper or least p."""
-        first = self.synced + 1
+        first = self.computed_to + 1
         found: set[int] = set()
         for values, sign, counts in (
             (self.lower, -1.0, self.raises),

@@ -51,12 +51,12 @@ def cpu_ms(work: Callable[[], object], repeat: int) -> list[float]:
 
 def steps(by: Policy, of: Plan, rows: Rows, to: int, count: int) -> list[float]:
     """One look after the other up to `to`, each from the state the one before it left; of each the best of five."""
-    state, taken = fold(by, of, rows, to=to - count * HOUR).state, []
+    state, taken = fold(by, of, rows, to=to - count * HOUR).checkpoint, []
     for look in range(to - (count - 1) * HOUR, to + 1, HOUR):
         needs = state.needs_rows_after()
         given = {key: cut(series, needs[key], look) for key, series in rows.items()}
-        taken.append(min(cpu_ms(partial(fold, by, of, given, to=look, state=state), 5)))
-        state = fold(by, of, given, to=look, state=state).state
+        taken.append(min(cpu_ms(partial(fold, by, of, given, to=look, checkpoint=state), 5)))
+        state = fold(by, of, given, to=look, checkpoint=state).checkpoint
     return taken
 
 

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from gates.engine.fold import fold
-from gates.engine.machine import judge
+from gates.engine.machine import compile_plan
 from gates.engine.plan import DAY, SECOND, Baseline, Kpi, Plan, Variant
 from gates.engine.policy import parse
 from gates.engine.series import Series
@@ -233,7 +233,7 @@ PLAN = Plan(
 
 
 def _comparison() -> Any:
-    return judge(POLICY, PLAN).comparisons[0]
+    return compile_plan(POLICY, PLAN).comparisons[0]
 
 
 def _draw(seed: int, first: int, effect: float) -> np.random.Generator:
@@ -254,7 +254,7 @@ SAME: dict[str, Drawer] = {
 
 def false_decisions(name: str, runs: int, seed: int) -> tuple[float, float]:
     """Shares of A/A experiments decided by the gates, and by a z-test at every look (two-sided 5%)."""
-    rho2 = judge(POLICY, _without_baseline()).comparisons[0].rho2
+    rho2 = compile_plan(POLICY, _without_baseline()).comparisons[0].rho2
     decided = fooled = 0
     for batch in _batches(runs, 50):
         draw = np.random.default_rng([seed, batch.start, sum(name.encode())])

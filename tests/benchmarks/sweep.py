@@ -156,12 +156,12 @@ def sent(root: "psycopg.Connection[Any]", at: datetime, share: float) -> None:
 
 def judged(now: datetime) -> tuple[int, int, int]:
     """The tick until nothing is left: experiments folded, experiments passed over, evaluations written."""
-    from gates.tick import PASSED_AT_ONCE, due, evaluate, pass_over
+    from gates.tick import PASSED_AT_ONCE, due, evaluate, skip_unchanged
 
     passed, moved = 0, PASSED_AT_ONCE
     while moved == PASSED_AT_ONCE:
         with job():
-            moved = pass_over(now=now).passed
+            moved = skip_unchanged(now=now).passed
         passed += moved
     folded = written = 0
     more = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from gates.engine.fold import Folded, State, fold
+from gates.engine.fold import Checkpoint, FoldResult, fold
 from gates.engine.plan import Plan
 from gates.engine.policy import Policy
 from gates.engine.series import Rows, Series, SeriesKey
@@ -60,8 +60,8 @@ class Desk:
             table[arrival.ts] = arrival.row
         if self.state is None or arrival.ts <= self.plan.started_at:
             return
-        state = State.from_bytes(self.state)
-        back = state.before(
+        state = Checkpoint.from_bytes(self.state)
+        back = state.restore_before(
             arrival.key[0],
             arrival.ts,
             late=known is None and arrival.row is not None and arrival.row["first_received_at"] > state.slot,
@@ -71,13 +71,13 @@ class Desk:
             self.rebuilds += back is None
             self.state = None if back is None else back.to_bytes()
 
-    def tick(self, to: int) -> Folded:
-        state = None if self.state is None else State.from_bytes(self.state)
-        folded = fold(self.policy, self.plan, self.rows(state), to=to, state=state)
-        self.state = folded.state.to_bytes()
+    def tick(self, to: int) -> FoldResult:
+        state = None if self.state is None else Checkpoint.from_bytes(self.state)
+        folded = fold(self.policy, self.plan, self.rows(state), to=to, checkpoint=state)
+        self.state = folded.checkpoint.to_bytes()
         return folded
 
-    def rows(self, state: State | None) -> dict[SeriesKey, Series]:
+    def rows(self, state: Checkpoint | None) -> dict[SeriesKey, Series]:
         """What the database would be asked for: everything, or only the rows the state needs."""
         needs = {} if state is None else state.needs_rows_after()
         rows = {}
@@ -92,6 +92,6 @@ class Desk:
         return rows
 
 
-def body_of(state: State) -> Any:
+def body_of(state: Checkpoint) -> Any:
     """Everything later slots depend on, for comparison; what is kept to go back to depends on when one ticked."""
-    return state.body, state.slot, state.facts, state.needs
+    return state.body, state.slot, state.fingerprint, state.needs

@@ -34,10 +34,14 @@ class Golden(NamedTuple):
 def of(seed: int) -> Golden:
     w = world(seed)
     folded = fold(w.policy, w.plan, w.rows, to=w.end)
-    told = [canonical_bytes([outcome(t.evaluation), msgspec.to_builtins(t.detail)]) for t in folded.tellings]
-    newest = canonical_bytes(evidence(w.policy, w.plan, folded, folded.tellings[-1].slot)) if folded.tellings else b""
+    told = [canonical_bytes([outcome(t.evaluation), msgspec.to_builtins(t.detail)]) for t in folded.evaluated_slots]
+    newest = (
+        canonical_bytes(evidence(w.policy, w.plan, folded, folded.evaluated_slots[-1].slot))
+        if folded.evaluated_slots
+        else b""
+    )
     proposals = canonical_bytes(msgspec.to_builtins(folded.proposals))
-    state = canonical_bytes(_rounded(msgspec.msgpack.decode(folded.state.body)))
+    state = canonical_bytes(_rounded(msgspec.msgpack.decode(folded.checkpoint.body)))
     return Golden(_short(*told, newest), _short(state), _short(proposals))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from gates.engine.facts import Days, Detail, MetricLook, Observations, Step
-from gates.engine.machine import Evaluation, Judge, Memory, Rules, judge, watch_verdict
+from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot
+from gates.engine.machine import CompiledPlan, Evaluation, ExperimentState, StateMachine, compile_plan, watch_verdict
 from gates.engine.narration import evaluation_of
 from gates.engine.plan import DAY, SECOND, Kpi, Plan
 from gates.engine.policy import Policy
@@ -19,35 +19,35 @@ Row = tuple[int, float | None, int | None, float | None, int, float | None, floa
 
 class Naive:
     def __init__(self, policy: Policy, plan: Plan, rows: Rows) -> None:
-        self.court: Judge = judge(policy, plan)
+        self.compiled: CompiledPlan = compile_plan(policy, plan)
         self.policy, self.plan = policy, plan
         self.rows: dict[str, list[Row]] = {
             f"{m}/{v}": [r for r in _rows(rows[m, v]) if r[0] > plan.started_at] if (m, v) in rows else []
-            for m, v in self.court.series
+            for m, v in self.compiled.series
         }
         self.news = {name: _news(self.kpi(name), rs) for name, rs in self.rows.items()}
         self.places = {name: _places(self.kpi(name), rs) for name, rs in self.rows.items()}
 
     def kpi(self, name: str) -> Kpi:
-        return self.court.kpis[name.partition("/")[0]]
+        return self.compiled.kpis[name.partition("/")[0]]
 
     def evaluations(self, to: int) -> list[Evaluation]:
-        memory = Memory.at_start(self.court)
-        rules = Rules(self.court, memory)
+        state = ExperimentState.at_start(self.compiled)
+        machine = StateMachine(self.compiled, state)
         found: list[Evaluation] = []
         instants: dict[str, Place] = {}
         watched: dict[str, str] = {}
-        slots = [s for s in range(0, to + 1, self.court.slot_us) if s > self.plan.started_at and self.judged(s)]
+        slots = [s for s in range(0, to + 1, self.compiled.slot_us) if s > self.plan.started_at and self.judged(s)]
         for slot in slots:
             step, detail = self.facts(slot, instants, watched)
-            changed = rules.step(step)
+            changed = machine.advance(step)
             if changed or slot == slots[-1]:
-                found.append(evaluation_of(self.court, memory, detail, changed=changed))
+                found.append(evaluation_of(self.compiled, state, detail, changed=changed))
         return found
 
     def judged(self, slot: int) -> bool:
-        ended, final = self.plan.ended_at, self.court.final_slot
-        if self.court.closing_at is not None and slot > self.court.closing_at:
+        ended, final = self.plan.ended_at, self.compiled.final_slot
+        if self.compiled.closing_at is not None and slot > self.compiled.closing_at:
             return False
         if slot == final:
             return True
@@ -55,40 +55,40 @@ class Naive:
             return False
         return not any(a < slot and (b is None or slot < b) for a, b in self.plan.pauses)
 
-    def facts(self, slot: int, instants: dict[str, Place], watched: dict[str, str]) -> tuple[Step, Detail]:
-        court = self.court
-        arms = court.arms(slot)
-        names = [f"{m}/{v}" for m, v in court.series if v in arms]
-        final = slot == court.final_slot
-        look = slot % court.look_us == 0 or final
-        horizon = court.horizon(slot)
+    def facts(self, slot: int, instants: dict[str, Place], watched: dict[str, str]) -> tuple[SlotFacts, SlotSnapshot]:
+        compiled = self.compiled
+        arms = compiled.arms(slot)
+        names = [f"{m}/{v}" for m, v in compiled.series if v in arms]
+        final = slot == compiled.final_slot
+        look = slot % compiled.look_us == 0 or final
+        horizon = compiled.horizon(slot)
         looks: dict[str, MetricLook] = {}
         days: dict[str, Days] = {}
         if look:
-            for metric in court.compared:
+            for metric in compiled.compared:
                 common = self.common(metric, horizon, arms)
                 if common is not None and common > instants.get(metric, (0, 0)):
                     looks[metric] = self.metric_look(metric, common, instants.get(metric, (0, 0)), horizon, arms)
                     instants[metric] = common
-            for gate in court.targets:
+            for gate in compiled.targets:
                 fact = self.days(gate.metric or "", gate.days, slot)
                 if fact is not None:
                     days[gate.name] = fact
         fresh = {name: self.watermark(name, slot) for name in names}
-        observations = {w.name: self.observations(w, slot) for w in court.watches if w.variant in arms}
+        observations = {w.name: self.observations(w, slot) for w in compiled.watches if w.variant in arms}
         told = {}
-        for watch in court.watches:
+        for watch in compiled.watches:
             if watch.variant in arms and observations[watch.name].newest:
                 verdict = watch_verdict(watch.gate, observations[watch.name])
                 if watched.get(watch.name, "no_data") != verdict:
                     watched[watch.name] = verdict
                     told[watch.name] = observations[watch.name]
         dense = {}
-        if court.density is not None:
+        if compiled.density is not None:
             dense = {n: self.buckets(n, slot) for n in names if self.kpi(n).temporality != "cumulative"}
-        split = {metric: units for metric in court.counting if (units := self.split(metric, horizon, arms))}
-        step = Step(slot, look, final, looks, days, fresh, told, dense, split)
-        return step, Detail(slot, fresh, observations, dense, split)
+        split = {metric: units for metric in compiled.counting if (units := self.split(metric, horizon, arms))}
+        step = SlotFacts(slot, look, final, looks, days, fresh, told, dense, split)
+        return step, SlotSnapshot(slot, fresh, observations, dense, split)
 
     def newest(self, name: str, instant: int) -> int | None:
         return max((r[0] for r in self.news[name] if r[0] <= instant), default=None)
@@ -147,7 +147,7 @@ class Naive:
         name = f"{watch.gate.metric}/{watch.variant}"
         kpi = self.kpi(name)
         closed = watch.gate.kind == "density" and kpi.kind != "gauge"
-        end = self.court.horizon(slot) if closed else self.court.present(slot)
+        end = self.compiled.horizon(slot) if closed else self.compiled.freshness_instant(slot)
         seen = [r for r in self.news[name] if r[0] <= end][-watch.gate.times :]
         values = tuple((r[0], _value(kpi, r)) for r in seen)
         return Observations(values, seen[-1][4] if seen else 0)
@@ -156,12 +156,12 @@ class Naive:
         """(answered, expected) due instants of the window; a feed that stamps its rows late is awaited as long as it is late."""
         kpi = self.kpi(name)
         every = kpi.expected_every_s * SECOND
-        known = [r[0] for r in self.news[name] if r[0] <= self.court.horizon(slot)]
+        known = [r[0] for r in self.news[name] if r[0] <= self.compiled.horizon(slot)]
         due, late = 0, 0
         if known:
             due = nearest(known[-1], every)
             late = max(0, known[-1] - due)
-        end = min(slot - self.court.closed_after, slot - kpi.freshness_target_s * SECOND, self.plan.ended_at or slot)
+        end = min(slot - self.compiled.closed_after, slot - kpi.freshness_target_s * SECOND, self.plan.ended_at or slot)
         dues = range(nearest(self.plan.started_at, every) + every, end + 1, every)
         closed = [d for d in dues if (d <= due or d + late <= end) and not self.paused(d)]
         window = self.policy.min_days * DAY // every
@@ -191,9 +191,9 @@ class Naive:
         return units
 
     def days(self, metric: str, wanted: int, slot: int) -> Days | None:
-        name = f"{metric}/{self.court.subjects[0]}"
-        kpi, clock = self.kpi(name), self.court.clock
-        horizon = self.court.present(slot) if kpi.kind == "gauge" else self.court.horizon(slot)
+        name = f"{metric}/{self.compiled.judged_variants[0]}"
+        kpi, clock = self.kpi(name), self.compiled.clock
+        horizon = self.compiled.freshness_instant(slot) if kpi.kind == "gauge" else self.compiled.horizon(slot)
         newest = self.newest(name, horizon)
         if newest is None:
             return None

@@ -14,7 +14,7 @@ from django.db import connection
 from decisioning.access.models import Team
 from experiments.models import Experiment
 from gates.models import Cursor, Evaluation
-from gates.tick import Done, differences, evaluate
+from gates.tick import TickReport, differences, evaluate
 from tests.conftest import as_role
 from tests.installation import soon
 from tests.walk import HOUR, Walk
@@ -34,7 +34,7 @@ def walk(transactional_db: None, team: Team) -> Walk:
     return made
 
 
-def judged(walk: Walk) -> Done:
+def judged(walk: Walk) -> TickReport:
     """What a worker makes of it just now."""
     with as_role("worker"), connection.cursor() as cursor:
         cursor.execute("SET LOCAL lock_timeout = '60s'")  # it is kept waiting here for as long as the test likes
@@ -70,7 +70,7 @@ def waits(database: "psycopg.Connection[Any]") -> bool:
 
 
 @contextmanager
-def judging(walk: Walk) -> Iterator[Future[Done]]:
+def judging(walk: Walk) -> Iterator[Future[TickReport]]:
     """A worker that has folded and reads what is on record; it goes on from there when this ends."""
     with ThreadPoolExecutor(1) as pool, as_owner() as lock:
         lock.execute("LOCK TABLE metadata.evaluations")
@@ -147,7 +147,7 @@ def test_who_writes_while_a_worker_writes_waits_for_it(walk: Walk) -> None:
 def test_a_second_worker_passes_by_what_a_first_one_judges(walk: Walk) -> None:
     with judging(walk) as future:
         second = judged(walk)
-    assert second == Done()
+    assert second == TickReport()
     assert future.result().experiments == 1
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.schedule import Schedule
-from gates.engine.fold import Folded, fold
+from experiments.schedule import Grid
+from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import DAY, SECOND, Clock, Dues, Kpi, Plan, to_us
 from gates.engine.series import Series, SeriesKey
 from tests.gates.histories import DENSITY, GOAL, HOUR, START, plan, policy, without
@@ -35,7 +35,7 @@ def daily(stamps: list[int], **shift: Callable[[int], int]) -> dict[SeriesKey, S
     return rows
 
 
-def days(folded: Folded, plan: Plan) -> tuple[float | None, set[str]]:
+def days(folded: FoldResult, plan: Plan) -> tuple[float | None, set[str]]:
     """The day on which a scale was proposed, and the states it had from then on."""
     proposed = [e for e in folded.evaluations if e.recommendation.action == "scale"]
     at = (proposed[0].slot - plan.started_at) / DAY if proposed else None
@@ -159,7 +159,7 @@ def test_on_the_grid_due_instants_are_the_buckets_of_running_time(
     start = START
     pauses = tuple((start + a * every, start + b * every) for a, b in zip(turns[::2], turns[1::2], strict=False))
     clock = Clock(Plan(started_at=start, created_at=start, variants=(), kpis=(), pauses=pauses))
-    dues, schedule = Dues(Schedule(every), clock), Schedule(every)
+    dues, schedule = Dues(Grid(every), clock), Grid(every)
     instant = start + buckets * every + beyond % every
 
     assert dues.count(instant) == clock.running(instant) // every
@@ -174,7 +174,7 @@ def test_on_the_grid_due_instants_are_the_buckets_of_running_time(
 
 @given(GRIDS, st.integers(0, 10**15))
 def test_a_row_answers_the_nearest_due_instant_and_of_two_the_earlier(every: int, ts: int) -> None:
-    due = Schedule(every).answered(ts)
+    due = Grid(every).answered(ts)
 
     assert due % every == 0
     assert -every < 2 * (ts - due) <= every

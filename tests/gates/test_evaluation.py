@@ -14,7 +14,7 @@ from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine import evidence
-from gates.engine.fold import State
+from gates.engine.fold import Checkpoint
 from gates.engine.policy import DEFAULT_BODY
 from gates.models import (
     Cursor,
@@ -419,9 +419,9 @@ def test_a_state_is_compared_unless_nobody_would_go_on_from_it(running: Target) 
     tick(START + 20 * HOUR)
     with as_role("worker"):
         cursor = Cursor.objects.get()
-        state = State.from_bytes(zlib.decompress(cursor.state or b""))
-        for facts, complains in ((state.facts, True), ("of another version", False)):
-            wrong = msgspec.structs.replace(state, facts=facts, body=state.body + b"\x00")
+        state = Checkpoint.from_bytes(zlib.decompress(cursor.state or b""))
+        for fingerprint, complains in ((state.fingerprint, True), ("of another version", False)):
+            wrong = msgspec.structs.replace(state, fingerprint=fingerprint, body=state.body + b"\x00")
             Cursor.objects.update(state=zlib.compress(wrong.to_bytes()))
             assert bool(differences(experiment())) is complains
 

@@ -102,8 +102,8 @@ def test_the_evidence_of_a_slot_is_the_same_however_far_the_fold_went() -> None:
 
 def test_a_fold_that_went_on_from_a_state_has_not_all_the_evidence() -> None:
     w = scaled()
-    state = w.folded(30).state
-    on = fold(w.policy, w.plan, w.rows, to=START + 36 * HOUR, state=state)
+    state = w.folded(30).checkpoint
+    on = fold(w.policy, w.plan, w.rows, to=START + 36 * HOUR, checkpoint=state)
 
     with pytest.raises(EvidenceRefused, match="fold again without it"):
         evidence(w.policy, w.plan, on, on.evaluations[-1].slot)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import gates.engine.fold
 from gates.engine.evidence import canonical_bytes, evidence, replay
-from gates.engine.fold import State, StateOutdated, fold, quiet_to
+from gates.engine.fold import Checkpoint, CheckpointOutdated, fold, unchanged_until
 from gates.engine.machine import Evaluation
 from tests.examples import examples
 from tests.gates.desk import Desk, arrivals, body_of
@@ -69,7 +69,7 @@ def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(see
         folded = desk.tick(now)
     rebuilt = fold(w.policy, w.plan, desk.rows(None), to=end)
 
-    assert body_of(folded.state) == body_of(rebuilt.state)
+    assert body_of(folded.checkpoint) == body_of(rebuilt.checkpoint)
     assert folded.proposals == rebuilt.proposals
     assert folded.evaluations[-1].recommendation == rebuilt.evaluations[-1].recommendation
     assert folded.evaluations[-1].gates == rebuilt.evaluations[-1].gates
@@ -83,13 +83,13 @@ def test_a_history_judged_piece_by_piece_tells_at_every_slot_what_judging_it_at_
     state, now = None, w.plan.started_at
     while now < w.end:
         now = min(w.end, now + draw.choice([1, 1, 6, 18, 40]) * 10 * MINUTE)
-        folded = fold(w.policy, w.plan, w.rows, to=now, state=state)
+        folded = fold(w.policy, w.plan, w.rows, to=now, checkpoint=state)
         told = [] if folded.rebuilt else told
-        told += [t.evaluation for t in folded.tellings if t.changed]
-        state = folded.state
+        told += [t.evaluation for t in folded.evaluated_slots if t.changed]
+        state = folded.checkpoint
     at_once = fold(w.policy, w.plan, w.rows, to=w.end)
 
-    assert [_told(e) for e in told] == [_told(t.evaluation) for t in at_once.tellings if t.changed]
+    assert [_told(e) for e in told] == [_told(t.evaluation) for t in at_once.evaluated_slots if t.changed]
 
 
 @examples(4)
@@ -98,27 +98,27 @@ def test_a_state_survives_its_bytes_and_its_kept_states_lead_to_the_same_end(see
     w = world(seed)
     folded = fold(w.policy, w.plan, w.rows, to=w.end)
 
-    assert State.from_bytes(folded.state.to_bytes()) == folded.state
-    for kept in folded.state.kept:
-        back = folded.state.at_most(kept.slot)
+    assert Checkpoint.from_bytes(folded.checkpoint.to_bytes()) == folded.checkpoint
+    for kept in folded.checkpoint.older:
+        back = folded.checkpoint.restore_at(kept.slot)
         assert back is not None
-        again = fold(w.policy, w.plan, w.rows, to=w.end, state=back)
-        assert body_of(again.state) == body_of(folded.state)
+        again = fold(w.policy, w.plan, w.rows, to=w.end, checkpoint=back)
+        assert body_of(again.checkpoint) == body_of(folded.checkpoint)
 
 
 def test_a_plan_that_changed_behind_the_state_is_refused() -> None:
     w = world(7)
-    state = fold(w.policy, w.plan, w.rows, to=w.end).state
+    state = fold(w.policy, w.plan, w.rows, to=w.end).checkpoint
     paused = msgspec.structs.replace(w.plan, pauses=((w.plan.started_at + HOUR, w.plan.started_at + 2 * HOUR),))
 
     assert not state.fits(w.policy, paused)
-    with pytest.raises(StateOutdated, match="Go back or rebuild"):
-        fold(w.policy, paused, w.rows, to=w.end, state=state)
+    with pytest.raises(CheckpointOutdated, match="Go back or rebuild"):
+        fold(w.policy, paused, w.rows, to=w.end, checkpoint=state)
 
 
 def test_what_happens_after_the_slot_of_a_state_does_not_outdate_it() -> None:
     w = world(7)
-    state = fold(w.policy, w.plan, w.rows, to=w.end).state
+    state = fold(w.policy, w.plan, w.rows, to=w.end).checkpoint
 
     later = msgspec.structs.replace(w.plan, pauses=(*w.plan.pauses, (w.end + HOUR, None)))
 
@@ -134,12 +134,12 @@ def test_up_to_the_slot_a_fold_calls_quiet_nothing_changes_unless_a_row_arrives(
         now = draw.randrange(w.plan.started_at + 600_000_000, w.end)
         here = {k: without(s, lambda i, s=s, now=now: s.first_received_at[i] <= now) for k, s in w.rows.items()}
         before = fold(policy, w.plan, here, to=now)
-        until = quiet_to(policy, w.plan, here, before.state)
-        assert until >= before.state.slot
-        for slot in range(before.state.slot + 600_000_000, until + 1, 600_000_000):
-            after = fold(policy, w.plan, here, to=slot, state=before.state)
+        until = unchanged_until(policy, w.plan, here, before.checkpoint)
+        assert until >= before.checkpoint.slot
+        for slot in range(before.checkpoint.slot + 600_000_000, until + 1, 600_000_000):
+            after = fold(policy, w.plan, here, to=slot, checkpoint=before.checkpoint)
             assert after.steps == ()
-            assert [t.changed for t in after.tellings] == [False]
+            assert [t.changed for t in after.evaluated_slots] == [False]
             assert _shown(after.evaluations[-1]) == _shown(before.evaluations[-1])
 
 

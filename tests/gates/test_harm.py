@@ -164,13 +164,13 @@ def test_one_crash_in_control_does_not_take_back_a_harm_that_is_plain() -> None:
 
 def test_the_arrays_stop_where_the_harm_is_seen_look_by_look() -> None:
     """A long fold glides over looks by arrays; judging one look after the other gives the same."""
-    from gates.engine.fold import State, fold
+    from gates.engine.fold import Checkpoint, fold
 
     for kpi, control, treatment in ((CHECKOUT, 0.03, 0.0), (CRASHES, 0.0, 0.05), (CRASHES, 0.001, 0.02)):
         w = guarded(kpi, control, treatment, hours=60, gates=(GOAL, GUARD, DENSITY))
         at_once, told, state = w.folded(), [], None
         for hour in range(1, 61):
-            folded = fold(w.policy, w.plan, w.rows, to=START + hour * HOUR, state=state)
-            told += [t.evaluation for t in folded.tellings if t.changed]
-            state = State.from_bytes(folded.state.to_bytes())
-        assert [e for e in told if e.slot > START] == [t.evaluation for t in at_once.tellings if t.changed]
+            folded = fold(w.policy, w.plan, w.rows, to=START + hour * HOUR, checkpoint=state)
+            told += [t.evaluation for t in folded.evaluated_slots if t.changed]
+            state = Checkpoint.from_bytes(folded.checkpoint.to_bytes())
+        assert [e for e in told if e.slot > START] == [t.evaluation for t in at_once.evaluated_slots if t.changed]

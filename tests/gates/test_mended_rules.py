@@ -17,7 +17,7 @@ from experiments.models import Experiment
 from gates.decisions import record_decision
 from gates.engine.machine import REVISION
 from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation
-from gates.tick import differences, due, evaluate, open_recommendations, pass_over
+from gates.tick import differences, due, evaluate, open_recommendations, skip_unchanged
 from telemetry.ingest import Target
 from tests.conftest import as_role
 from tests.gates.test_sweeps import HOUR, START, Portal, rows_at, send
@@ -100,7 +100,7 @@ def test_what_runs_is_judged_anew_at_its_next_slot_even_when_it_is_quiet_and_onl
         assert Cursor.objects.get(pk=judged.experiment_id).quiet_to is not None
     by_earlier_rules(judged)
     with as_role("worker"):
-        assert pass_over(now=LATER).passed == 0
+        assert skip_unchanged(now=LATER).passed == 0
         assert due(now=LATER) == ([[judged.experiment_id]], False)
     tick(judged, LATER)
     with as_role("worker"):

@@ -18,7 +18,7 @@ from decisioning.api.records import _tracked
 from decisioning.board.presenters import freshness as board
 from experiments.models import Experiment, Pause, TargetKpi, Variant
 from gates.decisions import stale_series
-from gates.engine.machine import FRESH, MISSING, OVERDUE, STALE, freshness, judge
+from gates.engine.machine import FRESH, MISSING, OVERDUE, STALE, compile_plan, freshness
 from gates.engine.plan import to_us
 from gates.loading import load
 from gates.models import Cursor
@@ -235,7 +235,7 @@ def one(team: Team) -> Callable[..., Any]:
             )
             cursor.execute(f"SELECT * FROM {asked_of}", [experiment.pk, watermark, every_s, target_s, at])  # noqa: S608 - constants
             (said,) = cursor.fetchall()
-        court = judge(judging.policy, judging.plan)
-        return freshness(court, "vrps/control", None if watermark is None else to_us(watermark), to_us(at)), said, at
+        compiled = compile_plan(judging.policy, judging.plan)
+        return freshness(compiled, "vrps/control", None if watermark is None else to_us(watermark), to_us(at)), said, at
 
     return asked

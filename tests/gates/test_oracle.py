@@ -6,9 +6,16 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gates.engine.facts import Step
+from gates.engine.facts import SlotFacts
 from gates.engine.fold import fold
-from gates.engine.machine import Judge, Memory, Recommendation, Rules, gate_verdicts, judge
+from gates.engine.machine import (
+    CompiledPlan,
+    ExperimentState,
+    Recommendation,
+    StateMachine,
+    compile_plan,
+    gate_verdicts,
+)
 from gates.engine.narration import recommended
 from gates.engine.policy import canonical
 from tests.examples import examples
@@ -25,27 +32,27 @@ def plain(value: object) -> Any:
     return [plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-def said(court: Judge, memory: Memory, step: Step) -> dict[str, Any]:
+def said(compiled: CompiledPlan, state: ExperimentState, step: SlotFacts) -> dict[str, Any]:
     """What gates and freshness say after a step, as the oracle reads it."""
     fresh: dict[str, dict[str, str]] = {}
-    for (metric, arm), state in zip(court.series, memory.fresh, strict=True):
-        fresh.setdefault(metric, {})[arm] = FRESHNESS[state]
-    verdicts = gate_verdicts(court, memory)
+    for (metric, arm), status in zip(compiled.series, state.fresh, strict=True):
+        fresh.setdefault(metric, {})[arm] = FRESHNESS[status]
+    verdicts = gate_verdicts(compiled, state)
     gates = []
     for gate, variant, verdict in verdicts:
         told: dict[str, Any] = {"name": gate.name, "kind": gate.kind, "metric": gate.metric, "variant": variant}
         told |= {"verdict": verdict, "scope": gate.scope, "delete_below": gate.delete_below, "restated": False}
         if gate.kind in ("uplift", "guard", "target"):
-            bounds = memory.targets[court.targets.index(gate)] if gate.kind == "target" else None
+            bounds = state.targets[compiled.targets.index(gate)] if gate.kind == "target" else None
             if bounds is None:
-                g = next(g for g, comparison in enumerate(court.comparisons) if comparison.gate is gate)
-                bounds = memory.bounds[g * len(court.subjects) + court.subjects.index(str(variant))]
+                g = next(g for g, comparison in enumerate(compiled.comparisons) if comparison.gate is gate)
+                bounds = state.bounds[g * len(compiled.judged_variants) + compiled.judged_variants.index(str(variant))]
                 look = step.looks.get(str(gate.metric))
-                told["restated"] = look is not None and bool({court.control, variant} & set(look.restated))
+                told["restated"] = look is not None and bool({compiled.control, variant} & set(look.restated))
             told |= {"why": bounds.why, "at": bounds.at, "arrived": bounds.arrived}
             told |= {"lower": bounds.running_lower, "upper": bounds.running_upper}
         elif gate.metric is not None:
-            told["seen"], _ = memory.observed[court.watch_index[f"{gate.name}/{variant}"]]
+            told["seen"], _ = state.observed[compiled.watch_index[f"{gate.name}/{variant}"]]
         gates.append(told)
     srm = next((verdict for gate, _, verdict in verdicts if gate.kind == "srm"), "pass")
     return {"slot": step.slot, "look": step.look, "final": step.final, "srm": srm, "fresh": fresh, "gates": gates}
@@ -69,22 +76,26 @@ def against(told: dict[str, Any], of: tuple[Recommendation, tuple[Recommendation
 @given(st.integers(0, 2**32))
 def test_the_engine_proposes_at_every_slot_what_the_ten_rules_say(seed: int) -> None:
     w = world(seed)
-    court = judge(w.policy, w.plan)
-    memory = Memory.at_start(court)
-    rules = Rules(court, memory)
+    compiled = compile_plan(w.policy, w.plan)
+    state = ExperimentState.at_start(compiled)
+    machine = StateMachine(compiled, state)
     oracle = Oracle(canonical(w.policy), plain(w.plan))
     folded = fold(w.policy, w.plan, w.rows, to=w.end)
     told: dict[int, dict[str, Any]] = {}
 
     for step in folded.steps:
-        rules.step(step)
-        told[step.slot] = oracle.judge(said(court, memory, step))
-        for variant, standing in zip(court.subjects, memory.standing, strict=True):
+        machine.advance(step)
+        told[step.slot] = oracle.judge(said(compiled, state, step))
+        for variant, variant_state in zip(compiled.judged_variants, state.variant_states, strict=True):
             if variant in told[step.slot]:
                 its = told[step.slot][variant]
-                assert (standing.row, standing.action, standing.code) == (its["rule"], its["action"], its["code"])
-        against(told[step.slot], recommended(court, memory))
-    for telling in folded.tellings:  # the same by the fold, which passes over most looks
-        newest = max((slot for slot in told if slot <= telling.slot), default=None)
+                assert (variant_state.rule, variant_state.action, variant_state.code) == (
+                    its["rule"],
+                    its["action"],
+                    its["code"],
+                )
+        against(told[step.slot], recommended(compiled, state))
+    for evaluated in folded.evaluated_slots:  # the same by the fold, which passes over most looks
+        newest = max((slot for slot in told if slot <= evaluated.slot), default=None)
         if newest is not None:
-            against(told[newest], telling.recommended)
+            against(told[newest], evaluated.recommended)

@@ -10,8 +10,8 @@ from gates.engine.plan import Kpi, Plan, Target, Variant
 from gates.engine.policy import (
     DEFAULT_BODY,
     QUICK_BODY,
+    InvalidPolicy,
     MetricSpec,
-    PolicyRefused,
     canonical,
     derive,
     lint,
@@ -113,7 +113,7 @@ def test_what_cannot_work_is_refused_naming_gate_and_mend(
 
 
 def test_parse_raises_every_reason_at_once() -> None:
-    with pytest.raises(PolicyRefused) as refused:
+    with pytest.raises(InvalidPolicy) as refused:
         parse({"gates": [GOAL], "alpha": 0.7, "max_days": 1})
 
     assert {problem.code for problem in refused.value.problems} == {"alpha_range", "days_order"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gates.engine.evidence import EvidenceRefused, canonical_bytes, evidence, replay
-from gates.engine.fold import State, StateOutdated, fold
+from gates.engine.fold import Checkpoint, CheckpointOutdated, fold
 from gates.engine.machine import REVISION
 from tests.gates.histories import HOUR, START
 from tests.gates.test_rules import walk
@@ -38,12 +38,12 @@ def test_evidence_names_the_revision_of_the_rules_and_is_refused_by_a_version_th
 
 def test_a_state_of_the_first_rules_is_mended_and_has_to_be_told_anew() -> None:
     w = walk(hours=24, effects={("speed", "t1"): -0.2})
-    recorded = State.from_bytes(zlib.decompress((RECORDED / "state_of_revision_1.z").read_bytes()))
+    recorded = Checkpoint.from_bytes(zlib.decompress((RECORDED / "state_of_revision_1.z").read_bytes()))
 
     assert recorded.slot == START + 24 * HOUR
-    assert (recorded.rules, recorded.is_mended) == (1, True)
+    assert (recorded.revision, recorded.is_mended) == (1, True)
     assert not recorded.fits(w.policy, w.plan)
-    with pytest.raises(StateOutdated):
-        fold(w.policy, w.plan, w.rows, to=START + 24 * HOUR, state=recorded)
-    assert not w.folded().state.is_mended
-    assert w.folded().state.fits(w.policy, w.plan)
+    with pytest.raises(CheckpointOutdated):
+        fold(w.policy, w.plan, w.rows, to=START + 24 * HOUR, checkpoint=recorded)
+    assert not w.folded().checkpoint.is_mended
+    assert w.folded().checkpoint.fits(w.policy, w.plan)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gates.engine.fold import Folded, State, fold
+from gates.engine.fold import Checkpoint, FoldResult, fold
 from gates.engine.machine import Evaluation, GateState, Recommendation
 from gates.engine.plan import DAY, Answer, Kpi, Plan, Target
 from gates.engine.policy import Policy
@@ -40,7 +40,7 @@ class Walk:
             self.plan, hours=self.hours, effect=self.effect, effects=self.effects, units=self.units, seed=self.seed
         )
 
-    def folded(self, hour: float | None = None) -> Folded:
+    def folded(self, hour: float | None = None) -> FoldResult:
         return fold(self.policy, self.plan, self.rows, to=START + int((self.hours if hour is None else hour) * HOUR))
 
     def at(self, hour: float | None = None) -> Evaluation:
@@ -520,11 +520,11 @@ def test_a_goal_or_guard_that_nothing_can_judge_is_never_judged_however_it_is_fo
     neither = msgspec.structs.replace(VALUE, direction=None)
     for kpi, why in ((gauge, "is a gauge"), (neither, "does not say which direction is better")):
         w = walk(kpi, SPEED)
-        state: State | None = None
+        state: Checkpoint | None = None
         told: list[Recommendation] = []
         for hour in range(1, 61):
-            folded = fold(w.policy, w.plan, w.rows, to=START + hour * HOUR, state=state)
-            state, told = folded.state, [*told, folded.evaluations[-1].recommendation]
+            folded = fold(w.policy, w.plan, w.rows, to=START + hour * HOUR, checkpoint=state)
+            state, told = folded.checkpoint, [*told, folded.evaluations[-1].recommendation]
         assert {(r.action, r.code) for r in told} == {("hold", "no_data")}
         assert {(r.action, r.code) for e in w.folded().evaluations for r in [e.recommendation]} == {("hold", "no_data")}
         assert why in w.recommended().blockers[0]

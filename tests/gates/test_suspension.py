@@ -19,7 +19,7 @@ from decisioning.access.principal import Principal
 from experiments.models import Experiment
 from gates.decisions import DecisionRefused, record_decision
 from gates.models import Cursor, Policy, PolicyBinding, PolicyVersion
-from gates.tick import Done, differences, evaluate, open_recommendations
+from gates.tick import TickReport, differences, evaluate, open_recommendations
 from telemetry.ingest import Target
 from tests.conftest import as_role
 from tests.gates.test_sweeps import HOUR, RULES, START, Portal, rows_at, send
@@ -128,7 +128,7 @@ class Scene:
         for target in (self.broken, self.other):
             send(target, rows_at(ts, random.Random(ts.hour), 0.3), now=ts)
 
-    def sweep(self, now: dt.datetime) -> Done:
+    def sweep(self, now: dt.datetime) -> TickReport:
         """Judge both in one chunk, at a slot that goes on record."""
         self.now = now
         ids = [self.broken.experiment_id, self.other.experiment_id]

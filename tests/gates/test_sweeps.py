@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric, TargetKpi, Variant
-from gates.engine.fold import State
+from gates.engine.fold import Checkpoint
 from gates.models import Cursor, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation, Step
-from gates.tick import differences, due, evaluate, evaluate_due, open_recommendations, pass_over
+from gates.tick import differences, due, evaluate, evaluate_due, open_recommendations, skip_unchanged
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
 from tests.examples import examples
@@ -92,7 +92,7 @@ def send(target: Target, rows: list[Row], now: dt.datetime) -> None:
 
 def sweep(target: Target, now: dt.datetime) -> None:
     with as_role("worker"):
-        pass_over(now=now)
+        skip_unchanged(now=now)
         assert evaluate([target.experiment_id], now=now).failed == []
 
 
@@ -148,8 +148,10 @@ def found(target: Target) -> object:
 
 def state_of(target: Target) -> object:
     with as_role("worker"):
-        state = State.from_bytes(zlib.decompress(Cursor.objects.get(experiment_id=target.experiment_id).state or b""))
-    return state.slot, state.body, state.needs, state.lags
+        state = Checkpoint.from_bytes(
+            zlib.decompress(Cursor.objects.get(experiment_id=target.experiment_id).state or b"")
+        )
+    return state.slot, state.body, state.needs, state.visibility_lags
 
 
 @examples(3, ignore=[HealthCheck.function_scoped_fixture])
@@ -201,7 +203,7 @@ def test_a_sweep_takes_as_many_statements_for_six_experiments_as_for_two(portal:
             for target in some:
                 send(target, rows_at(START + 4 * HOUR, random.Random(4), -0.3), now=now)
         with as_role("worker"), CaptureQueriesContext(connection) as statements:
-            passed = pass_over(now=now).passed
+            passed = skip_unchanged(now=now).passed
             chunks, _ = due(now=now)
             done = [evaluate(ids, now=now) for ids in chunks]
         counts.append(len(statements))

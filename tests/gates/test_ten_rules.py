@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from decisioning.api import shapes
+from decisioning.api.shapes import fields
 from decisioning.board import words
 from gates.engine.fold import fold
-from gates.engine.machine import RULES, Memory, Rules, judge
+from gates.engine.machine import RULES, ExperimentState, StateMachine, compile_plan
 from gates.engine.policy import KEYS
 from gates.models import Recommendation
 from tests.gates.worlds import world
@@ -48,13 +48,13 @@ def test_each_rule_is_reached_and_says_just_what_the_table_has() -> None:
     said: dict[int, set[tuple[str, str]]] = defaultdict(set)
     for seed in range(WORLDS):
         w = world(seed)
-        court = judge(w.policy, w.plan)
-        memory = Memory.at_start(court)
-        rules = Rules(court, memory)
+        compiled = compile_plan(w.policy, w.plan)
+        state = ExperimentState.at_start(compiled)
+        machine = StateMachine(compiled, state)
         for step in fold(w.policy, w.plan, w.rows, to=w.end).steps:
-            rules.step(step)
-            for standing in memory.standing:
-                said[standing.row].add((standing.action, standing.code))
+            machine.advance(step)
+            for variant_state in state.variant_states:
+                said[variant_state.rule].add((variant_state.action, variant_state.code))
 
     assert dict(said) == {rule.number: set(rule.says) for rule in RULES}
 
@@ -74,7 +74,7 @@ def test_the_glossary_has_every_word_of_section_1() -> None:
 @pytest.mark.parametrize(
     ("title", "expected"),
     [
-        ("**Verdicts**", set(shapes.VERDICTS)),
+        ("**Verdicts**", set(fields.VERDICTS)),
         ("**Recommendation codes**", {code for rule in RULES for _, code in rule.says}),
     ],
 )
@@ -98,13 +98,13 @@ def test_the_glossary_says_which_rule_gives_which_code() -> None:
 def test_the_glossary_has_every_list_of_words() -> None:
     glossary = set(re.findall(r"`(\w+)`", (DOCS / "glossary.md").read_text()))
     lists = (
-        shapes.STATUSES,
-        shapes.ROLES,
-        shapes.ACTIONS,
-        shapes.ANSWERS,
-        shapes.OVERRIDES,
-        shapes.FRESHNESS_STATES,
-        shapes.RECOMMENDATION_STATES,
+        fields.STATUSES,
+        fields.ROLES,
+        fields.ACTIONS,
+        fields.ANSWERS,
+        fields.OVERRIDES,
+        fields.FRESHNESS_STATES,
+        fields.RECOMMENDATION_STATES,
         Recommendation.Superseded.values,
         [*KEYS, "freshness", "srm"],
         words.CODES,

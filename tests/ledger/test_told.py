@@ -217,9 +217,9 @@ def _evidence(experiment: Experiment, now: datetime) -> str:
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch, theirs: Experiment) -> None:
     """A tick in which the other team's experiment cannot be judged."""
-    done = tick.Done()
+    done = tick.TickReport()
     done.failed.append((theirs.key, "ValueError: a secret of theirs"))
-    monkeypatch.setattr(tasks, "pass_over", lambda **_: done)
+    monkeypatch.setattr(tasks, "skip_unchanged", lambda **_: done)
     monkeypatch.setattr(tasks, "due", lambda **_: ([], False))
 
 

@@ -17,7 +17,7 @@ from decisioning.board.forms import COMES, ExperimentForm
 from experiments import plan
 from experiments.models import Experiment, Metric
 from gates import loading, policies
-from gates.engine.forecast import outlook
+from gates.engine.forecast import forecast
 from gates.engine.plan import Baseline, Kpi, Plan, Variant
 from gates.engine.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse, plan_warnings
 from gates.models import PolicyBinding
@@ -173,7 +173,7 @@ def duration(sent: Mapping[str, Any], teams: QuerySet[Team]) -> dict[str, str]:
     metric = key if isinstance(key, str) else key.key
     goal = Kpi(metric, direction="increase", minimum_effect=worthwhile, baseline=Baseline(mean, spread))
     arms = (Variant("control", control=True), *(Variant(f"t{i}", position=i + 1) for i in range(treatments)))
-    planned = outlook(
+    planned = forecast(
         policy, Plan(started_at=0, created_at=0, variants=arms, kpis=(goal,), expected_units_per_day=units)
     )
     if not planned:

@@ -15,8 +15,8 @@ from django.db import connection
 
 from decisioning.board.charts import Point
 from experiments.plan import LARGEST
-from gates.engine.facts import MetricLook, State
-from gates.engine.machine import Comparison, Judge, measure
+from gates.engine.facts import MetricLook, Sums
+from gates.engine.machine import Comparison, CompiledPlan, measure
 from gates.engine.plan import Kpi
 from telemetry.hours import in_range, units_in_range
 
@@ -118,7 +118,7 @@ class Reading(NamedTuple):
 
 
 class _Looks(msgspec.Struct):
-    """The part of a stored step (gates.engine.facts.Step) that effects are read from."""
+    """The part of a stored step (gates.engine.facts.SlotFacts) that effects are read from."""
 
     looks: dict[str, MetricLook] = {}
 
@@ -128,41 +128,47 @@ _step = msgspec.msgpack.Decoder(_Looks)
 Effects = dict[tuple[int, str], list[Reading]]
 
 
-def effects(courts: Mapping[int, Judge], *, now: datetime, of: Mapping[int, Comparison] | None = None) -> Effects:
+def effects(
+    compiled_plans: Mapping[int, CompiledPlan], *, now: datetime, of: Mapping[int, Comparison] | None = None
+) -> Effects:
     """By experiment and treatment: its first goal (or the comparison `of` names) at the last look of each day, the newest
     MOST_DAYS; two queries at most.
     """
-    goals = of or {pk: goal for pk, court in courts.items() if (goal := goal_of(court)) is not None}
+    goals = of or {pk: goal for pk, compiled in compiled_plans.items() if (goal := goal_of(compiled)) is not None}
     found: Effects = defaultdict(list)
     if not goals:
         return found
-    days = _last_looks(courts, goals, now)
+    days = _last_looks(compiled_plans, goals, now)
     if behind := {
         pk: goals[pk] for (pk, _), look in days.items() if look is None
     }:  # rows came more rarely than expected
-        days |= _last_looks(courts, behind, now, whole_days=True)
+        days |= _last_looks(compiled_plans, behind, now, whole_days=True)
     for (pk, day), look in sorted(days.items(), key=lambda item: item[0]):
-        court, goal = courts[pk], goals[pk]
-        control = look.states.get(court.control or "") if look else None
+        compiled, goal = compiled_plans[pk], goals[pk]
+        control = look.states.get(compiled.control or "") if look else None
         if look is None or control is None:
             continue
-        for treatment in court.subjects:
+        for treatment in compiled.judged_variants:
             state = look.states.get(treatment)
             if state is not None and (read := _read(goal, control, state)):
                 found[pk, treatment].append(Reading(day, *read))
     return found
 
 
-def goal_of(court: Judge) -> Comparison | None:
+def goal_of(compiled: CompiledPlan) -> Comparison | None:
     """The gate of the first goal that compares treatments with the control."""
-    return next((c for c in court.comparisons if c.goal), None) if court.control else None
+    return next((c for c in compiled.comparisons if c.goal), None) if compiled.control else None
 
 
 def _last_looks(
-    courts: Mapping[int, Judge], goals: Mapping[int, Comparison], now: datetime, *, whole_days: bool = False
+    compiled_plans: Mapping[int, CompiledPlan],
+    goals: Mapping[int, Comparison],
+    now: datetime,
+    *,
+    whole_days: bool = False,
 ) -> dict[tuple[int, date], MetricLook | None]:
     """By experiment and day, the goal's newest look: of the steps that hold a bucket when rows come as expected, or of all."""
-    look_s = {pk: courts[pk].policy.look_s for pk in goals}
+    look_s = {pk: compiled_plans[pk].policy.look_s for pk in goals}
     wide_s = {pk: 86_400 if whole_days else goal.kpi.expected_every_s for pk, goal in goals.items()}
     found: dict[tuple[int, date], MetricLook | None] = {}
     with connection.cursor() as cursor:
@@ -180,7 +186,7 @@ def _last_looks(
     return found
 
 
-def _read(comparison: Comparison, control: State, treatment: State) -> tuple[Point, int] | None:
+def _read(comparison: Comparison, control: Sums, treatment: Sums) -> tuple[Point, int] | None:
     """A gate's reading of two states; None where it has none, or none with two ends that can be drawn."""
     with suppress(ArithmeticError, ValueError):  # states of rows from before they had a range
         found = measure(comparison, control, treatment)

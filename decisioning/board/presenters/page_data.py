@@ -16,7 +16,7 @@ from decisioning.board.charts import Point
 from decisioning.board.presenters import freshness, history
 from decisioning.board.presenters import gates as gate_presenter
 from experiments.models import Asset, Experiment
-from gates.engine.machine import judge
+from gates.engine.machine import compile_plan
 from gates.engine.plan import DAY, Clock, Kpi, Plan, from_us, to_us
 from gates.engine.policy import Policy
 from gates.loading import Unjudgeable, policy_of
@@ -73,8 +73,8 @@ def gather(ids: Sequence[int], *, now: datetime, waiting: Sequence[int] | None =
     for d in Decision.objects.filter(experiment__in=closed).select_related("recommendation").order_by("pk"):
         facts.decisions[d.experiment_id] = d
     facts.ages = freshness.worst(ids, now=now)
-    courts = {pk: judge(policy, facts.plans[pk]) for pk, policy in policies_of(facts).items()}
-    facts.effects = history.effects(courts, now=now)
+    compiled_plans = {pk: compile_plan(policy, facts.plans[pk]) for pk, policy in policies_of(facts).items()}
+    facts.effects = history.effects(compiled_plans, now=now)
     return facts
 
 

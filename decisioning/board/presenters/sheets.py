@@ -21,7 +21,7 @@ from decisioning.board.presenters.history import effects
 from decisioning.board.presenters.page_data import policies_of
 from decisioning.ledger.models import Channel, Delivery
 from gates import backtests
-from gates.engine.machine import judge
+from gates.engine.machine import compile_plan
 from gates.models import Cursor, PolicyVersion
 from telemetry.models import QuarantinedEvent, Source
 from telemetry.refresh import failure_shares, fed
@@ -212,10 +212,10 @@ def of_gates(d: Dossier) -> Sheet:
 
 def of_effects(d: Dossier) -> Sheet:
     """Every goal's and guardrail's effect on each treatment, as the gates read it at the last look of each day."""
-    court = next((judge(policy, d.plan) for policy in policies_of(d.facts).values()), None)
+    compiled = next((compile_plan(policy, d.plan) for policy in policies_of(d.facts).values()), None)
     read = (
-        [(c, effects({d.e.pk: court}, now=d.now, of={d.e.pk: c})) for c in court.comparisons]
-        if court and court.control
+        [(c, effects({d.e.pk: compiled}, now=d.now, of={d.e.pk: c})) for c in compiled.comparisons]
+        if compiled and compiled.control
         else []
     )
     return _sheet(

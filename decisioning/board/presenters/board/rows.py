@@ -29,7 +29,7 @@ def _body(version: PolicyVersion | None) -> Mapping[str, Any]:
 def _pictures(facts: Facts, pk: int, variant: str | None) -> list[dict[str, str]]:
     """What the control and one treatment (the first by default) look like, where somebody has uploaded it."""
     plan, kept = facts.plans[pk], facts.pictures.get(pk, {})
-    chosen = variant or next((v.key for v in plan.subjects), "")
+    chosen = variant or next((v.key for v in plan.judged_variants), "")
     shown = [v.key for v in plan.variants if v.control or v.key == chosen]
     return [
         {

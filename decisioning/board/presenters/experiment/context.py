@@ -13,7 +13,7 @@ from decisioning.board import words
 from decisioning.board.presenters import freshness, history, page_data
 from experiments.models import Experiment, Variant
 from gates import loading
-from gates.engine.forecast import Outlook, outlook
+from gates.engine.forecast import Forecast, forecast
 from gates.engine.plan import Kpi, Plan
 from gates.engine.policy import Policy, plan_warnings
 from gates.models import Cursor, Evaluation, Recommendation
@@ -51,15 +51,15 @@ class Dossier:
         return [(policy, self.plan)]
 
     @cached_property
-    def outlook(self) -> list[Outlook]:
+    def forecast(self) -> list[Forecast]:
         """What each goal needs, said by plan and policy alone."""
-        return [found for policy, plan in self._judging for found in outlook(policy, plan)]
+        return [found for policy, plan in self._judging for found in forecast(policy, plan)]
 
     @property
     def warnings(self) -> list[str]:
         """What is wrong with plan and policy before any row."""
         odd = [warning for policy, plan in self._judging for warning in plan_warnings(policy, plan)]
-        return [*(found.warning for found in self.outlook if found.warning), *odd]
+        return [*(found.warning for found in self.forecast if found.warning), *odd]
 
     @cached_property
     def newest(self) -> Mapping[tuple[str, str], datetime]:

@@ -37,7 +37,7 @@ def evidence_card(d: Dossier) -> dict[str, Any] | None:
     if d.e.expected_units_per_day:
         plan.append(f"{words.count(d.e.expected_units_per_day)} units a day expected")
     facts.append({"label": "Plan", "text": ", ".join(plan)})
-    facts += [{"label": f"Planned for {o.metric}", "text": words.outlook(o)} for o in d.outlook]
+    facts += [{"label": f"Planned for {o.metric}", "text": words.forecast(o)} for o in d.forecast]
     if d.cursor and d.cursor.judged_to:
         facts.append({"label": "Judged to", "text": words.instant(d.cursor.judged_to, d.now)})
         facts.append({"label": "Judged late", "text": words.plural(d.cursor.missed_slots, "slot")})

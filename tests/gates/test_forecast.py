@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gates.engine.forecast import outlook
-from gates.engine.machine import judge
+from gates.engine.forecast import forecast
+from gates.engine.machine import compile_plan
 from gates.engine.plan import Baseline, Kpi
 from gates.engine.statistics.sequences import half_width
 from tests.gates.histories import GOAL, GUARD, plan, policy
@@ -23,10 +23,10 @@ def goal(minimum_effect: float) -> Kpi:
 
 def test_at_the_units_it_names_the_interval_is_as_narrow_as_the_gap_asks() -> None:
     by, of = policy(GOAL, max_days=28), plan(goal(0.05), expected_units_per_day=20_000)
-    (found,) = outlook(by, of)
+    (found,) = forecast(by, of)
 
     assert found.units is not None
-    comparison = judge(by, of).comparisons[0]
+    comparison = compile_plan(by, of).comparisons[0]
     half = [half_width(2.0 * 2 / n**0.5, n, comparison.rho2, comparison.alpha) for n in (found.units, found.units - 2)]
     assert half[0] <= 0.05 / 2 < half[1]
     assert found.days == pytest.approx(found.units / 20_000)
@@ -36,17 +36,17 @@ def test_at_the_units_it_names_the_interval_is_as_narrow_as_the_gap_asks() -> No
 
 def test_a_plan_that_cannot_end_is_warned_with_an_effect_that_can() -> None:
     by = policy(GOAL, max_days=28)
-    (found,) = outlook(by, plan(goal(0.005), expected_units_per_day=5_000))
+    (found,) = forecast(by, plan(goal(0.005), expected_units_per_day=5_000))
 
     assert not found.ends
     assert f"{100 * found.smallest_effect:.3g}%" in found.warning
-    (asked,) = outlook(by, plan(goal(found.smallest_effect * 1.3), expected_units_per_day=5_000))
+    (asked,) = forecast(by, plan(goal(found.smallest_effect * 1.3), expected_units_per_day=5_000))
     assert asked.ends, "asking for more than the smallest decidable effect can end"
 
 
 def test_more_treatments_share_the_units_and_take_longer() -> None:
     by = policy(GOAL, max_days=28)
-    one, three = (outlook(by, plan(goal(0.05), treatments=k, expected_units_per_day=20_000))[0] for k in (1, 3))
+    one, three = (forecast(by, plan(goal(0.05), treatments=k, expected_units_per_day=20_000))[0] for k in (1, 3))
 
     assert one.days is not None
     assert three.days is not None
@@ -54,8 +54,8 @@ def test_more_treatments_share_the_units_and_take_longer() -> None:
 
 
 def test_without_baseline_or_units_a_day_nothing_is_claimed() -> None:
-    assert outlook(policy(GOAL), plan(goal(0.05))) == []
-    assert outlook(policy(GOAL), plan(Kpi("value", direction="increase"), expected_units_per_day=100)) == []
+    assert forecast(policy(GOAL), plan(goal(0.05))) == []
+    assert forecast(policy(GOAL), plan(Kpi("value", direction="increase"), expected_units_per_day=100)) == []
 
 
 EXTREMES = st.sampled_from([1e-100, 1e-9, 0.02, 1.0, 1e9, 1e100])
@@ -83,5 +83,5 @@ def test_every_plan_whose_numbers_are_taken_can_be_judged_and_looked_ahead(
     )
     by = policy({**GOAL, "effect": kind}, {**GUARD, "effect": kind}, max_days=28)
 
-    assert all(0 < c.rho2 < math.inf for c in judge(by, of).comparisons)
-    assert all(0 < found.smallest_effect < math.inf for found in outlook(by, of))
+    assert all(0 < c.rho2 < math.inf for c in compile_plan(by, of).comparisons)
+    assert all(0 < found.smallest_effect < math.inf for found in forecast(by, of))
