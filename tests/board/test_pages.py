@@ -85,9 +85,9 @@ def test_an_effect_that_drifts_says_so_beside_its_interval(board: Client, scene:
         cursor.save()
 
     page = board.get(f"/experiments/{e.key}").text
-    assert "[+1.0%, +7.0%], drifts" in page
+    assert "[+1%, +7%], drifts" in page
     assert "what earlier looks proved and what is read now exclude each other" in page
-    assert "[+1.0%, +7.0%], drifts" in board.get("/").text
+    assert "[+1%, +7%], drifts" in board.get("/").text
 
 
 def test_a_figure_with_rows_newer_than_what_the_gates_have_read_says_that_they_are_not_judged_yet(

@@ -11,6 +11,7 @@ from django.utils import timezone
 from decisioning.access.principal import Principal
 from decisioning.board import words
 from decisioning.ledger.models import Heartbeat
+from gates.engine.figures import span
 
 LATE_AFTER_S = 900
 _NAV = (
@@ -56,7 +57,7 @@ def watchdog(now: datetime) -> dict[str, Any]:
     behind = (now - beat.slot).total_seconds()
     slot = words.instant(beat.slot, now)
     if behind > LATE_AFTER_S:
-        detail = f"The newest slot judged is {slot}, {words.duration(behind)} ago. Verdicts are as of then."
+        detail = f"The newest slot judged is {slot}, {span(behind)} ago. Verdicts are as of then."
         return {"tone": "late", "text": f"Evaluation is late: {slot}", "detail": detail, "url": url, "late": True}
     detail = f"Read as of slot {slot}, judged {beat.at:%H:%M:%SZ}."
     return {"tone": "scale", "text": f"Slot {slot} on time", "detail": detail, "url": url, "late": False}
