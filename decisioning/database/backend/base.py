@@ -7,6 +7,7 @@ from django.db.backends.postgresql import base
 from psycopg import IsolationLevel
 
 from decisioning.database.liveness import PRIMARY, REPLICA, Silent, Watched
+from decisioning.database.schema import REFUSAL, NewerDatabase
 
 _CLASSES = {pulse: Watched.of(pulse) for pulse in (PRIMARY, REPLICA)}
 
@@ -24,12 +25,16 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self.pulse.parameters = {name: conn_params[name] for name in conn_params if name not in _NOT_FOR_PROBES}
         try:
             self.pulse.check()
-            return _CLASSES[self.pulse].connect(**conn_params)
+            made = _CLASSES[self.pulse].connect(**conn_params)
+            REFUSAL.check(made)
         except Silent:
             raise psycopg.OperationalError("the server does not answer") from None
+        except NewerDatabase:
+            raise
         except psycopg.OperationalError:
             self.pulse.ask()
             raise
+        return made
 
 
 _NOT_FOR_PROBES = frozenset({"context", "cursor_factory", "prepare_threshold", "autocommit"})
