@@ -351,7 +351,7 @@ class Installation:
 
 
 def _connections(web: int, worker: int) -> int:
-    """How many PostgreSQL has to take: all threads of web with a pulse and a tally each, three a worker, those of readers, and forty for all else."""
+    """How many PostgreSQL has to take: all threads of web with a probe and a counter of reads each, three a worker, those of readers, and forty for all else."""
     return max(100, web * (WEB_THREADS + 2) + worker * 3 + FOR_READERS + 40)
 
 
