@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
@@ -185,3 +186,11 @@ def test_a_fault_of_the_portal_shows_the_number_it_was_logged_under(
     assert f"<code>{response['X-Request-ID']}</code>" in response.text
     assert "ZeroDivisionError" in caplog.text
     assert "ZeroDivisionError" not in response.text
+
+
+def test_every_page_of_a_restored_copy_says_that_it_is_one(board: Client) -> None:
+    assert "restored from a backup" not in board.get(reverse("board")).text
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("INSERT INTO access.restored (at) VALUES (now())")
+    for page in (reverse("board"), reverse("audit"), reverse("profile")):
+        assert "This is a copy, restored from a backup at" in board.get(page).text

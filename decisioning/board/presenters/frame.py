@@ -8,6 +8,7 @@ from django.http import QueryDict
 from django.urls import reverse
 from django.utils import timezone
 
+from decisioning.access import restored
 from decisioning.access.principal import Principal
 from decisioning.board import words
 from decisioning.ledger.models import Heartbeat
@@ -25,8 +26,9 @@ _NAV = (
 
 def frame(principal: Principal, *, here: str, exact: bool, now: datetime) -> dict[str, Any]:
     """`here` is the name of the section the page belongs to; `exact` says that the page is that section's first."""
-    seen = watchdog(now)
+    seen, restored_at = watchdog(now), restored.since()
     return {
+        "copy_since": words.instant(restored_at, now) if restored_at else "",
         "nav": [
             {"url": reverse(name), "label": label, "here": ("page" if exact else "true") if name == here else ""}
             for name, label in _NAV
