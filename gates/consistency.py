@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from django.db.models import Q, QuerySet
+from msgspec.structs import replace
 
 from experiments.models import Experiment
 from gates.engine.checkpoint import CheckpointOutdated
@@ -18,7 +19,7 @@ from gates.engine.plan import from_us, rfc3339, to_us
 from gates.engine.series import Rows
 from gates.loading import JudgingInput, checkpoint_in, load, policy_of, rows_of, series_of
 from gates.models import Cursor, Decision, Evaluation, PolicyVersion, Recommendation, Step
-from gates.recording import Identity, gist, identity_of, identity_of_judged, is_over, proposals_of
+from gates.recording import Identity, differ, identity_of, identity_of_judged, is_over, proposals_of
 from gates.shown import evaluation_as_json, recommendation_as_json
 
 _STEP = msgspec.msgpack.Decoder(SlotFacts)
@@ -57,16 +58,33 @@ def differences(experiment: Experiment) -> list[str]:
     found += [
         f"{experiment.key}: the facts of {rfc3339(slot)} are not what the rows give."
         for slot in sorted(kept.keys() | given.keys())
-        if kept.get(slot) != given.get(slot)
+        if not _same_facts(kept.get(slot), given.get(slot))
     ]
     newest_first = Evaluation.objects.filter(experiment=experiment).order_by("slot", "-fold")
-    on_record = {to_us(e.slot): gist(e.found) for e in newest_first.distinct("slot")}
+    on_record = {to_us(e.slot): e.found for e in newest_first.distinct("slot")}
     found += [
         f"{experiment.key}: what the rows give at {rfc3339(evaluated.slot)} is not on record."
         for evaluated in rebuilt.evaluated_slots
-        if evaluated.changed and on_record.get(evaluated.slot) != gist(evaluation_as_json(evaluated.evaluation))
+        if evaluated.changed
+        and (
+            evaluated.slot not in on_record
+            or differ(on_record[evaluated.slot], evaluation_as_json(evaluated.evaluation))
+        )
     ]
     return found
+
+
+def _same_facts(kept: SlotFacts | None, given: SlotFacts | None) -> bool:
+    """Whether two facts of a slot are the same; what was unreadable about a row was once kept in words, which are not compared."""
+    looks = kept.looks.values() if kept else ()
+    if kept is None or given is None or not any(isinstance(why, str) for k in looks for why in k.unreadable.values()):
+        return kept == given
+    return _without_words(kept) == _without_words(given)
+
+
+def _without_words(facts: SlotFacts) -> SlotFacts:
+    looks = {m: replace(look, unreadable=dict.fromkeys(look.unreadable, "")) for m, look in facts.looks.items()}
+    return replace(facts, looks=looks)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ import datetime as dt
 from django.db import connection
 
 from decisioning.access.principal import Principal
-from decisioning.ledger.outbox import tell
+from decisioning.ledger.outbox import publish
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
+from gates import wording
 from gates.engine.compiled import compile_plan
 from gates.engine.evidence import EvidenceRefused
 from gates.engine.plan import to_us
@@ -65,7 +66,7 @@ def record_decision(
     recommendation = _answerable(experiment, digest, cursor)
     scales = (override_to or recommendation.action) == "scale"
     if scales or action == Decision.Action.ACCEPT:
-        _stands(recommendation, cursor)
+        _stands(recommendation, cursor, now)
     if action == Decision.Action.ACCEPT:
         _proved(recommendation)
     if scales:
@@ -87,7 +88,7 @@ def record_decision(
         experiment, recommendation, override_to if action == "override" else None, by=by, now=now, reason=reason
     )
     _show_answer(cursor, recommendation)
-    tell(
+    publish(
         team_id=experiment.team_id,
         experiment_id=experiment.pk,
         type="decision.answered",
@@ -163,7 +164,7 @@ def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommen
     )
 
 
-def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
+def _stands(recommendation: Recommendation, cursor: Cursor, now: dt.datetime) -> None:
     """What is suspended as of the newest slot is not accepted, and scales nothing: its rows died, were restated, or break judging."""
     if cursor.unjudgeable:
         raise DecisionRefused(
@@ -177,7 +178,7 @@ def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
         if r.get("evidence_digest") == recommendation.evidence_digest
     ]
     if any(r.get("state") == "suspended" for r in mine):
-        blockers = " ".join(dict.fromkeys(b for r in mine for b in r.get("blockers", [])))
+        blockers = " ".join(dict.fromkeys(b for r in mine for b in wording.sentences(r, now)[1]))
         raise DecisionRefused(
             "recommendation_suspended", f"The proposal is suspended: {blockers} Decide when it stands again."
         )

@@ -5,7 +5,6 @@ names a digest that is not kept.
 """
 
 import datetime as dt
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,13 @@ import msgspec
 from django.db import connection
 
 from decisioning.ledger.models import OutboxMessage
-from decisioning.ledger.outbox import tell_all
+from decisioning.ledger.outbox import publish_all
 from experiments.models import Experiment, Variant
 from gates.engine import evidence
 from gates.engine.facts import SlotFacts, SlotSnapshot
 from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import Plan, from_us, newest_slot, to_us
+from gates.engine.reasons import blocking, reasons_in, subject_of
 from gates.engine.results import Evaluation as Judged
 from gates.engine.results import Recommendation as JudgedRecommendation
 from gates.engine.series import Rows
@@ -168,7 +168,7 @@ def _choose(pending: PendingRecords, now: dt.datetime) -> None:
         if held is not None and held.fold == cursor.fold:
             continue
         if evaluated.changed or evaluated.slot in proposed:
-            wanted = held is None or gist(held.found) != gist(evaluation_as_json(evaluated.evaluation))
+            wanted = held is None or differ(held.found, evaluation_as_json(evaluated.evaluation))
         else:
             wanted = evaluated.slot == newest.slot and _is_due(cursor, newest, newer)
         if wanted:
@@ -190,18 +190,23 @@ def _is_due(cursor: Cursor, judged: Judged, newer: Evaluation | None) -> bool:
     asked = cursor.asked_slot is not None and cursor.asked_slot <= slot
     if newer is None or asked or newer.slot.date() != slot.date():
         return True
-    return gist(newer.found) != gist(evaluation_as_json(judged))
+    return differ(newer.found, evaluation_as_json(judged))
 
 
-_FIGURES = re.compile(r"(?<![\w-])[+\u2212]?\d[\d.,:%TZ-]*( (d|h|min|s)\b( \d+ (h|min|s)\b)?)?")
+def differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two evaluations say something else: actions, codes, states, verdicts, and what the blockers are about.
+
+    Blockers of one that was kept in sentences cannot be compared.
+    """
+    with_blockers = all("reasons" in found["recommendation"] for found in (one, other))
+    return _gist(one, with_blockers=with_blockers) != _gist(other, with_blockers=with_blockers)
 
 
-def gist(found: Mapping[str, Any]) -> object:
-    """What makes two evaluations differ for a reader: actions, codes, states, verdicts, and blockers but for their figures."""
+def _gist(found: Mapping[str, Any], *, with_blockers: bool) -> object:
     told = [found["recommendation"], *found["variants"]]
     return (
         [(r["action"], r["code"], r["variant"], r["state"]) for r in told],
-        [[_FIGURES.sub("#", blocker) for blocker in r["blockers"]] for r in told],
+        [[subject_of(reason) for reason in blocking(r["reasons"])] for r in told] if with_blockers else [],
         [(g["gate"], g["variant"], g["verdict"]) for g in found["gates"]],
     )
 
@@ -276,7 +281,7 @@ def save(batch: Sequence[PendingRecords], now: dt.datetime) -> None:
     if ended := [row for pending in batch for row in pending.waiting if row.superseded_at or row.withdrawn_at]:
         Recommendation.objects.bulk_update(ended, ("superseded_at", "superseded_because", "withdrawn_at"))
     Recommendation.objects.bulk_create([row for pending in batch for row in pending.proposed])
-    tell_all([_message(pending.judging.experiment, row, now) for pending in batch for row in pending.proposed])
+    publish_all([_message(pending.judging.experiment, row, now) for pending in batch for row in pending.proposed])
 
 
 def _set_proposals(pending: PendingRecords, rows: Mapping[int, Rows], now: dt.datetime) -> None:
@@ -363,8 +368,7 @@ def _proposed(
         proposed_at=now,
         first_stable_at=None if proposal.first_stable_at is None else from_us(proposal.first_stable_at),
         knowable_at=None if proposal.knowable_at is None else from_us(proposal.knowable_at),
-        rationale=told["rationale"],
-        blockers=told["blockers"],
+        reasons=reasons_in(told),
         evidence_digest=at.evidence_digest,
         policy_version=judging.version,
         fold=judging.cursor.fold,
@@ -381,7 +385,7 @@ def _message(experiment: Experiment, row: Recommendation, now: dt.datetime) -> O
             "variant": row.variant.key if row.variant else None,
             "action": row.action,
             "code": row.code,
-            "rationale": row.rationale,
+            "reasons": row.reasons,
             "evidence_digest": row.evidence_digest,
         },
         created_at=now,

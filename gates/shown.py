@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from gates.engine.plan import rfc3339, to_us
+from gates.engine.reasons import blocking, reasons_in
 from gates.engine.results import Evaluation as Judged
 from gates.engine.results import Recommendation as JudgedRecommendation
 from gates.loading import JudgingInput
@@ -29,7 +30,7 @@ def evaluation_as_json(judged: Judged) -> dict[str, Any]:
                 "reading": None
                 if g.reading is None
                 else {**msgspec.to_builtins(g.reading), "at": rfc3339(g.reading.at)},
-                "reason": g.reason,
+                "reasons": list(g.reasons),
                 "limits": g.extra,
             }
             for g in judged.gates
@@ -45,8 +46,7 @@ def recommendation_as_json(r: JudgedRecommendation) -> dict[str, Any]:
         "state": r.state,
         "first_stable_at": None if r.first_stable_at is None else rfc3339(r.first_stable_at),
         "proposed_slot": None if r.proposed_slot is None else rfc3339(r.proposed_slot),
-        "rationale": list(r.rationale),
-        "blockers": list(r.blockers),
+        "reasons": list(r.reasons),
     }
 
 
@@ -93,8 +93,9 @@ def _recommendation(
         "state": "answered" if row and row.answered_at else now["state"],
         "proposed_at": _rfc3339(row.proposed_at) if row else None,
         "first_stable_at": _rfc3339(row.first_stable_at) if row else recorded["first_stable_at"],
-        "rationale": row.rationale if row else recorded["rationale"],
-        "blockers": now["blockers"] if row else recorded["blockers"],
+        "reasons": [*(reason for reason in row.told if not reason.get("blocks")), *blocking(now["reasons"])]
+        if row
+        else reasons_in(recorded),
         "evidence_digest": row.evidence_digest if row else on_record.evidence_digest,
         "policy": {"name": version.policy.name, "version": version.number},
     }

@@ -360,7 +360,7 @@ def _advance(judging: JudgingInput, folded: FoldResult, to: dt.datetime, *, repr
     cursor.state = zlib.compress(folded.checkpoint.to_bytes(), 1)
     cursor.rules = REVISION
     if cursor.unjudgeable:
-        cursor.shown, cursor.unjudgeable = lifted(cursor.shown, cursor.unjudgeable["reason"]), None
+        cursor.shown, cursor.unjudgeable = lifted(cursor.shown), None
 
 
 def _next_due(experiment: Experiment, policy: Policy, judged: dt.datetime) -> dt.datetime | None:

@@ -10,7 +10,6 @@ CONTRACTS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["imp
 LONGEST_FILE, LONGEST_CLASS = 700, 350  # lines
 # The engine is being taken apart, a part at a time; what is done leaves this list.
 TOO_LONG = {
-    "gates/engine/narration.py",
     "gates/engine/policy.py",
 }
 

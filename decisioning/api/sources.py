@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
-from decisioning.api.door import Door
+from decisioning.api.base import PortalView
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem, invalid
@@ -35,7 +35,7 @@ class SourceFilter(django_filters.FilterSet):  # type: ignore[misc]
     enabled = django_filters.BooleanFilter(field_name="enabled")
 
 
-class Sources(Door):
+class Sources(PortalView):
     """The sources of the caller's teams."""
 
     scopes: ClassVar = {"GET": Scope.READ, "POST": Scope.WRITE}
@@ -78,7 +78,7 @@ class Sources(Door):
         return Response(_all_told([source], now)[0], status=201, headers={"Location": f"/api/sources/{source.key}"})
 
 
-class OneSource(Door):
+class OneSource(PortalView):
     """One source."""
 
     scopes: ClassVar = {"GET": Scope.READ}
@@ -88,7 +88,7 @@ class OneSource(Door):
         return Response(_all_told([_found(key)], self.now)[0])
 
 
-class Refresh(Door):
+class Refresh(PortalView):
     """POST /api/sources/{key}/refresh: a run now."""
 
     scopes: ClassVar = {"POST": Scope.TELEMETRY}
@@ -144,12 +144,16 @@ def _told(source: Source) -> dict[str, Any]:
         "team": source.team.key,
         "kind": source.kind,
         "url_env": source.url_env or None,
+        "token_env": source.token_env or None,
         "path": source.path or None,
         "query": source.query,
+        "rows_pointer": source.rows_pointer or None,
+        "step_s": source.step_s,
         "schedule_s": source.schedule_s,
         "overlap_s": source.overlap_s,
         "time_limit_s": source.time_limit_s,
         "date_format": source.date_format or None,
+        "time_zone": source.time_zone or None,
         "time_format": source.time_format or None,
         "columns": source.columns,
         "null_words": source.null_words,

@@ -20,7 +20,7 @@ from gates.engine.reader import SeriesProgress
 from gates.engine.series import SeriesKey
 from gates.engine.state import ExperimentState
 
-FORMAT = 5
+FORMAT = 6
 """Of a checkpoint: one of another format is folded anew."""
 
 
