@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import Q
 
 from decisioning.ledger.models import Heartbeat
 from experiments.models import Experiment
@@ -129,7 +130,8 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
 
 def left_anew() -> int:
     """How many experiments are still to be judged anew from their rows, of those that are known to be."""
-    return Cursor.objects.filter(state=None, judged_to__isnull=False, due_at__isnull=False).count()
+    judged = Cursor.objects.filter(judged_to__isnull=False, due_at__isnull=False)
+    return judged.filter(Q(state=None) | ~Q(rules=REVISION)).count()
 
 
 def next_size(size: int, seconds: float) -> int:
