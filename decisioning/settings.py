@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from django.utils.csp import CSP
 
@@ -92,12 +92,25 @@ ROLE_URLS = {
 }
 
 
+# Who waits for a lock holds up all who come after: a migration gives way to writers, a request to its client.
 LOCK_TIMEOUT = {"web": "2s", "owner": "1500ms"}
+SESSION = {  # roles.sql gives the roles the same, which hold through a pooler too
+    "search_path": "public,metadata,metrics,audit",
+    "lock_timeout": LOCK_TIMEOUT.get(ROLE, "10s"),
+    "statement_timeout": "30s" if ROLE == "web" else "600s",
+    "idle_in_transaction_session_timeout": "300s",
+}
 
 
 def database(url: str) -> dict[str, object]:
-    """Django's settings for a postgres:// URL; no URL gives a name that cannot connect, so commands without a database still run."""
+    """Django's settings for a postgres:// URL; no URL gives a name that cannot connect, so commands without a database still run.
+
+    With ?pool_mode=transaction the URL leads to a pooler such as PgBouncer, where a session is anybody's from one transaction to the next:
+    nothing is set or prepared in it, the settings are the role's.
+    """
     parts = urlsplit(url)
+    pooled = parse_qs(parts.query).get("pool_mode") == ["transaction"]
+    session = {} if pooled else {"options": " ".join(f"-c {name}={value}" for name, value in SESSION.items())}
     return {
         "ENGINE": "decisioning.database.backend",
         "NAME": parts.path.lstrip("/") or "decisioning",
@@ -107,6 +120,8 @@ def database(url: str) -> dict[str, object]:
         "PORT": str(parts.port or ""),
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
+        "POOLED": pooled,
+        "DISABLE_SERVER_SIDE_CURSORS": pooled,
         "OPTIONS": {
             # A hung server ignores statement_timeout, so there are deadlines on this side as well; see database.liveness.
             "connect_timeout": 10,
@@ -115,9 +130,7 @@ def database(url: str) -> dict[str, object]:
             "keepalives_interval": 3,
             "keepalives_count": 3,
             "application_name": f"decisioning-{ROLE}",
-            "options": "-c search_path=public,metadata,metrics,audit "
-            # Who waits for a lock holds up all who come after: a migration gives way to writers, a request to its client.
-            f"-c lock_timeout={LOCK_TIMEOUT.get(ROLE, '10s')} -c statement_timeout={'30s' if ROLE == 'web' else '600s'} -c idle_in_transaction_session_timeout=300s",
+            **session,
         },
     }
 

@@ -27,9 +27,28 @@ class DatabaseWrapper(base.DatabaseWrapper):
             return _CLASSES[self.pulse].connect(**conn_params)
         except Silent:
             raise psycopg.OperationalError("the server does not answer") from None
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as problem:
+            if "unsupported startup parameter" in str(problem):
+                raise psycopg.OperationalError(
+                    "Here is a pooler. Write ?pool_mode=transaction at the end of its URL (docs/operations.md)."
+                ) from problem
             self.pulse.ask()
             raise
+
+    def init_connection_state(self) -> None:
+        """Raises OperationalError where a pooler's role has not the settings that a session of its own would be given."""
+        super().init_connection_state()
+        if self.settings_dict.get("POOLED"):
+            with self.cursor() as cursor:
+                cursor.execute(
+                    "SELECT current_user, current_setting('search_path'), current_setting('statement_timeout')"
+                )
+                role, path, limit = cursor.fetchone()
+            if "metadata" not in path or limit == "0":
+                raise psycopg.OperationalError(
+                    f"Through a pooler the settings of {role} hold, and it has none. Run docker/roles.sh, or "
+                    "decisioning/roles.sql as a superuser, and connect anew."
+                )
 
 
 _NOT_FOR_PROBES = frozenset({"context", "cursor_factory", "prepare_threshold", "autocommit"})
