@@ -5,9 +5,10 @@ Read from what the tick has written, apart from it: telling never holds up judgi
 
 from datetime import UTC, datetime
 
+import msgspec
 from django.db import connection
 
-from decisioning.ledger.alarms import GRACE, Wrong, reconcile
+from decisioning.ledger.alarms import STEADY_AFTER, Condition, reconcile
 
 _OVERDUE = """
 SELECT r.team_id, r.experiment_id, r.id, e.key, v.key, r.action, r.code, r.proposed_at, t.answer_within_h, r.evidence_digest
@@ -21,7 +22,7 @@ ORDER BY r.id
 """
 
 _FAILED = """
-SELECT e.team_id, e.id, e.key, g ->> 'gate', g ->> 'kind', g ->> 'variant', g ->> 'metric', g ->> 'reason', g ->> 'since', c.judged_to
+SELECT e.team_id, e.id, e.key, g ->> 'gate', g ->> 'kind', g ->> 'variant', g ->> 'metric', g -> 'reasons', g ->> 'since', c.judged_to
 FROM metadata.cursors c
 JOIN metadata.experiments e ON e.id = c.experiment_id AND e.status = 'running'
 CROSS JOIN LATERAL jsonb_array_elements(c.shown -> 'gates') AS g
@@ -38,14 +39,14 @@ def tell_overdue(*, now: datetime) -> int:
 
 def tell_failed_guards(*, now: datetime) -> int:
     """`guard.failed` for every guard and safety limit that fails, once until it has held for a while. Returns the messages told."""
-    return reconcile("guard.failed", failed_guards, now=now, until=GRACE)
+    return reconcile("guard.failed", failed_guards, now=now, keep_firing_for=STEADY_AFTER)
 
 
-def overdue(*, now: datetime) -> list[Wrong]:
+def overdue(*, now: datetime) -> list[Condition]:
     with connection.cursor() as cursor:
         cursor.execute(_OVERDUE, [now])
         return [
-            Wrong(
+            Condition(
                 team,
                 experiment,
                 str(pk),
@@ -63,11 +64,11 @@ def overdue(*, now: datetime) -> list[Wrong]:
         ]
 
 
-def failed_guards() -> list[Wrong]:
+def failed_guards() -> list[Condition]:
     with connection.cursor() as cursor:
         cursor.execute(_FAILED)
         return [
-            Wrong(
+            Condition(
                 team,
                 experiment,
                 f"{key} {gate} {variant or ''}".rstrip(),
@@ -77,10 +78,10 @@ def failed_guards() -> list[Wrong]:
                     "gate": gate,
                     "kind": kind,
                     "metric": metric,
-                    "reason": reason,
+                    "reasons": msgspec.json.decode(reasons) if isinstance(reasons, str) else reasons or [],
                     "since": since,
                     "slot": judged_to.astimezone(UTC).isoformat().replace("+00:00", "Z") if judged_to else None,
                 },
             )
-            for team, experiment, key, gate, kind, variant, metric, reason, since, judged_to in cursor.fetchall()
+            for team, experiment, key, gate, kind, variant, metric, reasons, since, judged_to in cursor.fetchall()
         ]

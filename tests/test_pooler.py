@@ -64,18 +64,18 @@ max_client_conn = 200
 
 def _answers(dsn: str) -> bool:
     try:
-        psycopg.connect(dsn.partition("?")[0], connect_timeout=2).close()
+        psycopg.connect(dsn, connect_timeout=2).close()
     except psycopg.OperationalError:
         return False
     return True
 
 
-def url(postgres: Postgres, port: int, role: str, query: str = "?pool_mode=transaction") -> str:
-    return postgres.dsn(role).replace(f":{postgres.port}/", f":{port}/") + query
+def url(postgres: Postgres, port: int, role: str) -> str:
+    return postgres.dsn(role).replace(f":{postgres.port}/", f":{port}/")
 
 
-def environment(postgres: Postgres, port: int, query: str = "?pool_mode=transaction") -> dict[str, str]:
-    return {name: url(postgres, port, role, query) for role, name in NAMES.items()}
+def environment(postgres: Postgres, port: int, mode: str = "transaction") -> dict[str, str]:
+    return {name: url(postgres, port, role) for role, name in NAMES.items()} | {"DECISIONING_POOL_MODE": mode}
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +137,11 @@ def refused(made: Installation) -> str:
     return str(told.value)
 
 
-def test_a_url_that_does_not_say_so_is_told_what_to_write(postgres: Postgres, pooler: int, tmp_path: Path) -> None:
+def test_an_installation_that_does_not_say_so_is_told_what_to_write(
+    postgres: Postgres, pooler: int, tmp_path: Path
+) -> None:
     made = Installation(tmp_path / "home", environment=environment(postgres, pooler, ""))
-    assert "Write ?pool_mode=transaction at the end of its URL" in refused(made)
+    assert "Set DECISIONING_POOL_MODE=transaction" in refused(made)
 
 
 def test_roles_without_their_settings_are_told_what_to_run(postgres: Postgres, pooler: int, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
-from decisioning.api.document import recommendation_before_the_first_look
-from decisioning.api.door import Door, json_response
+from decisioning.api.base import PortalView, json_response
+from decisioning.api.document import reader_of, recommendation_before_the_first_look
 from decisioning.api.experiments import matches, shown_document
 from decisioning.api.lists import PAGING, page
 from decisioning.api.problems import Problem, bad_parameter, invalid
@@ -22,10 +22,12 @@ from decisioning.api.serializers import DecisionIn
 from decisioning.api.series import instant_of
 from experiments.lifecycle import TransitionRefused
 from experiments.models import Experiment
-from gates import policies, tick
+from gates import consistency, policies, wording
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine.evidence import EvidenceRefused, replay
 from gates.engine.evidence import digest as digest_of
+from gates.engine.narration import Reader, in_words, rationale
+from gates.engine.plan import newest_slot
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from telemetry import wake
 
@@ -35,7 +37,7 @@ def rfc3339(instant: datetime | None) -> str | None:
     return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-class OneDecision(Door):
+class OneDecision(PortalView):
     """The current recommendation with its rationale, and a person's answer to it."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.REVIEW}
@@ -58,7 +60,9 @@ class OneDecision(Door):
             "stale": document["stale"],
             "unjudgeable": document["unjudgeable"],
             "recommendation": document["recommendation"],
-            "variants": _per_treatment(document, cursor.get("variants", [])),
+            "variants": _per_treatment(
+                document, [in_words(told, reader_of(document, self.now)) for told in cursor.get("variants", [])]
+            ),
             "decision": _standing(experiment),
         }
         return Response(body, headers={"ETag": shown.etag, "Cache-Control": "private, no-cache"})
@@ -86,7 +90,7 @@ class OneDecision(Door):
         return Response({"experiment": experiment.key, "status": experiment.status, **_told(decision)}, status=201)
 
 
-class Gates(Door):
+class Gates(PortalView):
     """The gates as of the newest slot."""
 
     scopes = {"GET": Scope.READ}
@@ -97,7 +101,7 @@ class Gates(Door):
         return Response({"results": document["gates"], "as_of": document["as_of"], "next": None, "previous": None})
 
 
-class Evaluations(Door):
+class Evaluations(PortalView):
     """Slots at which something changed, or that somebody asked for; at most one a slot."""
 
     scopes = {"GET": Scope.READ}
@@ -118,7 +122,7 @@ class Evaluations(Door):
         )
 
 
-class Decisions(Door):
+class Decisions(PortalView):
     """What people answered."""
 
     scopes = {"GET": Scope.READ}
@@ -129,12 +133,10 @@ class Decisions(Door):
         experiment = self.experiment(ref)
         decisions = Decision.objects.filter(experiment=experiment).select_related("recommendation__variant")
         revised = _revisions(experiment)
-        return page(
-            request, decisions, shown=lambda found: [{**_told(d, revised), "recommended": _answered(d)} for d in found]
-        )
+        return page(request, decisions, shown=lambda found: _with_answers(found, revised, self.now))
 
 
-class OneEvidence(Door):
+class OneEvidence(PortalView):
     """The canonical evidence of an evaluation, byte for byte what its digest is the SHA-256 of."""
 
     scopes = {"GET": Scope.READ}
@@ -147,7 +149,7 @@ class OneEvidence(Door):
         )
 
 
-class Verification(Door):
+class Verification(PortalView):
     """Evidence recomputed from itself."""
 
     scopes = {"POST": Scope.READ}
@@ -162,7 +164,7 @@ class Verification(Door):
         return Response({"same": again == kept, "digest": digest, "recomputed": digest_of(again)})
 
 
-class Evaluate(Door):
+class Evaluate(PortalView):
     """Ask for an evaluation now."""
 
     scopes = {"POST": Scope.WRITE}
@@ -173,7 +175,7 @@ class Evaluate(Door):
         if experiment.status != Experiment.Status.RUNNING:
             detail = f"{experiment.key} is {experiment.status}: experiments are judged while they run."
             raise Problem(409, "not_running", detail)
-        slot = tick.newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
+        slot = newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
         # Never later than it was due: asking does not make a slot that is late a punctual one.
         Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=Least("due_at", Value(now)))
         transaction.on_commit(wake.tick)
@@ -222,15 +224,16 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
         raise bad_parameter("as_of", f"{experiment.key} had not started by {rfc3339(past)}")
     version = _in_force(experiment, past)
     policy = {"name": version.policy.name, "version": version.number}
-    slot = tick.newest_slot(past, version.body.get("slot_s", 300))
+    slot = newest_slot(past, version.body.get("slot_s", 300))
     recommendation, variants = recommendation_before_the_first_look(policy), []
     if slot > experiment.started_at:
-        found = tick.as_of(experiment, slot, version)
+        found = consistency.as_of(experiment, slot, version)
+        who = wording.reader((found["recommendation"], *found["variants"]), slot)
         recorded = Evaluation.objects.filter(experiment=experiment, slot=slot, policy_version=version)
         same = (e.evidence_digest for e in recorded.order_by("-fold") if _outcome(e.found) == _outcome(found))
         beside = {"evidence_digest": next(same, None), "policy": policy}
         recommendation, *variants = (
-            {**told, "proposed_at": told["proposed_slot"], **beside}
+            {**in_words(told, who), "proposed_at": told["proposed_slot"], **beside}
             for told in (found["recommendation"], *found["variants"])
         )
     return {
@@ -308,14 +311,20 @@ def _revisions(experiment: Experiment) -> dict[str, dict[str, str]]:
     return Cursor.objects.filter(pk=experiment.pk).values_list("revisions", flat=True).first() or {}
 
 
-def _answered(decision: Decision) -> dict[str, Any]:
+def _with_answers(found: Sequence[Decision], revised: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
+    who = wording.reader(({"reasons": d.recommendation.told} for d in found), now)
+    return [{**_told(d, revised), "recommended": _answered(d, who)} for d in found]
+
+
+def _answered(decision: Decision, who: Reader) -> dict[str, Any]:
     of = decision.recommendation
     return {
         "action": of.action,
         "code": of.code,
         "variant": of.variant.key if of.variant else None,
         "proposed_at": rfc3339(of.proposed_at),
-        "rationale": of.rationale,
+        "rationale": rationale(of.told, who),
+        "reasons": of.told,
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import psycopg
+from django.conf import settings
 from django.db import connection
 
 _prepared: WeakKeyDictionary[psycopg.Connection[Any], set[str]] = WeakKeyDictionary()
@@ -19,7 +20,7 @@ def fetch(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     sql: with parameters as `%(name)s::type`. Prepared in SQL, because Django's cursors put parameters into the text, so that
     PostgreSQL would plan each anew, and psycopg forgets what it has prepared at every rollback. Through a pooler nothing is prepared.
     """
-    if connection.settings_dict["POOLED"]:
+    if settings.POOLED:
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             found: list[tuple[Any, ...]] = cursor.fetchall()

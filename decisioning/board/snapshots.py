@@ -15,9 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from decisioning.access import outbound
 from decisioning.board import words
-from decisioning.board.charts import Point, percent
+from decisioning.board.charts import Point
 from decisioning.board.presenters import page_data
 from decisioning.ledger.models import OutboxMessage
+from gates.engine.figures import MINUS, percent
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ def of_message(message: OutboxMessage, now: datetime) -> tuple[str, str] | None:
     if message.type != "decision.proposed" or message.experiment_id is None or not _reachable():
         return None
     try:
-        facts = page_data.gather([message.experiment_id], now=now)
-        points = page_data.trend(facts, message.experiment_id, message.data.get("variant"))
+        data = page_data.load([message.experiment_id], now=now)
+        points = page_data.trend(data, message.experiment_id, message.data.get("variant"))
     except (ArithmeticError, LookupError, TypeError, ValueError):
         _log.exception("No picture for message %s", message.pk)  # the message goes without
         return None
@@ -94,7 +95,7 @@ def _drawn(points: Sequence[Point], title: str) -> Image.Image:
 
 def _plain(text: str) -> str:
     """The font that comes with Pillow knows no minus sign."""
-    return text.replace(words.MINUS, "-")
+    return text.replace(MINUS, "-")
 
 
 def _reachable() -> bool:

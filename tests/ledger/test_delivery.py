@@ -14,7 +14,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from decisioning.access.models import Team
 from decisioning.ledger import channels, delivery
 from decisioning.ledger.models import Channel, Delivery, Entry, OutboxMessage
-from decisioning.ledger.outbox import EVENTS, tell
+from decisioning.ledger.outbox import EVENTS, publish
 from decisioning.notices import messages, transports
 from tests.access.logins import psql
 from tests.conftest import as_role, log_in_as
@@ -55,7 +55,7 @@ def happened(team: Team, experiment: int | None = CHECKOUT, kind: str = "experim
         **data,
     }
     with as_role("worker"):
-        return transports.webhook_id(tell(team_id=team.pk, experiment_id=experiment, type=kind, data=said, now=NOW))
+        return transports.webhook_id(publish(team_id=team.pk, experiment_id=experiment, type=kind, data=said, now=NOW))
 
 
 def tick(at: timedelta = timedelta(0)) -> int:
@@ -428,3 +428,16 @@ def test_a_mail_server_that_is_down_is_a_receiver_that_is_down(team: Team, setti
 def test_every_event_has_words_of_its_own(event: str) -> None:
     said = messages._SAID
     assert event in said
+
+
+def test_a_restored_copy_tells_nobody_until_a_person_says_that_it_is_live(team: Team, receiver: Receiver) -> None:
+    opened(team, receiver.url)
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("INSERT INTO access.restored (at) VALUES (now())")
+    happened(team)
+    assert (tick(), receiver.got) == (0, [])
+
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM access.restored")
+
+    assert (tick(), len(receiver.got)) == (1, 1)

@@ -3,12 +3,14 @@
 from typing import Any
 
 import psycopg
+from django.conf import settings
 from django.db.backends.postgresql import base
 from psycopg import IsolationLevel
 
-from decisioning.database.liveness import PRIMARY, REPLICA, Silent, Watched
+from decisioning.database.liveness import PRIMARY, REPLICA, GuardedConnection, ServerSilent
+from decisioning.database.schema import REFUSAL, NewerDatabase
 
-_CLASSES = {pulse: Watched.of(pulse) for pulse in (PRIMARY, REPLICA)}
+_CLASSES = {server: GuardedConnection.of(server) for server in (PRIMARY, REPLICA)}
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -16,29 +18,32 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def __init__(self, settings_dict: dict[str, Any], alias: str = "default") -> None:
         super().__init__(settings_dict, alias)
-        self.pulse = REPLICA if alias == "replica" else PRIMARY
+        self.server = REPLICA if alias == "replica" else PRIMARY
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> psycopg.Connection[Any]:
         """Raises OperationalError at once while the server is known to be away."""
         self.isolation_level = IsolationLevel.READ_COMMITTED  # Django asks for it; no installation sets another
-        self.pulse.parameters = {name: conn_params[name] for name in conn_params if name not in _NOT_FOR_PROBES}
+        self.server.parameters = {name: conn_params[name] for name in conn_params if name not in _NOT_FOR_PROBES}
         try:
-            self.pulse.check()
-            return _CLASSES[self.pulse].connect(**conn_params)
-        except Silent:
+            self.server.check()
+            made = _CLASSES[self.server].connect(**conn_params)
+            REFUSAL.check(made)
+        except ServerSilent:
             raise psycopg.OperationalError("the server does not answer") from None
+        except NewerDatabase:
+            raise
         except psycopg.OperationalError as problem:
             if "unsupported startup parameter" in str(problem):
-                raise psycopg.OperationalError(
-                    "Here is a pooler. Write ?pool_mode=transaction at the end of its URL (docs/operations.md)."
-                ) from problem
-            self.pulse.ask()
+                said = "Here is a pooler. Set DECISIONING_POOL_MODE=transaction (docs/operations.md)."
+                raise psycopg.OperationalError(said) from problem
+            self.server.ask()
             raise
+        return made
 
     def init_connection_state(self) -> None:
         """Raises OperationalError where a pooler's role has not the settings that a session of its own would be given."""
         super().init_connection_state()
-        if self.settings_dict.get("POOLED"):
+        if settings.POOLED:
             with self.cursor() as cursor:
                 cursor.execute(
                     "SELECT current_user, current_setting('search_path'), current_setting('statement_timeout')"

@@ -8,7 +8,10 @@ from decisioning.access.scopes import Scope
 from decisioning.board import words
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters import page_data
-from decisioning.board.presenters.experiment.context import Dossier, as_of, slot_of
+from decisioning.board.presenters.experiment.context import ExperimentContext, as_of, slot_of
+from gates.engine.figures import span
+from gates.engine.narration import rationale, sentence
+from gates.engine.reasons import blocking, each_once, told
 from gates.models import Decision, Recommendation
 
 # What an answer does, in words that end the choice it stands beside.
@@ -25,7 +28,7 @@ _INSTEAD = {
 }
 
 
-def verdicts(d: Dossier, *, answer: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+def verdicts(d: ExperimentContext, *, answer: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """One banner for each proposal that waits, else the one that says why there is nothing to answer."""
     waiting = sorted(d.proposals, key=lambda r: (r.code != "unsafe", r.variant_id is not None, r.pk))
     if waiting and d.e.status in page_data.OPEN:
@@ -48,18 +51,22 @@ def _heading(action: str, variant: str | None, *, several: bool) -> str:
     return f"{verb} it: keep control" if action == "delete" else f"{verb} it"
 
 
-def _because(d: Dossier, rationale: Sequence[str], blockers: Sequence[str], action: str) -> list[dict[str, str]]:
+def _because(d: ExperimentContext, reasons: Sequence[Mapping[str, Any]], action: str) -> list[dict[str, str]]:
     icon = {"scale": "pass", "delete": "fail", "review": "review"}.get(action, "inconclusive")
     return [
-        *({"icon": icon, "tone": "", "text": line} for line in rationale),
+        *({"icon": icon, "tone": "", "text": line} for line in rationale(reasons, d.reader)),
         *(
-            {"icon": "stale" if "old" in line or "stale" in line else "no_data", "tone": "late", "text": line}
-            for line in blockers
+            {
+                "icon": "stale" if reason["code"] == "stale" else "no_data",
+                "tone": "late",
+                "text": sentence(reason, d.reader),
+            }
+            for reason in blocking(reasons)
         ),
     ]
 
 
-def _proof(d: Dossier, code: str, variant: str | None, *, uid: str) -> dict[str, Any]:
+def _proof(d: ExperimentContext, code: str, variant: str | None, *, uid: str) -> dict[str, Any]:
     gate = gate_presenter.telling(d.gates, code=code, variant=variant)
     if gate is None:
         return {"kpi": "", "estimate": "", "range": "", "interval": ""}
@@ -70,7 +77,7 @@ def _proof(d: Dossier, code: str, variant: str | None, *, uid: str) -> dict[str,
     return {"kpi": name, "estimate": text, "range": spread, "interval": gate_presenter.drawn(gate, d.metrics, uid=uid)}
 
 
-def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None, i: int) -> dict[str, Any]:
+def _proposal(d: ExperimentContext, r: Recommendation, *, answer: Mapping[str, Any] | None, i: int) -> dict[str, Any]:
     e, several = d.e, len(d.treatments) > 1
     variant = r.variant.key if r.variant else d.said.get("variant")
     suspended = _suspended(d, r)
@@ -78,7 +85,7 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
     left = (r.proposed_at + within - d.now).total_seconds()
     uid = "decide" if i == 0 else f"decide-{r.pk}"
     stable = (
-        f", {words.duration((r.proposed_at - r.knowable_at).total_seconds())} after the first stable read could be known"
+        f", {span((r.proposed_at - r.knowable_at).total_seconds())} after the first stable read could be known"
         if r.knowable_at
         else ""
     )
@@ -93,12 +100,10 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
         else {"icon": "clock", "text": "Waiting for an answer"},
         "said": f"{words.CODES.get(r.code, r.code)} · proposed {words.instant(r.proposed_at, d.now)}{stable}",
         **_proof(d, r.code, variant, uid=f"p{r.pk}"),
-        "because": _because(
-            d, r.rationale, [*r.blockers, *(suspended.get("blockers") or [] if suspended else [])], r.action
-        ),
+        "because": _because(d, each_once([*r.told, *blocking(suspended["reasons"] if suspended else [])]), r.action),
         **_digest(d, r.evidence_digest, r.slot),
         "late": left < 6 * 3600,
-        "left": f"{words.duration(left)} left" if left > 0 else f"{words.duration(-left)} overdue",
+        "left": f"{span(left)} left" if left > 0 else f"{span(-left)} overdue",
         "clock": page_data.clock(d.now - r.proposed_at, within, uid=f"k{r.pk}", width=300),
         "stable": f"Proposed {words.instant(r.proposed_at, d.now)}",
         "promised": f"Promised by {words.instant(r.proposed_at + within, d.now)}",
@@ -115,14 +120,14 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
     return banner
 
 
-def _suspended(d: Dossier, r: Recommendation) -> Mapping[str, Any] | None:
+def _suspended(d: ExperimentContext, r: Recommendation) -> Mapping[str, Any] | None:
     """What the newest slot says of this proposal when it suspends it: its inputs have died, or were restated."""
     told = [*(d.shown.get("variants") or []), d.said]
     mine = (t for t in told if t.get("state") == "suspended" and t.get("evidence_digest") == r.evidence_digest)
     return next(mine, None)
 
 
-def _not_now(d: Dossier) -> dict[str, Any]:
+def _not_now(d: ExperimentContext) -> dict[str, Any]:
     """Beside a suspended proposal; what blocks it stands in its reasons."""
     if d.cursor and d.cursor.unjudgeable:
         lines = ["It cannot be judged just now, so it cannot be answered.",
@@ -142,7 +147,9 @@ def _not_now(d: Dossier) -> dict[str, Any]:
     return {"title": "Not now", "lines": lines, "url": d.url("experiment") + "#gates", "label": "See the gates"}
 
 
-def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[str, Any] | None) -> dict[str, Any]:
+def _answer(
+    d: ExperimentContext, r: Recommendation, variant: str | None, sent: Mapping[str, Any] | None
+) -> dict[str, Any]:
     whole = r.variant_id is None or len(d.treatments) < 2
     then = (
         _THEN[r.action]
@@ -170,7 +177,7 @@ def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[st
     }
 
 
-def _digest(d: Dossier, digest: str, slot: datetime | None) -> dict[str, str]:
+def _digest(d: ExperimentContext, digest: str, slot: datetime | None) -> dict[str, str]:
     if not digest:
         return {"digest": "", "short": "", "evidence_url": "", "as_of": ""}
     short = f"{digest[:11]}…{digest[-4:]}"
@@ -178,17 +185,17 @@ def _digest(d: Dossier, digest: str, slot: datetime | None) -> dict[str, str]:
     return {"digest": digest, "short": short, "evidence_url": d.url("evidence", digest), "as_of": as_of}
 
 
-def _decided(d: Dossier, answer: Decision) -> dict[str, Any]:
+def _decided(d: ExperimentContext, answer: Decision) -> dict[str, Any]:
     r = answer.recommendation
     verb = {"scaled": "scale", "deleted": "delete"}.get(d.e.status, "hold")
     how = "accepted" if answer.action == "accept" else "overridden"
-    took = words.duration((answer.at - r.proposed_at).total_seconds())
+    took = span((answer.at - r.proposed_at).total_seconds())
     lines = [{"icon": "pass", "tone": "", "text": f"Answered {took} after it was proposed, by {answer.by}."}]
     if answer.reason:
         lines.append({"icon": "user", "tone": "", "text": f"“{answer.reason}”"})
     if revised := (d.cursor.revisions if d.cursor else {}).get(str(answer.pk)):
         lines.insert(0, {"icon": "review", "tone": "review", "text": words.on_older_data(revised)})
-    lines += [{"icon": "info", "tone": "", "text": line} for line in r.rationale]
+    lines += [{"icon": "info", "tone": "", "text": line} for line in rationale(r.told, d.reader)]
     variant = r.variant.key if r.variant else d.said.get("variant")
     return {
         "id": "decide",
@@ -212,27 +219,24 @@ def _decided(d: Dossier, answer: Decision) -> dict[str, Any]:
     }
 
 
-def _nothing(d: Dossier) -> dict[str, Any]:
+def _nothing(d: ExperimentContext) -> dict[str, Any]:
     e = d.e
     code, action = d.said.get("code", ""), d.said.get("action", "hold")
-    blockers, rationale = d.said.get("blockers") or [], d.said.get("rationale") or []
+    reasons: list[Mapping[str, Any]] = d.said.get("reasons") or []
     if e.status == "draft":
-        heading, rationale, blockers = (
-            "Not started",
-            ["Start it, and it is judged at the first slot after its first rows."],
-            [],
-        )
+        heading = "Not started"
+        reasons = [told("Start it, and it is judged at the first slot after its first rows.")]
     elif e.status == "paused":
         heading = "Paused"
-        rationale, blockers = ["Rows still arrive and are kept; gates rest until it is started again."], []
+        reasons = [told("Rows still arrive and are kept; gates rest until it is started again.")]
     elif e.status in page_data.CLOSED:
         heading = f"{words.STATUSES[e.status]} without an answer"
-        rationale = rationale or ["It ended before a proposal was answered."]
+        reasons = reasons or [told("It ended before a proposal was answered.")]
     elif not d.said and d.cursor and d.cursor.unjudgeable:
-        heading, rationale = "Hold, cannot be judged", [d.cursor.unjudgeable["reason"]]
+        heading, reasons = "Hold, cannot be judged", [told(d.cursor.unjudgeable["reason"])]
     elif not d.said:
         heading = "Hold, no data"
-        rationale = [f"No slot was judged yet. Send the first rows to /api/experiments/{e.key}/kpis."]
+        reasons = [told(f"No slot was judged yet. Send the first rows to /api/experiments/{e.key}/kpis.")]
     else:
         heading = f"{action.capitalize()}, {words.CODES.get(code, code).lower()}"
     aside = _wait(d)
@@ -245,13 +249,13 @@ def _nothing(d: Dossier) -> dict[str, Any]:
         "tag": {"icon": "clock", "text": "Nothing to answer"},
         "said": f"read{as_of(d)}" if d.said else "",
         **_proof(d, code, d.said.get("variant"), uid="p0"),
-        "because": [*_because(d, rationale, blockers, action), *warnings],
+        "because": [*_because(d, reasons, action), *warnings],
         **_digest(d, proven := d.said.get("evidence_digest") or "", slot_of(d, proven)),
         "aside": aside,
     }
 
 
-def _wait(d: Dossier) -> dict[str, Any] | None:
+def _wait(d: ExperimentContext) -> dict[str, Any] | None:
     """What a person can do while there is nothing to answer."""
     e = d.e
     if e.status in page_data.CLOSED:
