@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from decisioning.refusals import Refused
 from gates.engine.facts import SlotFacts, SlotSnapshot
 from gates.engine.fold import FoldResult
 from gates.engine.machine import REVISION, Evaluation, ExperimentState, compile_plan
@@ -24,8 +25,11 @@ FORMAT = 2
 """1 did not name the revision of the rules (`rules`), of which there was one."""
 
 
-class EvidenceRefused(ValueError):
+class EvidenceRefused(Refused):
     """The bytes are no evidence this version can replay, or there is no evidence to make."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("not_replayable", message, status=409)
 
 
 def evidence(policy: Policy, plan: Plan, folded: FoldResult, slot: int) -> dict[str, Any]:

@@ -8,9 +8,17 @@ from pathlib import Path
 from decisioning.api import problems
 
 PROJECT = Path(__file__).parents[2]
-ROOMS = ("decisioning/api", "decisioning/access", "decisioning/ledger", "experiments", "gates", "telemetry")
+ROOMS = (
+    "decisioning/api",
+    "decisioning/access",
+    "decisioning/ledger",
+    "decisioning/board",
+    "experiments",
+    "gates",
+    "telemetry",
+)
 _CODE = re.compile(r"[a-z]+(?:_[a-z0-9]+)*")
-_FIRST = {"refuse": 1, "fail": 0, "Problem": 1, "BadRow": 2, "DataRefused": 0}
+_FIRST = {"refuse": 1, "fail": 0, "Problem": 1, "Fault": 1}
 """Which argument of these is a code; of every other refusal it is the first."""
 
 
