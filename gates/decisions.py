@@ -9,12 +9,14 @@ from decisioning.ledger.outbox import publish
 from decisioning.refusals import Fault, Refused
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
+from gates import wording
+from gates.engine.compiled import compile_plan
 from gates.engine.evidence import EvidenceRefused
-from gates.engine.machine import FRESH, compile_plan, freshness
 from gates.engine.plan import to_us
+from gates.engine.state import FRESH
+from gates.engine.verdicts import freshness
 from gates.loading import JudgingInput, Unjudgeable, load
 from gates.models import Cursor, Decision, Evidence, Recommendation
-from gates.tick import open_recommendations
 from telemetry.freshness import WATERMARK_SQL
 
 OVERRIDES = {
@@ -63,7 +65,7 @@ def record_decision(
     recommendation = _answerable(experiment, digest, cursor)
     scales = (override_to or recommendation.action) == "scale"
     if scales or action == Decision.Action.ACCEPT:
-        _stands(recommendation, cursor)
+        _stands(recommendation, cursor, now)
     if action == Decision.Action.ACCEPT:
         _proved(recommendation)
     if scales:
@@ -124,7 +126,7 @@ def _complete(action: str, override_to: str, reason: str) -> None:
 
 def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommendation:
     """The open recommendation with this digest; else the refusal that says what became of it."""
-    open_ = open_recommendations([experiment])
+    open_ = Recommendation.objects.open([experiment])
     found = open_.filter(evidence_digest=digest).order_by("variant_id").first()
     if found is not None:
         return found
@@ -154,7 +156,7 @@ def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommen
     )
 
 
-def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
+def _stands(recommendation: Recommendation, cursor: Cursor, now: dt.datetime) -> None:
     """What is suspended as of the newest slot is not accepted, and scales nothing: its rows died, were restated, or break judging."""
     if cursor.unjudgeable:
         raise DecisionRefused(
@@ -168,7 +170,7 @@ def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
         if r.get("evidence_digest") == recommendation.evidence_digest
     ]
     if any(r.get("state") == "suspended" for r in mine):
-        blockers = " ".join(dict.fromkeys(b for r in mine for b in r.get("blockers", [])))
+        blockers = " ".join(dict.fromkeys(b for r in mine for b in wording.sentences(r, now)[1]))
         raise DecisionRefused(
             "recommendation_suspended", f"The proposal is suspended: {blockers} Decide when it stands again."
         )
@@ -267,7 +269,7 @@ def _apply(
         recommendation.variant.save(update_fields=["dropped_at"])
     elif goes_to and experiment.status != goes_to:
         transition(experiment, goes_to, by=by, now=now, reason=reason)
-        open_recommendations([experiment]).update(
+        Recommendation.objects.open([experiment]).update(
             superseded_at=now, superseded_because=Recommendation.Superseded.ANOTHER_ANSWER
         )
     return experiment.status

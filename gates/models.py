@@ -1,16 +1,21 @@
 """How experiments are judged, what was found, and what people answered."""
 
+from __future__ import annotations
+
 import zlib
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 
 from decisioning.access.models import Team, valid_key
 from experiments.models import Experiment, OfExperiment, Variant
 from gates.engine.evidence import EvidenceRefused
 from gates.engine.evidence import digest as digest_of
+from gates.engine.reasons import reasons_in
 
 
 class Policy(models.Model):
@@ -112,7 +117,7 @@ class PolicyBinding(models.Model):
 class Cursor(models.Model):
     """How far one experiment is judged. Doors write to this row as well; a tick locks it only while it writes.
 
-    `state` is the fold's (gates.engine.fold.Checkpoint, compressed); it always equals what a rebuild from the rows gives.
+    `state` is the fold's (gates.engine.checkpoint.Checkpoint, compressed); it always equals what a rebuild from the rows gives.
     `shown` is what the document says of the newest slot: gates and recommendations.
     """
 
@@ -138,7 +143,7 @@ class Cursor(models.Model):
         help_text="Why the newest slot could not be judged: {since, reason, row}; null while it can. Nothing proposed is accepted meanwhile.",
     )
     rules = models.PositiveSmallIntegerField(
-        default=1, db_default=1, help_text="The revision of the rules that judged (gates.engine.machine.REVISION)."
+        default=1, db_default=1, help_text="The revision of the rules that judged (gates.engine.compiled.REVISION)."
     )
     readable_at = models.DateTimeField(
         null=True, help_text="The first look that could be read: fresh, dense, with its floors and min_days."
@@ -219,6 +224,16 @@ class Evaluation(OfExperiment):
         return f"{self.experiment} at {self.slot:%Y-%m-%d %H:%MZ}: {self.action}"
 
 
+OPEN = Q(answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True)
+"""Of a recommendation: somebody has to answer it."""
+
+
+class RecommendationQuerySet(models.QuerySet["Recommendation"]):
+    def open(self, experiments: Iterable[Experiment]) -> RecommendationQuerySet:
+        """What of these experiments nobody has answered and nothing has taken back."""
+        return self.select_related("variant", "policy_version__policy").filter(OPEN, experiment__in=experiments)
+
+
 class Recommendation(OfExperiment):
     """One proposal for one variant (null: for the experiment as a whole). Its wording and figures never change.
 
@@ -243,8 +258,9 @@ class Recommendation(OfExperiment):
     proposed_at = models.DateTimeField(help_text="When it was written down.")
     first_stable_at = models.DateTimeField(null=True)
     knowable_at = models.DateTimeField(null=True, help_text="When the stable read could be known at the earliest.")
-    rationale = models.JSONField()
-    blockers = models.JSONField()
+    reasons = models.JSONField(default=list, db_default=Value([], models.JSONField()))
+    rationale = models.JSONField(default=list)  # the sentences of those that were made before reasons were data
+    blockers = models.JSONField(default=list)
     evidence_digest = models.CharField(max_length=71)
     policy_version = models.ForeignKey(PolicyVersion, on_delete=models.PROTECT, related_name="+")
     fold = models.PositiveIntegerField()
@@ -255,13 +271,15 @@ class Recommendation(OfExperiment):
     )
     withdrawn_at = models.DateTimeField(null=True)
 
+    objects = RecommendationQuerySet.as_manager()
+
     class Meta:
         db_table = "recommendations"
         ordering = ("-id",)
         constraints = [
             models.UniqueConstraint(
                 fields=["experiment", "variant"],
-                condition=Q(answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True),
+                condition=OPEN,
                 name="one_open_recommendation_per_variant",
                 nulls_distinct=False,
             ),
@@ -272,6 +290,11 @@ class Recommendation(OfExperiment):
 
     def __str__(self) -> str:
         return f"{self.action} {self.code}"
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        """Its reasons; of one that was made before reasons were data, its sentences as such."""
+        return self.reasons or reasons_in({"rationale": self.rationale, "blockers": self.blockers})
 
     @property
     def became(self) -> tuple[str, datetime]:

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView, json_response
-from decisioning.api.document import recommendation_before_the_first_look
+from decisioning.api.document import reader_of, recommendation_before_the_first_look
 from decisioning.api.experiments import matches, shown_document
 from decisioning.api.lists import PAGING, page
 from decisioning.api.problems import Problem, bad_parameter
@@ -22,10 +22,12 @@ from decisioning.api.serializers import DecisionIn
 from decisioning.api.series import instant_of
 from decisioning.literals import rfc3339
 from experiments.models import Experiment
-from gates import policies, tick
+from gates import consistency, policies, wording
 from gates.decisions import record_decision
 from gates.engine.evidence import digest as digest_of
 from gates.engine.evidence import replay
+from gates.engine.narration import Reader, in_words, rationale
+from gates.engine.plan import newest_slot
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from telemetry import wake
 
@@ -53,7 +55,9 @@ class OneDecision(PortalView):
             "stale": document["stale"],
             "unjudgeable": document["unjudgeable"],
             "recommendation": document["recommendation"],
-            "variants": _per_treatment(document, cursor.get("variants", [])),
+            "variants": _per_treatment(
+                document, [in_words(told, reader_of(document, self.now)) for told in cursor.get("variants", [])]
+            ),
             "decision": _standing(experiment),
         }
         return Response(body, headers={"ETag": shown.etag, "Cache-Control": "private, no-cache"})
@@ -117,9 +121,7 @@ class Decisions(PortalView):
         experiment = self.experiment(ref)
         decisions = Decision.objects.filter(experiment=experiment).select_related("recommendation__variant")
         revised = _revisions(experiment)
-        return page(
-            request, decisions, shown=lambda found: [{**_told(d, revised), "recommended": _answered(d)} for d in found]
-        )
+        return page(request, decisions, shown=lambda found: _with_answers(found, revised, self.now))
 
 
 class OneEvidence(PortalView):
@@ -158,7 +160,7 @@ class Evaluate(PortalView):
         if experiment.status != Experiment.Status.RUNNING:
             detail = f"{experiment.key} is {experiment.status}: experiments are judged while they run."
             raise Problem(409, "not_running", detail)
-        slot = tick.newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
+        slot = newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
         # Never later than it was due: asking does not make a slot that is late a punctual one.
         Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=Least("due_at", Value(now)))
         transaction.on_commit(wake.tick)
@@ -207,15 +209,16 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
         raise bad_parameter("as_of", f"{experiment.key} had not started by {rfc3339(past)}")
     version = _in_force(experiment, past)
     policy = {"name": version.policy.name, "version": version.number}
-    slot = tick.newest_slot(past, version.body.get("slot_s", 300))
+    slot = newest_slot(past, version.body.get("slot_s", 300))
     recommendation, variants = recommendation_before_the_first_look(policy), []
     if slot > experiment.started_at:
-        found = tick.as_of(experiment, slot, version)
+        found = consistency.as_of(experiment, slot, version)
+        who = wording.reader((found["recommendation"], *found["variants"]), slot)
         recorded = Evaluation.objects.filter(experiment=experiment, slot=slot, policy_version=version)
         same = (e.evidence_digest for e in recorded.order_by("-fold") if _outcome(e.found) == _outcome(found))
         beside = {"evidence_digest": next(same, None), "policy": policy}
         recommendation, *variants = (
-            {**told, "proposed_at": told["proposed_slot"], **beside}
+            {**in_words(told, who), "proposed_at": told["proposed_slot"], **beside}
             for told in (found["recommendation"], *found["variants"])
         )
     return {
@@ -293,14 +296,20 @@ def _revisions(experiment: Experiment) -> dict[str, dict[str, str]]:
     return Cursor.objects.filter(pk=experiment.pk).values_list("revisions", flat=True).first() or {}
 
 
-def _answered(decision: Decision) -> dict[str, Any]:
+def _with_answers(found: Sequence[Decision], revised: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
+    who = wording.reader(({"reasons": d.recommendation.told} for d in found), now)
+    return [{**_told(d, revised), "recommended": _answered(d, who)} for d in found]
+
+
+def _answered(decision: Decision, who: Reader) -> dict[str, Any]:
     of = decision.recommendation
     return {
         "action": of.action,
         "code": of.code,
         "variant": of.variant.key if of.variant else None,
         "proposed_at": rfc3339(of.proposed_at),
-        "rationale": of.rationale,
+        "rationale": rationale(of.told, who),
+        "reasons": of.told,
     }
 
 

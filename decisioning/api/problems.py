@@ -3,6 +3,7 @@
 `code` is stable and for programs; `detail` says what happened, with the value, and what to do. Nothing internal leaves.
 """
 
+import errno
 import json
 import logging
 import sys
@@ -11,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+from django.db import DataError, IntegrityError, InterfaceError, InternalError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.template import loader
 from django.views import defaults
@@ -122,6 +123,30 @@ def _told_by_validation(exception: exceptions.ValidationError) -> Problem:
     return invalid(list(flattened(exception.detail)) or [Fault("", "invalid", "The body is not valid.")])
 
 
+def is_out_of_room(failure: BaseException) -> bool:
+    """Whether a disk is full: the database's, by what it says, or ours."""
+    if isinstance(failure, OSError):
+        return failure.errno in {errno.ENOSPC, errno.EDQUOT}
+    return getattr(failure.__cause__, "sqlstate", None) == "53100"
+
+
+def _told_by_database(failure: Exception) -> Problem:
+    """It could not answer, or not do this; in either case nothing was changed."""
+    if is_out_of_room(failure):
+        return _unavailable("storage_full", "A disk of the portal's is full. Nothing was changed; try again later.")
+    if isinstance(failure, InternalError) and getattr(failure.__cause__, "sqlstate", None) != "25006":  # read-only
+        _log.error("Unexpected in the database", exc_info=failure)
+        return _internal()
+    if isinstance(failure, OSError):
+        _log.error("Unexpected in the system", exc_info=failure)
+        return _internal()
+    return _unavailable("database_unavailable", "The database did not answer in time. Nothing was changed; try again.")
+
+
+def _unavailable(code: str, detail: str) -> Problem:
+    return Problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
 def _told_by_row_security(error: ProgrammingError) -> Problem:
     """The database's own refusal, should a view ever let through what the team may not do."""
     if getattr(error.__cause__, "sqlstate", None) == "42501":
@@ -185,15 +210,8 @@ _TOLD: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] =
         lambda _: Problem(422, "invalid", "A value does not fit: out of range, or text that cannot be stored."),
     ),
     (IntegrityError, lambda _: Problem(409, "conflict", "Somebody changed this at the same moment. Read it again.")),
-    (
-        (OperationalError, InterfaceError),
-        lambda _: Problem(
-            503,
-            "database_unavailable",
-            "The database did not answer in time. Nothing was changed; try again.",
-            headers={"Retry-After": str(RETRY_AFTER_S)},
-        ),
-    ),
+    (ProgrammingError, _told_by_row_security),
+    ((OperationalError, InterfaceError, InternalError, OSError), _told_by_database),
 ]
 
 
@@ -225,13 +243,14 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if _is_api(request):
         return problem.response()
     if problem.status_code == 503:
-        return HttpResponse(_broken(request, 503), status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
-    return HttpResponse(_broken(request, 500), status=500)
+        return HttpResponse(_broken(request, problem), status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
+    return HttpResponse(_broken(request, problem), status=500)
 
 
-def _broken(request: HttpRequest, status: int) -> str:
+def _broken(request: HttpRequest, problem: Problem) -> str:
     """The page with the request's number, by which the log is searched; nothing else is asked, it may be what broke."""
-    return loader.get_template(f"{status}.html").render({"request": {"id": id_of(request)}})
+    page = loader.get_template(f"{problem.status_code}.html")
+    return page.render({"request": {"id": id_of(request)}, "code": problem.code})
 
 
 def _is_api(request: HttpRequest) -> bool:

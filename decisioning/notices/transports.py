@@ -18,7 +18,7 @@ from decisioning.ledger.channels import mailbox_of, secret_of
 from decisioning.ledger.delivery import Outcome
 from decisioning.ledger.models import Channel, Delivery, OutboxMessage
 from decisioning.literals import rfc3339
-from decisioning.notices.messages import notice_of
+from decisioning.notices.messages import data_of, notice_of
 
 STEP_S, CALL_S = 5.0, 10.0
 """The longest step of a call, and the longest call."""
@@ -55,7 +55,7 @@ def webhook_body(message: OutboxMessage) -> bytes:
     told = {
         "type": message.type,
         "timestamp": rfc3339(message.created_at, timespec="milliseconds"),
-        "data": {"experiment": None, **message.data},
+        "data": {"experiment": None, **data_of(message)},
     }
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 
-from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot
-from gates.engine.machine import CompiledPlan, Evaluation, ExperimentState, StateMachine, compile_plan, watch_verdict
-from gates.engine.narration import evaluation_of
+from gates.engine.compiled import CompiledPlan, compile_plan
+from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot, Unreadable
+from gates.engine.machine import StateMachine
 from gates.engine.plan import DAY, SECOND, Kpi, Plan
 from gates.engine.policy import Policy
+from gates.engine.reasons import evaluation_of
+from gates.engine.results import Evaluation
 from gates.engine.series import Rows, Series
+from gates.engine.state import ExperimentState
 from gates.engine.statistics.moments import Moments, PairMoments, merge, merge_pairs, of_mean, of_proportion, of_ratio
+from gates.engine.verdicts import watch_verdict
 
 Place = tuple[int, int]
 """(due instant, number of the row among those that answer it)."""
@@ -99,7 +103,8 @@ class Naive:
         return min(newest, default=None)
 
     def metric_look(self, metric: str, common: Place, before: Place, horizon: int, arms: tuple[str, ...]) -> MetricLook:
-        states, unreadable, restated, arrived, stamps = {}, {}, [], 0, []
+        states, restated, arrived, stamps = {}, [], 0, []
+        unreadable: dict[str, Unreadable | str] = {}
         for variant in arms:
             name = f"{metric}/{variant}"
             place = self.places[name]
@@ -121,7 +126,7 @@ class Naive:
                     continue
                 bucket = _bucket(kpi, row)
                 if bucket is None:
-                    unreadable[variant] = "unreadable"
+                    unreadable[variant] = Unreadable("unreadable")
                     break
                 if state is None:
                     state = bucket
@@ -141,7 +146,7 @@ class Naive:
         return newest[0], newest[4]
 
     def observations(self, watch: object, slot: int) -> Observations:
-        from gates.engine.machine import Watch
+        from gates.engine.compiled import Watch
 
         assert isinstance(watch, Watch)
         name = f"{watch.gate.metric}/{watch.variant}"

@@ -12,10 +12,12 @@ from django.db import connection
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric, TargetKpi, Variant
+from gates.consistency import differences
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine import evidence
-from gates.engine.fold import Checkpoint
+from gates.engine.checkpoint import Checkpoint
 from gates.engine.policy import DEFAULT_BODY
+from gates.engine.reasons import told
 from gates.models import (
     Cursor,
     Decision,
@@ -27,7 +29,7 @@ from gates.models import (
     Recommendation,
 )
 from gates.policies import named
-from gates.tick import differences, evaluate_due, open_recommendations
+from gates.tick import evaluate_due
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
 
@@ -258,7 +260,10 @@ def test_a_suspended_proposal_is_not_accepted_whatever_it_proposes(running: Targ
         assert proposal.action == "delete"
         assert cursor.shown is not None
         for part in (cursor.shown["recommendation"], *cursor.shown["variants"]):
-            part |= {"state": "suspended", "blockers": ["Rows that it rests on were restated."]}
+            part |= {
+                "state": "suspended",
+                "reasons": [{**told("Rows that it rests on were restated."), "blocks": True}],
+            }
         cursor.save()
     given: dict[str, Any] = {
         "digest": proposal.evidence_digest,
@@ -355,7 +360,7 @@ def test_an_answer_given_on_rows_that_were_corrected_since_says_what_would_be_ad
         decision = proposal.decision
         assert Cursor.objects.get().revisions == {str(decision.pk): {"action": "delete", "code": "harmful"}}
         assert experiment().status == "scaled", "an answer is never undone"
-        assert not open_recommendations([experiment()]).exists(), "who has decided is not asked again"
+        assert not Recommendation.objects.open([experiment()]).exists(), "who has decided is not asked again"
         assert Decision.objects.get().action == "accept"
     better = [row for r in rows.values() for row in r]
     send(running, better, now=end + 3 * HOUR)
@@ -375,9 +380,9 @@ def test_the_words_of_a_hold_say_what_is_lacking_now_and_go_on_record_once(runni
     with as_role("worker"):
         shown = Cursor.objects.get(experiment=experiment()).shown
         assert shown is not None
-        blockers = " ".join(shown["recommendation"]["blockers"])
-        assert "errors of treatment has no row yet" in blockers
-        assert "errors of control" not in blockers
+        lacks = [(r["code"], r["metric"], r["variant"]) for r in shown["recommendation"]["reasons"] if r.get("blocks")]
+        assert ("no_row", "errors", "treatment") in lacks
+        assert ("no_row", "errors", "control") not in lacks
         assert Evaluation.objects.filter(experiment=experiment()).count() == 2
 
 

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gates.engine.fold
+from gates.engine import buckets, extraction, reader, watermarks
+from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
 from gates.engine.evidence import canonical_bytes, evidence, replay
-from gates.engine.fold import Checkpoint, CheckpointOutdated, fold, unchanged_until
-from gates.engine.machine import Evaluation
+from gates.engine.fold import fold, unchanged_until
+from gates.engine.reasons import blocking
+from gates.engine.results import Evaluation
 from tests.examples import examples
 from tests.gates.desk import Desk, arrivals, body_of
 from tests.gates.histories import HOUR, without
@@ -25,12 +27,11 @@ SEEDS = st.integers(0, 2**32)
 @contextmanager
 def arrays_from(rows: int) -> Iterator[None]:
     """Let arrays do the work from that many rows and looks on, so that small histories go either way."""
-    before = gates.engine.fold.MANY, gates.engine.fold.FEW_LOOKS
-    gates.engine.fold.MANY, gates.engine.fold.FEW_LOOKS = rows, rows
-    try:
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (buckets, extraction, reader, watermarks):
+            patched.setattr(module, "MANY", rows)
+        patched.setattr(extraction, "FEW_LOOKS", rows)
         yield
-    finally:
-        gates.engine.fold.MANY, gates.engine.fold.FEW_LOOKS = before
 
 
 @examples(7)
@@ -147,14 +148,14 @@ def _shown(evaluation: Evaluation) -> object:
     """What the document takes from an evaluation that is not on record."""
     told = [evaluation.recommendation, *evaluation.variants]
     return evaluation.gates, [
-        msgspec.structs.replace(r, rationale=(), blockers=r.blockers if r.proposed_slot is not None else ())
+        msgspec.structs.replace(r, reasons=tuple(blocking(r.reasons)) if r.proposed_slot is not None else ())
         for r in told
     ]
 
 
 def _told(evaluation: Evaluation) -> object:
-    """An evaluation without its sentences about single rows, which the slow engine does not write."""
+    """An evaluation without what it says of single rows, which the slow engine does not say."""
     plain = msgspec.to_builtins(evaluation)
     for recommendation in (plain["recommendation"], *plain["variants"]):
-        del recommendation["rationale"], recommendation["blockers"]
+        del recommendation["reasons"]
     return plain

@@ -14,10 +14,11 @@ from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.board.words import SUPERSEDED
 from experiments.models import Experiment
+from gates.consistency import differences
 from gates.decisions import record_decision
-from gates.engine.machine import REVISION
+from gates.engine.compiled import REVISION
 from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation
-from gates.tick import differences, due, evaluate, open_recommendations, skip_unchanged
+from gates.tick import due, evaluate, skip_unchanged
 from telemetry.ingest import Target
 from tests.conftest import as_role
 from tests.gates.test_sweeps import HOUR, START, Portal, rows_at, send
@@ -34,7 +35,7 @@ def judged(team: Team) -> Target:
         send(target, rows_at(START + hour * HOUR, random.Random(hour), 0.3), now=START + hour * HOUR)
     tick(target, END)
     with as_role("worker"):
-        assert open_recommendations([experiment(target)]).get().action == "scale"
+        assert Recommendation.objects.open([experiment(target)]).get().action == "scale"
     return target
 
 
@@ -115,7 +116,7 @@ def test_what_runs_is_judged_anew_at_its_next_slot_even_when_it_is_quiet_and_onl
 def test_an_answer_given_under_earlier_rules_stays_as_it_was_given(judged: Target) -> None:
     by_earlier_rules(judged, action="review", code="undecided")
     with as_role("worker"):
-        proposal = open_recommendations([experiment(judged)]).get()
+        proposal = Recommendation.objects.open([experiment(judged)]).get()
         ann = Principal(kind="user", name="ann", owner="ann")
         record_decision(
             experiment(judged),

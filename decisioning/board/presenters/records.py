@@ -360,8 +360,8 @@ def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str,
             {
                 "key": s.key,
                 "team": s.team.name,
-                "kind": "a SQL query" if s.kind == Source.Kind.SQL else "a file",
-                "place": s.path or f"${s.url_env}",
+                "kind": _KINDS_OF_SOURCES[s.kind],
+                "place": f"${s.url_env} {s.path}".strip() if s.url_env else s.path,
                 "pill": words.pill(*state),
                 "schedule": f"every {words.duration(s.schedule_s)}",
                 "metrics": ", ".join(s.metrics),
@@ -413,8 +413,11 @@ def _failing(share: float | None) -> str:
     )
 
 
+_KINDS_OF_SOURCES = {"sql": "a SQL query", "file": "files", "http": "an address", "prometheus": "a Prometheus"}
+
+
 def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
-    """What a dry run found: the counts a run would report, and the first rows as the query yields them."""
+    """What a dry run found: the counts a run would report, and the first rows as they are understood."""
     told = seen.stored
     heads = list(dict.fromkeys(name for row in seen.rows for name in row))
     counts = [
@@ -428,7 +431,9 @@ def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
         "key": source.key,
         "said": f"Rows since {words.instant(seen.since, now)}: "
         + ", ".join(f"{n:,} {kind}" for kind, n in counts)
-        + (", in the first part alone." if seen.more else "."),
+        + (", in the first part alone." if seen.more else ".")
+        + "".join(f" {of.metric}: n {_cell(of.n)}, mean {of.mean:.6g}, newest {words.instant(of.newest, now)}." for of in seen.summaries)
+        + (f" Left out: {', '.join(seen.ignored_columns)}." if seen.ignored_columns else ""),
         "problems": [*seen.warnings, *told.problems[:5]],
         "heads": heads,
         "rows": [[_cell(row.get(name)) if not isinstance(row.get(name), datetime) else row[name].isoformat() for name in heads]

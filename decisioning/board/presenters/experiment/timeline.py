@@ -9,6 +9,7 @@ from decisioning.board import words
 from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment, Pause
+from gates.engine.narration import rationale
 from gates.models import Decision, PolicyVersion, Recommendation
 
 LONGEST_TIMELINE = 60
@@ -36,7 +37,7 @@ def timeline(d: ExperimentContext) -> list[dict[str, Any]]:
         .select_related("variant", "policy_version__policy")
         .order_by("-pk")[:LONGEST_TIMELINE]
     ):
-        told += _told(r)
+        told += _told(d, r)
     for a in (
         Decision.objects.filter(experiment=e)
         .select_related("recommendation__variant")
@@ -127,10 +128,11 @@ def _made_by(e: Experiment) -> str:
     )
 
 
-def _told(r: Recommendation) -> list[tuple[datetime, dict[str, str]]]:
+def _told(d: ExperimentContext, r: Recommendation) -> list[tuple[datetime, dict[str, str]]]:
     variant = f" {r.variant.key}" if r.variant else ""
     version = r.policy_version
-    detail = f"{r.rationale[0] if r.rationale else ''} Policy {version.policy.name}, version {version.number}."
+    why = next(iter(rationale(r.told, d.reader)), "")
+    detail = f"{why} Policy {version.policy.name}, version {version.number}."
     out = [
         (
             r.proposed_at,
