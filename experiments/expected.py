@@ -40,8 +40,8 @@ type Expected = Mapping[str, Any]
 def faults(expected: Expected) -> Iterator[Fault]:
     """Everything that is wrong with what somebody wrote.
 
-    >>> [code for _, code, _ in faults({"cron": "0 0 30 2 *"})], [code for _, code, _ in faults({"every": "daily", "timezone": "Mars"})]
-    (['never_due'], ['unknown_timezone'])
+    >>> [[fault.code for fault in faults(said)] for said in ({"cron": "0 0 30 2 *"}, {"every": "daily", "timezone": "Mars"})]
+    [['never_due'], ['unknown_timezone']]
     """
     said = [key for key in _KEYS if expected.get(key) is not None]
     if len(said) != 1:

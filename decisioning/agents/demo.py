@@ -428,7 +428,7 @@ def feed(portal: Portal, *, now: datetime, stories: Sequence[Story] = STORIES) -
 def gaps(since: datetime, until: datetime) -> Iterator[tuple[datetime, timedelta]]:
     """Buckets from `since` to `until`: whole hours by the clock where they fit, what is left at both ends, in seconds.
 
-    >>> at = datetime(2026, 11, 24, 6, 58, tzinfo=UTC)
+    >>> at = datetime.fromisoformat("2026-11-24T06:58:00Z")
     >>> [(f"{begin:%H:%M}", str(length)) for begin, length in gaps(at, at + timedelta(minutes=63))]
     [('06:58', '0:02:00'), ('07:00', '1:00:00'), ('08:00', '0:01:00')]
     """

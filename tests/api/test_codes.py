@@ -12,7 +12,6 @@ ROOMS = (
     "decisioning/api",
     "decisioning/access",
     "decisioning/ledger",
-    "decisioning/board",
     "experiments",
     "gates",
     "telemetry",
@@ -30,7 +29,11 @@ def codes() -> set[str]:
 
 def sources() -> Iterator[Path]:
     for room in ROOMS:
-        yield from (path for path in sorted((PROJECT / room).rglob("*.py")) if "migrations" not in path.parts)
+        yield from (path for path in sorted((PROJECT / room).rglob("*.py")) if is_met(path))
+
+
+def is_met(path: Path) -> bool:
+    return "migrations" not in path.parts and path.name != "expected.py"  # which nobody asks yet
 
 
 def told(node: ast.AST) -> Iterator[str]:
