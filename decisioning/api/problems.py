@@ -19,6 +19,7 @@ from django.views import defaults
 from rest_framework import exceptions
 
 from decisioning.access.middleware import id_of
+from decisioning.database.schema import NewerDatabase
 from decisioning.refusals import Fault, Refused
 
 _log = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ def _told_by_database(failure: Exception) -> Problem:
     if isinstance(failure, OSError):
         _log.error("Unexpected in the system", exc_info=failure)
         return _internal()
+    if isinstance(failure.__cause__, NewerDatabase):
+        return _unavailable("database_unavailable", str(failure.__cause__))
     return _unavailable("database_unavailable", "The database did not answer in time. Nothing was changed; try again.")
 
 

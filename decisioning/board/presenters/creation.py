@@ -12,13 +12,14 @@ from django.db.models.functions import Lower
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
-from decisioning.board import charts, words
+from decisioning.board import words
 from decisioning.board.forms import COMES, ExperimentForm
 from decisioning.literals import whole_number
 from decisioning.refusals import Fault
 from experiments import plan
 from experiments.models import Experiment, Metric
 from gates import loading, policies
+from gates.engine.figures import percent
 from gates.engine.forecast import forecast
 from gates.engine.plan import Baseline, Kpi, Plan, Variant
 from gates.engine.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse, plan_warnings
@@ -196,5 +197,5 @@ def duration(sent: Mapping[str, Any], teams: QuerySet[Team]) -> dict[str, str]:
         "icon": "late",
         "title": f"Too long: {took}",
         "text": f"After {found.max_days} days it asks for a person, decided or not. With these units the smallest effect that is surely "
-        f"decided by then is {charts.percent(found.smallest_effect).lstrip('+') if found.relative else f'{found.smallest_effect:.3g}'}.",
+        f"decided by then is {percent(found.smallest_effect).lstrip('+') if found.relative else f'{found.smallest_effect:.3g}'}.",
     }

@@ -7,6 +7,7 @@ from django.db.backends.postgresql import base
 from psycopg import IsolationLevel
 
 from decisioning.database.liveness import PRIMARY, REPLICA, GuardedConnection, ServerSilent
+from decisioning.database.schema import REFUSAL, NewerDatabase
 
 _CLASSES = {server: GuardedConnection.of(server) for server in (PRIMARY, REPLICA)}
 
@@ -24,12 +25,16 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self.server.parameters = {name: conn_params[name] for name in conn_params if name not in _NOT_FOR_PROBES}
         try:
             self.server.check()
-            return _CLASSES[self.server].connect(**conn_params)
+            made = _CLASSES[self.server].connect(**conn_params)
+            REFUSAL.check(made)
         except ServerSilent:
             raise psycopg.OperationalError("the server does not answer") from None
+        except NewerDatabase:
+            raise
         except psycopg.OperationalError:
             self.server.ask()
             raise
+        return made
 
 
 _NOT_FOR_PROBES = frozenset({"context", "cursor_factory", "prepare_threshold", "autocommit"})
