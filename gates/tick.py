@@ -140,7 +140,7 @@ def next_size(size: int, seconds: float) -> int:
     A chunk that a busy machine cannot finish within the task's time would be begun anew for ever.
 
     >>> next_size(10, 0.1), next_size(40, 0.5), next_size(40, 10), next_size(1, 60)
-    (20, 50, 4, 1)
+    (20, 80, 4, 1)
     """
     return max(1, min(int(size / max(seconds, 0.001)), 2 * size, CHUNK))
 
