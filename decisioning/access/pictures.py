@@ -12,6 +12,8 @@ import warnings
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from decisioning.refusals import Refused
+
 MAX_BYTES = 2 * 1024 * 1024
 MAX_PIXELS = 12_000_000
 CHILD_BYTES, CHILD_S = 512 * 1024 * 1024, 20
@@ -21,12 +23,8 @@ SMALL = (192, 120)
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
 
-class PictureRefused(Exception):
-    """`code` for programs, the message for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class PictureRefused(Refused):
+    """The file is not taken."""
 
 
 def redrawn(data: bytes) -> tuple[bytes, str]:
