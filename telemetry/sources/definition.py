@@ -10,16 +10,13 @@ from django.db import IntegrityError, transaction
 
 from decisioning.refusals import Fault
 from experiments.models import Metric
+from telemetry.columns import COLUMNS
 from telemetry.lineage import LONGEST_JOB, kept_name
 from telemetry.models import Source, SourcePlace
 from telemetry.sources import dialects, folders, places, query
 from telemetry.sources.refusals import SourceFailed, SourceRefused
 
 LONGEST_S = 240
-COLUMNS = (
-    "experiment", "metric", "variant", "ts", "value", "n", "variance", "denominator_value", "denominator_variance",
-    "covariance", "revision", "window_s",
-)  # fmt: skip
 _OWN_NAMES = re.compile(r"DATABASE|DECISIONING(?!_SOURCE)|REDIS|POSTGRES|PG|DJANGO|CELERY")
 
 
