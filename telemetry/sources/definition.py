@@ -6,7 +6,7 @@ import zoneinfo
 from collections.abc import Iterator
 
 from experiments.models import Metric
-from telemetry.lineage import LONGEST_JOB, kept_name
+from telemetry.lineage import LONGEST_JOB, kept_name, names_in
 from telemetry.models import Source, SourcePlace
 from telemetry.sources import dialects, folders, places, query
 from telemetry.sources.refusals import Fault, SourceFailed, SourceRefused
@@ -44,8 +44,12 @@ def _faults(source: Source) -> Iterator[Fault]:
             yield f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered."
     yield from _time_faults(source)
     yield from _option_faults(source)
-    if source.lineage_job and "/" not in source.lineage_job:
-        yield "/lineage_job", "invalid", "lineage_job must be namespace/name."
+    if not all("/" in name.strip("*") for name in names_in(source.lineage_job)):
+        yield (
+            "/lineage_job",
+            "invalid",
+            "lineage_job must be namespace/name, or several with commas between them; * stands for anything.",
+        )
     elif source.lineage_job != kept_name(source.lineage_job):
         yield (
             "/lineage_job",
