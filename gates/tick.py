@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import Q
 
 from decisioning.ledger.models import Heartbeat
 from experiments.models import Experiment
@@ -129,7 +130,8 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
 
 def left_anew() -> int:
     """How many experiments are still to be judged anew from their rows, of those that are known to be."""
-    return Cursor.objects.filter(state=None, judged_to__isnull=False, due_at__isnull=False).count()
+    judged = Cursor.objects.filter(judged_to__isnull=False, due_at__isnull=False)
+    return judged.filter(Q(state=None) | ~Q(rules=REVISION)).count()
 
 
 def next_size(size: int, seconds: float) -> int:
@@ -138,7 +140,7 @@ def next_size(size: int, seconds: float) -> int:
     A chunk that a busy machine cannot finish within the task's time would be begun anew for ever.
 
     >>> next_size(10, 0.1), next_size(40, 0.5), next_size(40, 10), next_size(1, 60)
-    (20, 50, 4, 1)
+    (20, 80, 4, 1)
     """
     return max(1, min(int(size / max(seconds, 0.001)), 2 * size, CHUNK))
 

@@ -14,6 +14,8 @@ from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.board import words
 from decisioning.board.forms import COMES, ExperimentForm
+from decisioning.literals import whole_number
+from decisioning.refusals import Fault
 from experiments import plan
 from experiments.models import Experiment, Metric
 from gates import loading, policies
@@ -81,8 +83,9 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
                 return made
             transaction.set_rollback(True)
     except plan.PlanRefused as refusal:
-        for pointer, _, detail in refusal.errors or [("", refusal.code, refusal.message)]:
-            form.add_error(next((field for start, field in _FIELDS if pointer.startswith(start)), None), detail)
+        for fault in refusal.errors or (Fault("", refusal.code, refusal.message),):
+            field = next((field for start, field in _FIELDS if fault.pointer.startswith(start)), None)
+            form.add_error(field, fault.detail)
     return None
 
 
@@ -154,7 +157,7 @@ def _number(sent: Mapping[str, Any], name: str) -> float | None:
 def _policy(sent: Mapping[str, Any], teams: QuerySet[Team]) -> Policy:
     """What judges the experiments of the chosen team that name no policy; until one is chosen, of the first."""
     chosen = str(sent.get("team") or "")
-    team = (teams.filter(pk=int(chosen)).first() if chosen.isdecimal() and len(chosen) < 10 else None) or teams.first()
+    team = teams.filter(pk=whole_number(chosen) or 0).first() or teams.first()
     bound = PolicyBinding.objects.filter(team=team, experiment__isnull=True).select_related("policy").first()
     version = policies.in_force(bound.policy) if bound else None
     return parse(version.body if version else DEFAULT_BODY)

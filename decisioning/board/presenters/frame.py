@@ -12,6 +12,7 @@ from decisioning.access import restored
 from decisioning.access.principal import Principal
 from decisioning.board import words
 from decisioning.ledger.models import Heartbeat
+from decisioning.literals import whole_number
 from gates.engine.figures import span
 
 LATE_AFTER_S = 900
@@ -97,5 +98,4 @@ def older(params: QueryDict, shown: Sequence[Any], *, size: int, noun: str, noun
 
 def before(params: QueryDict) -> int | None:
     """The id in `?before=`, when it is one."""
-    text = params.get("before", "")
-    return int(text) if text.isdecimal() and len(text) < 19 else None
+    return whole_number(params.get("before", ""))

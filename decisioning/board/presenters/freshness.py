@@ -14,6 +14,7 @@ from decisioning.board import charts, words
 from decisioning.board.presenters.frame import query
 from decisioning.board.presenters.gates import svg
 from decisioning.board.presenters.records import FRESHNESS, RESULTS, present_runs
+from decisioning.literals import whole_number
 from gates.engine.figures import span
 from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST
 from telemetry.models import RefreshRun
@@ -236,7 +237,7 @@ def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
 def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
     found = sorted(ages(None, now=now), key=lambda a: a.badness, reverse=True)
     behind = [a for a in found if a.state in ("late", "stale", "unknown")]
-    at = int(p) - 1 if (p := params.get("page", "")).isdecimal() and 0 < int(p) < 10_000 else 0
+    at = max((whole_number(params.get("page", ""), most=9_999) or 1) - 1, 0)
     ran = RefreshRun.objects.filter(finished_at__gte=now - timedelta(days=1))
     failed = ran.filter(status__in=("failed", "aborted"))
     failures = list(failed.order_by("-id")[:20])

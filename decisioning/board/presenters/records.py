@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import QueryDict
 from django.urls import reverse
 from django.utils.dateparse import parse_date
@@ -24,6 +24,7 @@ from decisioning.board.presenters.gates import svg
 from decisioning.board.presenters.names import Names, name_of, names, points_to
 from decisioning.ledger import seals
 from decisioning.ledger.models import Entry, one_of_each
+from decisioning.literals import number_or_key
 from experiments.models import Experiment
 from gates.engine.figures import span
 from telemetry.freshness import FAILURES_OVER
@@ -91,8 +92,9 @@ _LONG = 160
 
 def find_experiment(ref: str) -> Experiment | None:
     """By number or key, among those the asking person may see."""
-    wanted = Q(pk=int(ref)) if ref.isdecimal() and len(ref) < 19 else Q(key=ref)
-    return Experiment.objects.select_related("team").filter(wanted).first()
+    named = number_or_key(ref)
+    wanted = Experiment.objects.select_related("team")
+    return wanted.filter(**{"pk" if isinstance(named, int) else "key": named}).first()
 
 
 def runs_asked(params: QueryDict) -> QuerySet[RefreshRun]:
