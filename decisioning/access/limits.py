@@ -27,6 +27,7 @@ MOST_WORDS, MOST_TEXT = 10, 200
 _PAUSE_S = 5.0
 _ONE_TRIES_S = 0.5
 _GROUP = "api"
+_LINEAGE = ("/api/lineage", "/api/v1/lineage")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,12 @@ def _of_key(request: HttpRequest, principal: Principal) -> Usage:
     """A key's request counts for the keys it comes from as well, so that many made by one are no faster than that one."""
     usages = []
     for name, rate in ((principal.name, principal.rate), *principal.makers):
-        usages.append(_usage(request, "key", f"key:{name}", rate or settings.KEY_RATE))
+        if not rate and request.path_info.startswith(
+            _LINEAGE
+        ):  # pipelines tell every step of every job, and are not asked again
+            usages.append(_usage(request, "lineage", f"lineage:{name}", settings.LINEAGE_RATE))
+        else:
+            usages.append(_usage(request, "key", f"key:{name}", rate or settings.KEY_RATE))
         if usages[-1].refused:  # it does not go through, so it uses up nothing of the others
             break
     return min(usages, key=lambda usage: usage.limit - usage.count)
@@ -143,7 +149,7 @@ def _counted(request: HttpRequest, who: str, rate: str, *, more: bool = True) ->
         else:
             _breaker.answered()
             if usage and usage["time_left"] >= 0:
-                return usage["count"], usage["time_left"]
+                return usage["count"], usage["time_left"] + 1  # its windows end with a second, not before it
     return here
 
 

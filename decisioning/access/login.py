@@ -7,6 +7,7 @@ A session may end while a page is open. What was typed there is kept: the sign-i
 
 import datetime as dt
 import ipaddress
+import math
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -167,7 +168,7 @@ class SignIn(LoginView):
         if until is not None:
             response.status_code = 429
             left = until - timezone.now()  # noqa: TID251 - a door reads the clock
-            response["Retry-After"] = str(max(1, int(left.total_seconds())))
+            response["Retry-After"] = str(max(1, math.ceil(left.total_seconds())))
         return response
 
 

@@ -6,6 +6,7 @@
 import errno
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
@@ -104,7 +105,7 @@ def _told_by_drf(exception: exceptions.APIException) -> Problem:
     if getattr(exception, "auth_header", None):
         headers["WWW-Authenticate"] = exception.auth_header  # type: ignore[attr-defined]
     if getattr(exception, "wait", None):
-        headers["Retry-After"] = str(max(1, round(exception.wait)))  # type: ignore[attr-defined]
+        headers["Retry-After"] = str(max(1, math.ceil(exception.wait)))  # type: ignore[attr-defined]
     code, detail = _CODES.get(status, str(exception.default_code)), str(exception.detail)
     if isinstance(exception, exceptions.NotFound):
         detail = NOT_FOUND

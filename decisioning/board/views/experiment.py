@@ -26,7 +26,7 @@ from decisioning.board.presenters.experiment import page as experiment_page
 from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.board.presenters.experiment.verdict import verdicts
 from decisioning.board.views.base import experiment_or_404, page, person, require_scope, signed_in, who
-from experiments import lifecycle
+from experiments import assets, lifecycle
 from experiments.models import Asset, Experiment, Variant
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine.evidence import EvidenceRefused
@@ -237,10 +237,14 @@ def upload(request: HttpRequest, ref: str, variant: str) -> HttpResponse:
         messages.error(request, f"The picture was not taken. {problem[0].capitalize()}: {problem[1][0]}")
         return redirect(reverse("experiment", args=[e.key]) + "#variants")
     image = form.cleaned_data["image"]
-    Asset.objects.create(
-        experiment=e, variant=arm, title=image.name[:200], alt=form.cleaned_data["alt"], media_type=form.media_type, body=form.body,
-        created_at=timezone.now(),
-    )  # fmt: skip
+    assets.keep(
+        arm,
+        title=image.name,
+        alt=form.cleaned_data["alt"],
+        media_type=form.media_type,
+        body=form.body,
+        now=timezone.now(),
+    )
     messages.success(request, f"The picture of {arm} is kept.")
     return redirect(reverse("experiment", args=[e.key]) + "#variants")
 

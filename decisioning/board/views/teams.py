@@ -103,7 +103,7 @@ def member_remove(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
 @require_POST
 @person
 def invitation_withdraw(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
-    get_object_or_404(Invitation, team=_team(request, ref, need=Scope.KEYS), pk=pk).delete()
+    members.withdraw(get_object_or_404(Invitation, team=_team(request, ref, need=Scope.KEYS), pk=pk))
     messages.success(request, "The invitation is withdrawn; its link leads nowhere now.")
     return redirect("team", ref=ref)
 
