@@ -112,6 +112,11 @@ def plans_of(experiments: Iterable[Experiment]) -> dict[int, Plan]:
                 override_to=decision.override_to or None,  # type: ignore[arg-type]
             )
         )
+    for e in by_id.values():
+        if any(at and not 1970 <= at.year < 9998 for at in (e.started_at, e.created_at, e.ended_at)):
+            raise Unjudgeable(
+                "The experiment begins or ends at a time that is none."
+            )  # by SQL: the doors take no such time
     plans = {
         pk: Plan(
             started_at=to_us(e.started_at or e.created_at),
