@@ -96,7 +96,7 @@ def test_the_whole_plan_of_the_contract_is_taken(ops: Caller) -> None:
             {
                 "metric": "vrps",
                 "name": "Vrps",
-            "direction": "increase",
+                "direction": "increase",
                 "role": "goal",
                 "minimum_effect": 0.02,
                 "baseline": {"mean": 3.1, "stddev": 22.0},
