@@ -11,6 +11,7 @@ from django.http import Http404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from decisioning.access.middleware import has_room
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView
@@ -30,6 +31,7 @@ class SourceFilter(django_filters.FilterSet):  # type: ignore[misc]
     enabled = django_filters.BooleanFilter(field_name="enabled")
 
 
+@has_room("files")
 class Sources(PortalView):
     """The sources of the caller's teams."""
 
@@ -71,6 +73,7 @@ class OneSource(PortalView):
         return Response(_all_as_json([_source_or_404(key)], self.now)[0])
 
 
+@has_room("files")
 class Refresh(PortalView):
     """POST /api/sources/{key}/refresh: a run now."""
 

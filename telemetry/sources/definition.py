@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from decisioning.refusals import Fault
 from experiments.models import Metric
 from telemetry.columns import COLUMNS
-from telemetry.lineage import LONGEST_JOB, kept_name
+from telemetry.lineage import LONGEST_JOB, kept_name, names_in
 from telemetry.models import Source, SourcePlace
 from telemetry.sources import dialects, folders, places, query
 from telemetry.sources.refusals import SourceFailed, SourceRefused
@@ -66,8 +66,12 @@ def _faults(source: Source) -> Iterator[Fault]:
             yield Fault(f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered.")
     yield from _time_faults(source)
     yield from _option_faults(source)
-    if source.lineage_job and "/" not in source.lineage_job:
-        yield Fault("/lineage_job", "invalid", "lineage_job must be namespace/name.")
+    if not all("/" in name.strip("*") for name in names_in(source.lineage_job)):
+        yield Fault(
+            "/lineage_job",
+            "invalid",
+            "lineage_job must be namespace/name, or several with commas between them; * stands for anything.",
+        )
     elif source.lineage_job != kept_name(source.lineage_job):
         yield Fault(
             "/lineage_job",

@@ -15,7 +15,7 @@ from django.utils.html import format_html
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from decisioning.access import pictures
-from decisioning.access.middleware import own_transaction
+from decisioning.access.middleware import has_room, own_transaction
 from decisioning.access.scopes import Scope
 from decisioning.board import snapshots
 from decisioning.board.downloads import MOST_OF_ONE, spreadsheet
@@ -221,6 +221,7 @@ def replay(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
     return redirect(reverse("experiment", args=[e.key]) + "#evidence")
 
 
+@has_room("files")
 @require_POST
 @person
 def upload(request: HttpRequest, ref: str, variant: str) -> HttpResponse:

@@ -24,30 +24,31 @@ def uplift_chart(
         return None
     mine = (g for g in context.gates if g["kind"] == "uplift" and g.get("metric") == goal.metric)
     gate = next((g for g in mine if g.get("variant") in (None, treatment.key)), None)
-    say, name = gate_presenter.sayer(gate, context.metrics), goal.name or goal.metric
+    say, name = gate_presenter.change(gate, context.metrics), goal.name or goal.metric
     points, days = (
         [recommendation.point for recommendation in found],
         [history.day_text(recommendation.day) for recommendation in found],
     )
     last = points[-1]
+    said = say(last.estimate) + say.worth(last.estimate)
     spread = gate_presenter.spread(say, last)
     trusted = not gate_presenter.split_is_wrong(context.gates)
     draw: dict[str, Any] = {
         "days": days,
-        "thresholds": gate_presenter.thresholds(gate) if gate else [],
+        "thresholds": gate_presenter.thresholds(gate, context.metrics) if gate else [],
         "events": _events(context, [recommendation.day for recommendation in found]),
         "say": say,
-        "title": f"Uplift of {name}, {treatment.key}: {say(last.estimate)} {spread}",
+        "title": f"Uplift of {name}, {treatment.key}: {said} {spread}",
         "desc": "Estimate and always-valid interval at the last look of each day",
     }
-    better = "higher is better" if goal.direction == "increase" else "lower is better, up is good here"
+    better = "higher is better" if goal.direction == "increase" else "lower is better; drawn with better above"
     return {
         "tone": {"scale": "scale", "delete": "delete", "review": "review"}.get(context.said.get("action", ""), "hold")
         if trusted
         else "review",
         "title": f"Uplift of {name}" + (f", {treatment}" if several else ""),
         "what": f"{goal.metric}, {better}",
-        "estimate": say(last.estimate) if trusted else "not trusted",
+        "estimate": said if trusted else "not trusted",
         "range": spread if trusted else "the split is wrong",
         "wide": svg(charts.uplift(points, uid=f"u{i}w", **draw)),
         "narrow": svg(charts.uplift(points, uid=f"u{i}n", width=340, height=220, **draw)),
@@ -57,7 +58,9 @@ def uplift_chart(
             "rows": [
                 [
                     history.day_text(recommendation.day),
-                    *(say(value) for value in recommendation.point),
+                    (ends := say.interval(recommendation.point.lower, recommendation.point.upper))[0],
+                    say(recommendation.point.estimate),
+                    ends[1],
                     words.count(recommendation.n),
                 ]
                 for recommendation in found
