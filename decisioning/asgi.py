@@ -22,7 +22,7 @@ django = wsgi.application  # loaded before what needs it
 
 from decisioning.access.proxies import TrustedProxies  # noqa: E402
 from decisioning.api.problems import BEFORE_READING  # noqa: E402
-from decisioning.availability.intake import Gone, Refused, UploadLimit  # noqa: E402
+from decisioning.availability.intake import Gone, Intake, Refused  # noqa: E402
 from decisioning.availability.known import asked  # noqa: E402
 
 THREADS = int(os.environ.get("DECISIONING_WEB_THREADS", "32"))
@@ -110,7 +110,7 @@ async def _who(request: HttpRequest) -> Any:
     return await asyncio.get_running_loop().run_in_executor(_asking, asked, request)
 
 
-_intake = UploadLimit(_who)
+_intake = Intake(_who)
 _proxies = TrustedProxies(lambda _request: HttpResponse())
 
 

@@ -74,7 +74,7 @@ class Places:
         self._left.set()
 
 
-class UploadLimit:
+class Intake:
     """Reads bodies. places: large ones at a time, of_one: of one principal and of one team."""
 
     def __init__(self, asks: Asks, *, places: int = 12, of_one: int = 4) -> None:

@@ -17,10 +17,10 @@ from django.urls import Resolver404, get_resolver, resolve
 from decisioning.access.limits import limited
 from decisioning.access.middleware import READS, ROOMS, id_of, owns_transaction
 from decisioning.access.proxies import origin
+from decisioning.availability.intake import whose
 from decisioning.availability.known import KNOWN
 from decisioning.availability.read_counter import READ_COUNTER
 from decisioning.availability.response_cache import CachedResponse, ResponseCache, key_of, utc_now
-from decisioning.availability.uploads import whose
 from decisioning.database.liveness import PRIMARY, REPLICA, waiting_until
 from decisioning.database.replica import REPLICA_STATUS
 from decisioning.logs import CAUSE
@@ -44,7 +44,7 @@ class StaleIfErrorMiddleware:
         self.limits = {
             "reads": ConcurrencyLimit(places=6, of_one=4, patient=4),
             "writes": ConcurrencyLimit(places=5, of_one=3, patient=6),
-            **{limit: ConcurrencyLimit(places=2, of_one=1, patient=6) for limit in ROOMS},
+            **{room: ConcurrencyLimit(places=2, of_one=1, patient=6) for room in ROOMS},
         }
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
@@ -160,8 +160,8 @@ def room_of(request: HttpRequest) -> str:
     except Resolver404:
         return "writes"
     for marked in (view, getattr(view, "cls", None), getattr(view, "view_class", None)):
-        if limit := getattr(marked, "room", ""):
-            return str(limit)
+        if room := getattr(marked, "room", ""):
+            return str(room)
     return "writes"
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from decisioning.availability.uploads import MOST, SMALL, Refused, UploadLimit
 from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
@@ -23,6 +22,7 @@ from decisioning.access.keys import create_key
 from decisioning.access.models import ApiKey, Team
 from decisioning.access.principal import ANONYMOUS, Principal
 from decisioning.access.scopes import Scope
+from decisioning.availability.intake import MOST, SMALL, Intake, Refused
 from decisioning.availability.middleware import ConcurrencyLimit, room_of
 from decisioning.availability.response_cache import KnownPrincipals, ResponseCache, key_of
 from decisioning.database import liveness
@@ -374,11 +374,11 @@ class Sent:
         raise AssertionError
 
 
-def uploads(principal: Principal, **said: int) -> UploadLimit:
+def intake(principal: Principal, **said: int) -> Intake:
     async def asks(_request: object) -> Principal:
         return principal
 
-    return UploadLimit(asks, **said)
+    return Intake(asks, **said)
 
 
 def posting(length: int | str = "") -> HttpRequest:
@@ -388,36 +388,36 @@ def posting(length: int | str = "") -> HttpRequest:
 
 
 def test_a_body_is_read_whole_in_however_many_pieces() -> None:
-    assert asyncio.run(uploads(ANONYMOUS).body(posting(4), Sent(b"a", b"bc", b"d").receive)) == b"abcd"
-    assert asyncio.run(uploads(ANONYMOUS).body(posting(), Sent(b"a", b"bc").receive)) == b"abc", "one in chunks"
+    assert asyncio.run(intake(ANONYMOUS).body(posting(4), Sent(b"a", b"bc", b"d").receive)) == b"abcd"
+    assert asyncio.run(intake(ANONYMOUS).body(posting(), Sent(b"a", b"bc").receive)) == b"abc", "one in chunks"
 
 
 @pytest.mark.parametrize("sent", [Sent(b"a", ends=False), Sent(*[b"a"] * 50, pause_s=0.05)], ids=["half", "dripping"])
 def test_a_body_has_a_time_as_a_whole(monkeypatch: pytest.MonkeyPatch, sent: Sent) -> None:
     monkeypatch.setattr("decisioning.availability.intake.GRACE_S", 0.3)
-    with pytest.raises(Refused) as unavailable:
-        asyncio.run(uploads(reader()).body(posting(50), sent.receive))
-    assert unavailable.value.status == 408
+    with pytest.raises(Refused) as refused:
+        asyncio.run(intake(reader()).body(posting(50), sent.receive))
+    assert refused.value.status == 408
 
 
 @pytest.mark.parametrize("length", [SMALL + 1, ""])
 def test_of_nobody_no_more_than_a_forms_worth_is_read(length: int | str) -> None:
     pieces = [b"x" * (SMALL // 2)] * 40
     sent = Sent(*pieces)
-    assert asyncio.run(uploads(ANONYMOUS).body(posting(length), sent.receive)) is None
+    assert asyncio.run(intake(ANONYMOUS).body(posting(length), sent.receive)) is None
     assert len(sent.pieces) >= 37
-    assert asyncio.run(uploads(reader()).body(posting(length), Sent(*pieces).receive)) == b"x" * (SMALL // 2) * 40
+    assert asyncio.run(intake(reader()).body(posting(length), Sent(*pieces).receive)) == b"x" * (SMALL // 2) * 40
 
 
 def test_what_is_too_long_is_not_read() -> None:
     sent = Sent(b"x")
     for request in (posting(MOST + 1), posting("9" * 19)):
-        with pytest.raises(Refused) as unavailable:
-            asyncio.run(uploads(reader()).body(request, sent.receive))
-        assert unavailable.value.status == 413
+        with pytest.raises(Refused) as refused:
+            asyncio.run(intake(reader()).body(request, sent.receive))
+        assert refused.value.status == 413
     assert sent.pieces
     with pytest.raises(Refused):
-        asyncio.run(uploads(reader()).body(posting(), Sent(*[b"x" * SMALL] * 200).receive))
+        asyncio.run(intake(reader()).body(posting(), Sent(*[b"x" * SMALL] * 200).receive))
 
 
 def test_large_bodies_of_one_team_leave_places_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,7 +430,7 @@ def test_large_bodies_of_one_team_leave_places_to_others(monkeypatch: pytest.Mon
         async def asks(_request: object) -> Principal:
             return next(asked)
 
-        door = UploadLimit(asks, places=3, of_one=2)
+        door = Intake(asks, places=3, of_one=2)
         held = [asyncio.create_task(door.body(posting(SMALL + 1), Sent(b"x", ends=False).receive)) for _ in range(2)]
         await asyncio.sleep(0.02)
         results = await asyncio.gather(
@@ -468,5 +468,5 @@ def test_large_bodies_of_one_team_leave_places_to_others(monkeypatch: pytest.Mon
         ("POST", "/nowhere", "writes"),
     ],
 )
-def test_what_is_slow_or_heavy_has_places_of_its_own(method: str, path: str, limit: str) -> None:
-    assert room_of(FACTORY.generic(method, path)) == limit
+def test_what_is_slow_or_heavy_has_places_of_its_own(method: str, path: str, room: str) -> None:
+    assert room_of(FACTORY.generic(method, path)) == room
