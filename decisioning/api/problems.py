@@ -219,6 +219,19 @@ _TOLD: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] =
 ]
 
 
+BEFORE_READING = {
+    408: Problem(408, "body_too_slow", "The body took too long. Send it faster, or less at a time."),
+    413: Problem(413, "body_too_large", "The body has more than 8388608 bytes. Split it."),
+    503: Problem(
+        503,
+        "too_busy",
+        "Too much is being sent or answered at the moment. Nothing was changed; try again.",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    ),
+}
+"""Refusals of a body, and of more requests than can be waited for, by status: before anything of them is read."""
+
+
 # Outside DRF: addresses nobody knows, and what middleware raises --------------------------------------------------------
 
 
