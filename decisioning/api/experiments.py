@@ -153,6 +153,16 @@ class OneExperiment(PortalView):
         return Response({**shown.value, "warnings": _warnings(experiment)}, headers={"ETag": shown.etag})
 
 
+class ForecastOf(PortalView):
+    """What the plan needs before it is decided."""
+
+    scopes = {"GET": Scope.READ}
+
+    def get(self, request: Request, ref: str) -> Response:
+        """Each goal's units and days, whatever the effect is; a warning where the plan cannot end."""
+        return Response({"results": _planning(self.experiment(ref)), "next": None, "previous": None})
+
+
 class Transitions(PortalView):
     """Where an experiment goes next."""
 
