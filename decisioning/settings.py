@@ -93,7 +93,18 @@ ROLE_URLS = {
 }
 
 
+# Who waits for a lock holds up all who come after: a migration gives way to writers, a request to its client.
 LOCK_TIMEOUT = {"web": "2s", "owner": "1500ms"}
+SESSION = {  # roles.sql gives the roles the same, which hold through a pooler too
+    "search_path": "public,metadata,metrics,audit",
+    "lock_timeout": LOCK_TIMEOUT.get(ROLE, "10s"),
+    "statement_timeout": "30s" if ROLE == "web" else "600s",
+    "idle_in_transaction_session_timeout": "300s",
+}
+
+
+# Behind a pooler such as PgBouncer a session is anybody's from one transaction to the next: nothing is set or prepared in it.
+POOLED = os.environ.get("DECISIONING_POOL_MODE") == "transaction"
 
 
 def database(url: str) -> dict[str, object]:
@@ -108,12 +119,8 @@ def database(url: str) -> dict[str, object]:
     'read-write'
     """
     said = conninfo_to_dict(url)
-    options = (
-        "-c search_path=public,metadata,metrics,audit "
-        # Who waits for a lock holds up all who come after: a migration gives way to writers, a request to its client.
-        f"-c lock_timeout={LOCK_TIMEOUT.get(ROLE, '10s')} -c statement_timeout={'30s' if ROLE == 'web' else '600s'} "
-        "-c idle_in_transaction_session_timeout=300s"
-    )
+    options = "" if POOLED else " ".join(f"-c {name}={value}" for name, value in SESSION.items())
+    options = f"{options} {said.pop('options', '')}".strip()
     return {
         "ENGINE": "decisioning.database.backend",
         "NAME": said.pop("dbname", "decisioning"),
@@ -123,6 +130,7 @@ def database(url: str) -> dict[str, object]:
         "PORT": said.pop("port", ""),
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
+        "DISABLE_SERVER_SIDE_CURSORS": POOLED,
         "OPTIONS": {
             # A hung server ignores statement_timeout, so there are deadlines on this side as well; see database.liveness.
             "connect_timeout": 10,
@@ -132,7 +140,7 @@ def database(url: str) -> dict[str, object]:
             "keepalives_count": 3,
             "application_name": f"decisioning-{ROLE}",
             **said,
-            "options": f"{options} {said.get('options', '')}".strip(),
+            **({"options": options} if options else {}),
         },
     }
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import Q
 
 from decisioning.ledger.models import Heartbeat
 from experiments.models import Experiment
@@ -29,6 +30,7 @@ from gates.shown import evaluation_as_json
 from gates.suspension import cause_of, lifted, suspend
 
 CHUNK, FIRST_CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 250, 10, 2, 10, 5_000
+_ANEW = (Superseded.JUDGED_ANEW, Superseded.POLICY_CHANGED, Superseded.RULES_MENDED)
 RETRY_S = 300
 """What could not be judged is tried again at the next slot of this width, and when its rows change."""
 _LIMITS = "54"
@@ -41,7 +43,8 @@ class TickReport:
 
     passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
     nothing, since somebody answered or changed the plan meanwhile; alone, which takes a moment, they hardly ever are.
-    put_off: histories to tell anew beyond the few that fit in a chunk; they come in the next round.
+    put_off: histories to tell anew beyond the few that fit in a chunk; they come in the next round. anew: judged from their rows, since
+    their state was of another version, policy or plan.
     """
 
     experiments: int = 0
@@ -51,6 +54,7 @@ class TickReport:
     failed: list[tuple[str, str]] = field(default_factory=list)
     overtaken: list[int] = field(default_factory=list)
     put_off: int = 0
+    anew: int = 0
 
 
 def evaluate_due(*, now: dt.datetime) -> TickReport:
@@ -124,13 +128,19 @@ def due(*, now: dt.datetime) -> tuple[list[list[int]], bool]:
     return chunks + [told[i : i + LONG_CHUNK] for i in range(0, len(told), LONG_CHUNK)], len(long) > len(told)
 
 
+def left_anew() -> int:
+    """How many experiments are still to be judged anew from their rows, of those that are known to be."""
+    judged = Cursor.objects.filter(judged_to__isnull=False, due_at__isnull=False)
+    return judged.filter(Q(state=None) | ~Q(rules=REVISION)).count()
+
+
 def next_size(size: int, seconds: float) -> int:
     """How many to judge in a transaction, when `size` have just taken `seconds`: about a second's worth, never much more than before.
 
     A chunk that a busy machine cannot finish within the task's time would be begun anew for ever.
 
     >>> next_size(10, 0.1), next_size(40, 0.5), next_size(40, 10), next_size(1, 60)
-    (20, 50, 4, 1)
+    (20, 80, 4, 1)
     """
     return max(1, min(int(size / max(seconds, 0.001)), 2 * size, CHUNK))
 
@@ -239,6 +249,7 @@ def _write(
     report.experiments += len(held)
     report.overtaken += [pk for pk in ids if pk not in locked and pk not in prepared.later]
     report.put_off += len(later)
+    report.anew += sum(outcome.reprocessed in _ANEW for outcome in outcomes)
     report.evaluations += sum(len(pending.evaluations) for pending in batch)
     slots = [o.judging.cursor.judged_to for o in outcomes]
     report.newest_slot = max(filter(None, (report.newest_slot, *slots)), default=None)
@@ -266,8 +277,7 @@ def _suspend(
 
 def _beyond_a_few(judgings: Sequence[JudgingInput]) -> set[int]:
     """Those whose state is none to go on from, by another version, policy or plan, but for the first few."""
-    anew = (Superseded.JUDGED_ANEW, Superseded.POLICY_CHANGED)
-    return {j.experiment.pk for j in [j for j in judgings if j.cursor.state and _start_of(j)[1] in anew][LONG_CHUNK:]}
+    return {j.experiment.pk for j in [j for j in judgings if j.cursor.state and _start_of(j)[1] in _ANEW][LONG_CHUNK:]}
 
 
 def _fold_all(judgings: Sequence[JudgingInput], now: dt.datetime) -> list[FoldOutcome]:

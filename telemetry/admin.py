@@ -48,9 +48,9 @@ class SourceForm(forms.ModelForm):  # type: ignore[type-arg]
             try:
                 check(self.instance)
             except SourceRefused as refusal:
-                for pointer, _, detail in refusal.errors:
-                    name = pointer.split("/")[1]
-                    self.add_error(name if name in self.fields else None, detail)
+                for fault in refusal.errors:
+                    name = fault.pointer.split("/")[1]
+                    self.add_error(name if name in self.fields else None, fault.detail)
 
 
 @admin.register(SourcePlace)

@@ -6,9 +6,11 @@ import shutil
 import pytest
 
 
-def needs_program(name: str, package: str = "") -> None:
-    """Skip the test, or fail it in CI, where the program is not installed. package: Debian's, if of another name."""
-    if shutil.which(name) is None:
+def needs_program(name: str, package: str = "") -> str:
+    """Its path. Skips the test, or fails it in CI, where it is not installed. package: Debian's, if of another name."""
+    found = shutil.which(name)
+    if found is None:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{name} is missing: apt-get install {package or name}")
         pytest.skip(f"{name} is not installed")
+    return found

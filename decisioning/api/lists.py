@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.api.problems import bad_parameter
+from decisioning.literals import whole_number
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -23,9 +24,9 @@ def limit_of(request: Request, *, default: int = DEFAULT_LIMIT, most: int = MAX_
     text = request.query_params.get("limit")
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+    if not (number := whole_number(text, most=most)):
         raise bad_parameter("limit", f"{text[:60]!r} must be a whole number from 1 to {most}")
-    return int(text)
+    return number
 
 
 class _Pages(CursorPagination):

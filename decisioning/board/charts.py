@@ -10,6 +10,8 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Literal, NamedTuple
 
+from gates.engine.figures import percent
+
 
 class Point(NamedTuple):
     """One look: the estimate and its always-valid interval, as fractions. Equal bounds: a value without an interval."""
@@ -29,18 +31,6 @@ class Threshold(NamedTuple):
 
 
 Place = Callable[[float], float]
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A signed change, with a true minus sign.
-
-    >>> percent(0.041), percent(-0.0004), percent(-0.12, 0)
-    ('+4.1%', '0%', '−12%')
-    """
-    text = f"{abs(value) * 100:,.{digits}f}%"
-    if not float(text[:-1].replace(",", "")):
-        return "0%"
-    return ("\N{MINUS SIGN}" if value < 0 else "+") + text
 
 
 def _svg(kind: str, width: float, height: float, body: str, *, uid: str, title: str, desc: str) -> str:
@@ -153,7 +143,7 @@ def uplift(
     x, y = _scale(0, len(points) - 1, left, right - 6), _scale(low, high, bottom, top)
     rough = say is percent and high - low > 0.04
     out = [
-        _axes(low, high, days, x, y, (lambda t: percent(t, 0)) if rough else say, left, right, height - 6),
+        _axes(low, high, days, x, y, (lambda t: percent(round(t, 2))) if rough else say, left, right, height - 6),
         _band([_clip(p, low, high) for p in points], x, y),
     ]
     lowest = min((q.value for q in thresholds), default=0.0)

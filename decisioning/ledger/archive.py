@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from decisioning.access import restored
 from decisioning.ledger.seals import read_anchor
 
 DUMP, MANIFEST, HEADS = "database.dump", "manifest.json", "audit-head.jsonl"
@@ -78,10 +79,11 @@ def back_up(url: str, folder: Path, *, heads: Path, binaries: Path | None, say: 
     return manifest
 
 
-def restore(folder: Path, url: str, *, binaries: Path | None, say: Say) -> dict[str, Any]:
+def restore(folder: Path, url: str, *, binaries: Path | None, say: Say, live: bool = False) -> dict[str, Any]:
     """Fill the empty database at `url` from a backup, compare, and return the manifest. Raises NotProved.
 
-    url: of a superuser or the owner. The roles have to be there; nothing is kept of a restore that fails.
+    url: of a superuser or the owner. The roles have to be there; nothing is kept of a restore that fails.   live: it takes the place of
+    the one that was backed up; else it is marked as a copy.
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
@@ -113,6 +115,11 @@ def restore(folder: Path, url: str, *, binaries: Path | None, say: Say) -> dict[
     with psycopg.connect(url) as connection:
         connection.execute("ANALYZE")
     verify(folder, url, manifest=manifest, say=say)
+    with psycopg.connect(url) as connection:
+        if live:
+            restored.go_live(connection)
+        else:
+            restored.mark(connection)
     return manifest
 
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import msgspec
 
+from decisioning.literals import number_or_key
+from decisioning.refusals import Fault
 from telemetry import ingest
 from telemetry.ingest import Ingested, Row
 from telemetry.models import Source
 from telemetry.sources.definition import CALLED, COLUMNS
-from telemetry.sources.refusals import Fault, SourceFailed
+from telemetry.sources.refusals import SourceFailed
 from telemetry.sources.window import Reading
 
 CHUNK = 5_000
@@ -121,7 +123,7 @@ def _ref(raw: Mapping[str, Any]) -> str | int | None:
     ref = _plain(raw.get("experiment"))
     if isinstance(ref, str):
         ref = ref.strip()
-        return int(ref) if ref.isascii() and ref.isdigit() and len(ref) < 19 else ref or None
+        return number_or_key(ref) if ref else None
     if isinstance(ref, float) and ref.is_integer():
         return int(ref)
     return ref if isinstance(ref, int) and not isinstance(ref, bool) else None
@@ -143,20 +145,20 @@ def understood(source: Source, raw: Mapping[str, Any], *, known: bool) -> tuple[
             if (value := _value(source, name, raw.get(name))) is not None:
                 said[name] = value
         except _Unfit as unfit:
-            faults.append(("", unfit.code, str(unfit)))
+            faults.append(Fault("", unfit.code, str(unfit)))
     at = said.get("ts")
     at = at if isinstance(at, dt.datetime) and at.tzinfo else None
     if isinstance(raw, Unread):
         fitting = ingest.row_faults({"metric": "", "ts": "1970-01-01T00:00:00Z", "value": 0} | said)
-        wrong = [*faults, *fitting] or [("", "invalid", raw.problem)]
+        wrong = [*faults, *fitting] or [Fault("", "invalid", raw.problem)]
         return None, _in_words(wrong), at
     if "metric" not in said and len(source.metrics) == 1:
         said["metric"] = source.metrics[0]
     if not known:
-        faults.append(("", "missing_field", "experiment is missing."))
+        faults.append(Fault("", "missing_field", "experiment is missing."))
     elif said.get("metric") not in source.metrics:
         detail = f"The source feeds {', '.join(source.metrics)}, not {said.get('metric')!r:.80}."
-        faults.append(("", "unknown_metric", detail))
+        faults.append(Fault("", "unknown_metric", detail))
     moments = {inner: said.pop(column) for column, inner in MOMENTS.items() if column in said}
     if moments:
         said["denominator"] = moments
@@ -165,7 +167,7 @@ def understood(source: Source, raw: Mapping[str, Any], *, known: bool) -> tuple[
 
 
 def _in_words(faults: Sequence[Fault]) -> str:
-    return " ".join(f"{detail} ({code})" for _, code, detail in faults)
+    return " ".join(f"{fault.detail} ({fault.code})" for fault in faults)
 
 
 class _Unfit(ValueError):
