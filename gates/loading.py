@@ -33,12 +33,13 @@ class JudgingInput:
     changed: list[tuple[str, int, int]] = field(
         default_factory=list
     )  # (metric, from_ts, from_received_at) in microseconds
+    gates: bytes | None = None  # of `shown`, as JSON, where they alone are other ones
 
 
 def load(ids: Sequence[int]) -> list[JudgingInput]:
     """Experiments with cursor, policy in force and plan, in the order of their ids. Raises Unjudgeable."""
     experiments = {e.pk: e for e in Experiment.objects.filter(pk__in=ids)}
-    cursors = {c.pk: c for c in Cursor.objects.filter(pk__in=ids)}
+    cursors = {c.pk: c for c in Cursor.objects.defer("shown").filter(pk__in=ids)}
     versions = versions_in_force(ids)
     if without := [e.key for pk, e in experiments.items() if pk not in versions]:
         raise Unjudgeable(f"No version of the policy of {', '.join(without)} is active.")

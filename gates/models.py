@@ -133,6 +133,11 @@ class Cursor(models.Model):
     policy_version = models.ForeignKey(PolicyVersion, null=True, on_delete=models.PROTECT, related_name="+")
     state = models.BinaryField(null=True)
     shown = models.JSONField(null=True)
+    on_record = models.JSONField(
+        null=True,
+        help_text="Of the newest evaluation on record {slot, fold, gist}, and of `shown` {open, gates}, its open proposals and "
+        "a digest of its gates; null: they have to be read.",
+    )
     revisions = models.JSONField(
         default=dict,
         db_default={},
