@@ -135,8 +135,8 @@ class Cursor(models.Model):
     shown = models.JSONField(null=True)
     on_record = models.JSONField(
         null=True,
-        help_text="Of the newest evaluation on record {slot, fold, gist}, and of `shown` {open, gates}, its open proposals and "
-        "a digest of its gates; null: they have to be read.",
+        help_text="Of the newest evaluation on record {day, fold, version, gist}, and of `shown` {open, basis, gates}: its open proposals, and "
+        "digests of what it follows from and of its gates; null: they have to be read.",
     )
     revisions = models.JSONField(
         default=dict,

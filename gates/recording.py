@@ -110,17 +110,21 @@ def _is_quiet(outcome: FoldOutcome) -> bool:
         or len(folded.evaluated_slots) > 1
         or folded.proposals
         or judging.plan.answers
+        or judging.plan.ended_at is not None
         or cursor.policy_version_id != known["version"]
         or (cursor.asked_slot is not None and cursor.asked_slot <= from_us(newest.slot))
         or "shown" in cursor.__dict__
     ):
         return False
+    if known["basis"] == newest.basis:
+        return True
     found = evaluation_as_json(newest.evaluation)
     if known["gist"] != digest_of_gist(found):
         return False
     gates = msgspec.json.encode(found["gates"])
     if (digest := _digest(gates)) != known["gates"]:
-        judging.gates, cursor.on_record = gates, {**known, "gates": digest}
+        judging.gates = gates
+    cursor.on_record = {**known, "gates": digest, "basis": newest.basis}
     return True
 
 
@@ -354,6 +358,7 @@ def _set_proposals(pending: PendingRecords, rows: Mapping[int, Rows], now: dt.da
             "version": newest.policy_version_id,
             "gist": digest_of_gist(newest.found),
             "open": len(open_),
+            "basis": pending.outcome.folded.evaluated_slots[-1].basis,
             "gates": _digest(msgspec.json.encode(found["gates"])),
         }
 

@@ -7,6 +7,7 @@ facts (`gates.engine.facts`) in `FactExtractor`; what follows from facts is deci
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import cached_property
@@ -40,7 +41,7 @@ from gates.engine.recommendations import proposals, recommended
 from gates.engine.results import Evaluation, Proposal, Recommendation
 from gates.engine.screening import FastForward
 from gates.engine.series import Rows
-from gates.engine.state import OVERDUE, STALE, ExperimentState
+from gates.engine.state import FRESH, OVERDUE, STALE, ExperimentState
 
 
 class EvaluatedSlot:
@@ -66,6 +67,21 @@ class EvaluatedSlot:
     def state(self) -> ExperimentState:
         held = self._checkpoint_of
         return msgspec.msgpack.decode(held, type=ExperimentState) if isinstance(held, bytes) else held
+
+    @cached_property
+    def basis(self) -> str:
+        """A digest of all that `evaluation` follows from beside policy and plan: where it is the same, nothing is told anew.
+
+        Of a series that is fresh it does not matter which row makes it so.
+        """
+        detail, state = self.detail, replace(self.state, slot=0)
+        late = {
+            name: detail.fresh[name]
+            for name, status in zip(self._compiled.series_index, state.fresh, strict=True)
+            if status != FRESH and name in detail.fresh
+        }
+        told = ENCODER.encode((state, late, detail.watched, detail.dense, detail.split))
+        return hashlib.blake2b(told, digest_size=12).hexdigest()
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -174,8 +190,10 @@ def unchanged_until(policy: Policy, plan: Plan, rows: Rows, checkpoint: Checkpoi
         or compiled.newest_judged(slot + compiled.slot_us) == slot
     ):
         return slot
-    extractor = FactExtractor(compiled, body.progress, rows, slot, NO_END)
     next_look, next_day = ((slot // width + 1) * width for width in (compiled.look_us, DAY))
+    if min(next_look, next_day) - compiled.slot_us <= slot:
+        return slot
+    extractor = FactExtractor(compiled, body.progress, rows, slot, NO_END)
     return max(slot, min(next_look, next_day, *extractor.events()) - compiled.slot_us)
 
 
