@@ -125,6 +125,26 @@ def plans_of(ids: Sequence[int]) -> dict[int, Plan]:
     return {pk: plan_in(text) for pk, text in plan_texts(ids).items()}
 
 
+_ROWS = """
+SELECT a.place::int, k.*
+FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[]) WITH ORDINALITY AS a(experiment_id, metric, variant, after, place)
+CROSS JOIN LATERAL (
+  SELECT array_agg(us) AS ts, array_agg(value), array_agg(n), array_agg(variance), array_agg(received),
+         CASE WHEN bool_or(is_ratio) THEN array_agg(denominator_value) END,
+         CASE WHEN bool_or(is_ratio) THEN array_agg(denominator_variance) END,
+         CASE WHEN bool_or(is_ratio) THEN array_agg(covariance) END
+  FROM (
+    SELECT (extract(epoch FROM k.ts) * 1000000)::bigint AS us, k.value, k.n, k.variance,
+           (extract(epoch FROM k.first_received_at) * 1000000)::bigint AS received,
+           k.denominator_value, k.denominator_variance, k.covariance,
+           num_nonnulls(k.denominator_value, k.denominator_variance, k.covariance) > 0 AS is_ratio
+    FROM metrics.experiment_kpis k
+    WHERE k.experiment_id = a.experiment_id AND k.metric = a.metric AND k.variant = a.variant AND k.ts > a.after
+    ORDER BY k.ts) AS sorted) AS k
+WHERE k.ts IS NOT NULL
+"""  # each series by the index of the partitions it is in, however many rows all others have
+
+
 def rows_of(wanted: Mapping[int, Mapping[SeriesKey, int]]) -> dict[int, Rows]:
     """Rows newer than the given instant (microseconds), by experiment and series, in one query."""
     asked = [
@@ -136,26 +156,12 @@ def rows_of(wanted: Mapping[int, Mapping[SeriesKey, int]]) -> dict[int, Rows]:
     if not asked:
         return dict(found)
     with connection.cursor() as db:
-        db.execute(
-            """
-            SELECT experiment_id, metric, variant, array_agg(us), array_agg(value), array_agg(n), array_agg(variance), array_agg(received),
-                   array_agg(denominator_value), array_agg(denominator_variance), array_agg(covariance)
-            FROM (
-              SELECT k.experiment_id, k.metric, k.variant, (extract(epoch FROM k.ts) * 1000000)::bigint AS us, k.value, k.n, k.variance,
-                     (extract(epoch FROM k.first_received_at) * 1000000)::bigint AS received,
-                     k.denominator_value, k.denominator_variance, k.covariance
-              FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[]) AS a(experiment_id, metric, variant, after)
-              JOIN metrics.experiment_kpis k ON k.experiment_id = a.experiment_id AND k.metric = a.metric AND k.variant = a.variant
-                AND k.ts > a.after
-              ORDER BY k.experiment_id, k.metric, k.variant, k.ts) AS sorted
-            GROUP BY 1, 2, 3
-            """,
-            [list(column) for column in zip(*asked, strict=True)],
-        )
-        for experiment, metric, variant, ts, value, n, variance, received, dv, dvar, cov in db.fetchall():
+        db.execute(_ROWS, [list(column) for column in zip(*asked, strict=True)])
+        for place, ts, value, n, variance, received, dv, dvar, cov in db.fetchall():
+            experiment, metric, variant, _ = asked[place - 1]
             found[experiment][metric, variant] = Series(
                 ts=ts, value=value, n=n, variance=variance, first_received_at=received,
-                denominator_value=dv, denominator_variance=dvar, covariance=cov,
+                denominator_value=dv or (), denominator_variance=dvar or (), covariance=cov or (),
             )  # fmt: skip
     return dict(found)
 
