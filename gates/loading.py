@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import msgspec
+import numpy as np
 from django.db import connection
 
 from experiments.models import Experiment
 from gates.engine.checkpoint import Checkpoint
-from gates.engine.plan import Plan, from_us
+from gates.engine.plan import Plan
 from gates.engine.policy import Policy, parse
 from gates.engine.series import Rows, Series, SeriesKey
 from gates.models import Cursor, PolicyVersion
+from telemetry import arrays
 
 
 class Unjudgeable(Exception):
@@ -127,7 +129,7 @@ def plans_of(ids: Sequence[int]) -> dict[int, Plan]:
 
 _ROWS = """
 SELECT a.place::int, k.*
-FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[]) WITH ORDINALITY AS a(experiment_id, metric, variant, after, place)
+FROM unnest(%(ids)s, %(metrics)s, %(variants)s, %(afters)s) WITH ORDINALITY AS a(experiment_id, metric, variant, after, place)
 CROSS JOIN LATERAL (
   SELECT array_agg(us) AS ts, array_agg(value), array_agg(n), array_agg(variance), array_agg(received),
          CASE WHEN bool_or(is_ratio) THEN array_agg(denominator_value) END,
@@ -147,16 +149,19 @@ WHERE k.ts IS NOT NULL
 
 def rows_of(wanted: Mapping[int, Mapping[SeriesKey, int]]) -> dict[int, Rows]:
     """Rows newer than the given instant (microseconds), by experiment and series, in one query."""
-    asked = [
-        (e, metric, variant, from_us(after))
-        for e, series in wanted.items()
-        for (metric, variant), after in series.items()
-    ]
+    asked = [(e, metric, variant, after) for e, series in wanted.items() for (metric, variant), after in series.items()]
     found: dict[int, dict[SeriesKey, Series]] = {e: {} for e in wanted}
     if not asked:
         return dict(found)
-    with connection.cursor() as db:
-        db.execute(_ROWS, [list(column) for column in zip(*asked, strict=True)])
+    ids, metrics, variants, afters = zip(*asked, strict=True)
+    given = {
+        "ids": arrays.int8s(ids),
+        "metrics": arrays.texts([metric.encode() for metric in metrics]),
+        "variants": arrays.texts([variant.encode() for variant in variants]),
+        "afters": arrays.instants(np.array(afters, np.int64) - arrays.EPOCH_US),
+    }
+    with connection.wrap_database_errors, arrays.cursor() as db:
+        db.execute(_ROWS, given)
         for place, ts, value, n, variance, received, dv, dvar, cov in db.fetchall():
             experiment, metric, variant, _ = asked[place - 1]
             found[experiment][metric, variant] = Series(

@@ -14,6 +14,8 @@ from psycopg import Cursor, pq
 from psycopg.adapt import Dumper
 
 _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+EPOCH_US = 946_684_800_000_000
+"""What PostgreSQL counts from, in microseconds since 1970."""
 
 
 class Array:

@@ -180,18 +180,14 @@ def unchanged_until(policy: Policy, plan: Plan, rows: Rows, checkpoint: Checkpoi
     gives the same whenever it runs, so up to that slot it need not run.
     """
     compiled, slot = compile_plan(policy, plan), checkpoint.slot
+    next_look, next_day = ((slot // width + 1) * width for width in (compiled.look_us, DAY))
+    next_slot = slot + compiled.slot_us
+    is_last = plan.ended_at is not None or compiled.newest_judged(next_slot) == slot
+    if slot < plan.created_at or is_last or min(next_look, next_day) <= next_slot:
+        return slot
     body = BODY.decode(checkpoint.body)
     latched = any(variant_state.latch is not None for variant_state in body.state.variant_states)
-    ages = latched and any(status in (STALE, OVERDUE) for status in body.state.fresh)  # said of what is suspended
-    if (
-        slot < plan.created_at
-        or plan.ended_at is not None
-        or ages
-        or compiled.newest_judged(slot + compiled.slot_us) == slot
-    ):
-        return slot
-    next_look, next_day = ((slot // width + 1) * width for width in (compiled.look_us, DAY))
-    if min(next_look, next_day) - compiled.slot_us <= slot:
+    if latched and any(status in (STALE, OVERDUE) for status in body.state.fresh):  # said of what is suspended
         return slot
     extractor = FactExtractor(compiled, body.progress, rows, slot, NO_END)
     return max(slot, min(next_look, next_day, *extractor.events()) - compiled.slot_us)
