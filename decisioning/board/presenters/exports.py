@@ -202,7 +202,7 @@ def of_gates(d: ExperimentContext) -> Table:
         return [(gate.get("reading") or {}).get(name) for name in names]
 
     def better_when(gate: Mapping[str, Any]) -> str | None:
-        kpi = page.metrics.get(gate.get("metric") or "")
+        kpi = d.metrics.get(gate.get("metric") or "")
         return {"increase": "higher", "decrease": "lower"}.get(kpi.direction or "") if kpi else None
 
     def change(gate: Mapping[str, Any]) -> float | None:
