@@ -13,8 +13,9 @@ from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from decisioning.access.middleware import own_transaction
@@ -96,7 +97,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
         )
         refusal["WWW-Authenticate"] = 'Bearer realm="decisioning metrics"'
         return refusal
-    return HttpResponse(generate_latest(_REGISTRY), content_type=CONTENT_TYPE_LATEST)
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))  # OpenMetrics for those who ask for it
+    return HttpResponse(encode(_REGISTRY), content_type=content_type)
 
 
 def _may_scrape(request: HttpRequest) -> bool:
