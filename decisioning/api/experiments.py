@@ -230,7 +230,7 @@ def _rebind(experiment: Experiment, name: str | None) -> None:
 def _check(experiment: Experiment) -> None:
     """What only policy and plan together can get wrong, such as a goal on a gauge."""
     version = policies.version_for(experiment)
-    planned = loading.plans_of([experiment])[experiment.pk]
+    planned = loading.plans_of([experiment.pk])[experiment.pk]
     places = {kpi.metric: f"/target_kpis/{position}" for position, kpi in enumerate(planned.kpis)}
     errors: list[Fault] = [
         Fault(f"{places[p.metric]}/{p.key}" if p.metric and p.key else "/target_kpis", p.code, p.message)

@@ -1,6 +1,6 @@
 """The permission table: every address of the portal, by method, and what one has to hold there.
 
-The views refuse by themselves; this is what they are held against. `tests/access/test_table.py` walks every address the
+The views refuse by themselves; this is what they are held against. `tests.access.test_table` walks every address the
 router knows: one without a row here fails, and so does a row whose word does not hold for each role of two teams.
 Addresses are written as in the URL files. An object of another team is 404 wherever one is named, unless SHARED.
 """
