@@ -173,12 +173,12 @@ def _figures(now: datetime) -> Iterator[GaugeMetricFamily]:
         "decisioning_slo_budget_left", "Part of the error budget that is left; below 0 when it is overdrawn.",
         {name: f.budget_left for name, f in both.items()},
     )  # fmt: skip
-    days = {"0.5": found.days.median, "0.95": found.days.p95}
+    days = {"50": found.days.median, "95": found.days.p95}
     yield _gauges(
-        "decisioning_days_to_decide",
-        "Days from the first look that could be read to a proposal.",
-        days,
-        label="quantile",
+        "decisioning_time_to_decide_seconds",
+        "From the first look that could be read to a proposal.",
+        {percentile: None if told is None else told * 86_400 for percentile, told in days.items()},
+        label="percentile",
     )
     burns = {f"{burn.over.total_seconds() / 3600:.0f}h": burn.rate for burn in found.burns}
     yield _gauges(
