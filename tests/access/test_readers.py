@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -16,7 +17,7 @@ from django.db import connection, transaction
 from decisioning.access.models import Team
 from decisioning.access.principal import bind_job
 from decisioning.access.readers import Limits, end_beyond_limits
-from decisioning.embedded import FOR_READERS, Home, Postgres
+from decisioning.embedded import FOR_READERS, PROJECT, Home, Postgres
 from decisioning.ledger import alarms, archive
 from experiments.models import Experiment
 from telemetry import retention
@@ -149,6 +150,16 @@ def test_rows_are_copied_by_a_query_and_a_copy_that_would_read_none_says_so(
     with reader.cursor().copy("COPY (SELECT value FROM metrics.experiment_kpis) TO STDOUT") as copy:
         assert [*copy.rows()] == [("1",)]
     assert reader.execute("SELECT 'copy experiment_kpis', count(*) FROM experiment_kpis").fetchall()[0][1] == 1
+
+
+def test_what_the_page_on_tables_says_can_be_read(reader: Psql) -> None:
+    page = (PROJECT / "docs" / "bi.md").read_text()
+    queries = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert len(queries) == 2
+    for query in queries:
+        reader.execute(query)
+    for table in re.findall(r"^\| [^|]+ \| `([\w.]+)`", page, re.MULTILINE):
+        reader.execute(f"SELECT FROM {table} LIMIT 1")
 
 
 def test_the_limits_of_a_session_are_those_we_gave_it_and_the_ones_on_disk_stay(make: Makes) -> None:
