@@ -79,15 +79,15 @@ def _empty_every_table(_case: TransactionTestCase) -> None:
             [_KEPT],
         )
         tables = dict(cursor.fetchall())
-        cursor.execute(" UNION ALL ".join(f"(SELECT '{table}' FROM {table} LIMIT 1)" for table in tables))
+        cursor.execute(" UNION ALL ".join(f"(SELECT '{table}' FROM {table} LIMIT 1)" for table in tables))  # noqa: S608
         filled = [table for (table,) in cursor.fetchall()]
         if "audit.entries" in filled:
             cursor.execute("TRUNCATE audit.entries")  # which nobody deletes from
         cursor.execute("SET LOCAL session_replication_role = replica")  # neither triggers nor foreign keys
         cursor.execute(
             ";".join(
-                [f"DELETE FROM {table}" for table in filled]
-                + [f"DELETE FROM {table} WHERE team_id IS NOT NULL" for table in ("policies", "policy_versions")]
+                [f"DELETE FROM {table}" for table in filled]  # noqa: S608
+                + [f"DELETE FROM {table} WHERE team_id IS NOT NULL" for table in ("policies", "policy_versions")]  # noqa: S608
             )
         )
 
