@@ -32,6 +32,7 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "experiments/<str:ref>/decision": {"GET": READ, "POST": Scope.REVIEW},
     "experiments/<str:ref>/decisions": {"GET": READ},
     "experiments/<str:ref>/gates": {"GET": READ},
+    "experiments/<str:ref>/forecast": {"GET": READ},
     "experiments/<str:ref>/evaluations": {"GET": READ},
     "experiments/<str:ref>/evaluate": {"POST": WRITE},
     "experiments/<str:ref>/evidence/<str:digest>": {"GET": READ},
