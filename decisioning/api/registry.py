@@ -40,7 +40,7 @@ class Metrics(PortalView):
         return page(
             request,
             filtered(request, Metric.objects.select_related("team"), _MetricFilter),
-            shown=lambda found: [_told(m) for m in found],
+            shown=lambda found: [_as_json(m) for m in found],
             ordering="key",
             orderings=("key", "name", "created_at"),
         )
@@ -50,7 +50,7 @@ class Metrics(PortalView):
         values = self.body(MetricCreate)
         team = self.team(values.pop("team", None), Scope.WRITE)
         metric = plan.register(plan.NewMetric(**values), team=team, now=self.now)
-        return Response(_told(metric), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
+        return Response(_as_json(metric), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
 
 
 class OneMetric(PortalView):
@@ -60,11 +60,11 @@ class OneMetric(PortalView):
 
     def get(self, request: Request, key: str) -> Response:
         """Its definition."""
-        return Response(_told(_found(key)))
+        return Response(_as_json(_metric_or_404(key)))
 
     def patch(self, request: Request, key: str) -> Response:
         """Change its definition; running experiments are judged anew by it."""
-        metric = _found(key)
+        metric = _metric_or_404(key)
         if not self.principal.is_admin:
             if metric.team_id is None or metric.team_id not in self.principal.teams:
                 raise Problem(
@@ -72,17 +72,17 @@ class OneMetric(PortalView):
                 )
             require(self.principal, Scope.WRITE, metric.team_id)
         changed = plan.redefine(metric, plan.NewMetric(key=key, **self.body(MetricFields)))
-        return Response(_told(changed))
+        return Response(_as_json(changed))
 
 
-def _found(key: str) -> Metric:
+def _metric_or_404(key: str) -> Metric:
     metric = Metric.objects.select_related("team").filter(key=key).first()
     if metric is None:
         raise Http404
     return metric
 
 
-def _told(metric: Metric) -> dict[str, Any]:
+def _as_json(metric: Metric) -> dict[str, Any]:
     # Another team's key is not this reader's to know, so only a team that row security lets through is named.
     return {
         "key": metric.key,
