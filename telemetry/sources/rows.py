@@ -97,7 +97,10 @@ def store(
     by_number = {target.experiment_id: target for target in targets.values()}
     done: list[Ingested] = []
     for pk, rows in sorted(good.items()):
-        ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in rows)), now=now, atomic=False)
+        try:
+            ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in rows)), now=now, atomic=False)
+        except ingest.IngestRefused as refusal:
+            raise SourceFailed(refusal.message) from refusal
         for fault in ingested.refused:
             place, row = rows[fault.index]
             problems.append(f"{place}: {fault.detail} Row: {_told(msgspec.to_builtins(row))}"[:300])
