@@ -266,6 +266,7 @@ SPECTACULAR_SETTINGS = {
         "BacktestState": "decisioning.api.shapes.BACKTEST_STATES",
         "MetricKind": "decisioning.api.serializers.METRIC_KINDS",
         "Direction": "decisioning.api.serializers.DIRECTIONS",
+        "ScheduleWord": "experiments.expected.WORDS",
         "Temporality": "decisioning.api.serializers.TEMPORALITIES",
         "SourceKind": "decisioning.api.serializers.SOURCE_KINDS",
         "Scope": "decisioning.api.serializers.SCOPES",

@@ -11,6 +11,7 @@ the weekday of `weekly` and the day of `monthly`, 1 to 28 or "last". Without a t
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -18,7 +19,6 @@ from itertools import pairwise
 from typing import Any
 from zoneinfo import available_timezones
 
-import msgspec
 from cronsim import CronSim, CronSimError
 
 from experiments.schedule import Part, offsets
@@ -252,4 +252,4 @@ def _span(seconds: int) -> str:
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()[:60]
+    return json.dumps(value, ensure_ascii=False, default=str)[:60]

@@ -1,10 +1,12 @@
 """The registry of metrics: shared by all teams, changed by the team that made one or by an admin."""
 
+from datetime import datetime
 from typing import Any
 
 import django_filters  # type: ignore[import-untyped]
 from django.db.models import Q, QuerySet
 from django.http import Http404
+from msgspec import UNSET
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -15,8 +17,9 @@ from decisioning.api.experiments import Words, refused
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem
-from decisioning.api.serializers import MetricCreate, MetricFields
-from experiments import plan
+from decisioning.api.serializers import MetricChange, MetricCreate
+from experiments import expected as words
+from experiments import feeds, plan
 from experiments.models import Metric
 
 
@@ -39,8 +42,8 @@ class Metrics(Door):
         """By key."""
         return page(
             request,
-            filtered(request, Metric.objects.select_related("team"), _MetricFilter),
-            shown=lambda found: [_told(m) for m in found],
+            filtered(request, Metric.objects.select_related("team").prefetch_related("schedules"), _MetricFilter),
+            shown=lambda found: [_told(m, self.now) for m in found],
             ordering="key",
             orderings=("key", "name", "created_at"),
         )
@@ -53,7 +56,7 @@ class Metrics(Door):
             metric = plan.register(plan.NewMetric(**values), team=team, now=self.now)
         except plan.PlanRefused as refusal:
             raise refused(refusal) from refusal
-        return Response(_told(metric), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
+        return Response(_told(metric, self.now), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
 
 
 class OneMetric(Door):
@@ -63,10 +66,10 @@ class OneMetric(Door):
 
     def get(self, request: Request, key: str) -> Response:
         """Its definition."""
-        return Response(_told(_found(key)))
+        return Response(_told(_found(key), self.now))
 
     def patch(self, request: Request, key: str) -> Response:
-        """Change its definition; running experiments are judged anew by it."""
+        """Change its definition; running experiments are judged anew by it. A schedule holds from now on, or from `expected_from`."""
         metric = _found(key)
         if not self.principal.is_admin:
             if metric.team_id is None or metric.team_id not in self.principal.teams:
@@ -75,10 +78,12 @@ class OneMetric(Door):
                 )
             require(self.principal, Scope.WRITE, metric.team_id)
         try:
-            changed = plan.redefine(metric, plan.NewMetric(key=key, **self.body(MetricFields)))
+            values = self.body(MetricChange)
+            since = values.pop("expected_from", UNSET)
+            changed = plan.redefine(metric, plan.NewMetric(key=key, **values), now=self.now, since=since)
         except plan.PlanRefused as refusal:
             raise refused(refusal) from refusal
-        return Response(_told(changed))
+        return Response(_told(changed, self.now))
 
 
 def _found(key: str) -> Metric:
@@ -88,7 +93,8 @@ def _found(key: str) -> Metric:
     return metric
 
 
-def _told(metric: Metric) -> dict[str, Any]:
+def _told(metric: Metric, now: datetime) -> dict[str, Any]:
+    expected, warnings = feeds.expected_of(metric, now=now), plan.warnings(metric)
     # Another team's key is not this reader's to know, so only a team that row security lets through is named.
     return {
         "key": metric.key,
@@ -98,9 +104,16 @@ def _told(metric: Metric) -> dict[str, Any]:
         "direction": metric.direction,
         "temporality": metric.temporality,
         "expected_every_s": metric.expected_every_s,
+        "expected": expected,
+        "expected_in_words": words.in_words(expected),
+        "schedules": [
+            {"since": rfc3339(s.since), "expected": s.expected, "words": words.in_words(s.expected)}
+            for s in metric.schedules.all()
+        ],
         "freshness_target_s": metric.freshness_target_s,
         "counts_assignment": metric.counts_assignment,
         "definition": metric.definition,
         "team": metric.team.key if metric.team else None,
         "created_at": rfc3339(metric.created_at),
+        **({"warnings": warnings} if warnings else {}),
     }

@@ -86,7 +86,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Metrics", "GET"): Operation({200: _PAGE(shapes.MetricOut)}),
     ("Metrics", "POST"): Operation({201: shapes.MetricOut}, takes=bodies.MetricCreate, conflict=True),
     ("OneMetric", "GET"): Operation({200: shapes.MetricOut}),
-    ("OneMetric", "PATCH"): Operation({200: shapes.MetricOut}, takes=bodies.MetricFields),
+    ("OneMetric", "PATCH"): Operation({200: shapes.MetricOut}, takes=bodies.MetricChange),
     ("RefreshLog", "GET"): Operation({200: _PAGE(shapes.RunOut)}),
     ("Freshness", "GET"): Operation({200: _PAGE(shapes.TrackedOut)}),
     ("Promises", "GET"): Operation({200: shapes.PromisesOut}),

@@ -14,6 +14,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from decisioning.access.scopes import Scope
 from decisioning.ledger.models import Channel
 from decisioning.ledger.outbox import EVENTS
+from experiments.expected import WORDS
 from experiments.models import Experiment, Metric, TargetKpi
 from experiments.plan import NewExperiment, NewKpi, NewMetric, NewVariant
 from telemetry.models import Source
@@ -157,6 +158,23 @@ class Choice(Text):
         return data
 
 
+class Expected(_Strict):
+    """When the buckets of a metric end: an object with every_s, cron, or every; what is in it is the domain's to refuse."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        described = {
+            "every_s": {"type": "integer"}, "cron": {"type": "string"}, "every": {"type": "string", "enum": list(WORDS)},
+            "at": {"type": "string"}, "on": {"oneOf": [{"type": "string"}, {"type": "integer"}]}, "timezone": {"type": "string"},
+        }  # fmt: skip
+        set_override(self, "field", {"type": "object", "properties": described, "additionalProperties": False})
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        if not isinstance(data, dict):
+            self.refuse(f'{self.field_name} is {_shown(data)}, must be an object such as {{"every_s": 3600}}.')
+        return data
+
+
 def _shown(data: object) -> str:
     return msgspec.json.encode(data).decode()[:60]
 
@@ -183,9 +201,16 @@ class MetricFields(serializers.Serializer[Any]):
     direction = Choice(DIRECTIONS, required=False, allow_null=True)
     temporality = Choice(TEMPORALITIES, required=False)
     expected_every_s = Whole(required=False)
+    expected = Expected(required=False)
     freshness_target_s = Whole(required=False)
     counts_assignment = Truth(required=False)
     definition = Text(required=False, allow_blank=True)
+
+
+class MetricChange(MetricFields):
+    """`expected_from`: from when on the schedule holds, null: always. Left out it holds from now on."""
+
+    expected_from = Timestamp(required=False, allow_null=True)
 
 
 class MetricIn(MetricFields):
@@ -221,6 +246,7 @@ class TargetKpiIn(serializers.Serializer[Any]):
     max_harm = Number(required=False, allow_null=True)
     baseline = BaselineIn(required=False, allow_null=True)
     target = TargetIn(required=False, allow_null=True)
+    sparse = Truth(required=False)
 
     def to_internal_value(self, data: Any) -> NewKpi:
         if isinstance(data, str):

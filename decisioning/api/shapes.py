@@ -4,6 +4,8 @@ from typing import Any
 
 from rest_framework import serializers as s
 
+from experiments.expected import WORDS
+
 Shape = s.Serializer[Any]
 
 # The words of docs/api.md. The OpenAPI document names each list (settings: ENUM_NAME_OVERRIDES), so that generated clients have names too.
@@ -394,6 +396,25 @@ class AssetOut(Shape):
     url = text()
 
 
+class ExpectedOut(Shape):
+    """When the buckets of a metric end: `every_s`, or `cron`, or the word `every` with `at` and `on`, on clocks of `timezone`."""
+
+    every_s = s.IntegerField(required=False)
+    cron = s.CharField(required=False)
+    every = s.ChoiceField(WORDS, required=False)
+    at = s.CharField(required=False)
+    on = s.JSONField(required=False)
+    timezone = s.CharField(required=False)
+
+
+class ScheduleOut(Shape):
+    """From when on a metric is due how; `since` null: from the beginning."""
+
+    since = maybe_at()
+    expected = ExpectedOut()
+    words = text()
+
+
 class MetricOut(Shape):
     key = text()
     name = text()
@@ -402,11 +423,15 @@ class MetricOut(Shape):
     direction = maybe_text()
     temporality = text()
     expected_every_s = whole()
+    expected = ExpectedOut()
+    expected_in_words = text()
+    schedules = ScheduleOut(many=True)
     freshness_target_s = whole()
     counts_assignment = s.BooleanField()
     definition = text()
     team = maybe_text()
     created_at = at()
+    warnings = s.ListField(child=text(), required=False)
 
 
 class RunOut(Shape):

@@ -231,7 +231,12 @@ def one(team: Team) -> Callable[..., Any]:
             (judging,) = load([experiment.pk])
             watermark = instant(watermark_s)
             asked_of = FRESHNESS_SQL.format(
-                experiment="%s", watermark="%s::timestamptz", every_s="%s", target_s="%s", at="%s"
+                experiment="%s",
+                metric="'vrps'::text",
+                watermark="%s::timestamptz",
+                every_s="%s",
+                target_s="%s",
+                at="%s",
             )
             cursor.execute(f"SELECT * FROM {asked_of}", [experiment.pk, watermark, every_s, target_s, at])  # noqa: S608 - constants
             (said,) = cursor.fetchall()
