@@ -150,6 +150,19 @@ def print_recommendation(told: Json) -> None:
         say(f"  evidence {told['evidence_digest']}")
 
 
+def print_gates(found: list[Json]) -> None:
+    rows = []
+    for gate in found:
+        reading = gate["reading"] or {}
+        told = ""
+        if isinstance(estimate := reading.get("estimate"), int | float):
+            told = f"{estimate:+.4g}"
+            if isinstance(reading.get("lower"), int | float) and isinstance(reading.get("upper"), int | float):
+                told += f" ({reading['lower']:+.4g} to {reading['upper']:+.4g})"
+        rows.append((gate["gate"], gate["variant"], gate["verdict"], told, gate.get("reason", "")))
+    print_table(("gate", "variant", "verdict", "reading", "reason"), rows)
+
+
 def refused(refusal: PortalError, *, as_json: bool) -> NoReturn:
     """End with code 1: what the portal refused, where, and what to do."""
     if as_json:

@@ -9,8 +9,8 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 
 from decisioning.api import serializers as bodies
-from decisioning.api import shapes
-from decisioning.api.shapes import page_of
+from decisioning.api.shapes import experiments, fields, portal, telemetry
+from decisioning.api.shapes.fields import page_of
 
 _JSON, _PROBLEM = "application/json", "application/problem+json"
 _OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
@@ -62,60 +62,60 @@ class Operation:
 
 _PAGE = page_of
 OPERATIONS: dict[tuple[str, str], Operation] = {
-    ("Experiments", "GET"): Operation({200: _PAGE(shapes.RowOut)}),
-    ("Experiments", "POST"): Operation({201: shapes.CreatedOut}, takes=bodies.ExperimentIn, conflict=True),
-    ("OneExperiment", "GET"): Operation({200: shapes.DocumentOut, 304: None}),
+    ("Experiments", "GET"): Operation({200: _PAGE(experiments.RowOut)}),
+    ("Experiments", "POST"): Operation({201: experiments.CreatedOut}, takes=bodies.ExperimentIn, conflict=True),
+    ("OneExperiment", "GET"): Operation({200: experiments.DocumentOut, 304: None}),
     ("OneExperiment", "PATCH"): Operation(
-        {200: shapes.ChangedOut}, takes=bodies.ExperimentPatch, conflict=True, more=(412,)
+        {200: experiments.ChangedOut}, takes=bodies.ExperimentPatch, conflict=True, more=(412,)
     ),
-    ("Transitions", "POST"): Operation({200: shapes.DocumentOut}, takes=bodies.TransitionIn, conflict=True),
-    ("Kpis", "GET"): Operation({(200, _JSON): shapes.SeriesOut, (200, "text/csv"): OpenApiTypes.STR}),
+    ("Transitions", "POST"): Operation({200: experiments.DocumentOut}, takes=bodies.TransitionIn, conflict=True),
+    ("Kpis", "GET"): Operation({(200, _JSON): experiments.SeriesOut, (200, "text/csv"): OpenApiTypes.STR}),
     ("Kpis", "POST"): Operation(
-        {(200, _JSON): shapes.IngestedOut, (207, _JSON): shapes.PartlyIngestedOut}, takes=_ROWS, conflict=True
+        {(200, _JSON): telemetry.IngestedOut, (207, _JSON): telemetry.PartlyIngestedOut}, takes=_ROWS, conflict=True
     ),
-    ("OneDecision", "GET"): Operation({200: shapes.DecisionOut, 304: None}),
-    ("OneDecision", "POST"): Operation({201: shapes.DecidedOut}, takes=bodies.DecisionIn, conflict=True),
-    ("Decisions", "GET"): Operation({200: _PAGE(shapes.PastDecisionOut)}),
-    ("Gates", "GET"): Operation({200: shapes.GatesOut}),
-    ("Evaluations", "GET"): Operation({200: _PAGE(shapes.EvaluationOut)}),
-    ("Evaluate", "POST"): Operation({202: shapes.SlotOut}, conflict=True),
+    ("OneDecision", "GET"): Operation({200: experiments.DecisionOut, 304: None}),
+    ("OneDecision", "POST"): Operation({201: experiments.DecidedOut}, takes=bodies.DecisionIn, conflict=True),
+    ("Decisions", "GET"): Operation({200: _PAGE(experiments.PastDecisionOut)}),
+    ("Gates", "GET"): Operation({200: experiments.GatesOut}),
+    ("Evaluations", "GET"): Operation({200: _PAGE(experiments.EvaluationOut)}),
+    ("Evaluate", "POST"): Operation({202: experiments.SlotOut}, conflict=True),
     ("OneEvidence", "GET"): Operation({200: _OBJECT}, conflict=True),
-    ("Verification", "POST"): Operation({200: shapes.SameOut}, conflict=True),
-    ("Audit", "GET"): Operation({200: _PAGE(shapes.EntryOut)}),
-    ("Assets", "GET"): Operation({200: _PAGE(shapes.AssetOut)}),
-    ("Metrics", "GET"): Operation({200: _PAGE(shapes.MetricOut)}),
-    ("Metrics", "POST"): Operation({201: shapes.MetricOut}, takes=bodies.MetricCreate, conflict=True),
-    ("OneMetric", "GET"): Operation({200: shapes.MetricOut}),
-    ("OneMetric", "PATCH"): Operation({200: shapes.MetricOut}, takes=bodies.MetricChange),
-    ("RefreshLog", "GET"): Operation({200: _PAGE(shapes.RunOut)}),
-    ("Freshness", "GET"): Operation({200: _PAGE(shapes.TrackedOut)}),
-    ("Promises", "GET"): Operation({200: shapes.PromisesOut}),
-    ("Policies", "GET"): Operation({200: _PAGE(shapes.PolicyOut)}),
+    ("Verification", "POST"): Operation({200: experiments.SameOut}, conflict=True),
+    ("Audit", "GET"): Operation({200: _PAGE(portal.EntryOut)}),
+    ("Assets", "GET"): Operation({200: _PAGE(experiments.AssetOut)}),
+    ("Metrics", "GET"): Operation({200: _PAGE(telemetry.MetricOut)}),
+    ("Metrics", "POST"): Operation({201: telemetry.MetricOut}, takes=bodies.MetricCreate, conflict=True),
+    ("OneMetric", "GET"): Operation({200: telemetry.MetricOut}),
+    ("OneMetric", "PATCH"): Operation({200: telemetry.MetricOut}, takes=bodies.MetricChange),
+    ("RefreshLog", "GET"): Operation({200: _PAGE(telemetry.RunOut)}),
+    ("Freshness", "GET"): Operation({200: _PAGE(telemetry.TrackedOut)}),
+    ("Promises", "GET"): Operation({200: portal.PromisesOut}),
+    ("Policies", "GET"): Operation({200: _PAGE(portal.PolicyOut)}),
     ("Policies", "POST"): Operation(
-        {200: shapes.PolicyOut, 201: shapes.PolicyOut}, takes=bodies.PolicyIn, conflict=True
+        {200: portal.PolicyOut, 201: portal.PolicyOut}, takes=bodies.PolicyIn, conflict=True
     ),
-    ("OnePolicy", "GET"): Operation({200: shapes.PolicyOut}),
-    ("Versions", "GET"): Operation({200: _PAGE(shapes.PolicyVersionOut)}),
+    ("OnePolicy", "GET"): Operation({200: portal.PolicyOut}),
+    ("Versions", "GET"): Operation({200: _PAGE(portal.PolicyVersionOut)}),
     ("Versions", "POST"): Operation(
-        {200: shapes.PolicyVersionOut, 201: shapes.PolicyVersionOut}, takes=bodies.PolicyVersionIn, conflict=True
+        {200: portal.PolicyVersionOut, 201: portal.PolicyVersionOut}, takes=bodies.PolicyVersionIn, conflict=True
     ),
-    ("OneVersion", "GET"): Operation({200: shapes.PolicyVersionOut}),
-    ("Backtests", "GET"): Operation({200: shapes.BacktestOut}),
-    ("Backtests", "POST"): Operation({202: shapes.BacktestOut}, conflict=True),
-    ("Activation", "POST"): Operation({200: shapes.PolicyVersionOut}, conflict=True),
-    ("Keys", "GET"): Operation({200: _PAGE(shapes.KeyOut)}),
-    ("Keys", "POST"): Operation({201: shapes.NewKeyOut}, takes=bodies.KeyIn, conflict=True),
-    ("OneKey", "GET"): Operation({200: shapes.KeyOut}),
+    ("OneVersion", "GET"): Operation({200: portal.PolicyVersionOut}),
+    ("Backtests", "GET"): Operation({200: portal.BacktestOut}),
+    ("Backtests", "POST"): Operation({202: portal.BacktestOut}, conflict=True),
+    ("Activation", "POST"): Operation({200: portal.PolicyVersionOut}, conflict=True),
+    ("Keys", "GET"): Operation({200: _PAGE(portal.KeyOut)}),
+    ("Keys", "POST"): Operation({201: portal.NewKeyOut}, takes=bodies.KeyIn, conflict=True),
+    ("OneKey", "GET"): Operation({200: portal.KeyOut}),
     ("OneKey", "DELETE"): Operation({204: None}),
-    ("Webhooks", "GET"): Operation({200: _PAGE(shapes.WebhookOut)}),
-    ("Webhooks", "POST"): Operation({201: shapes.NewWebhookOut}, takes=bodies.WebhookIn, conflict=True),
-    ("OneWebhook", "GET"): Operation({200: shapes.WebhookOut}),
+    ("Webhooks", "GET"): Operation({200: _PAGE(portal.WebhookOut)}),
+    ("Webhooks", "POST"): Operation({201: portal.NewWebhookOut}, takes=bodies.WebhookIn, conflict=True),
+    ("OneWebhook", "GET"): Operation({200: portal.WebhookOut}),
     ("OneWebhook", "DELETE"): Operation({204: None}),
-    ("TriesWebhook", "POST"): Operation({202: shapes.DeliveryOut}),
-    ("Deliveries", "GET"): Operation({200: _PAGE(shapes.DeliveryOut)}),
-    ("Redelivery", "POST"): Operation({202: shapes.DeliveryOut}, conflict=True),
+    ("TriesWebhook", "POST"): Operation({202: portal.DeliveryOut}),
+    ("Deliveries", "GET"): Operation({200: _PAGE(portal.DeliveryOut)}),
+    ("Redelivery", "POST"): Operation({202: portal.DeliveryOut}, conflict=True),
     ("TakesEvents", "POST"): Operation(
-        {200: shapes.EventsOut, 202: shapes.EventsOut, 207: shapes.PartlyTakenOut},
+        {200: telemetry.EventsOut, 202: telemetry.EventsOut, 207: telemetry.PartlyTakenOut},
         takes={
             "application/cloudevents+json": _EVENT,
             "application/cloudevents-batch+json": {"type": "array", "items": _EVENT, "maxItems": 1000},
@@ -125,20 +125,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("Schemas", "GET"): Operation({200: _OBJECT}),
     ("Schema", "GET"): Operation({(200, "application/schema+json"): _OBJECT}),
-    ("Quarantine", "GET"): Operation({200: _PAGE(shapes.QuarantinedOut)}),
+    ("Quarantine", "GET"): Operation({200: _PAGE(telemetry.QuarantinedOut)}),
     ("Replay", "POST"): Operation(
-        {200: shapes.EventsOut, 202: shapes.EventsOut, 207: shapes.PartlyTakenOut}, conflict=True
+        {200: telemetry.EventsOut, 202: telemetry.EventsOut, 207: telemetry.PartlyTakenOut}, conflict=True
     ),
     ("Lineage", "POST"): Operation({200: _OBJECT}, takes=_OBJECT),
     ("LineageBatch", "POST"): Operation(
         {200: _OBJECT, 207: _OBJECT}, takes={"type": "array", "items": _OBJECT, "maxItems": 1000}
     ),
-    ("Sources", "GET"): Operation({200: _PAGE(shapes.SourceOut)}),
+    ("Sources", "GET"): Operation({200: _PAGE(telemetry.SourceOut)}),
     ("Sources", "POST"): Operation(
-        {200: shapes.PreviewOut, 201: shapes.SourceOut}, takes=bodies.SourceIn, conflict=True
+        {200: telemetry.PreviewOut, 201: telemetry.SourceOut}, takes=bodies.SourceIn, conflict=True
     ),
-    ("OneSource", "GET"): Operation({200: shapes.SourceOut}),
-    ("Refresh", "POST"): Operation({200: shapes.PreviewOut, 202: shapes.AskedRunOut}, conflict=True),
+    ("OneSource", "GET"): Operation({200: telemetry.SourceOut}),
+    ("Refresh", "POST"): Operation({200: telemetry.PreviewOut, 202: telemetry.AskedRunOut}, conflict=True),
     ("OpenApi", "GET"): Operation({200: _OBJECT}),
     ("Reference", "GET"): Operation({(200, "text/html"): OpenApiTypes.STR}),
 }
@@ -217,7 +217,7 @@ class Contract(AutoSchema):
         refusals |= {413, 415, 422} if self.method in ("POST", "PATCH") else set()
         refusals |= {409} if operation.conflict or self.method == "POST" else set()
         for status in sorted(refusals):
-            answers[status, _PROBLEM] = OpenApiResponse(shapes.ProblemOut, description=_WORDS[status])
+            answers[status, _PROBLEM] = OpenApiResponse(fields.ProblemOut, description=_WORDS[status])
         return answers
 
     def _operation(self) -> Operation:

@@ -19,7 +19,7 @@ from experiments.models import Experiment, Metric, TargetKpi
 from experiments.plan import NewExperiment, NewKpi, NewMetric, NewVariant
 from telemetry.models import Source
 
-# Named in the OpenAPI document like the lists of decisioning.api.shapes.
+# Named in the OpenAPI document like the lists of decisioning.api.shapes.fields.
 METRIC_KINDS, DIRECTIONS, TEMPORALITIES = Metric.Kind.values, Metric.Direction.values, Metric.Temporality.values
 SOURCE_KINDS, CHANNEL_KINDS, SCOPES, TOLD = Source.Kind.values, Channel.Kind.values, list(Scope), list(EVENTS)
 

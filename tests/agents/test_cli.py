@@ -12,7 +12,7 @@ import httpx
 import pytest
 import typer
 
-from decisioning.agents import cli, client, credentials, news, terminal
+from decisioning.agents import cli, client, credentials, news, options, terminal
 from decisioning.agents.client import Portal, Unreachable
 from decisioning.embedded import PROJECT
 
@@ -52,7 +52,8 @@ def run(monkeypatch: pytest.MonkeyPatch, answers: dict[str, httpx.Response], ask
             "http://portal.test", "k", transport=httpx.MockTransport(answer), patience_s=0, sleep=lambda _: None
         )
 
-    monkeypatch.setattr(cli, "Portal", portal)
+    for asking in (cli, options):
+        monkeypatch.setattr(asking, "Portal", portal)
     monkeypatch.setenv("DECISIONING_URL", "http://portal.test")
     monkeypatch.setenv("DECISIONING_API_KEY", "k")
     monkeypatch.setenv("COLUMNS", "200")
@@ -396,7 +397,7 @@ def test_a_push_that_breaks_says_where_and_goes_on_from_there(
 
         return Portal("http://portal.test", "k", patience_s=0, transport=httpx.MockTransport(answer))
 
-    monkeypatch.setattr(cli, "Portal", portal)
+    monkeypatch.setattr(options, "Portal", portal)
 
     assert run("kpis", "push", str(file), "-e", "x") == 1
     said = capsys.readouterr().err
@@ -469,12 +470,12 @@ def test_the_shell_completes_keys_and_says_nothing_when_it_cannot_ask(
     found = [{"key": "checkout"}, {"key": "faster-checkout"}]
     answers["/api/experiments"] = httpx.Response(200, json={"results": found, "next": None})
 
-    assert cli._some_keys("che") == ["checkout"]
+    assert options.some_keys("che") == ["checkout"]
     assert asked[0].url.params["search"] == "che"
     answers["/api/experiments"] = httpx.Response(401, json={"code": "not_authenticated", "detail": "No."})
-    assert cli._some_keys("che") == []
+    assert options.some_keys("che") == []
     monkeypatch.setattr(credentials, "find", lambda: (_ for _ in ()).throw(credentials.Unknown("none")))
-    assert cli._some_keys("che") == []
+    assert options.some_keys("che") == []
 
 
 def commands(of: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

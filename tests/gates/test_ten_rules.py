@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from decisioning.api import shapes
+from decisioning.api.shapes import fields
 from decisioning.board import words
 from gates.engine.fold import fold
 from gates.engine.machine import RULES, ExperimentState, StateMachine, compile_plan
@@ -74,7 +74,7 @@ def test_the_glossary_has_every_word_of_section_1() -> None:
 @pytest.mark.parametrize(
     ("title", "expected"),
     [
-        ("**Verdicts**", set(shapes.VERDICTS)),
+        ("**Verdicts**", set(fields.VERDICTS)),
         ("**Recommendation codes**", {code for rule in RULES for _, code in rule.says}),
     ],
 )
@@ -98,13 +98,13 @@ def test_the_glossary_says_which_rule_gives_which_code() -> None:
 def test_the_glossary_has_every_list_of_words() -> None:
     glossary = set(re.findall(r"`(\w+)`", (DOCS / "glossary.md").read_text()))
     lists = (
-        shapes.STATUSES,
-        shapes.ROLES,
-        shapes.ACTIONS,
-        shapes.ANSWERS,
-        shapes.OVERRIDES,
-        shapes.FRESHNESS_STATES,
-        shapes.RECOMMENDATION_STATES,
+        fields.STATUSES,
+        fields.ROLES,
+        fields.ACTIONS,
+        fields.ANSWERS,
+        fields.OVERRIDES,
+        fields.FRESHNESS_STATES,
+        fields.RECOMMENDATION_STATES,
         Recommendation.Superseded.values,
         [*KEYS, "freshness", "srm"],
         words.CODES,
