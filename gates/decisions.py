@@ -8,9 +8,11 @@ from decisioning.access.principal import Principal
 from decisioning.ledger.outbox import tell
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
+from gates.engine.compiled import compile_plan
 from gates.engine.evidence import EvidenceRefused
-from gates.engine.machine import FRESH, compile_plan, freshness
 from gates.engine.plan import to_us
+from gates.engine.state import FRESH
+from gates.engine.verdicts import freshness
 from gates.loading import JudgingInput, Unjudgeable, load
 from gates.models import Cursor, Decision, Evidence, Recommendation
 from gates.tick import open_recommendations

@@ -112,7 +112,7 @@ class PolicyBinding(models.Model):
 class Cursor(models.Model):
     """How far one experiment is judged. Doors write to this row as well; a tick locks it only while it writes.
 
-    `state` is the fold's (gates.engine.fold.Checkpoint, compressed); it always equals what a rebuild from the rows gives.
+    `state` is the fold's (gates.engine.checkpoint.Checkpoint, compressed); it always equals what a rebuild from the rows gives.
     `shown` is what the document says of the newest slot: gates and recommendations.
     """
 
@@ -138,7 +138,7 @@ class Cursor(models.Model):
         help_text="Why the newest slot could not be judged: {since, reason, row}; null while it can. Nothing proposed is accepted meanwhile.",
     )
     rules = models.PositiveSmallIntegerField(
-        default=1, db_default=1, help_text="The revision of the rules that judged (gates.engine.machine.REVISION)."
+        default=1, db_default=1, help_text="The revision of the rules that judged (gates.engine.compiled.REVISION)."
     )
     readable_at = models.DateTimeField(
         null=True, help_text="The first look that could be read: fresh, dense, with its floors and min_days."

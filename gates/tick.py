@@ -23,13 +23,14 @@ from decisioning.ledger.models import Heartbeat, OutboxMessage
 from decisioning.ledger.outbox import tell_all
 from experiments.models import Experiment, Variant
 from gates.engine import evidence
+from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
+from gates.engine.compiled import REVISION, compile_plan
 from gates.engine.facts import SlotFacts, SlotSnapshot
-from gates.engine.fold import Checkpoint, CheckpointOutdated, FoldResult, at_start, fold, unchanged_until
-from gates.engine.machine import REVISION, compile_plan
-from gates.engine.machine import Evaluation as Judged
-from gates.engine.machine import Recommendation as JudgedRecommendation
+from gates.engine.fold import FoldResult, at_start, fold, unchanged_until
 from gates.engine.plan import SECOND, Plan, from_us, rfc3339, to_us
 from gates.engine.policy import Policy
+from gates.engine.results import Evaluation as Judged
+from gates.engine.results import Recommendation as JudgedRecommendation
 from gates.engine.series import Rows
 from gates.loading import JudgingInput, Unjudgeable, load, policy_of, rows_of, series_of
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation, Step

@@ -35,7 +35,7 @@ WATERMARK_BESIDE_SQL = f"CASE WHEN {{row}}.n IS DISTINCT FROM 0 AND {{temporalit
 
 FRESHNESS_SQL = "metrics.freshness({experiment}, {metric}, {watermark}, {every_s}, {target_s}, {at})"
 """(state, age_s, due_at, stale_at, overdue) of the series of one KPI by the experiment's own clock, for a LATERAL; age_s in seconds of
-running time. The gates say the same of the same instant (`gates.engine.machine.freshness`)."""
+running time. The gates say the same of the same instant (`gates.engine.verdicts.freshness`)."""
 
 RANK_SQL = "array_position('{{fresh,due,late,unknown,stale}}'::text[], {state})"
 """The place of a state in WORST_LAST, from 1."""

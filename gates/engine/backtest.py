@@ -13,9 +13,9 @@ from itertools import pairwise
 import msgspec
 
 from gates.engine.fold import EvaluatedSlot, fold
-from gates.engine.machine import Recommendation
 from gates.engine.plan import DAY, Action, Answer, Plan
 from gates.engine.policy import Policy
+from gates.engine.results import Recommendation
 from gates.engine.series import Rows
 
 DECISIVE = ("scale", "delete")

@@ -12,13 +12,15 @@ from typing import Any
 
 import msgspec
 
+from gates.engine.compiled import REVISION, compile_plan
 from gates.engine.facts import SlotFacts, SlotSnapshot
 from gates.engine.fold import FoldResult
-from gates.engine.machine import REVISION, Evaluation, ExperimentState, compile_plan
 from gates.engine.narration import evaluation_of
 from gates.engine.plan import Plan, rfc3339
 from gates.engine.policy import Policy, canonical, parse
+from gates.engine.results import Evaluation
 from gates.engine.revisions import REVISIONS, machine_of
+from gates.engine.state import ExperimentState
 
 FORMAT = 2
 """1 did not name the revision of the rules (`rules`), of which there was one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gates.engine.machine import Comparison, compile_plan
+from gates.engine.compiled import Comparison, compile_plan
 from gates.engine.plan import Plan
 from gates.engine.policy import Policy
 from gates.engine.statistics.planning import smallest_effect, units_for_half

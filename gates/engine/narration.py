@@ -10,35 +10,15 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from gates.engine.compiled import Comparison, CompiledPlan
 from gates.engine.facts import SlotSnapshot
-from gates.engine.machine import (
-    AT_ONCE,
-    COLLECTING,
-    FRESH,
-    HOLD_OPEN,
-    LOG_ALARM,
-    MISSING,
-    OVERDUE,
-    Comparison,
-    CompiledPlan,
-    Evaluation,
-    ExperimentState,
-    GateState,
-    Reading,
-    Recommendation,
-    RunningBounds,
-    VariantState,
-    Verdict,
-    concerns,
-    freshness,
-    gate_verdicts,
-    is_inside,
-    shown_of,
-    split_log_e,
-)
 from gates.engine.plan import DAY, SECOND, Kpi, rfc3339
 from gates.engine.policy import SRM_ALARM, Gate
+from gates.engine.recommendations import experiment_of, listed, recommendation_of, rule_of
+from gates.engine.results import Evaluation, GateState, Reading, Recommendation, Verdict
+from gates.engine.state import FRESH, MISSING, OVERDUE, ExperimentState, RunningBounds, VariantState
 from gates.engine.statistics.planning import units_for_half
+from gates.engine.verdicts import LOG_ALARM, concerns, freshness, gate_verdicts, is_inside, split_log_e
 
 DIGITS = 12
 MINUS = "−"
@@ -64,129 +44,6 @@ def evaluation_of(compiled: CompiledPlan, state: ExperimentState, detail: SlotSn
     )
 
 
-def recommended(compiled: CompiledPlan, state: ExperimentState) -> tuple[Recommendation, tuple[Recommendation, ...]]:
-    """What is recommended of the experiment and of each variant, without a word why."""
-    arms = compiled.arms(state.slot)
-    variants = tuple(
-        _recommendation(compiled, variant_state, variant)
-        for variant_state, variant in zip(state.variant_states, compiled.judged_variants, strict=True)
-        if variant in arms
-    )
-    return experiment_of(compiled, state, variants), variants
-
-
-def experiment_of(
-    compiled: CompiledPlan, state: ExperimentState, variants: tuple[Recommendation, ...]
-) -> Recommendation:
-    """The experiment's recommendation from its variants': the first winner, else delete of all, else a review, else hold."""
-    variant_state = {variant: state.variant_states[index] for index, variant in enumerate(compiled.judged_variants)}
-    if not variants:
-        return Recommendation("hold", "open", None, "open", ("No variant is left to judge.",), (), None, None, None)
-    only = variants[0].variant if len(compiled.judged_variants) == 1 else None
-    winners = [r for r in variants if r.action == "scale"]
-    if winners:
-        first = min(winners, key=lambda r: (r.proposed_slot or 0, -_lower(variant_state[str(r.variant)])))
-        others = [str(r.variant) for r in variants if r is not first]
-        rationale = first.rationale
-        if others and compiled.control is not None:
-            rationale = (
-                *rationale,
-                f"{_list(others)} {'goes' if len(others) == 1 else 'go'} with it: only {first.variant} is scaled.",
-            )
-        return _experiment(first, rationale, variant=first.variant)
-    if all(r.action == "delete" for r in variants):
-        lead = min(variants, key=lambda r: _rule(variant_state[str(r.variant)]))
-        last = max(variants, key=lambda r: r.proposed_slot or 0)
-        together = _joined(variants)
-        return Recommendation(
-            action="delete",
-            code=lead.code,
-            variant=only,
-            state="suspended" if any(r.state == "suspended" for r in variants) else "proposed",
-            rationale=together,
-            blockers=tuple(dict.fromkeys(b for r in variants for b in r.blockers)),
-            first_stable_at=max(r.first_stable_at or 0 for r in variants),
-            knowable_at=max(r.knowable_at or 0 for r in variants),
-            proposed_slot=last.proposed_slot,
-        )
-    reviews = [r for r in variants if r.action == "review"]
-    if reviews:
-        lead = min(reviews, key=lambda r: (_rule(variant_state[str(r.variant)]), r.proposed_slot or 0))
-        return _experiment(lead, _joined(variants), variant=only)
-    holds = [r for r in variants if r.action == "hold"] or list(variants)
-    lead = min(holds, key=lambda r: variant_state[str(r.variant)].rule)
-    hold_streak = all(r.first_stable_at is not None for r in holds)
-    return Recommendation(
-        action="hold",
-        code=lead.code if lead.action == "hold" else "open",
-        variant=None,
-        state="open",
-        rationale=_joined(variants),
-        blockers=tuple(dict.fromkeys(b for r in variants for b in r.blockers)),
-        first_stable_at=max(r.first_stable_at or 0 for r in holds) if hold_streak else None,
-        knowable_at=max(r.knowable_at or 0 for r in holds) if hold_streak else None,
-        proposed_slot=None,
-    )
-
-
-def _recommendation(
-    compiled: CompiledPlan,
-    variant_state: VariantState,
-    variant: str,
-    rationale: tuple[str, ...] = (),
-    blockers: tuple[str, ...] = (),
-) -> Recommendation:
-    action, code, state = shown_of(variant_state)
-    latch = variant_state.latch
-    stable_at: int | None = None
-    knowable_at: int | None = None
-    if latch is not None:
-        stable_at, knowable_at = latch.stable_at, latch.knowable_at
-    elif variant_state.rule == HOLD_OPEN and variant_state.hold_streak >= compiled.policy.persist:
-        stable_at, knowable_at = variant_state.hold_stable_at, variant_state.hold_knowable_at
-    return Recommendation(
-        action=action,  # type: ignore[arg-type]
-        code=code,
-        variant=variant,
-        state=state,  # type: ignore[arg-type]
-        rationale=rationale,
-        blockers=blockers,
-        first_stable_at=stable_at,
-        knowable_at=knowable_at,
-        proposed_slot=None if latch is None else latch.slot,
-        stands_alone=latch is not None and latch.rule in (1, 3),
-    )
-
-
-def _experiment(of: Recommendation, rationale: tuple[str, ...], *, variant: str | None) -> Recommendation:
-    return Recommendation(
-        action=of.action,
-        code=of.code,
-        variant=variant,
-        state=of.state,
-        rationale=rationale,
-        blockers=of.blockers,
-        first_stable_at=of.first_stable_at,
-        knowable_at=of.knowable_at,
-        proposed_slot=of.proposed_slot,
-    )
-
-
-def _joined(variants: tuple[Recommendation, ...]) -> tuple[str, ...]:
-    """One variant's rationale as it is, several under their names."""
-    if len(variants) == 1:
-        return variants[0].rationale
-    return tuple(f"{r.variant} ({r.action} {r.code}): {sentence}" for r in variants for sentence in r.rationale)
-
-
-def _lower(variant_state: VariantState) -> float:
-    return variant_state.latch.lower if variant_state.latch is not None else -math.inf
-
-
-def _rule(variant_state: VariantState) -> int:
-    return variant_state.latch.rule if variant_state.latch is not None else variant_state.rule
-
-
 class _Sentences:
     """Recommendations and gate states of one slot."""
 
@@ -200,7 +57,7 @@ class _Sentences:
     def recommendation(self, index: int, variant: str) -> Recommendation:
         blockers = self._blockers(index, variant)
         rationale = self._rationale(index, variant, blockers)
-        return _recommendation(
+        return recommendation_of(
             self.compiled, self.state.variant_states[index], variant, tuple(rationale), tuple(blockers)
         )
 
@@ -244,7 +101,7 @@ class _Sentences:
             ]
         if rule == 2:
             return self._invalid(index)
-        if rule == AT_ONCE:
+        if rule == 3:
             return [
                 f"{_name(c.kpi)} of {variant} is proved to lose more than {_size(c, c.gate.max_harm)} "
                 f"(at best {_effect(c, b.running_upper)}), at {b.fails} looks in a row."
@@ -262,7 +119,7 @@ class _Sentences:
         said = [words[key]] if (key := (rule, variant_state.code)) in words else []
         if variant_state.code == "undecided":
             said.append(self._undecided(index, variant))
-        if rule in (4, COLLECTING):
+        if rule_of(rule).suspends_scale:
             said += blockers
         return said
 
@@ -305,7 +162,7 @@ class _Sentences:
             for other, units in self.detail.split.items()
             if other not in self.state.alarm
         ]
-        seen = f" {_list(even)}." if even else ""
+        seen = f" {listed(even)}." if even else ""
         return (
             f"{seen} If n of {metric} counts only some of the users assigned, such as those who ordered, "
             f"set counts_assignment: false on {metric}."
@@ -349,7 +206,7 @@ class _Sentences:
     def _would_change(self, index: int, variant: str) -> list[str]:
         """What scale and an end still need, goal by goal, guard by guard."""
         variant_state = self.state.variant_states[index]
-        if variant_state.rule not in (COLLECTING, 9, HOLD_OPEN):
+        if variant_state.rule not in (5, 9, 10):
             return []
         said = []
         for comparison, bounds in self._comparisons(index):
@@ -390,9 +247,9 @@ class _Sentences:
     def _blockers(self, index: int, variant: str) -> list[str]:
         variant_state = self.state.variant_states[index]
         found = self._restated(variant_state)
-        if variant_state.rule in (4, COLLECTING):
+        if rule_of(variant_state.rule).suspends_scale:
             lacks = self._stale(variant) + self._unreadable(index, variant)
-            if variant_state.rule == COLLECTING or not lacks:
+            if variant_state.rule == 5 or not lacks:
                 lacks += self._collecting(index, variant)
             found += lacks
         return list(dict.fromkeys(found))
@@ -781,10 +638,6 @@ def _span(seconds: float) -> str:
         return f"{whole} s"
     parts = [(whole // 86_400, "d"), (whole % 86_400 // 3600, "h"), (whole % 3600 // 60, "min")]
     return " ".join([f"{count} {unit}" for count, unit in parts if count][:2])
-
-
-def _list(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _name(kpi: Kpi) -> str:

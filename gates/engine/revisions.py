@@ -7,34 +7,31 @@ from __future__ import annotations
 
 import math
 
+from gates.engine.compiled import REVISION, Comparison, CompiledPlan
 from gates.engine.facts import Sums
-from gates.engine.machine import (
-    REVISION,
-    Comparison,
-    CompiledPlan,
-    ExperimentState,
-    RunningBounds,
-    StateMachine,
-    Verdict,
-    Why,
-    arm_of,
-)
+from gates.engine.machine import StateMachine
+from gates.engine.measuring import arm_of
+from gates.engine.results import Verdict
+from gates.engine.state import ExperimentState, RunningBounds, Why
 from gates.engine.statistics.effects import difference, relative_se, relative_uplift
 from gates.engine.statistics.moments import Arm
 from gates.engine.statistics.sequences import always_valid_p, half_width, intersect
+from gates.engine.verdicts import Verdicts
 
 REVISIONS = range(1, REVISION + 1)
 
 
 def machine_of(compiled: CompiledPlan, state: ExperimentState) -> StateMachine:
     """The machine of the compiled plan's revision."""
-    return (FirstRevision if compiled.revision == 1 else StateMachine)(compiled, state)
+    return StateMachine(compiled, state, FirstRevision(compiled, state) if compiled.revision == 1 else None)
 
 
-class FirstRevision(StateMachine):
+class FirstRevision(Verdicts):
     """Revision 1: each arm's error against its own mean, intervals by the delta method, nothing said of a control of 0."""
 
-    def _measure(self, comparison: Comparison, bounds: RunningBounds, at: int, control: Sums, treatment: Sums) -> None:
+    def take_reading(
+        self, comparison: Comparison, bounds: RunningBounds, at: int, control: Sums, treatment: Sums
+    ) -> None:
         kpi = comparison.kpi
         bounds.readable = bounds.floor = False
         bounds.noise = 0.0
@@ -89,7 +86,7 @@ class FirstRevision(StateMachine):
         bounds.noise = noise
         return "noisy" if noise > policy.max_relative_se else ""
 
-    def _verdict(self, comparison: Comparison, bounds: RunningBounds) -> Verdict:
+    def verdict_of(self, comparison: Comparison, bounds: RunningBounds) -> Verdict:
         if bounds.invalid:
             return "invalid"
         if bounds.why in ("missing", "unreadable"):

@@ -7,18 +7,24 @@ looks hold the extremes, so that the rules compute only these by the scalar path
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from gates.engine.facts import MetricLook, Sums
+from gates.engine.compiled import Comparison, CompiledPlan
+from gates.engine.facts import SlotFacts
+from gates.engine.machine import StateMachine
+from gates.engine.measuring import NEAR
+from gates.engine.plan import DAY
+from gates.engine.recommendations import is_newer
+from gates.engine.state import RunningBounds, sample_rate
 from gates.engine.statistics.effects import difference, relative_interval, relative_se, relative_uplift, with_spread
 from gates.engine.statistics.moments import Arm, ratio_of, smoothed_spread
 from gates.engine.statistics.sequences import half_width, log_p
-
-if TYPE_CHECKING:
-    from gates.engine.machine import Comparison, CompiledPlan, RunningBounds
+from gates.engine.tracks import MetricTrack
+from gates.engine.verdicts import Verdicts
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -27,29 +33,6 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 YOUNG, ZERO, UNITS, SPREAD, NOISY = range(1, 6)
 """Why a gate is not judged; 0: it is."""
 INCONCLUSIVE, PASS, FAIL, INVALID = range(4)
-NEAR = 1e-9
-"""Relative distance within which arrays leave the verdict to the scalar path; they differ from it by about 1e-15."""
-
-
-class MetricTrack:
-    """A compared metric over the looks of a range at which its common instant moved; every arm readable at each.
-
-    looks, at, arrived: shape (k,). columns: per variant its state's columns (n, mean, M2, ...), each of shape (k,).
-    """
-
-    def __init__(self, looks: Sequence[int], at: Ints, arrived: Ints, columns: dict[str, tuple[Any, ...]]) -> None:
-        self.looks = looks
-        self.at: list[int] = at.tolist()
-        self.instants = at
-        self.arrived: list[int] = arrived.tolist()
-        self.columns = columns
-        self.arrays = {v: tuple(column.astype(np.float64) for column in c) for v, c in columns.items()}
-
-    def state(self, variant: str, k: int) -> Sums:
-        return tuple([column.item(k) for column in self.columns[variant]])
-
-    def look(self, k: int) -> MetricLook:
-        return MetricLook(self.at[k], {variant: self.state(variant, k) for variant in self.columns}, self.arrived[k])
 
 
 class Screen:
@@ -59,17 +42,48 @@ class Screen:
     """
 
     def __init__(
-        self, compiled: CompiledPlan, comparison: Comparison, track: MetricTrack, variant: str, bounds: RunningBounds
+        self, compiled: CompiledPlan, comparison: Comparison, track: MetricTrack, place: int, bounds: RunningBounds
     ) -> None:
-        self.track, self.variant = track, variant
-        self.computed_to = -1
+        self.comparison, self.track, self.bounds = comparison, track, bounds
+        self.place, self.variant = place, compiled.judged_variants[place]
+        self.read_to = self.computed_to = -1
         control = compiled.control or ""
-        c, t = track.arrays[control], track.arrays[variant]
+        c, t = track.arrays[control], track.arrays[self.variant]
         self.units = (c[0] + t[0]).astype(np.int64)
         self.unit = 1.0 if comparison.gate.effect == "relative" else 0.0  # such ends are differences from 1
         with np.errstate(all="ignore"):
             self._read(compiled, comparison, c, t)
             self._find_stops(comparison, bounds)
+
+    def move_to(self, k: int) -> None:
+        """Stand at a look, with what it was read from; numbers are computed when they are asked for."""
+        self.bounds.at, self.bounds.arrived = self.track.at[k], self.track.arrived[k]
+        self.read_to = k
+
+    def compute_pending(self, verdicts: Verdicts, control: str) -> None:
+        """Bring the gate's numbers to the look it stands at, by the scalar path at those looks that can matter."""
+        k, bounds, track = self.read_to, self.bounds, self.track
+        if k <= self.computed_to:
+            return
+        for j in (*self.extremes(k), k):
+            verdicts.take_reading(
+                self.comparison, bounds, track.at[j], track.state(control, j), track.state(self.variant, j)
+            )
+        self._sample_rate(self.computed_to + 1, k)
+        bounds.reasons = []
+        self.computed_to = k
+
+    def _sample_rate(self, first: int, last: int) -> None:
+        at, bounds, k = self.track.at, self.bounds, first
+        while True:
+            if bounds.rate_samples:
+                k = max(k, bisect_left(at, bounds.rate_samples[-2] + DAY))
+            while k <= last and not self.readable[k]:
+                k += 1
+            if k > last:
+                return
+            sample_rate(bounds, at[k], int(self.units[k]))
+            k += 1
 
     def _read(
         self, compiled: CompiledPlan, comparison: Comparison, c: tuple[Floats, ...], t: tuple[Floats, ...]
@@ -161,6 +175,118 @@ class Screen:
             if least < np.inf:
                 found.update(where[signed <= least + NEAR * (self.unit + abs(least))].tolist())
         return sorted(found)
+
+
+class FastForward:
+    """Takes a machine over looks whose compared metrics are given as tracks, and stops only where something may change.
+
+    What it leaves is what `StateMachine.advance` would have left, slot by slot.
+    """
+
+    def __init__(self, machine: StateMachine, looks: Sequence[int], tracks: Mapping[str, MetricTrack]) -> None:
+        self.machine, self.looks = machine, looks
+        compiled, state = machine.compiled, machine.state
+        arms, width = compiled.arms(looks[0] if looks else state.slot), len(compiled.judged_variants)
+        self.screens: list[Screen] = []
+        self.reached: dict[str, Sequence[int]] = {
+            metric: range(1, len(looks) + 1)
+            if len(track.looks) == len(looks)
+            else np.searchsorted(track.looks, looks, side="right").tolist()
+            for metric, track in tracks.items()
+        }
+        """By metric, how many looks of its track lie at or before each look."""
+        self.must_stop: set[int] = set()
+        for g, comparison in enumerate(compiled.comparisons):
+            track = tracks[comparison.kpi.metric]
+            for v, variant in enumerate(compiled.judged_variants):
+                if variant in arms and track.looks:
+                    screen = Screen(compiled, comparison, track, v, state.bounds[g * width + v])
+                    self.screens.append(screen)
+                    self.must_stop.update(track.looks[k] for k in np.flatnonzero(screen.must_stop).tolist())
+
+    def stops(self, facts: Mapping[int, SlotFacts]) -> Iterator[tuple[int, bool]]:
+        """(slot, changed) after each stop. facts: all that slots have beside tracks. Whoever reads numbers at a stop calls
+        `compute_pending` first."""
+        recommender, looks, position = self.machine.recommender, self.looks, 0
+        recommender.measure_pending = self.compute_pending
+        for stop in sorted({*facts, *self.must_stop}):
+            ahead = bisect_left(looks, stop, position)
+            while position < ahead and recommender.is_counting():
+                yield self._stop(position, SlotFacts(slot=looks[position], look=True))
+                position += 1
+            self._skip(position, ahead)
+            position = ahead
+            yield self._stop(position, facts.get(stop) or SlotFacts(slot=stop, look=True))
+            position += position < len(looks) and looks[position] == stop
+        while position < len(looks) and recommender.is_counting():
+            yield self._stop(position, SlotFacts(slot=looks[position], look=True))
+            position += 1
+        self._skip(position, len(looks))
+        self.compute_pending()
+        recommender.measure_pending = None
+
+    def compute_pending(self) -> None:
+        """Bring the numbers of every gate to the look they stand at."""
+        for screen in self.screens:
+            self._compute(screen)
+
+    def _compute(self, screen: Screen) -> None:
+        screen.compute_pending(self.machine.verdicts, self.machine.compiled.control or "")
+
+    def _stop(self, position: int, facts: SlotFacts) -> tuple[int, bool]:
+        """One slot; `position` is its look's, when it is one."""
+        return facts.slot, self.machine.advance(facts, lambda: self._apply_look(position))
+
+    def _apply_look(self, position: int) -> None:
+        verdicts = self.machine.verdicts
+        for screen in self.screens:
+            k = self.reached[screen.comparison.kpi.metric][position] - 1
+            if k == screen.read_to:
+                continue
+            screen.move_to(k)
+            if screen.must_stop[k]:
+                self._compute(screen)
+                verdicts.update_verdict(screen.comparison, screen.bounds)
+            if not screen.comparison.goal:
+                verdicts.count_fails(screen.comparison, screen.bounds, screen.variant, 1)
+
+    def _skip(self, begin: int, end: int) -> None:
+        """Looks at which nothing changes: only what they add to the counts."""
+        if begin >= end:
+            return
+        machine = self.machine
+        arms = machine.compiled.arms(self.looks[begin])
+        for v, variant in enumerate(machine.compiled.judged_variants):
+            screens = [screen for screen in self.screens if screen.place == v]
+            if screens and variant in arms:
+                self._count_over(v, screens, begin, end)
+        for screen in self.screens:
+            k = self.reached[screen.comparison.kpi.metric][end - 1] - 1
+            newer = k - screen.read_to
+            if newer:
+                screen.move_to(k)
+                if not screen.comparison.goal:
+                    machine.verdicts.count_fails(screen.comparison, screen.bounds, screen.variant, newer)
+
+    def _count_over(self, v: int, screens: list[Screen], begin: int, end: int) -> None:
+        """Which of the looks skipped was the last to count for a treatment."""
+        variant_state = self.machine.state.variant_states[v]
+        counted = variant_state.counted
+        if len(screens) < len(counted):
+            return
+        tracks = [(screen.track.at, self.reached[screen.comparison.kpi.metric]) for screen in screens]
+        last = [at[reached[end - 1] - 1] if reached[end - 1] else None for at, reached in tracks]
+        metrics = {screen.comparison.kpi.metric for screen in screens}
+        together = len({tuple(self.reached[m][begin:end]) for m in metrics}) == 1
+        if together and counted == [screen.bounds.at for screen in screens]:
+            if is_newer(last, counted):
+                variant_state.counted = last
+            return
+        for position in range(begin, end):
+            instants = [at[reached[position] - 1] if reached[position] else None for at, reached in tracks]
+            if is_newer(instants, counted):
+                counted = instants
+        variant_state.counted = list(counted)
 
 
 def _arms(kind: str, columns: tuple[Floats, ...]) -> Arm:

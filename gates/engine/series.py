@@ -31,3 +31,5 @@ SeriesKey = tuple[str, str]
 
 Rows = Mapping[SeriesKey, Series]
 """A series without rows may be absent."""
+
+EMPTY = Series(ts=(), value=(), n=(), variance=(), first_received_at=())

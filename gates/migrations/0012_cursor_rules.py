@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
             field=models.PositiveSmallIntegerField(
                 db_default=1,
                 default=1,
-                help_text="The revision of the rules that judged (gates.engine.machine.REVISION).",
+                help_text="The revision of the rules that judged (gates.engine.compiled.REVISION).",
             ),
         ),
         migrations.AlterField(

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from decisioning.agents.history import History, Recorded, plan_of, read, shape_of
 from decisioning.agents.history import Plan as FilePlan
 from gates.engine.fold import fold
-from gates.engine.machine import GateState, Recommendation
 from gates.engine.plan import Kpi, Plan, Variant, to_us
 from gates.engine.policy import DEFAULT_BODY, parse
+from gates.engine.results import GateState, Recommendation
 from gates.engine.series import Rows, Series
 from gates.engine.statistics.effects import relative_uplift
 from gates.engine.statistics.moments import Arm

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from gates.engine.compiled import compile_plan
 from gates.engine.fold import fold
-from gates.engine.machine import compile_plan
 from gates.engine.plan import DAY, SECOND, Baseline, Kpi, Plan, Variant
 from gates.engine.policy import parse
 from gates.engine.series import Series

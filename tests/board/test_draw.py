@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from decisioning.board.management.commands.draw import lifecycle, pictures, rules
 from experiments.lifecycle import BY_HAND, TRANSITIONS
-from gates.engine.machine import RULES
+from gates.engine.recommendations import RULES
 
 
 def parts(picture: str, name: str) -> Iterator[ElementTree.Element]:

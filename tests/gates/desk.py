@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from gates.engine.fold import Checkpoint, FoldResult, fold
+from gates.engine.checkpoint import Checkpoint
+from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import Plan
 from gates.engine.policy import Policy
 from gates.engine.series import Rows, Series, SeriesKey

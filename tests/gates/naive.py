@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 
+from gates.engine.compiled import CompiledPlan, compile_plan
 from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot
-from gates.engine.machine import CompiledPlan, Evaluation, ExperimentState, StateMachine, compile_plan, watch_verdict
+from gates.engine.machine import StateMachine
 from gates.engine.narration import evaluation_of
 from gates.engine.plan import DAY, SECOND, Kpi, Plan
 from gates.engine.policy import Policy
+from gates.engine.results import Evaluation
 from gates.engine.series import Rows, Series
+from gates.engine.state import ExperimentState
 from gates.engine.statistics.moments import Moments, PairMoments, merge, merge_pairs, of_mean, of_proportion, of_ratio
+from gates.engine.verdicts import watch_verdict
 
 Place = tuple[int, int]
 """(due instant, number of the row among those that answer it)."""
@@ -141,7 +145,7 @@ class Naive:
         return newest[0], newest[4]
 
     def observations(self, watch: object, slot: int) -> Observations:
-        from gates.engine.machine import Watch
+        from gates.engine.compiled import Watch
 
         assert isinstance(watch, Watch)
         name = f"{watch.gate.metric}/{watch.variant}"

@@ -14,7 +14,7 @@ from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine import evidence
-from gates.engine.fold import Checkpoint
+from gates.engine.checkpoint import Checkpoint
 from gates.engine.policy import DEFAULT_BODY
 from gates.models import (
     Cursor,

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gates.engine.fold
+from gates.engine import buckets, extraction, reader, watermarks
+from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
 from gates.engine.evidence import canonical_bytes, evidence, replay
-from gates.engine.fold import Checkpoint, CheckpointOutdated, fold, unchanged_until
-from gates.engine.machine import Evaluation
+from gates.engine.fold import fold, unchanged_until
+from gates.engine.results import Evaluation
 from tests.examples import examples
 from tests.gates.desk import Desk, arrivals, body_of
 from tests.gates.histories import HOUR, without
@@ -25,12 +26,11 @@ SEEDS = st.integers(0, 2**32)
 @contextmanager
 def arrays_from(rows: int) -> Iterator[None]:
     """Let arrays do the work from that many rows and looks on, so that small histories go either way."""
-    before = gates.engine.fold.MANY, gates.engine.fold.FEW_LOOKS
-    gates.engine.fold.MANY, gates.engine.fold.FEW_LOOKS = rows, rows
-    try:
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (buckets, extraction, reader, watermarks):
+            patched.setattr(module, "MANY", rows)
+        patched.setattr(extraction, "FEW_LOOKS", rows)
         yield
-    finally:
-        gates.engine.fold.MANY, gates.engine.fold.FEW_LOOKS = before
 
 
 @examples(7)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gates.engine.compiled import compile_plan
 from gates.engine.forecast import forecast
-from gates.engine.machine import compile_plan
 from gates.engine.plan import Baseline, Kpi
 from gates.engine.statistics.sequences import half_width
 from tests.gates.histories import GOAL, GUARD, plan, policy

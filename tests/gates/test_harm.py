@@ -164,7 +164,8 @@ def test_one_crash_in_control_does_not_take_back_a_harm_that_is_plain() -> None:
 
 def test_the_arrays_stop_where_the_harm_is_seen_look_by_look() -> None:
     """A long fold glides over looks by arrays; judging one look after the other gives the same."""
-    from gates.engine.fold import Checkpoint, fold
+    from gates.engine.checkpoint import Checkpoint
+    from gates.engine.fold import fold
 
     for kpi, control, treatment in ((CHECKOUT, 0.03, 0.0), (CRASHES, 0.0, 0.05), (CRASHES, 0.001, 0.02)):
         w = guarded(kpi, control, treatment, hours=60, gates=(GOAL, GUARD, DENSITY))

@@ -15,7 +15,7 @@ from decisioning.access.principal import Principal
 from decisioning.board.words import SUPERSEDED
 from experiments.models import Experiment
 from gates.decisions import record_decision
-from gates.engine.machine import REVISION
+from gates.engine.compiled import REVISION
 from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation
 from gates.tick import differences, due, evaluate, open_recommendations, skip_unchanged
 from telemetry.ingest import Target

@@ -18,8 +18,10 @@ from decisioning.api.records import _tracked
 from decisioning.board.presenters import freshness as board
 from experiments.models import Experiment, Pause, TargetKpi, Variant
 from gates.decisions import stale_series
-from gates.engine.machine import FRESH, MISSING, OVERDUE, STALE, compile_plan, freshness
+from gates.engine.compiled import compile_plan
 from gates.engine.plan import to_us
+from gates.engine.state import FRESH, MISSING, OVERDUE, STALE
+from gates.engine.verdicts import freshness
 from gates.loading import load
 from gates.models import Cursor
 from gates.tick import evaluate

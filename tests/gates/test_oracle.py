@@ -6,18 +6,15 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gates.engine.compiled import CompiledPlan, compile_plan
 from gates.engine.facts import SlotFacts
 from gates.engine.fold import fold
-from gates.engine.machine import (
-    CompiledPlan,
-    ExperimentState,
-    Recommendation,
-    StateMachine,
-    compile_plan,
-    gate_verdicts,
-)
-from gates.engine.narration import recommended
+from gates.engine.machine import StateMachine
 from gates.engine.policy import canonical
+from gates.engine.recommendations import recommended
+from gates.engine.results import Recommendation
+from gates.engine.state import ExperimentState
+from gates.engine.verdicts import gate_verdicts
 from tests.examples import examples
 from tests.gates.oracle import Oracle
 from tests.gates.worlds import world

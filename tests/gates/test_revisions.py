@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
+from gates.engine.compiled import REVISION
 from gates.engine.evidence import EvidenceRefused, canonical_bytes, evidence, replay
-from gates.engine.fold import Checkpoint, CheckpointOutdated, fold
-from gates.engine.machine import REVISION
+from gates.engine.fold import fold
 from tests.gates.histories import HOUR, START
 from tests.gates.test_rules import walk
 

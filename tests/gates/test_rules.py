@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from gates.engine.fold import Checkpoint, FoldResult, fold
-from gates.engine.machine import Evaluation, GateState, Recommendation
+from gates.engine.checkpoint import Checkpoint
+from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import DAY, Answer, Kpi, Plan, Target
 from gates.engine.policy import Policy
+from gates.engine.results import Evaluation, GateState, Recommendation
 from gates.engine.series import Series, SeriesKey
 from tests.gates.histories import CAP, DENSITY, ERRORS, GOAL, GUARD, HOUR, START, VALUE, plan, policy, rows_of, without
 

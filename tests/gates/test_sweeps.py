@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric, TargetKpi, Variant
-from gates.engine.fold import Checkpoint
+from gates.engine.checkpoint import Checkpoint
 from gates.models import Cursor, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation, Step
 from gates.tick import differences, due, evaluate, evaluate_due, open_recommendations, skip_unchanged
 from telemetry.ingest import Row, Target, ingest

@@ -9,9 +9,12 @@ import pytest
 
 from decisioning.api.shapes import fields
 from decisioning.board import words
+from gates.engine.compiled import compile_plan
 from gates.engine.fold import fold
-from gates.engine.machine import RULES, ExperimentState, StateMachine, compile_plan
+from gates.engine.machine import StateMachine
 from gates.engine.policy import KEYS
+from gates.engine.recommendations import RULES
+from gates.engine.state import ExperimentState
 from gates.models import Recommendation
 from tests.gates.worlds import world
 

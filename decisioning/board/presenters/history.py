@@ -15,8 +15,9 @@ from django.db import connection
 
 from decisioning.board.charts import Point
 from experiments.plan import LARGEST
+from gates.engine.compiled import Comparison, CompiledPlan
 from gates.engine.facts import MetricLook, Sums
-from gates.engine.machine import Comparison, CompiledPlan, measure
+from gates.engine.measuring import measure
 from gates.engine.plan import Kpi
 from telemetry.hours import in_range, units_in_range
 

@@ -16,7 +16,7 @@ from decisioning.board.charts import Point
 from decisioning.board.presenters import freshness, history
 from decisioning.board.presenters import gates as gate_presenter
 from experiments.models import Asset, Experiment
-from gates.engine.machine import compile_plan
+from gates.engine.compiled import compile_plan
 from gates.engine.plan import DAY, Clock, Kpi, Plan, from_us, to_us
 from gates.engine.policy import Policy
 from gates.loading import Unjudgeable, policy_of

@@ -21,7 +21,7 @@ from decisioning.board.presenters.history import effects
 from decisioning.board.presenters.page_data import policies_of
 from decisioning.ledger.models import Channel, Delivery
 from gates import backtests
-from gates.engine.machine import compile_plan
+from gates.engine.compiled import compile_plan
 from gates.models import Cursor, PolicyVersion
 from telemetry.models import QuarantinedEvent, Source
 from telemetry.refresh import failure_shares, fed

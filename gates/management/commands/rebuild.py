@@ -12,7 +12,7 @@ from psycopg import sql
 
 from decisioning.access.principal import bind_job
 from experiments.models import Experiment
-from gates.engine.machine import REVISION
+from gates.engine.compiled import REVISION
 from gates.management.commands._progress import shown
 from gates.suspension import cause_of
 from gates.tick import Change, change, differences, to_be_mended

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from experiments.lifecycle import BY_HAND, TRANSITIONS
-from gates.engine.machine import RULES, Rule
+from gates.engine.recommendations import RULES, Rule
 
 _STYLE = """
 svg { font: 14px system-ui, sans-serif; color-scheme: light dark; }
