@@ -2,18 +2,22 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 from django.db import connection
 
-from experiments.models import Experiment, Pause, TargetKpi, Variant
+from experiments.feeds import parts_of, schedules_of
+from experiments.models import Experiment, MetricSchedule, Pause, TargetKpi, Variant
 from gates.engine.plan import Answer, Baseline, Kpi, Plan, Target, from_us, to_us
 from gates.engine.plan import Variant as PlannedVariant
 from gates.engine.policy import Policy, parse
 from gates.engine.series import Rows, Series, SeriesKey
 from gates.models import Cursor, Decision, PolicyVersion
+from telemetry.models import Outage, Source
+from telemetry.outages import windows
 
 
 class Unjudgeable(Exception):
@@ -110,12 +114,13 @@ def plans_of(experiments: Iterable[Experiment]) -> dict[int, Plan]:
                 override_to=decision.override_to or None,  # type: ignore[arg-type]
             )
         )
+    feeds = _feeds(by_id.values(), [kpi for of in kpis.values() for kpi in of])
     plans = {
         pk: Plan(
             started_at=to_us(e.started_at or e.created_at),
             created_at=to_us(e.created_at),
             variants=tuple(sorted(variants[pk], key=lambda v: v.position)),
-            kpis=tuple(_kpi(k) for k in kpis[pk]),
+            kpis=tuple(_kpi(k, kpis[pk], e, feeds) for k in kpis[pk]),
             ended_at=_us(e.ended_at),
             pauses=tuple(sorted(pauses[pk])),
             answers=tuple(answers[pk]),
@@ -170,14 +175,34 @@ def _us(instant: dt.datetime | None) -> int | None:
     return None if instant is None else to_us(instant)
 
 
-def _kpi(kpi: TargetKpi) -> Kpi:
-    metric, given = kpi.metric, {}
-    if kpi.minimum_effect is not None:
-        given["minimum_effect"] = kpi.minimum_effect
-    if kpi.max_harm is not None:
-        given["max_harm"] = kpi.max_harm
+class _Feeds(NamedTuple):
+    """When what feeds the KPIs is due: schedules by metric, outages by team and metric, and by team what each source feeds."""
+
+    schedules: Mapping[int, Sequence[MetricSchedule]]
+    outages: Mapping[tuple[int, str], Sequence[Outage]]
+    sources: Mapping[int, Sequence[Collection[str]]]
+
+
+def _feeds(experiments: Iterable[Experiment], kpis: Sequence[TargetKpi]) -> _Feeds:
+    started = {e.pk: e.started_at or e.created_at for e in experiments}
+    if not kpis:
+        return _Feeds({}, {}, {})
+    teams = {kpi.team_id for kpi in kpis}
+    sources: dict[int, list[Collection[str]]] = defaultdict(list)
+    if sparse := {kpi.team_id for kpi in kpis if kpi.sparse}:
+        for team, metrics in Source.objects.filter(team__in=sparse).values_list("team_id", "metrics"):
+            sources[team].append(set(metrics))
+    return _Feeds(
+        schedules_of(kpi.metric_id for kpi in kpis), windows(teams, since=min(started.values())), dict(sources)
+    )
+
+
+def _kpi(kpi: TargetKpi, kpis: Sequence[TargetKpi], experiment: Experiment, feeds: _Feeds) -> Kpi:
+    metric = kpi.metric
+    started_at = experiment.started_at or experiment.created_at
+    outages = feeds.outages.get((kpi.team_id, metric.key), ())
     has_target = kpi.target_at_least is not None or kpi.target_at_most is not None
-    return Kpi(
+    told = Kpi(
         metric=metric.key,
         role=kpi.role,  # type: ignore[arg-type]
         kind=metric.kind,  # type: ignore[arg-type]
@@ -192,8 +217,23 @@ def _kpi(kpi: TargetKpi) -> Kpi:
         else None,
         unit=metric.unit,
         name=metric.name,
-        **given,
+        expected=parts_of(feeds.schedules.get(kpi.metric_id, ()), around=started_at),
+        outages=tuple((to_us(o.begins_at), to_us(o.ends_at)) for o in outages if o.ends_at > started_at),
+        sparse_beside=_goal_beside(kpi, kpis, feeds.sources.get(kpi.team_id, ())) if kpi.sparse else "",
     )
+    given = {name: v for name in ("minimum_effect", "max_harm") if (v := getattr(kpi, name)) is not None}
+    return msgspec.structs.replace(told, **given)
+
+
+def _goal_beside(kpi: TargetKpi, kpis: Sequence[TargetKpi], sources: Sequence[Collection[str]]) -> str:
+    """The first goal that counts units bucket by bucket and comes from where the KPI comes from; empty: none does."""
+    feeding = [metrics for metrics in sources if kpi.metric.key in metrics]
+    for goal in kpis:
+        key, counts = goal.metric.key, goal.metric.temporality == "delta" and goal.metric.kind != "gauge"
+        together = any(key in metrics for metrics in feeding) if feeding else all(key not in of for of in sources)
+        if goal.role == TargetKpi.Role.GOAL and counts and together:
+            return key
+    return ""
 
 
 def series_of(plan: Plan) -> list[SeriesKey]:
