@@ -5,6 +5,7 @@ Read from what the tick has written, apart from it: telling never holds up judgi
 
 from datetime import UTC, datetime
 
+import msgspec
 from django.db import connection
 
 from decisioning.ledger.alarms import GRACE, Wrong, reconcile
@@ -21,7 +22,7 @@ ORDER BY r.id
 """
 
 _FAILED = """
-SELECT e.team_id, e.id, e.key, g ->> 'gate', g ->> 'kind', g ->> 'variant', g ->> 'metric', g ->> 'reason', g ->> 'since', c.judged_to
+SELECT e.team_id, e.id, e.key, g ->> 'gate', g ->> 'kind', g ->> 'variant', g ->> 'metric', g -> 'reasons', g ->> 'since', c.judged_to
 FROM metadata.cursors c
 JOIN metadata.experiments e ON e.id = c.experiment_id AND e.status = 'running'
 CROSS JOIN LATERAL jsonb_array_elements(c.shown -> 'gates') AS g
@@ -77,10 +78,10 @@ def failed_guards() -> list[Wrong]:
                     "gate": gate,
                     "kind": kind,
                     "metric": metric,
-                    "reason": reason,
+                    "reasons": msgspec.json.decode(reasons) if isinstance(reasons, str) else reasons or [],
                     "since": since,
                     "slot": judged_to.astimezone(UTC).isoformat().replace("+00:00", "Z") if judged_to else None,
                 },
             )
-            for team, experiment, key, gate, kind, variant, metric, reason, since, judged_to in cursor.fetchall()
+            for team, experiment, key, gate, kind, variant, metric, reasons, since, judged_to in cursor.fetchall()
         ]

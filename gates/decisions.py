@@ -8,6 +8,7 @@ from decisioning.access.principal import Principal
 from decisioning.ledger.outbox import tell
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
+from gates import wording
 from gates.engine.compiled import compile_plan
 from gates.engine.evidence import EvidenceRefused
 from gates.engine.plan import to_us
@@ -66,7 +67,7 @@ def record_decision(
     recommendation = _answerable(experiment, digest, cursor)
     scales = (override_to or recommendation.action) == "scale"
     if scales or action == Decision.Action.ACCEPT:
-        _stands(recommendation, cursor)
+        _stands(recommendation, cursor, now)
     if action == Decision.Action.ACCEPT:
         _proved(recommendation)
     if scales:
@@ -164,7 +165,7 @@ def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommen
     )
 
 
-def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
+def _stands(recommendation: Recommendation, cursor: Cursor, now: dt.datetime) -> None:
     """What is suspended as of the newest slot is not accepted, and scales nothing: its rows died, were restated, or break judging."""
     if cursor.unjudgeable:
         raise DecisionRefused(
@@ -178,7 +179,7 @@ def _stands(recommendation: Recommendation, cursor: Cursor) -> None:
         if r.get("evidence_digest") == recommendation.evidence_digest
     ]
     if any(r.get("state") == "suspended" for r in mine):
-        blockers = " ".join(dict.fromkeys(b for r in mine for b in r.get("blockers", [])))
+        blockers = " ".join(dict.fromkeys(b for r in mine for b in wording.sentences(r, now)[1]))
         raise DecisionRefused(
             "recommendation_suspended", f"The proposal is suspended: {blockers} Decide when it stands again."
         )

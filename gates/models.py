@@ -2,15 +2,17 @@
 
 import zlib
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 
 from decisioning.access.models import Team, valid_key
 from experiments.models import Experiment, OfExperiment, Variant
 from gates.engine.evidence import EvidenceRefused
 from gates.engine.evidence import digest as digest_of
+from gates.engine.reasons import reasons_in
 
 
 class Policy(models.Model):
@@ -243,8 +245,9 @@ class Recommendation(OfExperiment):
     proposed_at = models.DateTimeField(help_text="When it was written down.")
     first_stable_at = models.DateTimeField(null=True)
     knowable_at = models.DateTimeField(null=True, help_text="When the stable read could be known at the earliest.")
-    rationale = models.JSONField()
-    blockers = models.JSONField()
+    reasons = models.JSONField(default=list, db_default=Value([], models.JSONField()))
+    rationale = models.JSONField(default=list)  # the sentences of those that were made before reasons were data
+    blockers = models.JSONField(default=list)
     evidence_digest = models.CharField(max_length=71)
     policy_version = models.ForeignKey(PolicyVersion, on_delete=models.PROTECT, related_name="+")
     fold = models.PositiveIntegerField()
@@ -272,6 +275,11 @@ class Recommendation(OfExperiment):
 
     def __str__(self) -> str:
         return f"{self.action} {self.code}"
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        """Its reasons; of one that was made before reasons were data, its sentences as such."""
+        return self.reasons or reasons_in({"rationale": self.rationale, "blockers": self.blockers})
 
     @property
     def became(self) -> tuple[str, datetime]:

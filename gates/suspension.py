@@ -10,6 +10,7 @@ from django.db import connection
 from experiments.models import Experiment
 from experiments.plan import LARGEST, SMALLEST
 from gates.engine.plan import rfc3339, to_us
+from gates.engine.reasons import reasons_in
 from gates.loading import Unjudgeable
 from gates.models import Cursor
 from telemetry.ingest import MOST_UNITS
@@ -45,7 +46,7 @@ def suspend(pk: int, cause: Cause, *, now: dt.datetime, retry_at: dt.datetime) -
     """
     cursor = Cursor.objects.defer("state").get(pk=pk)
     before = cursor.unjudgeable if isinstance(cursor.unjudgeable, dict) else {}
-    cursor.shown = _with_blocker(lifted(cursor.shown, before.get("reason")), cause.reason)
+    cursor.shown = _with_blocker(lifted(cursor.shown), cause.reason)
     cursor.unjudgeable = {
         "since": before.get("since") or rfc3339(to_us(now)),
         "reason": cause.reason,
@@ -56,9 +57,9 @@ def suspend(pk: int, cause: Cause, *, now: dt.datetime, retry_at: dt.datetime) -
     cursor.save(update_fields=["shown", "unjudgeable", "state", "quiet_to", "due_at"])
 
 
-def lifted(shown: Any, reason: str | None) -> Any:
+def lifted(shown: Any) -> Any:
     """What the document said, without a cause that is over. What stood before stands again when it is judged."""
-    return _each(shown, lambda told: {**told, "blockers": [b for b in told["blockers"] if b != reason]})
+    return _each(shown, lambda told: {**told, "reasons": [r for r in reasons_in(told) if r["code"] != "unjudgeable"]})
 
 
 def _with_blocker(shown: Any, reason: str) -> Any:
@@ -68,7 +69,7 @@ def _with_blocker(shown: Any, reason: str) -> Any:
         lambda told: {
             **told,
             "state": "suspended" if told["state"] == "proposed" else told["state"],
-            "blockers": [reason, *told["blockers"]],
+            "reasons": [{"code": "unjudgeable", "text": reason, "blocks": True}, *told["reasons"]],
         },
     )
 

@@ -7,7 +7,6 @@ away. One experiment that cannot be judged, whatever step it fails at, never hol
 """
 
 import datetime as dt
-import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Q, QuerySet
+from msgspec.structs import replace
 
 from decisioning.ledger.models import Heartbeat, OutboxMessage
 from decisioning.ledger.outbox import tell_all
@@ -29,6 +29,7 @@ from gates.engine.facts import SlotFacts, SlotSnapshot
 from gates.engine.fold import FoldResult, at_start, fold, unchanged_until
 from gates.engine.plan import SECOND, Plan, from_us, rfc3339, to_us
 from gates.engine.policy import Policy
+from gates.engine.reasons import blocking, reasons_in, subject_of
 from gates.engine.results import Evaluation as Judged
 from gates.engine.results import Recommendation as JudgedRecommendation
 from gates.engine.series import Rows
@@ -260,16 +261,38 @@ def differences(experiment: Experiment) -> list[str]:
     found += [
         f"{experiment.key}: the facts of {rfc3339(slot)} are not what the rows give."
         for slot in sorted(kept.keys() | given.keys())
-        if kept.get(slot) != given.get(slot)
+        if not _same_facts(kept.get(slot), given.get(slot))
     ]
     newest_first = Evaluation.objects.filter(experiment=experiment).order_by("slot", "-fold")
-    on_record = {to_us(e.slot): _gist(e.found) for e in newest_first.distinct("slot")}
+    on_record = {to_us(e.slot): e.found for e in newest_first.distinct("slot")}
     found += [
         f"{experiment.key}: what the rows give at {rfc3339(evaluated.slot)} is not on record."
         for evaluated in rebuilt.evaluated_slots
-        if evaluated.changed and on_record.get(evaluated.slot) != _gist(evaluation_as_json(evaluated.evaluation))
+        if evaluated.changed
+        and (
+            evaluated.slot not in on_record
+            or _differ(on_record[evaluated.slot], evaluation_as_json(evaluated.evaluation))
+        )
     ]
     return found
+
+
+def _same_facts(kept: SlotFacts | None, given: SlotFacts | None) -> bool:
+    """Whether two facts of a slot are the same; what was unreadable about a row was once kept in words, which are not compared."""
+    if (
+        kept is None
+        or given is None
+        or not any(isinstance(why, str) for look in kept.looks.values() for why in look.unreadable.values())
+    ):
+        return kept == given
+    return _without_words(kept) == _without_words(given)
+
+
+def _without_words(step: SlotFacts) -> SlotFacts:
+    looks = {
+        metric: replace(look, unreadable=dict.fromkeys(look.unreadable, "")) for metric, look in step.looks.items()
+    }
+    return replace(step, looks=looks)
 
 
 @dataclass(frozen=True)
@@ -668,7 +691,7 @@ def _advance(judging: JudgingInput, folded: FoldResult, to: dt.datetime, *, repr
     cursor.state = zlib.compress(folded.checkpoint.to_bytes(), 1)
     cursor.rules = REVISION
     if cursor.unjudgeable:
-        cursor.shown, cursor.unjudgeable = lifted(cursor.shown, cursor.unjudgeable["reason"]), None
+        cursor.shown, cursor.unjudgeable = lifted(cursor.shown), None
 
 
 def _next_due(experiment: Experiment, policy: Policy, judged: dt.datetime) -> dt.datetime | None:
@@ -790,7 +813,7 @@ def _choose(pending: PendingRecords, now: dt.datetime) -> None:
         if held is not None and held.fold == cursor.fold:
             continue
         if evaluated.changed or evaluated.slot in proposed:
-            wanted = held is None or _gist(held.found) != _gist(evaluation_as_json(evaluated.evaluation))
+            wanted = held is None or _differ(held.found, evaluation_as_json(evaluated.evaluation))
         else:
             wanted = evaluated.slot == newest.slot and _is_due(cursor, newest, newer)
         if wanted:
@@ -812,18 +835,23 @@ def _is_due(cursor: Cursor, judged: Judged, newer: Evaluation | None) -> bool:
     asked = cursor.asked_slot is not None and cursor.asked_slot <= slot
     if newer is None or asked or newer.slot.date() != slot.date():
         return True
-    return _gist(newer.found) != _gist(evaluation_as_json(judged))
+    return _differ(newer.found, evaluation_as_json(judged))
 
 
-_FIGURES = re.compile(r"(?<![\w-])[+\u2212]?\d[\d.,:%TZ-]*( (d|h|min|s)\b( \d+ (h|min|s)\b)?)?")
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two evaluations say something else: actions, codes, states, verdicts, and what the blockers are about.
+
+    Blockers of one that was kept in sentences cannot be compared.
+    """
+    with_blockers = all("reasons" in found["recommendation"] for found in (one, other))
+    return _gist(one, with_blockers=with_blockers) != _gist(other, with_blockers=with_blockers)
 
 
-def _gist(found: Mapping[str, Any]) -> object:
-    """What makes two evaluations differ for a reader: actions, codes, states, verdicts, and blockers but for their figures."""
+def _gist(found: Mapping[str, Any], *, with_blockers: bool) -> object:
     told = [found["recommendation"], *found["variants"]]
     return (
         [(r["action"], r["code"], r["variant"], r["state"]) for r in told],
-        [[_FIGURES.sub("#", blocker) for blocker in r["blockers"]] for r in told],
+        [[subject_of(reason) for reason in blocking(r["reasons"])] for r in told] if with_blockers else [],
         [(g["gate"], g["variant"], g["verdict"]) for g in found["gates"]],
     )
 
@@ -917,7 +945,7 @@ def evaluation_as_json(judged: Judged) -> dict[str, Any]:
                 "reading": None
                 if g.reading is None
                 else {**msgspec.to_builtins(g.reading), "at": rfc3339(g.reading.at)},
-                "reason": g.reason,
+                "reasons": list(g.reasons),
                 "limits": g.extra,
             }
             for g in judged.gates
@@ -933,8 +961,7 @@ def _as_json(r: JudgedRecommendation) -> dict[str, Any]:
         "state": r.state,
         "first_stable_at": None if r.first_stable_at is None else rfc3339(r.first_stable_at),
         "proposed_slot": None if r.proposed_slot is None else rfc3339(r.proposed_slot),
-        "rationale": list(r.rationale),
-        "blockers": list(r.blockers),
+        "reasons": list(r.reasons),
     }
 
 
@@ -1024,8 +1051,7 @@ def _proposed(
         proposed_at=now,
         first_stable_at=None if proposal.first_stable_at is None else from_us(proposal.first_stable_at),
         knowable_at=None if proposal.knowable_at is None else from_us(proposal.knowable_at),
-        rationale=told["rationale"],
-        blockers=told["blockers"],
+        reasons=reasons_in(told),
         evidence_digest=at.evidence_digest,
         policy_version=judging.version,
         fold=judging.cursor.fold,
@@ -1042,7 +1068,7 @@ def _message(experiment: Experiment, row: Recommendation, now: dt.datetime) -> O
             "variant": row.variant.key if row.variant else None,
             "action": row.action,
             "code": row.code,
-            "rationale": row.rationale,
+            "reasons": row.reasons,
             "evidence_digest": row.evidence_digest,
         },
         created_at=now,
@@ -1125,8 +1151,9 @@ def _shown(
         "state": "answered" if row and row.answered_at else now["state"],
         "proposed_at": _rfc3339(row.proposed_at) if row else None,
         "first_stable_at": _rfc3339(row.first_stable_at) if row else recorded["first_stable_at"],
-        "rationale": row.rationale if row else recorded["rationale"],
-        "blockers": now["blockers"] if row else recorded["blockers"],
+        "reasons": [*(reason for reason in row.told if not reason.get("blocks")), *blocking(now["reasons"])]
+        if row
+        else reasons_in(recorded),
         "evidence_digest": row.evidence_digest if row else on_record.evidence_digest,
         "policy": {"name": version.policy.name, "version": version.number},
     }

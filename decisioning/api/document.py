@@ -6,7 +6,7 @@ Nothing is judged here: gates and recommendation are what the newest evaluation 
 # ruff: noqa: S608 - every statement is made of constants of this file
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from decisioning.api.statements import fetch
+from gates.engine.narration import Called, Reader, gate_in_words, in_words
 from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, RANK_SQL, WATERMARK_BESIDE_SQL
 
 SLOT_S = 300
@@ -35,8 +36,7 @@ def document(experiment_id: int, *, now: datetime) -> Document | None:
     found = fetch(_DOCUMENT, {"id": experiment_id, "now": now})
     if not found:
         return None
-    text = found[0][0].encode()
-    value: dict[str, Any] = msgspec.json.decode(text)
+    value: dict[str, Any] = msgspec.json.decode(found[0][0])
     plan_tag = _digest(
         [
             {name: part for name, part in value.items() if name not in _NOT_PLAN},
@@ -45,19 +45,34 @@ def document(experiment_id: int, *, now: datetime) -> Document | None:
     )
     # The p95 grows with every second in which a bucket is missing; the state beside it says when that matters.
     rest = _digest({**value, "freshness": {**value["freshness"], "telemetry_p95_s": None}})
-    return Document(text, value, f'"{plan_tag}.{rest}"', plan_tag)
+    told = narrated(value, now)  # after the tag: what a reason says ages, what it is does not
+    return Document(msgspec.json.encode(told), told, f'"{plan_tag}.{rest}"', plan_tag)
 
 
 def rows(experiment_ids: Sequence[int], *, now: datetime) -> list[Any]:
-    """The list's rows for these experiments, in their order; each is JSON as PostgreSQL built it."""
+    """The list's rows for these experiments, in their order."""
     found = fetch(_ROWS, {"ids": list(experiment_ids), "now": now})
-    return [msgspec.Raw(text.encode()) for (text,) in found]
+    return [narrated(msgspec.json.decode(text), now) for (text,) in found]
+
+
+def narrated(value: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """A document or row with its reasons in sentences, too, as of now or of its end."""
+    reader = reader_of(value, now)
+    gates = [gate_in_words(gate, reader) if "reasons" in gate or "reason" in gate else gate for gate in value["gates"]]
+    return {**value, "gates": gates, "recommendation": in_words(value["recommendation"], reader)}
+
+
+def reader_of(value: Mapping[str, Any], now: datetime) -> Reader:
+    """Who reads a document now, or read it at its end."""
+    ended = value["ended_at"]
+    called = {kpi["metric"]: Called(kpi["name"], kpi["unit"]) for kpi in value["kpis"]}
+    return Reader(min(now, datetime.fromisoformat(ended)) if ended else now, called)
 
 
 def recommendation_before_the_first_look(policy: dict[str, Any] | None) -> dict[str, Any]:
     """What there is to say before anything was judged."""
     unjudged: dict[str, Any] = msgspec.json.decode(_UNJUDGED)
-    return {**unjudged, "policy": policy}
+    return in_words({**unjudged, "policy": policy}, Reader())
 
 
 def _digest(value: object) -> str:
@@ -68,8 +83,7 @@ _NOT_PLAN = ("as_of", "stale", "freshness", "kpis", "gates", "unjudgeable", "rec
 
 _UNJUDGED = (
     '{"action": "hold", "code": "no_data", "variant": null, "state": "open", "proposed_at": null, "first_stable_at": null, '
-    '"rationale": ["Nothing was judged yet."], '
-    '"blockers": ["No look has been judged yet. The first one follows the first rows."], "evidence_digest": null}'
+    '"reasons": [{"code": "nothing_judged", "blocks": true}], "evidence_digest": null}'
 )
 
 
@@ -103,7 +117,7 @@ _AGE = FRESHNESS_SQL.format(
 
 # The newest row of each series, then of each KPI its watermark: the least over the variants that still run.
 _KPIS = f"""
-  SELECT k.position, m.key AS metric, k.role, m.unit, v.*, age.state, age.due_at
+  SELECT k.position, m.key AS metric, m.name, k.role, m.unit, v.*, age.state, age.due_at
   FROM metadata.target_kpis k
   JOIN metadata.metrics m ON m.id = k.metric_id
   CROSS JOIN LATERAL ({_READ_TO}) AS read_to
@@ -130,7 +144,7 @@ _FRESHNESS = f"""
          CASE WHEN bool_and(kpi.watermark IS NOT NULL) THEN min(kpi.watermark) END AS watermark,
          max(kpi.last_refresh_at) AS last_refresh_at,
          coalesce(json_agg(json_build_object(
-           'metric', kpi.metric, 'role', kpi.role, 'unit', kpi.unit,
+           'metric', kpi.metric, 'name', kpi.name, 'role', kpi.role, 'unit', kpi.unit,
            'freshness', json_build_object('state', kpi.state, 'data_watermark', {instant("kpi.watermark")},
                                           'due_at', {instant("kpi.due_at")},
                                           'last_refresh_at', {instant("kpi.last_refresh_at")}),
@@ -173,7 +187,9 @@ _AS_OF = f"""coalesce(c.judged_to, to_timestamp(floor(extract(epoch FROM {_NOW})
 
 _RECOMMENDATION = f"""
   coalesce((c.shown -> 'recommendation')::json, (SELECT json_object_agg(key, value) FROM (
-    SELECT key, CASE WHEN key = 'blockers' AND c.unjudgeable IS NOT NULL THEN json_build_array(c.unjudgeable ->> 'reason') ELSE value END
+    SELECT key, CASE WHEN key = 'reasons' AND c.unjudgeable IS NOT NULL
+                     THEN json_build_array(json_build_object('code', 'unjudgeable', 'text', c.unjudgeable ->> 'reason', 'blocks', true))
+                     ELSE value END
     FROM json_each('{_UNJUDGED}') UNION ALL SELECT 'policy', p.policy) AS unjudged (key, value)))
 """
 

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 import django_filters  # type: ignore[import-untyped]
-import msgspec
 from django.db.models import F, Q, QuerySet, TextField, Value
 from django.db.models.expressions import RawSQL
 from django.db.models.fields.json import KeyTextTransform
@@ -91,7 +90,7 @@ class Experiments(Door):
         return page(
             request,
             filtered(request, experiments, ExperimentFilter),
-            shown=lambda found: [msgspec.json.decode(row) for row in rows([e.pk for e in found], now=now)],
+            shown=lambda found: rows([e.pk for e in found], now=now),
             orderings=("id", "created_at", "name", "key", "status", "owner"),
         )
 

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
-from decisioning.api.document import recommendation_before_the_first_look
+from decisioning.api.document import reader_of, recommendation_before_the_first_look
 from decisioning.api.door import Door, json_response
 from decisioning.api.experiments import matches, shown_document
 from decisioning.api.lists import PAGING, page
@@ -22,10 +22,11 @@ from decisioning.api.serializers import DecisionIn
 from decisioning.api.series import instant_of
 from experiments.lifecycle import TransitionRefused
 from experiments.models import Experiment
-from gates import policies, tick
+from gates import policies, tick, wording
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine.evidence import EvidenceRefused, replay
 from gates.engine.evidence import digest as digest_of
+from gates.engine.narration import Reader, in_words, rationale
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from telemetry import wake
 
@@ -58,7 +59,9 @@ class OneDecision(Door):
             "stale": document["stale"],
             "unjudgeable": document["unjudgeable"],
             "recommendation": document["recommendation"],
-            "variants": _per_treatment(document, cursor.get("variants", [])),
+            "variants": _per_treatment(
+                document, [in_words(told, reader_of(document, self.now)) for told in cursor.get("variants", [])]
+            ),
             "decision": _standing(experiment),
         }
         return Response(body, headers={"ETag": shown.etag, "Cache-Control": "private, no-cache"})
@@ -129,9 +132,7 @@ class Decisions(Door):
         experiment = self.experiment(ref)
         decisions = Decision.objects.filter(experiment=experiment).select_related("recommendation__variant")
         revised = _revisions(experiment)
-        return page(
-            request, decisions, shown=lambda found: [{**_told(d, revised), "recommended": _answered(d)} for d in found]
-        )
+        return page(request, decisions, shown=lambda found: _with_answers(found, revised, self.now))
 
 
 class OneEvidence(Door):
@@ -226,11 +227,12 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
     recommendation, variants = recommendation_before_the_first_look(policy), []
     if slot > experiment.started_at:
         found = tick.as_of(experiment, slot, version)
+        who = wording.reader((found["recommendation"], *found["variants"]), slot)
         recorded = Evaluation.objects.filter(experiment=experiment, slot=slot, policy_version=version)
         same = (e.evidence_digest for e in recorded.order_by("-fold") if _outcome(e.found) == _outcome(found))
         beside = {"evidence_digest": next(same, None), "policy": policy}
         recommendation, *variants = (
-            {**told, "proposed_at": told["proposed_slot"], **beside}
+            {**in_words(told, who), "proposed_at": told["proposed_slot"], **beside}
             for told in (found["recommendation"], *found["variants"])
         )
     return {
@@ -308,14 +310,20 @@ def _revisions(experiment: Experiment) -> dict[str, dict[str, str]]:
     return Cursor.objects.filter(pk=experiment.pk).values_list("revisions", flat=True).first() or {}
 
 
-def _answered(decision: Decision) -> dict[str, Any]:
+def _with_answers(found: Sequence[Decision], revised: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
+    who = wording.reader(({"reasons": d.recommendation.told} for d in found), now)
+    return [{**_told(d, revised), "recommended": _answered(d, who)} for d in found]
+
+
+def _answered(decision: Decision, who: Reader) -> dict[str, Any]:
     of = decision.recommendation
     return {
         "action": of.action,
         "code": of.code,
         "variant": of.variant.key if of.variant else None,
         "proposed_at": rfc3339(of.proposed_at),
-        "rationale": of.rationale,
+        "rationale": rationale(of.told, who),
+        "reasons": of.told,
     }
 
 

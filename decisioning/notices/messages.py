@@ -10,6 +10,8 @@ from django.urls import reverse
 from decisioning.board import words
 from decisioning.ledger.channels import TEST
 from decisioning.ledger.models import OutboxMessage
+from gates import wording
+from gates.engine.narration import gate_in_words
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,21 @@ class Notice:
 
 def notice_of(message: OutboxMessage) -> Notice:
     """A message in words. A type nobody has words for is told by its name, so that nothing is lost."""
-    data: Mapping[str, Any] = message.data
+    data = data_of(message)
     of = _SAID.get(message.type)
     if of is None:
         return Notice(f"{message.type}: {data.get('experiment') or 'the portal'}", path=_page(data))
     return of(data)
+
+
+def data_of(message: OutboxMessage) -> Mapping[str, Any]:
+    """What a message says, its reasons in sentences, too: as of when it was made, so that every attempt says the same."""
+    data: Mapping[str, Any] = message.data
+    if "reasons" not in data:
+        return data
+    if message.type == "guard.failed":
+        return {**data, "reason": gate_in_words(data, wording.reader([data], message.created_at))["reason"]}
+    return {**data, "rationale": wording.sentences(data, message.created_at)[0]}
 
 
 def _page(data: Mapping[str, Any]) -> str:

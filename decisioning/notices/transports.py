@@ -17,7 +17,7 @@ from decisioning.access import outbound
 from decisioning.ledger.channels import mailbox_of, secret_of
 from decisioning.ledger.delivery import Outcome
 from decisioning.ledger.models import Channel, Delivery, OutboxMessage
-from decisioning.notices.messages import notice_of
+from decisioning.notices.messages import data_of, notice_of
 
 STEP_S, CALL_S = 5.0, 10.0
 """The longest step of a call, and the longest call."""
@@ -54,7 +54,7 @@ def webhook_body(message: OutboxMessage) -> bytes:
     told = {
         "type": message.type,
         "timestamp": _rfc3339(message.created_at),
-        "data": {"experiment": None, **message.data},
+        "data": {"experiment": None, **data_of(message)},
     }
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
 

@@ -183,7 +183,7 @@ def _recommended(evaluated_slots: Sequence[EvaluatedSlot], answer: Answer) -> Re
     """What was recommended of the answered variant, or of the experiment, when the answer was given."""
     evaluated = _at(evaluated_slots, answer.at)
     if evaluated is None:
-        return Recommendation("hold", "no_data", answer.variant, "open", (), (), None, None, None)
+        return Recommendation("hold", "no_data", answer.variant, "open", (), None, None, None)
     whole, variants = evaluated.recommended
     return next((recommendation for recommendation in variants if recommendation.variant == answer.variant), whole)
 

@@ -21,7 +21,7 @@ from gates.engine.series import SeriesKey
 from gates.engine.sparse import needs_goal_after
 from gates.engine.state import ExperimentState
 
-FORMAT = 5
+FORMAT = 6
 """Of a checkpoint: one of another format is folded anew."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gates.engine.checkpoint import Progress
 from gates.engine.compiled import CompiledPlan
-from gates.engine.facts import MetricLook
+from gates.engine.facts import MetricLook, Unreadable
 from gates.engine.reader import NEVER, SeriesReader
 from gates.engine.tracks import MetricTrack
 
@@ -95,7 +95,8 @@ class ComparedMetrics:
         return {metric: track for metric, (track, _, _) in found.items()}
 
     def _metric_look(self, readers: Mapping[str, SeriesReader], common: int, horizon: int) -> MetricLook:
-        states, unreadable, restated, arrived, instant = {}, {}, [], 0, NO_END
+        states, restated, arrived, instant = {}, [], 0, NO_END
+        unreadable: dict[str, Unreadable | str] = {}
         for variant, reader in readers.items():
             if reader.read_to(common, horizon):
                 restated.append(variant)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from experiments.schedule import Part, Schedule, schedule_of
+from gates.engine.facts import Unreadable
 from gates.engine.plan import DAY, SECOND, Answer, Clock, Dues, Kpi, Plan
 from gates.engine.policy import Gate, Policy, counting, derive
 from gates.engine.statistics.planning import planned_units
@@ -52,7 +53,7 @@ class SeriesSpec(NamedTuple):
     is overdue. window: over how many buckets density looks, 0: all; of a calendar over those of min_age. counted: the density of its
     buckets is judged. sparse_beside: place of the series whose rows tell that nothing happened. at_horizon, at_present: a watch
     reads it up to there. targets: positions of the targets that read it. unsupported_because: why no goal or guard can judge it, whatever its
-    rows; empty when one can, and such plans are refused.
+    rows; None when one can, and such plans are refused.
     """
 
     name: str
@@ -74,7 +75,7 @@ class SeriesSpec(NamedTuple):
     at_horizon: bool
     at_present: bool
     targets: tuple[int, ...]
-    unsupported_because: str
+    unsupported_because: Unreadable | None
     sparse_beside: int | None
 
     def tolerance(self, watermark: int | None) -> int:
@@ -311,10 +312,10 @@ def compile_plan(policy: Policy, plan: Plan, revision: int = REVISION) -> Compil
     return CompiledPlan(policy, plan, revision)
 
 
-def _unsupported_because(kpi: Kpi) -> str:
+def _unsupported_because(kpi: Kpi) -> Unreadable | None:
     if kpi.kind == "gauge":
-        return f"{kpi.metric} is a gauge, which has no units to compare"
-    return "" if kpi.direction else f"{kpi.metric} does not say which direction is better"
+        return Unreadable("gauge")
+    return None if kpi.direction else Unreadable("no_direction")
 
 
 def tightest_at(policy: Policy, kpi: Kpi, gate: Gate, worthwhile: float) -> float:

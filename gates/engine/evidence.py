@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,15 +16,18 @@ import msgspec
 from gates.engine.compiled import REVISION, compile_plan
 from gates.engine.facts import SlotFacts, SlotSnapshot
 from gates.engine.fold import FoldResult
-from gates.engine.narration import evaluation_of
 from gates.engine.plan import Plan, rfc3339
 from gates.engine.policy import Policy, canonical, parse
+from gates.engine.reasons import evaluation_of
 from gates.engine.results import Evaluation
 from gates.engine.revisions import REVISIONS, machine_of
 from gates.engine.state import ExperimentState
 
-FORMAT = 2
-"""1 did not name the revision of the rules (`rules`), of which there was one."""
+FORMAT = 3
+"""1 did not name the revision of the rules (`rules`), of which there was one. 1 and 2 held sentences in place of reasons."""
+
+
+_WITH_REASONS = 3
 
 
 class EvidenceRefused(ValueError):
@@ -53,11 +57,12 @@ def replay(document: bytes) -> bytes:
     """
     try:
         given = json.loads(document)
-        revision: int = given["rules"] if given["format"] == FORMAT else 1 if given["format"] == 1 else 0
-        if revision not in REVISIONS:
+        form: int = given["format"]
+        revision: int = 1 if form == 1 else given["rules"]
+        if form not in range(1, FORMAT + 1) or revision not in REVISIONS:
             raise EvidenceRefused(
-                f"Evidence of format {given['format']!r} by rules of revision {revision}; this version replays formats 1 and "
-                f"{FORMAT}, revisions {REVISIONS[0]} to {REVISIONS[-1]}."
+                f"Evidence of format {form!r} by rules of revision {revision!r}; this version replays formats 1 to {FORMAT}, "
+                f"revisions {REVISIONS[0]} to {REVISIONS[-1]}."
             )
         named = given["policy"]
         policy = parse(named["body"], name=named["name"], version=named["version"])
@@ -74,7 +79,12 @@ def replay(document: bytes) -> bytes:
         changed = machine.advance(step) and step.slot == detail.slot
     state.slot = detail.slot
     evaluation = evaluation_of(compiled, state, detail, changed=changed)
-    again = assemble(policy, plan, steps, detail, evaluation, revision)
+    again = assemble(policy, plan, steps, detail, evaluation, revision, form)
+    if form < _WITH_REASONS:
+        try:
+            _quote(again["outcome"], given["outcome"])
+        except (KeyError, TypeError) as error:
+            raise EvidenceRefused(f"No evidence: its outcome lacks {error}") from error
     if again["policy"]["body"] == named["body"]:  # an equal number may have been written otherwise: 100000 and 100000.0
         again["policy"]["body"] = named["body"]
     return canonical_bytes(again)
@@ -113,6 +123,19 @@ def outcome(evaluation: Evaluation) -> dict[str, Any]:
     return plain
 
 
+def _quote(outcome: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Put the sentences of old evidence in place of reasons, as they were written: they were made of what is computed again here,
+    by words that are nobody's concern any more."""
+    for told, was in zip(
+        (outcome["recommendation"], *outcome["variants"]), (given["recommendation"], *given["variants"]), strict=False
+    ):
+        del told["reasons"]
+        told |= {"rationale": was["rationale"], "blockers": was["blockers"]}
+    for gate, was in zip(outcome["gates"], given["gates"], strict=False):
+        del gate["reasons"]
+        gate["reason"] = was["reason"]
+
+
 def assemble(
     policy: Policy,
     plan: Plan,
@@ -120,10 +143,11 @@ def assemble(
     detail: SlotSnapshot,
     evaluation: Evaluation,
     revision: int = REVISION,
+    form: int = FORMAT,
 ) -> dict[str, Any]:
     """The evidence of one evaluation. steps: those of every slot from the start up to its own, however many folds found them."""
     return {
-        **({"format": FORMAT, "rules": revision} if revision > 1 else {"format": 1}),
+        **({"format": form, "rules": revision} if form > 1 else {"format": form}),
         "slot": rfc3339(detail.slot),
         "policy": {"name": policy.name, "version": policy.version, "body": canonical(policy)},
         # Read back once: which defaults are left out depends on the identity of strings, not on their text alone.

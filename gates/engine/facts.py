@@ -5,23 +5,34 @@ A series is named "metric/variant". Instants are integer microseconds. A `Step` 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 Sums = tuple[int | float, ...]
 """(n, mean, M2), of a ratio (n, mean, M2, mean_d, M2_d, co-moment)."""
 
 
+class Unreadable(NamedTuple):
+    """Why a series cannot be compared. problem: `no_units`, `no_value`, `no_proportion`, `no_variance`, `no_denominator` of the row at
+    `ts`, `value` what it says instead; `gauge`, `no_direction` of the metric, whatever its rows."""
+
+    problem: str
+    ts: int | None = None
+    value: float | None = None
+
+
 class MetricLook(msgspec.Struct, frozen=True, omit_defaults=True):
     """A goal's or guard's metric at one look.
 
     at: the common instant. states: per variant with rows, its state up to `at`. unreadable: per variant, why its state cannot
-    be used. restated: variants whose cumulative n fell by more than a correction since the look before. arrived: latest first arrival of the rows read.
+    be used (evidence of formats 1 and 2: in a sentence). restated: variants whose cumulative n fell by more than a correction since the look before. arrived: latest first arrival of the rows read.
     """
 
     at: int
     states: dict[str, Sums]
     arrived: int
-    unreadable: dict[str, str] = {}
+    unreadable: dict[str, Unreadable | str] = {}
     restated: tuple[str, ...] = ()
 
 

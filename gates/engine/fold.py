@@ -33,9 +33,9 @@ from gates.engine.compiled import CompiledPlan, compile_plan
 from gates.engine.extraction import FactExtractor, SlotFactsOfRange
 from gates.engine.facts import SlotFacts, SlotSnapshot
 from gates.engine.machine import StateMachine
-from gates.engine.narration import evaluation_of
 from gates.engine.plan import DAY, Plan, rfc3339
 from gates.engine.policy import Policy
+from gates.engine.reasons import evaluation_of
 from gates.engine.recommendations import proposals, recommended
 from gates.engine.results import Evaluation, Proposal, Recommendation
 from gates.engine.screening import FastForward

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gates.engine.compiled import Comparison, compile_plan
-from gates.engine.plan import Plan
+from gates.engine.compiled import Comparison, CompiledPlan, compile_plan
+from gates.engine.plan import DAY, Plan
 from gates.engine.policy import Policy
+from gates.engine.state import RunningBounds
 from gates.engine.statistics.planning import smallest_effect, units_for_half
 
 
@@ -84,3 +85,36 @@ def _of(comparison: Comparison, policy: Policy, daily: float, share: float) -> F
         smallest_effect=smallest_effect(reached, spread, comparison.rho2, comparison.alpha, share=share),
         relative=comparison.gate.effect == "relative",
     )
+
+
+# While it runs -------------------------------------------------------------------------------------------------------
+
+
+def units_per_day(compiled: CompiledPlan, bounds: RunningBounds) -> float | None:
+    """Units of both arms a day, over the last week or since the start; None before anything can be said."""
+    if bounds.at is None or bounds.n <= 0:
+        return None
+    for at, n in zip(bounds.rate_samples[::2], bounds.rate_samples[1::2], strict=True):
+        ran = compiled.clock.running(bounds.at) - compiled.clock.running(at)
+        if ran >= DAY and bounds.n > n:
+            return (bounds.n - n) * DAY / ran
+    ran = compiled.clock.running(bounds.at)
+    return bounds.n * DAY / ran if ran > 0 else None
+
+
+def days_left(comparison: Comparison, bounds: RunningBounds, rate: float) -> tuple[float | None, float | None]:
+    """(A, B) of docs/gates.md section 6: days until decided if the effect stays, and by when whatever it is; None: never.
+
+    A guard is decided at half = |estimate + max_harm|; it has no B.
+    """
+    if comparison.goal:
+        stays = max(bounds.estimate - comparison.scale_above, comparison.fail_below - bounds.estimate)
+        surely = (comparison.fail_below - comparison.scale_above) / 2.0
+    else:
+        stays, surely = abs(bounds.estimate - comparison.scale_above), 0.0
+
+    def days(half: float) -> float | None:
+        units = units_for_half(half, bounds.se, bounds.n, comparison.rho2, comparison.alpha)
+        return None if units is None else (units - bounds.n) / rate
+
+    return days(stays), days(surely)

@@ -12,8 +12,7 @@ import msgspec
 import numpy as np
 
 from gates.engine.compiled import SeriesSpec
-from gates.engine.facts import Sums
-from gates.engine.plan import rfc3339
+from gates.engine.facts import Sums, Unreadable
 from gates.engine.policy import Gate
 from gates.engine.series import Series
 from gates.engine.statistics.moments import (
@@ -58,7 +57,7 @@ class SeriesProgress(msgspec.Struct, array_like=True):
     through: int = 0
     sums: Sums | None = None
     n_through: int | None = None
-    unreadable: str = ""
+    unreadable: Unreadable | None = None
     arrived: int = 0
     watermark: int | None = None
     received_at: int | None = None
@@ -219,12 +218,12 @@ class SeriesReader:
                     restated = restated or (progress.n_through is not None and is_restated(progress.n_through, n))
                     progress.n_through = n
                 bucket = self._bucket(i)
-                progress.unreadable = bucket if isinstance(bucket, str) else ""
-                if not isinstance(bucket, str):
+                progress.unreadable = bucket if isinstance(bucket, Unreadable) else None
+                if not isinstance(bucket, Unreadable):
                     progress.sums = bucket
             elif n != 0 and not progress.unreadable:
                 bucket = self._bucket(i)
-                if isinstance(bucket, str):
+                if isinstance(bucket, Unreadable):
                     progress.unreadable = bucket
                 elif progress.sums is None:
                     progress.sums = bucket
@@ -339,29 +338,29 @@ class SeriesReader:
             progress.through = self.ts[upto - 1]
             self.position = upto
 
-    def _bucket(self, i: int) -> Moments | PairMoments | str:
+    def _bucket(self, i: int) -> Moments | PairMoments | Unreadable:
         """One row as moments, or why it is unreadable."""
         at = self.first + i
         value, n, kind = self.series.value[at], self.n[i], self.kpi.kind
         if self.spec.unsupported_because:
             return self.spec.unsupported_because
         if n is None or n < 0:
-            return f"its row of {rfc3339(self.ts[i])} has no n: send it with n and variance"
+            return Unreadable("no_units", self.ts[i])
         if value is None or not isfinite(value):
-            return f"its row of {rfc3339(self.ts[i])} has no value"
+            return Unreadable("no_value", self.ts[i])
         if kind == "proportion":
             if not 0 <= value <= 1:
-                return f"its row of {rfc3339(self.ts[i])} has {value:g}, which is no proportion"
+                return Unreadable("no_proportion", self.ts[i], value)
             return of_proportion(n, value)
         variance = self.series.variance[at]
         if n >= 2 and (variance is None or not isfinite(variance) or variance < 0):
-            return f"its row of {rfc3339(self.ts[i])} has no variance: send it again with its variance"
+            return Unreadable("no_variance", self.ts[i])
         if kind == "mean":
             return of_mean(n, value, variance or 0.0)
         columns = (self.series.denominator_value, self.series.denominator_variance, self.series.covariance)
         d, v_d, cov = (column[at] if at < len(column) else None for column in columns)
         if not _real(d) or (n >= 2 and (not _real(v_d) or v_d < 0 or not _real(cov))):
-            return f"its row of {rfc3339(self.ts[i])} has no denominator with value, variance and covariance"
+            return Unreadable("no_denominator", self.ts[i])
         return of_ratio(n, value, variance or 0.0, d, v_d or 0.0, cov or 0.0)
 
     def crossings(self, gate: Gate, first: int) -> Iterable[int]:

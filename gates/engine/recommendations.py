@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gates.engine.compiled import CompiledPlan
 from gates.engine.facts import SlotFacts
 from gates.engine.plan import DAY, Action, Answer
-from gates.engine.results import Proposal, Recommendation, RecommendationState
+from gates.engine.results import Proposal, Reason, Recommendation, RecommendationState
 from gates.engine.state import FRESH, MISSING, ExperimentState, Latch, RunningBounds, VariantState
 from gates.engine.verdicts import concerns, dense_everywhere, is_fresh
 
@@ -468,7 +468,7 @@ def recommended(compiled: CompiledPlan, state: ExperimentState) -> tuple[Recomme
     """What is recommended of the experiment and of each variant, without a word why."""
     arms = compiled.arms(state.slot)
     variants = tuple(
-        recommendation_of(compiled, variant_state, variant)
+        recommendation_of(compiled, variant_state, variant, ())
         for variant_state, variant in zip(state.variant_states, compiled.judged_variants, strict=True)
         if variant in arms
     )
@@ -481,30 +481,25 @@ def experiment_of(
     """The experiment's recommendation from its variants': the first winner, else delete of all, else a review, else hold."""
     variant_state = {variant: state.variant_states[index] for index, variant in enumerate(compiled.judged_variants)}
     if not variants:
-        return Recommendation("hold", "open", None, "open", ("No variant is left to judge.",), (), None, None, None)
+        return Recommendation("hold", "open", None, "open", ({"code": "no_variant_left"},), None, None, None)
     only = variants[0].variant if len(compiled.judged_variants) == 1 else None
     winners = [r for r in variants if r.action == "scale"]
     if winners:
         first = min(winners, key=lambda r: (r.proposed_slot or 0, -_lower(variant_state[str(r.variant)])))
         others = [str(r.variant) for r in variants if r is not first]
-        rationale = first.rationale
+        reasons = first.reasons
         if others and compiled.control is not None:
-            rationale = (
-                *rationale,
-                f"{listed(others)} {'goes' if len(others) == 1 else 'go'} with it: only {first.variant} is scaled.",
-            )
-        return _experiment(first, rationale, variant=first.variant)
+            reasons = (*reasons, {"code": "others_go", "variant": first.variant, "others": others})
+        return _experiment(first, reasons, variant=first.variant)
     if all(r.action == "delete" for r in variants):
         lead = min(variants, key=lambda r: _leading_rule(variant_state[str(r.variant)]))
         last = max(variants, key=lambda r: r.proposed_slot or 0)
-        together = _joined(variants)
         return Recommendation(
             action="delete",
             code=lead.code,
             variant=only,
             state="suspended" if any(r.state == "suspended" for r in variants) else "proposed",
-            rationale=together,
-            blockers=tuple(dict.fromkeys(b for r in variants for b in r.blockers)),
+            reasons=_joined(variants),
             first_stable_at=max(r.first_stable_at or 0 for r in variants),
             knowable_at=max(r.knowable_at or 0 for r in variants),
             proposed_slot=last.proposed_slot,
@@ -512,29 +507,24 @@ def experiment_of(
     reviews = [r for r in variants if r.action == "review"]
     if reviews:
         lead = min(reviews, key=lambda r: (_leading_rule(variant_state[str(r.variant)]), r.proposed_slot or 0))
-        return _experiment(lead, _joined(variants), variant=only)
+        return _experiment(lead, _joined(variants, blocks_of=lead), variant=only)
     holds = [r for r in variants if r.action == "hold"] or list(variants)
     lead = min(holds, key=lambda r: variant_state[str(r.variant)].rule)
-    hold_streak = all(r.first_stable_at is not None for r in holds)
+    calm = all(r.first_stable_at is not None for r in holds)
     return Recommendation(
         action="hold",
         code=lead.code if lead.action == "hold" else "open",
         variant=None,
         state="open",
-        rationale=_joined(variants),
-        blockers=tuple(dict.fromkeys(b for r in variants for b in r.blockers)),
-        first_stable_at=max(r.first_stable_at or 0 for r in holds) if hold_streak else None,
-        knowable_at=max(r.knowable_at or 0 for r in holds) if hold_streak else None,
+        reasons=_joined(variants),
+        first_stable_at=max(r.first_stable_at or 0 for r in holds) if calm else None,
+        knowable_at=max(r.knowable_at or 0 for r in holds) if calm else None,
         proposed_slot=None,
     )
 
 
 def recommendation_of(
-    compiled: CompiledPlan,
-    variant_state: VariantState,
-    variant: str,
-    rationale: tuple[str, ...] = (),
-    blockers: tuple[str, ...] = (),
+    compiled: CompiledPlan, variant_state: VariantState, variant: str, reasons: tuple[Reason, ...]
 ) -> Recommendation:
     action, code, state = shown_of(variant_state)
     latch = variant_state.latch
@@ -549,8 +539,7 @@ def recommendation_of(
         code=code,
         variant=variant,
         state=state,  # type: ignore[arg-type]
-        rationale=rationale,
-        blockers=blockers,
+        reasons=reasons,
         first_stable_at=stable_at,
         knowable_at=knowable_at,
         proposed_slot=None if latch is None else latch.slot,
@@ -558,25 +547,31 @@ def recommendation_of(
     )
 
 
-def _experiment(of: Recommendation, rationale: tuple[str, ...], *, variant: str | None) -> Recommendation:
+def _experiment(of: Recommendation, reasons: tuple[Reason, ...], *, variant: str | None) -> Recommendation:
     return Recommendation(
         action=of.action,
         code=of.code,
         variant=variant,
         state=of.state,
-        rationale=rationale,
-        blockers=of.blockers,
+        reasons=reasons,
         first_stable_at=of.first_stable_at,
         knowable_at=of.knowable_at,
         proposed_slot=of.proposed_slot,
     )
 
 
-def _joined(variants: tuple[Recommendation, ...]) -> tuple[str, ...]:
-    """One variant's rationale as it is, several under their names."""
+def _joined(variants: tuple[Recommendation, ...], blocks_of: Recommendation | None = None) -> tuple[Reason, ...]:
+    """One variant's reasons as they are, of several each under its variant (`of`); what blocks names its series itself, once."""
     if len(variants) == 1:
-        return variants[0].rationale
-    return tuple(f"{r.variant} ({r.action} {r.code}): {sentence}" for r in variants for sentence in r.rationale)
+        return variants[0].reasons
+    said: list[Reason] = []
+    blocks: list[Reason] = []
+    for r in variants:
+        of = {"variant": r.variant, "action": r.action, "code": r.code}
+        said += [{**reason, "of": of} for reason in r.reasons if not reason.get("blocks")]
+        if blocks_of is None or r is blocks_of:
+            blocks += [reason for reason in r.reasons if reason.get("blocks") and reason not in blocks]
+    return (*said, *blocks)
 
 
 def _lower(variant_state: VariantState) -> float:
@@ -585,10 +580,6 @@ def _lower(variant_state: VariantState) -> float:
 
 def _leading_rule(variant_state: VariantState) -> int:
     return variant_state.latch.rule if variant_state.latch is not None else variant_state.rule
-
-
-def listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def proposals(compiled: CompiledPlan, state: ExperimentState) -> tuple[Proposal, ...]:

@@ -11,6 +11,8 @@ from gates.engine.policy import GateKind
 
 Verdict = Literal["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
 RecommendationState = Literal["open", "proposed", "suspended"]
+type Reason = dict[str, Any]
+"""Why, as data: {"code", names, numbers; "blocks": true if it is one of the blockers}. `gates.engine.reasons` makes them."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -34,7 +36,7 @@ class Reading(msgspec.Struct, frozen=True):
 class GateState(msgspec.Struct, frozen=True):
     """One gate (of one variant, None for gates of the whole experiment) as of a slot.
 
-    since: the slot at which the verdict became this one. reason: a sentence with the numbers. extra: limits to draw
+    since: the slot at which the verdict became this one. reasons: what it rests on. extra: limits to draw
     (`scale_above`, `delete_below`, `max_harm`, `at_least`, `at_most`) and what the kind counts (`observed`, `expected`).
     """
 
@@ -45,7 +47,7 @@ class GateState(msgspec.Struct, frozen=True):
     verdict: Verdict
     since: int
     reading: Reading | None
-    reason: str
+    reasons: tuple[Reason, ...]
     extra: dict[str, Any]
 
 
@@ -61,8 +63,7 @@ class Recommendation(msgspec.Struct, frozen=True):
     code: str
     variant: str | None
     state: RecommendationState
-    rationale: tuple[str, ...]
-    blockers: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     first_stable_at: int | None
     knowable_at: int | None
     proposed_slot: int | None

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from gates.engine.compiled import CompiledPlan
+from gates.engine.facts import Unreadable
 from gates.engine.plan import DAY, Action
 from gates.engine.results import Verdict
 
@@ -48,8 +49,8 @@ class RunningBounds(msgspec.Struct, array_like=True):
     arrived: int = 0
     arms: tuple[int, int] = (0, 0)
     noise: float = 0.0
-    reasons: list[str] = []
-    """Why series are unreadable, one a series."""
+    reasons: list[tuple[str, Unreadable | str]] = []
+    """Variants whose series are unreadable, and why."""
     rate_samples: list[int] = []
     """Instants about a day apart, oldest first, each followed by the units until then: the present units a day."""
 

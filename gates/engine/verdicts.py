@@ -82,7 +82,7 @@ class Verdicts:
             bounds.rate_samples = []
         bounds.reasons = []
         if look.unreadable:
-            bounds.reasons = [f"{v}: {look.unreadable[v]}" for v in (control, variant) if v in look.unreadable]
+            bounds.reasons = [(v, look.unreadable[v]) for v in (control, variant) if v in look.unreadable]
         if bounds.reasons or control not in look.states or variant not in look.states:
             bounds.readable = bounds.floor = False
             bounds.why = "unreadable" if bounds.reasons else "missing"

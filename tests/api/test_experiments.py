@@ -46,6 +46,7 @@ def test_name_hypothesis_and_target_kpis_are_enough(ops: Caller) -> None:
     assert made["kpis"] == [
         {
             "metric": "vrps",
+            "name": "Vrps",
             "role": "goal",
             "unit": "",
             "freshness": {"state": "unknown", "data_watermark": None, "due_at": None, "last_refresh_at": None},
@@ -67,7 +68,9 @@ def test_every_gate_of_the_plan_is_there_at_once_and_says_what_it_waits_for(ops:
     assert {g["gate"]: g["verdict"] for g in gates["results"]} == GATES_AT_START
     assert [g["reason"] for g in gates["results"] if g["kind"] in ("uplift", "freshness")] == [
         "Vrps: no closed row of control and treatment yet.",
-        "vrps of control has no row yet; vrps of treatment has no row yet.",
+        " ".join(
+            f"vrps of {v} has no row yet (due every 15 min, allowed 15 min more)." for v in ("control", "treatment")
+        ),
     ]
     assert made["recommendation"]["action"] == "hold"
 
@@ -89,7 +92,13 @@ def test_the_whole_plan_of_the_contract_is_taken(ops: Caller) -> None:
         policy="quick",
         variants=[{"key": "control", "weight": 1, "control": True}, {"key": "treatment", "weight": 3}],
         target_kpis=[
-            {"metric": "vrps", "role": "goal", "minimum_effect": 0.02, "baseline": {"mean": 3.1, "stddev": 22.0}},
+            {
+                "metric": "vrps",
+                "name": "Vrps",
+                "role": "goal",
+                "minimum_effect": 0.02,
+                "baseline": {"mean": 3.1, "stddev": 22.0},
+            },
             {
                 "metric": {"key": "error_rate", "name": "Errors", "kind": "proportion", "direction": "decrease"},
                 "role": "guardrail",

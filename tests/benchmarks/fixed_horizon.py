@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from decisioning.agents.history import History, Recorded, plan_of, read, shape_of
 from decisioning.agents.history import Plan as FilePlan
+from gates.engine import narration
 from gates.engine.fold import fold
 from gates.engine.plan import Kpi, Plan, Variant, to_us
 from gates.engine.policy import DEFAULT_BODY, parse
@@ -91,9 +92,9 @@ def explained(told: Recommendation, gate: GateState | None, fixed: Fixed, minimu
     """Why the gates say something else than the test."""
     reading = gate.reading if gate else None
     if told.code in ("invalid", "unsafe", "harm"):
-        return f"the test looks at the goal alone: {told.rationale[0]}"
+        return f"the test looks at the goal alone: {_said(told)[0]}"
     if told.action == "hold" or reading is None:
-        return f"not decidable here: {(told.blockers or told.rationale)[0]}"
+        return f"not decidable here: {_said(told, blocking=True)[0]}"
     upper = reading.running_upper
     if told.code == "not_worth_it" and upper is not None:
         return f"the gates ask for {minimum_effect:.0%} and the effect is proved below it (U {upper:+.2%}), which a test against 0 cannot say; it ends here"
@@ -101,7 +102,13 @@ def explained(told: Recommendation, gate: GateState | None, fixed: Fixed, minimu
         return f"real, but proved below the {minimum_effect:.0%} worth having (U {upper:+.2%})"
     if told.code == "undecided":
         return f"looking once may stop at {fixed.lower:+.2%}; looking at every checkpoint needs the wider interval {reading.lower:+.2%} to {reading.upper:+.2%}"
-    return told.rationale[0]
+    return _said(told)[0]
+
+
+def _said(told: Recommendation, *, blocking: bool = False) -> list[str]:
+    who = narration.Reader()
+    said = narration.rationale(told.reasons, who)
+    return [*narration.blockers(told.reasons, who), *said] if blocking else said
 
 
 def main() -> None:

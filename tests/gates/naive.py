@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from experiments.schedule import schedule_of
 from gates.engine.compiled import CompiledPlan, compile_plan
-from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot
+from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot, Unreadable
 from gates.engine.machine import StateMachine
-from gates.engine.narration import evaluation_of
 from gates.engine.plan import DAY, SECOND, Kpi, Plan
 from gates.engine.policy import Policy
+from gates.engine.reasons import evaluation_of
 from gates.engine.results import Evaluation
 from gates.engine.series import Rows, Series
 from gates.engine.state import ExperimentState
@@ -151,7 +151,8 @@ class Naive:
         return min(newest, default=None)
 
     def metric_look(self, metric: str, common: Place, before: Place, horizon: int, arms: tuple[str, ...]) -> MetricLook:
-        states, unreadable, restated, arrived, stamps = {}, {}, [], 0, []
+        states, restated, arrived, stamps = {}, [], 0, []
+        unreadable: dict[str, Unreadable | str] = {}
         for variant in arms:
             name = f"{metric}/{variant}"
             place = self.places[name]
@@ -173,7 +174,7 @@ class Naive:
                     continue
                 bucket = _bucket(kpi, row)
                 if bucket is None:
-                    unreadable[variant] = "unreadable"
+                    unreadable[variant] = Unreadable("unreadable")
                     break
                 if state is None:
                     state = bucket

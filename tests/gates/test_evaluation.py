@@ -16,6 +16,7 @@ from gates.decisions import DecisionRefused, record_decision
 from gates.engine import evidence
 from gates.engine.checkpoint import Checkpoint
 from gates.engine.policy import DEFAULT_BODY
+from gates.engine.reasons import told
 from gates.models import (
     Cursor,
     Decision,
@@ -258,7 +259,10 @@ def test_a_suspended_proposal_is_not_accepted_whatever_it_proposes(running: Targ
         assert proposal.action == "delete"
         assert cursor.shown is not None
         for part in (cursor.shown["recommendation"], *cursor.shown["variants"]):
-            part |= {"state": "suspended", "blockers": ["Rows that it rests on were restated."]}
+            part |= {
+                "state": "suspended",
+                "reasons": [{**told("Rows that it rests on were restated."), "blocks": True}],
+            }
         cursor.save()
     given: dict[str, Any] = {
         "digest": proposal.evidence_digest,
@@ -375,9 +379,9 @@ def test_the_words_of_a_hold_say_what_is_lacking_now_and_go_on_record_once(runni
     with as_role("worker"):
         shown = Cursor.objects.get(experiment=experiment()).shown
         assert shown is not None
-        blockers = " ".join(shown["recommendation"]["blockers"])
-        assert "errors of treatment has no row yet" in blockers
-        assert "errors of control" not in blockers
+        lacks = [(r["code"], r["metric"], r["variant"]) for r in shown["recommendation"]["reasons"] if r.get("blocks")]
+        assert ("no_row", "errors", "treatment") in lacks
+        assert ("no_row", "errors", "control") not in lacks
         assert Evaluation.objects.filter(experiment=experiment()).count() == 2
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gates.engine import narration
 from gates.engine.evidence import EvidenceRefused, canonical_bytes, digest, evidence, replay
 from gates.engine.fold import fold
 from gates.engine.policy import parse
@@ -77,7 +78,7 @@ def test_readings_are_rounded_to_twelve_digits_and_states_are_exact() -> None:
         ("a state", lambda d: d["steps"][-1]["looks"]["value"]["states"].update(t1=[40_000, 9.0, 600_000.0])),
         ("the policy", lambda d: d["policy"]["body"].update(persist=40)),
         ("the outcome", lambda d: d["outcome"]["recommendation"].update(action="delete")),
-        ("a sentence", lambda d: d["outcome"]["recommendation"]["rationale"].append("Trust me.")),
+        ("a reason", lambda d: d["outcome"]["recommendation"]["reasons"].append({"code": "told", "text": "Trust me."})),
         ("a watermark", lambda d: d["now"]["fresh"].update({"value/t1": [START, START]})),
         ("the plan", lambda d: d["plan"]["kpis"][0].update(direction="decrease")),
     ],
@@ -120,7 +121,8 @@ def test_what_is_no_evidence_is_refused(bad: bytes) -> None:
 def test_every_number_of_the_rationale_is_in_the_evidence_as_a_gates_reading() -> None:
     w = scaled()
     document = document_of(w)
-    sentence = next(s for s in document["outcome"]["recommendation"]["rationale"] if s.startswith("value:"))
+    said = narration.rationale(document["outcome"]["recommendation"]["reasons"], narration.Reader())
+    sentence = next(s for s in said if s.startswith("value:"))
     reading = next(g for g in document["outcome"]["gates"] if g["gate"] == "value_uplift")["reading"]
     percents = [float(p.replace("−", "-")) / 100 for p in re.findall(r"([+−][\d.]+)%", sentence)]
 

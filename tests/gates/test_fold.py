@@ -13,6 +13,7 @@ from gates.engine import buckets, extraction, reader, watermarks
 from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
 from gates.engine.evidence import canonical_bytes, evidence, replay
 from gates.engine.fold import fold, unchanged_until
+from gates.engine.reasons import blocking
 from gates.engine.results import Evaluation
 from tests.examples import examples
 from tests.gates.desk import Desk, arrivals, body_of
@@ -158,14 +159,14 @@ def _shown(evaluation: Evaluation) -> object:
     """What the document takes from an evaluation that is not on record."""
     told = [evaluation.recommendation, *evaluation.variants]
     return evaluation.gates, [
-        msgspec.structs.replace(r, rationale=(), blockers=r.blockers if r.proposed_slot is not None else ())
+        msgspec.structs.replace(r, reasons=tuple(blocking(r.reasons)) if r.proposed_slot is not None else ())
         for r in told
     ]
 
 
 def _told(evaluation: Evaluation) -> object:
-    """An evaluation without its sentences about single rows, which the slow engine does not write."""
+    """An evaluation without what it says of single rows, which the slow engine does not say."""
     plain = msgspec.to_builtins(evaluation)
     for recommendation in (plain["recommendation"], *plain["variants"]):
-        del recommendation["rationale"], recommendation["blockers"]
+        del recommendation["reasons"]
     return plain

@@ -17,6 +17,7 @@ from tests.gates.test_rules import walk
 
 RECORDED = Path(__file__).parent / "evidence"
 DOCUMENTS = sorted(RECORDED.glob("*.json.z"))
+IN_SENTENCES = sorted((RECORDED / "sentences").glob("*.json.z"))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name.removesuffix(".json.z"))
@@ -25,6 +26,31 @@ def test_evidence_made_by_the_first_rules_still_replays_to_the_same_bytes(path: 
 
     assert json.loads(recorded)["format"] == 1
     assert replay(recorded) == recorded
+
+
+@pytest.mark.parametrize("path", IN_SENTENCES, ids=lambda path: path.name.removesuffix(".json.z"))
+def test_evidence_that_holds_sentences_still_replays_to_the_same_bytes_whatever_the_words_are_now(path: Path) -> None:
+    recorded = zlib.decompress(path.read_bytes())
+
+    assert json.loads(recorded)["format"] == 2
+    assert replay(recorded) == recorded
+
+
+def test_a_number_that_was_changed_in_evidence_that_holds_sentences_is_found() -> None:
+    document = json.loads(zlib.decompress((RECORDED / "sentences" / "scale_wins.json.z").read_bytes()))
+    reading = next(gate["reading"] for gate in document["outcome"]["gates"] if gate["reading"])
+    reading["estimate"] += 0.01
+    changed = canonical_bytes(document)
+
+    assert replay(changed) != changed
+
+
+def test_evidence_of_a_format_with_sentences_that_has_none_is_refused() -> None:
+    document = json.loads(zlib.decompress((RECORDED / "sentences" / "scale_wins.json.z").read_bytes()))
+    del document["outcome"]["recommendation"]["rationale"]
+
+    with pytest.raises(EvidenceRefused, match="rationale"):
+        replay(canonical_bytes(document))
 
 
 def test_evidence_names_the_revision_of_the_rules_and_is_refused_by_a_version_that_does_not_know_them() -> None:

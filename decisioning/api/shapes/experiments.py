@@ -28,6 +28,13 @@ class PolicyNameOut(Shape):
     version = whole()
 
 
+class ReasonOut(Shape):
+    """Why, as data: a code with the names and numbers behind it (docs/gates.md, section 9). One that blocks is a blocker."""
+
+    code = text()
+    blocks = s.BooleanField(required=False)
+
+
 class RecommendationOut(Shape):
     action = s.ChoiceField(ACTIONS)
     code = text()
@@ -37,6 +44,7 @@ class RecommendationOut(Shape):
     first_stable_at = maybe_at()
     rationale = texts()
     blockers = texts()
+    reasons = ReasonOut(many=True)
     evidence_digest = maybe_text()
     policy = PolicyNameOut(allow_null=True)
 
@@ -94,6 +102,7 @@ class GateOut(Shape):
     since = s.DateTimeField(required=False)
     reading = s.DictField(allow_null=True)
     reason = s.CharField(required=False)
+    reasons = ReasonOut(many=True, required=False)
 
 
 class LinksOut(Shape):
@@ -218,6 +227,7 @@ class AnsweredOut(Shape):
     variant = maybe_text()
     proposed_at = at()
     rationale = texts()
+    reasons = ReasonOut(many=True)
 
 
 class PastDecisionOut(AnswerOut):

@@ -17,6 +17,7 @@ from decisioning.board.presenters import freshness, history
 from decisioning.board.presenters import gates as gate_presenter
 from experiments.models import Asset, Experiment
 from gates.engine.compiled import compile_plan
+from gates.engine.narration import Called, Reader, in_words
 from gates.engine.plan import DAY, Clock, Kpi, Plan, from_us, to_us
 from gates.engine.policy import Policy
 from gates.loading import Unjudgeable, policy_of
@@ -154,6 +155,19 @@ def trend(facts: Facts, pk: int, variant: str | None) -> list[Point]:
 def shown_of(facts: Facts, pk: int) -> Mapping[str, Any]:
     cursor = facts.cursors.get(pk)
     return (cursor.shown if cursor else None) or {}
+
+
+def reader_of(facts: Facts, pk: int) -> Reader:
+    """Who reads what the gates say of an experiment: now, or at its end."""
+    ended = facts.experiments[pk].ended_at
+    called = {metric: Called(kpi.name, kpi.unit) for metric, kpi in facts.metrics.items()}
+    return Reader(min(facts.now, ended) if ended else facts.now, called)
+
+
+def said_of(facts: Facts, pk: int) -> Mapping[str, Any]:
+    """The experiment's recommendation with its reasons in sentences; empty before it was judged."""
+    said = shown_of(facts, pk).get("recommendation")
+    return in_words(said, reader_of(facts, pk)) if said else {}
 
 
 def clock(used: timedelta, promised: timedelta, *, uid: str, width: int = 168) -> SafeString:

@@ -16,6 +16,8 @@ from decisioning.board.presenters import freshness
 from decisioning.board.presenters.frame import options, query
 from decisioning.board.presenters.page_data import CLOSED, PROPOSALS, open_proposals
 from experiments.models import Experiment
+from gates import wording
+from gates.engine.narration import in_words
 
 PAGE = 25  # a lane: what is on the page is what costs
 SORTS = {"name": ("name",), "-name": ("-name",), "started": ("started_at", "id"), "-started": ("-started_at", "-id")}
@@ -133,8 +135,14 @@ def csv_rows(params: QueryDict, *, now: datetime) -> list[list[object]]:
         ["id", "key", "name", "team", "owner", "status", "started_at", "ended_at", "action", "code", "rationale"]
     ]
     found = matching(params, now=now).select_related("team", "cursor").defer("cursor__state").order_by("-id")
-    for e in found[: MOST + 1]:
-        said = ((e.cursor.shown if hasattr(e, "cursor") else None) or {}).get("recommendation") or {}
+    experiments = list(found[: MOST + 1])
+    said_of = {
+        e.pk: ((e.cursor.shown if hasattr(e, "cursor") else None) or {}).get("recommendation") or {}
+        for e in experiments
+    }
+    who = wording.reader(said_of.values(), now)
+    for e in experiments:
+        said = in_words(said_of[e.pk], who)
         rows.append(
             [
                 e.pk,

@@ -10,8 +10,19 @@ from django.utils.safestring import SafeString
 from decisioning.board import charts, words
 from decisioning.board.presenters import freshness
 from decisioning.board.presenters import gates as gate_presenter
-from decisioning.board.presenters.page_data import OPEN, Facts, clock, ran_days, ran_until, shown_of, trend
+from decisioning.board.presenters.page_data import (
+    OPEN,
+    Facts,
+    clock,
+    ran_days,
+    ran_until,
+    reader_of,
+    said_of,
+    shown_of,
+    trend,
+)
 from experiments.models import Experiment
+from gates.engine.narration import rationale
 from gates.engine.plan import Kpi
 from gates.models import PolicyVersion, Recommendation
 
@@ -80,7 +91,7 @@ def case(pk: int, facts: Facts, *, first: bool) -> dict[str, Any]:
         "name": e.name,
         "url": reverse("experiment", args=[e.key]),
         "hypothesis": e.hypothesis,
-        "reason": r.rationale[0] if r.rationale else "",
+        "reason": next(iter(rationale(r.told, reader_of(facts, pk))), ""),
         "revised": _revised(facts, pk),
         "chips": gate_presenter.chips(gates, facts.metrics),
         "meta": [e.team.name, e.owner, _day_of(e, facts, pk)],
@@ -118,7 +129,7 @@ def row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
     e = facts.experiments[pk]
     shown = shown_of(facts, pk)
     gates = shown.get("gates") or []
-    said = shown.get("recommendation") or {}
+    said = said_of(facts, pk)
     variant = said.get("variant")
     gate = gate_presenter.telling(gates, code="", variant=variant)
     text, spread = gate_presenter.value_text(gate, facts.metrics) if gate else ("", "")

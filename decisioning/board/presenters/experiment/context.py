@@ -14,6 +14,7 @@ from decisioning.board.presenters import freshness, history, page_data
 from experiments.models import Experiment, Variant
 from gates import loading
 from gates.engine.forecast import Forecast, forecast
+from gates.engine.narration import gate_in_words, narrated
 from gates.engine.plan import Kpi, Plan
 from gates.engine.policy import Policy, plan_warnings
 from gates.models import Cursor, Evaluation, Recommendation
@@ -26,8 +27,12 @@ class Dossier:
         self.e, self.principal, self.now = experiment, principal, now
         self.facts = page_data.gather([experiment.pk], now=now)
         self.cursor: Cursor | None = self.facts.cursors.get(experiment.pk)
-        self.shown: Mapping[str, Any] = page_data.shown_of(self.facts, experiment.pk)
-        self.gates: Sequence[Mapping[str, Any]] = self.shown.get("gates") or []
+        self.reader = page_data.reader_of(self.facts, experiment.pk)
+        shown = page_data.shown_of(self.facts, experiment.pk)
+        self.shown: Mapping[str, Any] = narrated(shown, self.reader) if shown.get("recommendation") else shown
+        self.gates: Sequence[Mapping[str, Any]] = [
+            gate_in_words(gate, self.reader) for gate in shown.get("gates") or []
+        ]
         self.said: Mapping[str, Any] = self.shown.get("recommendation") or {}
         self.plan = self.facts.plans[experiment.pk]
         self.kpis: Sequence[Kpi] = self.plan.kpis

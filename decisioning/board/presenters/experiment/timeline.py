@@ -9,6 +9,7 @@ from decisioning.board import words
 from decisioning.board.presenters.experiment.context import Dossier
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment, Pause
+from gates.engine.narration import rationale
 from gates.models import Decision, PolicyVersion, Recommendation
 
 TRAIL = 60
@@ -36,7 +37,7 @@ def trail(d: Dossier) -> list[dict[str, Any]]:
         .select_related("variant", "policy_version__policy")
         .order_by("-pk")[:TRAIL]
     ):
-        told += _told(r)
+        told += _told(d, r)
     for a in Decision.objects.filter(experiment=e).select_related("recommendation__variant").order_by("-pk")[:TRAIL]:
         what = f"{answered(a)} by {a.by}"
         detail = f"{'Decided ' + a.override_to + ' instead. ' if a.override_to else ''}{'“' + a.reason + '”' if a.reason else ''}"
@@ -123,10 +124,11 @@ def _made_by(e: Experiment) -> str:
     )
 
 
-def _told(r: Recommendation) -> list[tuple[datetime, dict[str, str]]]:
+def _told(d: Dossier, r: Recommendation) -> list[tuple[datetime, dict[str, str]]]:
     variant = f" {r.variant.key}" if r.variant else ""
     version = r.policy_version
-    detail = f"{r.rationale[0] if r.rationale else ''} Policy {version.policy.name}, version {version.number}."
+    why = next(iter(rationale(r.told, d.reader)), "")
+    detail = f"{why} Policy {version.policy.name}, version {version.number}."
     out = [
         (
             r.proposed_at,

@@ -9,6 +9,8 @@ from decisioning.board import words
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters import page_data
 from decisioning.board.presenters.experiment.context import Dossier, as_of, slot_of
+from gates.engine.narration import rationale, sentence
+from gates.engine.reasons import blocking, each_once, told
 from gates.models import Decision, Recommendation
 
 # What an answer does, in words that end the choice it stands beside.
@@ -48,13 +50,17 @@ def _heading(action: str, variant: str | None, *, several: bool) -> str:
     return f"{verb} it: keep control" if action == "delete" else f"{verb} it"
 
 
-def _because(d: Dossier, rationale: Sequence[str], blockers: Sequence[str], action: str) -> list[dict[str, str]]:
+def _because(d: Dossier, reasons: Sequence[Mapping[str, Any]], action: str) -> list[dict[str, str]]:
     icon = {"scale": "pass", "delete": "fail", "review": "review"}.get(action, "inconclusive")
     return [
-        *({"icon": icon, "tone": "", "text": line} for line in rationale),
+        *({"icon": icon, "tone": "", "text": line} for line in rationale(reasons, d.reader)),
         *(
-            {"icon": "stale" if "old" in line or "stale" in line else "no_data", "tone": "late", "text": line}
-            for line in blockers
+            {
+                "icon": "stale" if reason["code"] == "stale" else "no_data",
+                "tone": "late",
+                "text": sentence(reason, d.reader),
+            }
+            for reason in blocking(reasons)
         ),
     ]
 
@@ -93,9 +99,7 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
         else {"icon": "clock", "text": "Waiting for an answer"},
         "said": f"{words.CODES.get(r.code, r.code)} · proposed {words.instant(r.proposed_at, d.now)}{stable}",
         **_proof(d, r.code, variant, uid=f"p{r.pk}"),
-        "because": _because(
-            d, r.rationale, [*r.blockers, *(suspended.get("blockers") or [] if suspended else [])], r.action
-        ),
+        "because": _because(d, each_once([*r.told, *blocking(suspended["reasons"] if suspended else [])]), r.action),
         **_digest(d, r.evidence_digest, r.slot),
         "late": left < 6 * 3600,
         "left": f"{words.duration(left)} left" if left > 0 else f"{words.duration(-left)} overdue",
@@ -188,7 +192,7 @@ def _decided(d: Dossier, answer: Decision) -> dict[str, Any]:
         lines.append({"icon": "user", "tone": "", "text": f"“{answer.reason}”"})
     if revised := (d.cursor.revisions if d.cursor else {}).get(str(answer.pk)):
         lines.insert(0, {"icon": "review", "tone": "review", "text": words.on_older_data(revised)})
-    lines += [{"icon": "info", "tone": "", "text": line} for line in r.rationale]
+    lines += [{"icon": "info", "tone": "", "text": line} for line in rationale(r.told, d.reader)]
     variant = r.variant.key if r.variant else d.said.get("variant")
     return {
         "id": "decide",
@@ -215,24 +219,21 @@ def _decided(d: Dossier, answer: Decision) -> dict[str, Any]:
 def _nothing(d: Dossier) -> dict[str, Any]:
     e = d.e
     code, action = d.said.get("code", ""), d.said.get("action", "hold")
-    blockers, rationale = d.said.get("blockers") or [], d.said.get("rationale") or []
+    reasons: list[Mapping[str, Any]] = d.said.get("reasons") or []
     if e.status == "draft":
-        heading, rationale, blockers = (
-            "Not started",
-            ["Start it, and it is judged at the first slot after its first rows."],
-            [],
-        )
+        heading = "Not started"
+        reasons = [told("Start it, and it is judged at the first slot after its first rows.")]
     elif e.status == "paused":
         heading = "Paused"
-        rationale, blockers = ["Rows still arrive and are kept; gates rest until it is started again."], []
+        reasons = [told("Rows still arrive and are kept; gates rest until it is started again.")]
     elif e.status in page_data.CLOSED:
         heading = f"{words.STATUSES[e.status]} without an answer"
-        rationale = rationale or ["It ended before a proposal was answered."]
+        reasons = reasons or [told("It ended before a proposal was answered.")]
     elif not d.said and d.cursor and d.cursor.unjudgeable:
-        heading, rationale = "Hold, cannot be judged", [d.cursor.unjudgeable["reason"]]
+        heading, reasons = "Hold, cannot be judged", [told(d.cursor.unjudgeable["reason"])]
     elif not d.said:
         heading = "Hold, no data"
-        rationale = [f"No slot was judged yet. Send the first rows to /api/experiments/{e.key}/kpis."]
+        reasons = [told(f"No slot was judged yet. Send the first rows to /api/experiments/{e.key}/kpis.")]
     else:
         heading = f"{action.capitalize()}, {words.CODES.get(code, code).lower()}"
     aside = _wait(d)
@@ -245,7 +246,7 @@ def _nothing(d: Dossier) -> dict[str, Any]:
         "tag": {"icon": "clock", "text": "Nothing to answer"},
         "said": f"read{as_of(d)}" if d.said else "",
         **_proof(d, code, d.said.get("variant"), uid="p0"),
-        "because": [*_because(d, rationale, blockers, action), *warnings],
+        "because": [*_because(d, reasons, action), *warnings],
         **_digest(d, proven := d.said.get("evidence_digest") or "", slot_of(d, proven)),
         "aside": aside,
     }

@@ -1,0 +1,147 @@
+"""docs/gates.md section 9: reasons are codes and numbers, and sentences a view of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gates.engine import narration
+from gates.engine.evidence import canonical_bytes, digest, evidence
+from gates.engine.fold import fold
+from gates.engine.narration import Called, Reader, codes, gate_in_words, in_words, sentence
+from gates.engine.plan import from_us
+from gates.engine.reasons import reasons_in, subject_of
+from gates.engine.results import Evaluation
+from tests.gates.histories import HOUR, START
+from tests.gates.test_rules import walk
+from tests.gates.worlds import world
+
+DOCS = Path(__file__).parents[2] / "docs" / "gates.md"
+OF_JSON = (bool, int, float, str, type(None))
+
+
+def section() -> str:
+    return DOCS.read_text().partition("## 9 Reasons")[2]
+
+
+def rows_of_codes() -> Iterator[tuple[set[str], set[str]]]:
+    """(codes, every word in backticks of their line) of the table."""
+    for line in section().splitlines():
+        if line.startswith("| `"):
+            first, *rest = line.strip("| ").split("|")
+            yield set(re.findall(r"`(\w+)`", first)), set(re.findall(r"`(\w+)`", " ".join(rest)))
+
+
+def told(seeds: range) -> Iterator[tuple[Evaluation, Any]]:
+    for seed in seeds:
+        w = world(seed)
+        for evaluation in fold(w.policy, w.plan, w.rows, to=w.end).evaluations:
+            yield evaluation, w.plan
+
+
+def every_reason(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    for recommendation in (evaluation.recommendation, *evaluation.variants):
+        yield from recommendation.reasons
+    for gate in evaluation.gates:
+        yield from gate.reasons
+
+
+def test_every_code_that_has_words_is_in_the_documentation_and_the_other_way_round() -> None:
+    assert set().union(*(codes_of_line for codes_of_line, _ in rows_of_codes())) == codes()
+
+
+def test_what_histories_say_is_codes_and_numbers_that_are_documented_and_can_be_told() -> None:
+    documented = {code: words for codes_of_line, words in rows_of_codes() for code in codes_of_line}
+    names = {"code", "blocks", "of", "metric", "variant", "gate", "control", "expected_every_s", "freshness_target_s"}
+    seen = set()
+    for evaluation, _ in told(range(120)):
+        for reason in every_reason(evaluation):
+            seen.add(reason["code"])
+            assert reason.keys() - names <= documented[reason["code"]] | {"ts", "value"}, reason
+            said = sentence(reason, Reader(from_us(evaluation.slot)))
+            assert said.endswith(".")
+            assert not said.startswith(reason["code"] + " ("), "it has no words"
+    assert len(seen) > 30
+
+
+def test_no_reason_of_a_recommendation_is_said_twice() -> None:
+    for evaluation, _ in told(range(120)):
+        for recommendation in (evaluation.recommendation, *evaluation.variants):
+            said = in_words({"reasons": recommendation.reasons}, Reader())
+            together = said["rationale"] + said["blockers"]
+            assert len(set(together)) == len(together), together
+
+
+def test_a_mended_word_changes_no_digest_and_shows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = walk()
+    folded = w.folded()
+    before = digest(canonical_bytes(evidence(w.policy, w.plan, folded, folded.evaluations[-1].slot)))
+    monkeypatch.setattr(narration, "_SENTENCES", {**narration._SENTENCES, "wins": lambda r, by: "It has won."})
+    again = w.folded()
+
+    assert digest(canonical_bytes(evidence(w.policy, w.plan, again, again.evaluations[-1].slot))) == before
+    assert "It has won." in w.rationale()
+
+
+def test_evidence_holds_no_sentence() -> None:
+    for seed in range(40):
+        w = world(seed)
+        folded = fold(w.policy, w.plan, w.rows, to=w.end)
+        document = json.loads(canonical_bytes(evidence(w.policy, w.plan, folded, folded.evaluations[-1].slot)))
+        texts = [text for part in ("outcome", "steps", "now") for text in strings(document[part])]
+        assert [text for text in texts if " " in text] == []
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from strings(inner)
+
+
+def test_ages_are_as_of_the_reading_and_names_as_they_are_then() -> None:
+    w = walk()
+    w.stop("speed", "control", 40)
+    stale = next(r for r in w.recommended(45).reasons if r["code"] == "stale")
+    measured = next(r for r in w.recommended(45).reasons if r["code"] == "measured")
+    at = from_us(START + 45 * HOUR)
+
+    assert ", 5 h old," in sentence(stale, Reader(at))
+    assert ", 9 h old," in sentence(stale, Reader(at + timedelta(hours=4)))
+    assert "old" not in sentence(stale, Reader())
+    assert sentence(measured, Reader(at, {"value": Called("Value a session")})).startswith("Value a session: ")
+
+
+def test_a_code_of_another_version_is_shown_as_it_is_and_never_left_out() -> None:
+    newer = {"reasons": [{"code": "from_tomorrow", "metric": "value", "left": 3, "blocks": True}]}
+    halved = {"code": "measured", "metric": "value"}
+
+    assert in_words(newer, Reader())["blockers"] == ["from_tomorrow (metric value, left 3)."]
+    assert sentence(halved, Reader()) == "measured (metric value)."
+
+
+def test_what_was_kept_in_sentences_is_shown_in_them() -> None:
+    kept = {"action": "hold", "rationale": ["value: +4%."], "blockers": ["speed is stale."]}
+    shown = in_words(kept, Reader())
+
+    assert (shown["rationale"], shown["blockers"]) == (["value: +4%."], ["speed is stale."])
+    assert [reason["code"] for reason in shown["reasons"]] == ["told", "told"]
+    assert gate_in_words({"reason": "Units arrive as planned."}, Reader())["reason"] == "Units arrive as planned."
+    assert reasons_in({}) == []
+
+
+def test_whether_something_else_is_lacking_is_told_by_names_and_not_by_figures() -> None:
+    w = walk(units=10, min_units=1000)
+    early, late = (
+        [subject_of(reason) for reason in w.recommended(hour).reasons if reason.get("blocks")] for hour in (10, 11)
+    )
+    assert early == late
+    assert [r for r in w.recommended(10).reasons if r.get("blocks")] != [
+        r for r in w.recommended(11).reasons if r.get("blocks")
+    ]
