@@ -54,7 +54,7 @@ MIDDLEWARE = [
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "decisioning.access.headers.PermissionsPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "decisioning.availability.middleware.StaysUp",
+    "decisioning.availability.middleware.StaleIfErrorMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from decisioning.access.principal import Principal
-from decisioning.ledger.outbox import tell
+from decisioning.ledger.outbox import publish
 from experiments.models import Experiment, Pause
 
 Status = Experiment.Status
@@ -32,10 +32,10 @@ class TransitionRefused(Exception):
         super().__init__(self.message)
 
 
-def allowed(status: str) -> tuple[str, ...]:
+def next_statuses(status: str) -> tuple[str, ...]:
     """Where an experiment with this status may go.
 
-    >>> [str(status) for status in allowed("draft")], allowed("scaled")
+    >>> [str(status) for status in next_statuses("draft")], next_statuses("scaled")
     (['running'], ())
     """
     return TRANSITIONS[status]
@@ -50,8 +50,8 @@ def transition(experiment: Experiment, to: str, *, by: Principal, now: datetime,
     # no_key: the tick, which holds the cursor this update will touch, may still point new facts at the experiment.
     locked = Experiment.objects.select_for_update(no_key=True).get(pk=experiment.pk)
     before = locked.status
-    if to not in allowed(before):
-        raise TransitionRefused(locked, to, allowed(before))
+    if to not in next_statuses(before):
+        raise TransitionRefused(locked, to, next_statuses(before))
     if before == Status.DRAFT:
         locked.started_at = locked.started_at or now
     if before == Status.PAUSED:
@@ -60,11 +60,11 @@ def transition(experiment: Experiment, to: str, *, by: Principal, now: datetime,
             pause.save(update_fields=["resumed_at"])
     if to == Status.PAUSED:
         Pause.objects.create(experiment=locked, paused_at=now)
-    if not allowed(to):
+    if not next_statuses(to):
         locked.ended_at = max(now, locked.started_at or now)
     locked.status = to
     locked.save(update_fields=["status", "started_at", "ended_at"])
-    tell(
+    publish(
         team_id=locked.team_id,
         experiment_id=locked.pk,
         type="experiment.changed",
@@ -78,7 +78,7 @@ def transition(experiment: Experiment, to: str, *, by: Principal, now: datetime,
 def ask(experiment: Experiment, to: str, *, by: Principal, now: datetime, reason: str = "") -> Experiment:
     """A transition that somebody asks for by hand: only those of BY_HAND. Raises TransitionRefused."""
     if to not in BY_HAND:
-        raise TransitionRefused(experiment, to, tuple(s for s in allowed(experiment.status) if s in BY_HAND))
+        raise TransitionRefused(experiment, to, tuple(s for s in next_statuses(experiment.status) if s in BY_HAND))
     try:
         return transition(experiment, to, by=by, now=now, reason=reason)
     except TransitionRefused as refusal:

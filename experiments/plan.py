@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 
 from decisioning.access.models import KEY_PATTERN, Team
 from decisioning.access.principal import Principal
-from decisioning.ledger.outbox import tell
+from decisioning.ledger.outbox import publish
 from experiments import expected as words
 from experiments import feeds
 from experiments.models import Experiment, Metric, TargetKpi, Variant
@@ -146,7 +146,7 @@ def create(new: NewExperiment, *, team: Team, by: Principal, now: datetime) -> E
     )
     _insert_under_a_free_key(experiment, new.key)
     _write_parts(experiment, new.target_kpis, new.variants, now=now)
-    tell(
+    publish(
         team_id=team.pk,
         experiment_id=experiment.pk,
         type="experiment.changed",

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 from django.db import connection
 
-from decisioning.ledger.alarms import GRACE, Wrong, reconcile
+from decisioning.ledger.alarms import STEADY_AFTER, Condition, reconcile
 
 _OVERDUE = """
 SELECT r.team_id, r.experiment_id, r.id, e.key, v.key, r.action, r.code, r.proposed_at, t.answer_within_h, r.evidence_digest
@@ -39,14 +39,14 @@ def tell_overdue(*, now: datetime) -> int:
 
 def tell_failed_guards(*, now: datetime) -> int:
     """`guard.failed` for every guard and safety limit that fails, once until it has held for a while. Returns the messages told."""
-    return reconcile("guard.failed", failed_guards, now=now, until=GRACE)
+    return reconcile("guard.failed", failed_guards, now=now, keep_firing_for=STEADY_AFTER)
 
 
-def overdue(*, now: datetime) -> list[Wrong]:
+def overdue(*, now: datetime) -> list[Condition]:
     with connection.cursor() as cursor:
         cursor.execute(_OVERDUE, [now])
         return [
-            Wrong(
+            Condition(
                 team,
                 experiment,
                 str(pk),
@@ -64,11 +64,11 @@ def overdue(*, now: datetime) -> list[Wrong]:
         ]
 
 
-def failed_guards() -> list[Wrong]:
+def failed_guards() -> list[Condition]:
     with connection.cursor() as cursor:
         cursor.execute(_FAILED)
         return [
-            Wrong(
+            Condition(
                 team,
                 experiment,
                 f"{key} {gate} {variant or ''}".rstrip(),

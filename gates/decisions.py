@@ -5,7 +5,7 @@ import datetime as dt
 from django.db import connection
 
 from decisioning.access.principal import Principal
-from decisioning.ledger.outbox import tell
+from decisioning.ledger.outbox import publish
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
 from gates import wording
@@ -89,7 +89,7 @@ def record_decision(
         experiment, recommendation, override_to if action == "override" else None, by=by, now=now, reason=reason
     )
     _show_answer(cursor, recommendation)
-    tell(
+    publish(
         team_id=experiment.team_id,
         experiment_id=experiment.pk,
         type="decision.answered",

@@ -20,7 +20,7 @@ from django.db.models import Q, QuerySet
 from msgspec.structs import replace
 
 from decisioning.ledger.models import Heartbeat, OutboxMessage
-from decisioning.ledger.outbox import tell_all
+from decisioning.ledger.outbox import publish_all
 from experiments.models import Experiment, Variant
 from gates.engine import evidence
 from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
@@ -926,7 +926,7 @@ def _save(batch: Sequence[PendingRecords], now: dt.datetime) -> None:
     if ended := [row for pending in batch for row in pending.waiting if row.superseded_at or row.withdrawn_at]:
         Recommendation.objects.bulk_update(ended, ("superseded_at", "superseded_because", "withdrawn_at"))
     Recommendation.objects.bulk_create([row for pending in batch for row in pending.proposed])
-    tell_all([_message(pending.judging.experiment, row, now) for pending in batch for row in pending.proposed])
+    publish_all([_message(pending.judging.experiment, row, now) for pending in batch for row in pending.proposed])
 
 
 def evaluation_as_json(judged: Judged) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from django.db import connection
 
-from decisioning.ledger.alarms import GRACE, Wrong, reconcile
+from decisioning.ledger.alarms import STEADY_AFTER, Condition, reconcile
 from decisioning.ledger.models import Alarm
 from experiments.models import Experiment
 from telemetry.freshness import FRESHNESS_SQL, WATERMARK_SQL
@@ -33,15 +33,15 @@ def tell_changes(*, now: datetime) -> int:
         "freshness.breached",
         lambda: breached(now=now),
         now=now,
-        after=GRACE,
-        until=GRACE,
-        over=("freshness.recovered", _recovered),
+        hold_for=STEADY_AFTER,
+        keep_firing_for=STEADY_AFTER,
+        on_resolved=("freshness.recovered", _recovered),
     )
 
 
-def breached(*, now: datetime) -> list[Wrong]:
+def breached(*, now: datetime) -> list[Condition]:
     """Every running experiment with a stale KPI, or with one that had no row in the time its first was due."""
-    found: dict[int, Wrong] = {}
+    found: dict[int, Condition] = {}
     kpis: dict[int, list[dict[str, object]]] = {}
     with connection.cursor() as cursor:
         cursor.execute(_STALE, [now])
@@ -53,7 +53,7 @@ def breached(*, now: datetime) -> list[Wrong]:
                     "stale_at": _rfc3339(stale_at),
                 }
             )
-            found[pk] = Wrong(team, pk, key, {"experiment": key, "kpis": kpis[pk]})
+            found[pk] = Condition(team, pk, key, {"experiment": key, "kpis": kpis[pk]})
     return list(found.values())
 
 

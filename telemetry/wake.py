@@ -16,10 +16,10 @@ _waker: threading.Thread | None = None
 
 def tick() -> None:
     """Ask for a tick soon."""
-    ask("gates.tick")
+    hint("gates.tick")
 
 
-def ask(task: str) -> None:
+def hint(task: str) -> None:
     """Ask for a task soon. Returns at once; hints within a second become one, and one always follows the last call.
 
     The requests that asked travel along as the hint's header `woken_by`, for the log of the task.

@@ -11,7 +11,7 @@ from django.urls import Resolver404, resolve
 from decisioning.access.principal import Principal, bind_key, bind_user, rebind
 from decisioning.access.proxies import origin
 from decisioning.database.liveness import PRIMARY
-from decisioning.database.replica import FOLLOWED, instead_of_primary
+from decisioning.database.replica import REPLICA_STATUS, instead_of_primary
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -35,7 +35,7 @@ class BoundTransaction:
         else:
             response = self._answered(request)
             if request.method not in READS and response.status_code < 400:
-                FOLLOWED.wrote(request.principal.name)  # type: ignore[attr-defined]
+                REPLICA_STATUS.wrote(request.principal.name)  # type: ignore[attr-defined]
         if not PRIMARY.away:
             _note(request, response)
         return response
@@ -43,12 +43,12 @@ class BoundTransaction:
     def _from_replica(self, request: HttpRequest) -> bool:
         """Whether to read there; who asks is found out on the primary, as long as that answers."""
         if PRIMARY.away:
-            return FOLLOWED.answers()
-        if not FOLLOWED.is_fresh() or getattr(request, "from_primary", False):
+            return REPLICA_STATUS.answers()
+        if not REPLICA_STATUS.is_fresh() or getattr(request, "from_primary", False):
             return False
         with transaction.atomic(durable=True):
             principal = bind(request)
-        if not principal.is_authenticated or not FOLLOWED.suits(principal.name):
+        if not principal.is_authenticated or not REPLICA_STATUS.suits(principal.name):
             return False
         request.bound = principal  # type: ignore[attr-defined]
         return True

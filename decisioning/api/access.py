@@ -11,14 +11,14 @@ from decisioning.access.keys import KeyRefused, create_key
 from decisioning.access.models import ApiKey
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
-from decisioning.api.door import MAX_ID, Door
+from decisioning.api.base import MAX_ID, PortalView
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, page
 from decisioning.api.problems import invalid
 from decisioning.api.serializers import KeyIn
 
 
-class Keys(Door):
+class Keys(PortalView):
     """The keys of the caller's teams."""
 
     scopes = {"GET": Scope.KEYS, "POST": Scope.KEYS}
@@ -57,7 +57,7 @@ class Keys(Door):
         return Response({**_told(ApiKey.objects.judged().get(pk=key.pk)), "key": secret}, status=201, headers=headers)
 
 
-class OneKey(Door):
+class OneKey(PortalView):
     """One key, by its number or the eight characters after dk_."""
 
     scopes = {"GET": Scope.KEYS, "DELETE": Scope.KEYS}

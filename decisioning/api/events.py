@@ -16,7 +16,7 @@ from decisioning.access.models import Team
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
 from decisioning.api import parsers
-from decisioning.api.door import MAX_ID, Door, json_response
+from decisioning.api.base import MAX_ID, PortalView, json_response
 from decisioning.api.experiments import created
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem, problem_of
@@ -30,7 +30,7 @@ STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-bat
 Read = tuple[list[events.Event], list[BadRow]]
 
 
-class _TakesEvents(Door):
+class _TakesEvents(PortalView):
     """What taking events in and replaying them share: events may create experiments."""
 
     def creator(self, team: Team) -> events.Create:
@@ -133,7 +133,7 @@ def _response(received: events.Received) -> HttpResponse:
     return json_response(msgspec.json.encode(body), status=status)
 
 
-class _Public(Door):
+class _Public(PortalView):
     """Schemas are no secret."""
 
     def check_permissions(self, request: Request) -> None:
@@ -164,7 +164,7 @@ class QuarantineFilter(django_filters.FilterSet):  # type: ignore[misc]
     replayed = django_filters.BooleanFilter(field_name="replayed_at", lookup_expr="isnull", exclude=True)
 
 
-class Quarantine(Door):
+class Quarantine(PortalView):
     """GET /api/quarantine: events that were not understood when they came."""
 
     scopes: ClassVar = {"GET": Scope.READ}

@@ -17,8 +17,8 @@ from rest_framework.response import Response
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
+from decisioning.api.base import PortalView, json_response
 from decisioning.api.document import STATE_OF_EXPERIMENT, Document, document, rows
-from decisioning.api.door import Door, json_response
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Error, Problem, bad_parameter, invalid
 from decisioning.api.serializers import ExperimentIn, ExperimentPatch, TransitionIn
@@ -69,7 +69,7 @@ class ExperimentFilter(django_filters.FilterSet):  # type: ignore[misc]
         return experiments
 
 
-class Experiments(Door):
+class Experiments(PortalView):
     """All experiments of the caller's teams."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.WRITE}
@@ -107,7 +107,7 @@ class Experiments(Door):
         )
 
 
-class OneExperiment(Door):
+class OneExperiment(PortalView):
     """One experiment, by number or key."""
 
     scopes = {"GET": Scope.READ, "PATCH": Scope.WRITE}
@@ -152,7 +152,7 @@ class OneExperiment(Door):
         return Response({**shown.value, "warnings": _warnings(experiment)}, headers={"ETag": shown.etag})
 
 
-class Transitions(Door):
+class Transitions(PortalView):
     """Where an experiment goes next."""
 
     scopes = {"POST": Scope.WRITE}

@@ -13,8 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
+from decisioning.api.base import PortalView, json_response
 from decisioning.api.document import reader_of, recommendation_before_the_first_look
-from decisioning.api.door import Door, json_response
 from decisioning.api.experiments import matches, shown_document
 from decisioning.api.lists import PAGING, page
 from decisioning.api.problems import Problem, bad_parameter, invalid
@@ -36,7 +36,7 @@ def rfc3339(instant: datetime | None) -> str | None:
     return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-class OneDecision(Door):
+class OneDecision(PortalView):
     """The current recommendation with its rationale, and a person's answer to it."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.REVIEW}
@@ -89,7 +89,7 @@ class OneDecision(Door):
         return Response({"experiment": experiment.key, "status": experiment.status, **_told(decision)}, status=201)
 
 
-class Gates(Door):
+class Gates(PortalView):
     """The gates as of the newest slot."""
 
     scopes = {"GET": Scope.READ}
@@ -100,7 +100,7 @@ class Gates(Door):
         return Response({"results": document["gates"], "as_of": document["as_of"], "next": None, "previous": None})
 
 
-class Evaluations(Door):
+class Evaluations(PortalView):
     """Slots at which something changed, or that somebody asked for; at most one a slot."""
 
     scopes = {"GET": Scope.READ}
@@ -121,7 +121,7 @@ class Evaluations(Door):
         )
 
 
-class Decisions(Door):
+class Decisions(PortalView):
     """What people answered."""
 
     scopes = {"GET": Scope.READ}
@@ -135,7 +135,7 @@ class Decisions(Door):
         return page(request, decisions, shown=lambda found: _with_answers(found, revised, self.now))
 
 
-class OneEvidence(Door):
+class OneEvidence(PortalView):
     """The canonical evidence of an evaluation, byte for byte what its digest is the SHA-256 of."""
 
     scopes = {"GET": Scope.READ}
@@ -148,7 +148,7 @@ class OneEvidence(Door):
         )
 
 
-class Verification(Door):
+class Verification(PortalView):
     """Evidence recomputed from itself."""
 
     scopes = {"POST": Scope.READ}
@@ -163,7 +163,7 @@ class Verification(Door):
         return Response({"same": again == kept, "digest": digest, "recomputed": digest_of(again)})
 
 
-class Evaluate(Door):
+class Evaluate(PortalView):
     """Ask for an evaluation now."""
 
     scopes = {"POST": Scope.WRITE}

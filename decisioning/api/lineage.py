@@ -6,13 +6,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
-from decisioning.api.door import Door
+from decisioning.api.base import PortalView
 from decisioning.api.parsers import FacetedJSONParser
 from decisioning.api.problems import Problem
 from telemetry import lineage
 
 
-class Lineage(Door):
+class Lineage(PortalView):
     """POST /api/v1/lineage: one event."""
 
     scopes: ClassVar = {"POST": Scope.LINEAGE}

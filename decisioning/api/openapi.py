@@ -8,10 +8,10 @@ from django.urls import include, path
 from drf_spectacular.generators import SchemaGenerator
 from rest_framework.request import Request
 
-from decisioning.api.door import Door
+from decisioning.api.base import PortalView
 
 
-class OpenApi(Door):
+class OpenApi(PortalView):
     """This document."""
 
     def check_permissions(self, request: Request) -> None:

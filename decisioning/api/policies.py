@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
-from decisioning.api.door import Door
+from decisioning.api.base import PortalView
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, page
 from decisioning.api.problems import Error, Problem, bad_parameter, invalid
@@ -19,7 +19,7 @@ from gates.engine.policy import warnings
 from gates.models import Backtest, Policy, PolicyVersion
 
 
-class Policies(Door):
+class Policies(PortalView):
     """The shipped policies and those of the caller's teams."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.POLICIES}
@@ -51,7 +51,7 @@ class Policies(Door):
         return Response(told, status=201, headers={"Location": f"/api/policies/{version.policy.name}"})
 
 
-class OnePolicy(Door):
+class OnePolicy(PortalView):
     """One policy by name: the team's own hides a shipped one of the same name."""
 
     scopes = {"GET": Scope.READ}
@@ -62,7 +62,7 @@ class OnePolicy(Door):
         return Response(_told(_found(self, name)))
 
 
-class Versions(Door):
+class Versions(PortalView):
     """The versions of a policy."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.POLICIES}
@@ -89,7 +89,7 @@ class Versions(Door):
         return Response(_version(version), status=201, headers={"Location": location})
 
 
-class OneVersion(Door):
+class OneVersion(PortalView):
     """One version of a policy."""
 
     scopes = {"GET": Scope.READ}
@@ -100,7 +100,7 @@ class OneVersion(Door):
         return Response(_version(_numbered(self, name, number)))
 
 
-class Backtests(Door):
+class Backtests(PortalView):
     """A version held against what is live, over the team's recorded experiments."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.POLICIES}
@@ -124,7 +124,7 @@ class Backtests(Door):
         return Response(_trial(trial), status=202, headers={"Location": location})
 
 
-class Activation(Door):
+class Activation(PortalView):
     """Let a version judge."""
 
     scopes = {"POST": Scope.POLICIES}
@@ -141,7 +141,7 @@ class Activation(Door):
         return Response(_version(version))
 
 
-def _found(door: Door, name: str) -> Policy:
+def _found(door: PortalView, name: str) -> Policy:
     """By name; `?team=` tells apart equal names of several teams one belongs to."""
     named = Policy.objects.select_related("team").filter(name=name).order_by("team_id")
     team = door.request.query_params.get("team")
@@ -156,7 +156,7 @@ def _found(door: Door, name: str) -> Policy:
     return found[0]
 
 
-def _numbered(door: Door, name: str, number: int) -> PolicyVersion:
+def _numbered(door: PortalView, name: str, number: int) -> PolicyVersion:
     version = _found(door, name).versions.select_related("policy__team").filter(number=min(number, 2**31 - 1)).first()
     if version is None:
         raise Http404

@@ -15,8 +15,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
+from decisioning.api.base import PortalView
 from decisioning.api.document import instant
-from decisioning.api.door import Door
 from decisioning.api.experiments import Words
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
@@ -32,7 +32,7 @@ _ACTIONS = ("create", "update", "delete", "refuse")
 _ACCESSES = ("export", "evidence")
 
 
-class Audit(Door):
+class Audit(PortalView):
     """The history of an experiment: one entry a change and object, one a KPI batch."""
 
     scopes = {"GET": Scope.READ}
@@ -44,7 +44,7 @@ class Audit(Door):
         return page(request, entries, shown=_entries)
 
 
-class Assets(Door):
+class Assets(PortalView):
     """Pictures of what the variants look like."""
 
     scopes = {"GET": Scope.READ}
@@ -71,7 +71,7 @@ class Assets(Door):
         )
 
 
-class RefreshLog(Door):
+class RefreshLog(PortalView):
     """Every run of every job that brings data up to date."""
 
     scopes = {"GET": Scope.READ}
@@ -88,7 +88,7 @@ class RefreshLog(Door):
         return page(request, runs, shown=lambda found: [_run(r) for r in found])
 
 
-class Freshness(Door):
+class Freshness(PortalView):
     """How fresh every KPI of every experiment is that runs or pauses."""
 
     scopes = {"GET": Scope.READ}

@@ -9,7 +9,7 @@ from django.http import HttpResponse
 from django.template.loader import render_to_string
 from rest_framework.request import Request
 
-from decisioning.api.door import Door
+from decisioning.api.base import PortalView
 from decisioning.api.openapi import rendered
 
 type Part = dict[str, str]
@@ -18,7 +18,7 @@ type Part = dict[str, str]
 _METHODS = ("get", "post", "patch", "put", "delete")
 
 
-class Reference(Door):
+class Reference(PortalView):
     """The same document, to read."""
 
     def check_permissions(self, request: Request) -> None:

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
-from decisioning.api.door import Door
+from decisioning.api.base import PortalView
 from decisioning.api.experiments import Words, refused
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
@@ -32,7 +32,7 @@ class _MetricFilter(django_filters.FilterSet):  # type: ignore[misc]
         return metrics.filter(Q(key__icontains=words) | Q(name__icontains=words) | Q(definition__icontains=words))
 
 
-class Metrics(Door):
+class Metrics(PortalView):
     """All metrics there are."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.WRITE}
@@ -59,7 +59,7 @@ class Metrics(Door):
         return Response(_told(metric, self.now), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
 
 
-class OneMetric(Door):
+class OneMetric(PortalView):
     """One metric."""
 
     scopes = {"GET": Scope.READ, "PATCH": Scope.WRITE}

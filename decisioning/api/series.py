@@ -15,8 +15,8 @@ from rest_framework.request import Request
 from rest_framework.utils.urls import replace_query_param
 
 from decisioning.access.scopes import Scope
+from decisioning.api.base import PortalView, json_response
 from decisioning.api.document import instant
-from decisioning.api.door import Door, json_response
 from decisioning.api.lists import limit_of
 from decisioning.api.problems import bad_parameter
 from decisioning.api.serializers import timestamp
@@ -99,7 +99,7 @@ class Wanted:
     after: tuple[str, str, str] | None = None
 
 
-class ReadsRows(Door):
+class ReadsRows(PortalView):
     """GET .../kpis, ordered by ts, metric, variant."""
 
     scopes = {"GET": Scope.READ}

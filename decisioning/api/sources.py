@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
-from decisioning.api.door import Door
+from decisioning.api.base import PortalView
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem, invalid
@@ -35,7 +35,7 @@ class SourceFilter(django_filters.FilterSet):  # type: ignore[misc]
     enabled = django_filters.BooleanFilter(field_name="enabled")
 
 
-class Sources(Door):
+class Sources(PortalView):
     """The sources of the caller's teams."""
 
     scopes: ClassVar = {"GET": Scope.READ, "POST": Scope.WRITE}
@@ -78,7 +78,7 @@ class Sources(Door):
         return Response(_all_told([source], now)[0], status=201, headers={"Location": f"/api/sources/{source.key}"})
 
 
-class OneSource(Door):
+class OneSource(PortalView):
     """One source."""
 
     scopes: ClassVar = {"GET": Scope.READ}
@@ -88,7 +88,7 @@ class OneSource(Door):
         return Response(_all_told([_found(key)], self.now)[0])
 
 
-class Refresh(Door):
+class Refresh(PortalView):
     """POST /api/sources/{key}/refresh: a run now."""
 
     scopes: ClassVar = {"POST": Scope.TELEMETRY}

@@ -9,12 +9,12 @@ from rest_framework.request import Request
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
 from decisioning.api import parsers
-from decisioning.api.door import Door, json_response
+from decisioning.api.base import PortalView, json_response
 from decisioning.api.problems import Problem, bad_parameter
 from telemetry.ingest import BadRow, Ingested, IngestRefused, Target, check, decode, ingest, targets
 
 
-class TakesRows(Door):
+class TakesRows(PortalView):
     """POST .../kpis: a batch of rows for one experiment, all or nothing unless `?atomic=false`."""
 
     scopes: ClassVar = {"POST": Scope.TELEMETRY}

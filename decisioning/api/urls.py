@@ -10,15 +10,15 @@ from decisioning.api import (
     lineage,
     openapi,
     policies,
-    promises,
     records,
     reference,
     registry,
     series,
+    slo,
     sources,
     webhooks,
 )
-from decisioning.api.door import Nowhere
+from decisioning.api.base import Nowhere
 
 urlpatterns = [
     path("experiments", experiments.Experiments.as_view()),
@@ -38,7 +38,7 @@ urlpatterns = [
     path("metrics/<str:key>", registry.OneMetric.as_view()),
     path("refresh-log", records.RefreshLog.as_view()),
     path("freshness", records.Freshness.as_view()),
-    path("slo", promises.Promises.as_view()),
+    path("slo", slo.Promises.as_view()),
     path("policies", policies.Policies.as_view()),
     path("policies/<str:name>", policies.OnePolicy.as_view()),
     path("policies/<str:name>/versions", policies.Versions.as_view()),

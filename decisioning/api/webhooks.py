@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
-from decisioning.api.door import MAX_ID, Door
+from decisioning.api.base import MAX_ID, PortalView
 from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem, invalid
@@ -22,7 +22,7 @@ class DeliveryFilter(django_filters.FilterSet):  # type: ignore[misc]
     state = django_filters.ChoiceFilter(field_name="state", choices=Delivery.State.choices)
 
 
-class Webhooks(Door):
+class Webhooks(PortalView):
     """The receivers of the caller's teams."""
 
     scopes: ClassVar = {"GET": Scope.KEYS, "POST": Scope.KEYS}
@@ -47,7 +47,7 @@ class Webhooks(Door):
         return Response({**_told(channel), "secret": secret or None}, status=201, headers=headers)
 
 
-class OneWebhook(Door):
+class OneWebhook(PortalView):
     """One receiver."""
 
     scopes: ClassVar = {"GET": Scope.KEYS, "DELETE": Scope.KEYS}
@@ -62,7 +62,7 @@ class OneWebhook(Door):
         return HttpResponse(status=204)
 
 
-class TriesWebhook(Door):
+class TriesWebhook(PortalView):
     """POST /api/webhooks/{id}/test."""
 
     scopes: ClassVar = {"POST": Scope.KEYS}
@@ -73,7 +73,7 @@ class TriesWebhook(Door):
         return Response(_delivery(delivery), status=202, headers={"Location": f"/api/webhooks/{pk}/deliveries"})
 
 
-class Deliveries(Door):
+class Deliveries(PortalView):
     """What became of the messages for one receiver."""
 
     scopes: ClassVar = {"GET": Scope.KEYS}
@@ -87,7 +87,7 @@ class Deliveries(Door):
         )
 
 
-class Redelivery(Door):
+class Redelivery(PortalView):
     """POST /api/webhooks/{id}/deliveries/{delivery}/redeliver."""
 
     scopes: ClassVar = {"POST": Scope.KEYS}
@@ -115,7 +115,7 @@ def problem(refusal: channels.ChannelRefused) -> Problem:
     return Problem(refusal.status, refusal.code, str(refusal))
 
 
-def _found(door: Door, pk: int) -> Channel:
+def _found(door: PortalView, pk: int) -> Channel:
     channel = Channel.objects.select_related("team").filter(pk=min(pk, MAX_ID)).first()
     if channel is None:
         raise Http404

@@ -19,10 +19,10 @@ from django.urls import get_resolver
 from decisioning.access.limits import limited
 from decisioning.access.middleware import READS, id_of, owns_transaction
 from decisioning.access.proxies import origin
-from decisioning.availability.read_counter import TALLY
-from decisioning.availability.response_cache import Checks, Copies, Copy, key_of, utc_now
+from decisioning.availability.read_counter import READ_COUNTER
+from decisioning.availability.response_cache import CachedResponse, KnownPrincipals, ResponseCache, key_of, utc_now
 from decisioning.database.liveness import PRIMARY, REPLICA, waiting_until
-from decisioning.database.replica import FOLLOWED
+from decisioning.database.replica import REPLICA_STATUS
 from decisioning.logs import CAUSE
 
 _log = logging.getLogger(__name__)
@@ -35,15 +35,15 @@ _TRY_AGAIN_S = 0.3  # a read that failed sooner has lost its connection, and get
 _BRIEFLY_S = 0.5  # while the database is unwell, who has a copy waits for so long in all
 
 
-class StaysUp:
+class StaleIfErrorMiddleware:
     """Above sessions and the bound transaction; below what only touches headers."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
-        self.copies, self.checks = Copies(), Checks()
-        self.intake = Intake(places=8, of_one=4)
+        self.cache, self.known = ResponseCache(), KnownPrincipals()
+        self.uploads = UploadLimit(places=8, of_one=4)
         self._resting_until = 0.0
-        self.rooms = {True: Room(places=6, patient=4), False: Room(places=5, patient=6)}
+        self.limits = {True: ConcurrencyLimit(places=6, patient=4), False: ConcurrencyLimit(places=5, patient=6)}
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         cause = CAUSE.set(id_of(request))
@@ -63,7 +63,7 @@ class StaysUp:
                 "%s %s %s", request.method, request.path, response.status_code,
                 extra={"ms": round(seconds * 1000, 1), "who": principal.name if principal else ""},
             )  # fmt: skip
-            TALLY.count(
+            READ_COUNTER.count(
                 method=str(request.method),
                 status=response.status_code,
                 stale="Warning" in response,
@@ -77,22 +77,22 @@ class StaysUp:
         if request.method in READS or not _has_body(request):
             return self._answer(request)
         address = origin(request)
-        if not self.intake.enter(address):
-            return refused(request)
+        if not self.uploads.enter(address):
+            return unavailable(request)
         try:
             take_body(request)
         finally:
-            self.intake.leave(address)
+            self.uploads.leave(address)
         return self._answer(request)
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
         reads = request.method in READS
-        copy = self._resting(request) if reads else None
-        if copy is not None:
-            return self._copied(request, copy)
-        room, began = self.rooms[reads], monotonic()
+        cached = self._resting(request) if reads else None
+        if cached is not None:
+            return self._from_cache(request, cached)
+        limit, began = self.limits[reads], monotonic()
         briefly = reads and PRIMARY.is_unwell() and self._find(request) is not None
-        if _nobody_answers(reads=reads) or not room.enter(at_once=briefly):
+        if _nobody_answers(reads=reads) or not limit.enter(at_once=briefly):
             return self._without_database(request)
         entered, given_up = monotonic(), False
         try:
@@ -103,7 +103,7 @@ class StaysUp:
             no_answer = response.status_code == 503 or "Warning" in response
             given_up = no_answer and (PRIMARY.away or monotonic() - entered > _GIVEN_UP_S)
         finally:
-            room.leave(given_up=given_up)
+            limit.leave(given_up=given_up)
         return response
 
     def _asked(self, request: HttpRequest) -> HttpResponse:
@@ -111,7 +111,7 @@ class StaysUp:
         began = monotonic()
         response = self.get_response(request)
         reads = request.method in READS
-        elsewhere = REPLICA.away or (PRIMARY.away and FOLLOWED.answers())
+        elsewhere = REPLICA.away or (PRIMARY.away and REPLICA_STATUS.answers())
         again = elsewhere or monotonic() - began < _TRY_AGAIN_S  # who waited long for a lock would do so again
         if response.status_code in {500, 503} and reads and again and not _nobody_answers(reads=True):
             request.from_primary = True  # type: ignore[attr-defined]  # unless that is what went away
@@ -122,53 +122,53 @@ class StaysUp:
             return _from_replica(response)
         principal = getattr(request, "principal", None)
         if principal is not None and response.status_code < 500:
-            self.checks.note(request, principal)
+            self.known.note(request, principal)
             if request.method == "GET" and not principal.key_error:
-                self.copies.keep(key_of(request, principal), response, utc_now())
+                self.cache.keep(key_of(request, principal), response, utc_now())
         return response
 
-    def _resting(self, request: HttpRequest) -> Copy | None:
+    def _resting(self, request: HttpRequest) -> CachedResponse | None:
         """A copy that need not be fetched anew just now."""
         now = monotonic()
-        if self._resting_until <= now or (copy := self._find(request)) is None or not copy.failures:
+        if self._resting_until <= now or (cached := self._find(request)) is None or not cached.failures:
             return None
-        if copy.again_at > now:
-            return copy
-        copy.again_at = now + _LONGEST_REST_S  # this reader tries for all
+        if cached.again_at > now:
+            return cached
+        cached.again_at = now + _LONGEST_REST_S  # this reader tries for all
         return None
 
-    def _find(self, request: HttpRequest) -> Copy | None:
-        principal = self.checks.find(request)
-        return None if principal is None else self.copies.find(key_of(request, principal))
+    def _find(self, request: HttpRequest) -> CachedResponse | None:
+        principal = self.known.find(request)
+        return None if principal is None else self.cache.find(key_of(request, principal))
 
     def _without_database(self, request: HttpRequest, *, instead_of: HttpResponse | None = None) -> HttpResponse:
-        if request.method in READS and (copy := self._find(request)) is not None:
+        if request.method in READS and (cached := self._find(request)) is not None:
             if instead_of is not None and not PRIMARY.is_unwell():  # it answers, just not this
-                copy.failures += 1
-                copy.again_at = monotonic() + min(_REST_S * 2 ** (copy.failures - 1), _LONGEST_REST_S)
-                self._resting_until = copy.again_at + _LONGEST_REST_S
-            return self._copied(request, copy)
-        return instead_of or refused(request)
+                cached.failures += 1
+                cached.again_at = monotonic() + min(_REST_S * 2 ** (cached.failures - 1), _LONGEST_REST_S)
+                self._resting_until = cached.again_at + _LONGEST_REST_S
+            return self._from_cache(request, cached)
+        return instead_of or unavailable(request)
 
-    def _copied(self, request: HttpRequest, copy: Copy) -> HttpResponse:
-        principal = self.checks.find(request)
+    def _from_cache(self, request: HttpRequest, cached: CachedResponse) -> HttpResponse:
+        principal = self.known.find(request)
         if not request.path_info.startswith("/api/") or principal is None:
-            return copy.response()
-        return limited(request, principal, copy.response)
+            return cached.response()
+        return limited(request, principal, cached.response)
 
 
 def _nobody_answers(*, reads: bool) -> bool:
-    return PRIMARY.away and not (reads and FOLLOWED.answers())
+    return PRIMARY.away and not (reads and REPLICA_STATUS.answers())
 
 
 def _from_replica(response: HttpResponse) -> HttpResponse:
     """The answer of a replica that has lost its primary: as good as a copy, and newer."""
     if response.status_code != 200 or response.streaming:
         return response
-    return Copy(200, dict(response.items()), response.content, FOLLOWED.as_of()).response()
+    return CachedResponse(200, dict(response.items()), response.content, REPLICA_STATUS.as_of()).response()
 
 
-def refused(request: HttpRequest) -> HttpResponse:
+def unavailable(request: HttpRequest) -> HttpResponse:
     """503 in the words of the door that was asked."""
     try:
         raise OperationalError("the database does not answer")  # noqa: TRY301 - the handler tells what is being handled
@@ -192,41 +192,43 @@ def take_body(request: HttpRequest) -> None:
         request._stream = cast("BinaryIO", LimitedStream(io.BytesIO(body), len(body)))
 
 
-class Intake:
+class UploadLimit:
     """Places to send a body from: few at a time, and of one address fewer."""
 
     def __init__(self, *, places: int, of_one: int) -> None:
         self.of_one = of_one
-        self._all = Room(places=places, patient=2)
+        self._all = ConcurrencyLimit(places=places, patient=2)
         self._lock = threading.Lock()
-        self._rooms: dict[str, tuple[Room, int]] = {}  # of an address, and how many of its requests are about
+        self._limits: dict[
+            str, tuple[ConcurrencyLimit, int]
+        ] = {}  # of an address, and how many of its requests are about
 
     def enter(self, address: str) -> bool:
         """Whether this address may send now."""
         with self._lock:
-            room, about = self._rooms.get(address) or (Room(places=self.of_one, patient=2), 0)
-            self._rooms[address] = (room, about + 1)
-        if room.enter():
+            limit, about = self._limits.get(address) or (ConcurrencyLimit(places=self.of_one, patient=2), 0)
+            self._limits[address] = (limit, about + 1)
+        if limit.enter():
             if self._all.enter():
                 return True
-            room.leave()
+            limit.leave()
         self._forget(address)
         return False
 
     def leave(self, address: str) -> None:
         """The body is here, or will not come."""
         self._all.leave()
-        self._rooms[address][0].leave()
+        self._limits[address][0].leave()
         self._forget(address)
 
     def _forget(self, address: str) -> None:
         with self._lock:
-            room, about = self._rooms.pop(address)
+            limit, about = self._limits.pop(address)
             if about > 1:
-                self._rooms[address] = (room, about - 1)
+                self._limits[address] = (limit, about - 1)
 
 
-class Room:
+class ConcurrencyLimit:
     """At most `places` requests are inside. Others wait while it moves; `patient` of them for a while also when it does not.
 
     Who gives up inside sends those away who wait behind: they would wait for the same. How long it has not moved is counted in

@@ -28,20 +28,20 @@ SECONDS = Histogram(
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _log = logging.getLogger(__name__)
 
-_TELL = """
+_UPSERT = """
 INSERT INTO audit.reads AS r (minute, process, asked, failed, stale, done) VALUES (%s, %s, %s, %s, %s, %s)
 ON CONFLICT (minute, process) DO UPDATE SET asked = excluded.asked, failed = excluded.failed, stale = excluded.stale, done = excluded.done
 """
 
 
-class Tally:
+class ReadCounter:
     """What one process has answered, by minute. Minutes wait here while the database is away."""
 
     def __init__(self) -> None:
         self.process = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._minutes: dict[datetime, list[int]] = {}  # [asked, failed, stale]
-        self._teller: threading.Thread | None = None
+        self._flusher: threading.Thread | None = None
 
     def count(self, *, method: str, status: int, stale: bool, seconds: float) -> None:
         """One request."""
@@ -57,27 +57,27 @@ class Tally:
             counted[1] += status >= 500
             counted[2] += stale
 
-    def tell(self, *, ending: bool = False) -> None:
+    def flush(self, *, ending: bool = False) -> None:
         """Write the counts so far. Raises DatabaseError, and keeps them. ending: nothing will be counted any more."""
         now = _minute()
         with self._lock:
             self._minutes.setdefault(now, [0, 0, 0])
-            told = {minute: tuple(counted) for minute, counted in self._minutes.items()}
+            counts = {minute: tuple(counted) for minute, counted in self._minutes.items()}
         with connection.cursor() as cursor:
-            for minute, counted in told.items():
-                cursor.execute(_TELL, [minute, self.process, *counted, ending or minute < now])
+            for minute, counted in counts.items():
+                cursor.execute(_UPSERT, [minute, self.process, *counted, ending or minute < now])
             cursor.execute("DELETE FROM audit.reads WHERE minute < %s", [now - KEPT])
         with self._lock:
-            for minute in told:
+            for minute in counts:
                 if minute < now:
                     del self._minutes[minute]
 
     def start(self) -> None:
         """Tell every ten seconds from now on. In a web server, once a process."""
         with self._lock:
-            if self._teller is None:
-                self._teller = threading.Thread(target=self._keep_telling, name="tally", daemon=True)
-                self._teller.start()
+            if self._flusher is None:
+                self._flusher = threading.Thread(target=self._keep_telling, name="read counter", daemon=True)
+                self._flusher.start()
                 atexit.register(self._end)
 
     def _keep_telling(self) -> None:
@@ -92,7 +92,7 @@ class Tally:
         if PRIMARY.away:
             return
         try:
-            self.tell(ending=ending)
+            self.flush(ending=ending)
         except DatabaseError as failure:
             _log.warning("The count of reads is told later: %s", failure)
         finally:
@@ -103,4 +103,4 @@ def _minute() -> datetime:
     return datetime.now(UTC).replace(second=0, microsecond=0)  # noqa: TID251 - a door counts when it answers
 
 
-TALLY = Tally()
+READ_COUNTER = ReadCounter()

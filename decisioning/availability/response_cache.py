@@ -31,7 +31,7 @@ STALE_MARK = b"<!-- as of -->"
 
 
 @dataclass
-class Copy:
+class CachedResponse:
     """One answer as it was given at `at`. After `failures` to renew it the database is not asked before `again_at` (monotonic)."""
 
     status: int
@@ -78,13 +78,13 @@ def _restated(body: bytes, at: datetime) -> bytes:
     return msgspec.json.encode(value)
 
 
-class Copies:
+class ResponseCache:
     """The newest copies, forgotten from the one that was used longest ago."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self.most_bytes, self.held_bytes = most_bytes, 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[object, Copy] = OrderedDict()
+        self._kept: OrderedDict[object, CachedResponse] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -94,21 +94,21 @@ class Copies:
         if response.streaming or response.status_code != 200 or len(response.content) > LARGEST or _is_secret(response):
             return
         headers = {name: value for name, value in response.items() if name.lower() not in _NOT_KEPT}
-        copy = Copy(response.status_code, headers, response.content, at)
+        cached = CachedResponse(response.status_code, headers, response.content, at)
         with self._lock:
             if (older := self._kept.pop(key, None)) is not None:
                 self.held_bytes -= older.size
-            self._kept[key] = copy
-            self.held_bytes += copy.size
+            self._kept[key] = cached
+            self.held_bytes += cached.size
             while self.held_bytes > self.most_bytes:
                 self.held_bytes -= self._kept.popitem(last=False)[1].size
 
-    def find(self, key: object) -> Copy | None:
+    def find(self, key: object) -> CachedResponse | None:
         """The copy, which is now the one used last."""
         with self._lock:
-            if (copy := self._kept.get(key)) is not None:
+            if (cached := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
-            return copy
+            return cached
 
 
 def _is_secret(response: HttpResponse) -> bool:
@@ -118,7 +118,7 @@ def _is_secret(response: HttpResponse) -> bool:
     )
 
 
-class Checks:
+class KnownPrincipals:
     """Who was behind a key or a session when the database was last asked, for at most a minute.
 
     Asked only while the database is away: while it answers, a key that is revoked is nobody's from the next request on.

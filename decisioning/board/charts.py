@@ -19,7 +19,7 @@ class Point(NamedTuple):
     upper: float
 
 
-class Post(NamedTuple):
+class Threshold(NamedTuple):
     """A gate post. An interval clears it when wholly on the `clears` side; drawn above ("right") or below ("left")."""
 
     value: float
@@ -132,7 +132,7 @@ def uplift(
     points: Sequence[Point],
     *,
     days: Sequence[str],
-    posts: Sequence[Post] = (),
+    thresholds: Sequence[Threshold] = (),
     events: Sequence[tuple[int, str]] = (),
     uid: str,
     title: str,
@@ -146,7 +146,7 @@ def uplift(
     `days[i]` labels points[i]; an event is (index of its look, label). `say` names a value at the axis.
     """
     late = points[len(points) // 3 :]
-    seen = [v for p in late for v in (p.lower, p.upper)] + [q.value for q in posts] + [0.0]
+    seen = [v for p in late for v in (p.lower, p.upper)] + [q.value for q in thresholds] + [0.0]
     pad = (max(seen) - min(seen)) * 0.1 or 0.01
     low, high = min(seen) - pad, max(seen) + pad
     left, right, top, bottom = 46, width - 8, 16, height - 24
@@ -156,8 +156,8 @@ def uplift(
         _axes(low, high, days, x, y, (lambda t: percent(t, 0)) if rough else say, left, right, height - 6),
         _band([_clip(p, low, high) for p in points], x, y),
     ]
-    lowest = min((q.value for q in posts), default=0.0)
-    for post in posts:
+    lowest = min((q.value for q in thresholds), default=0.0)
+    for post in thresholds:
         at = y(post.value) + (14 if post.value == lowest else -6)  # the lowest label goes under its line
         out.append(_line(f"c-post tone-{post.tone}", left, y(post.value), right, y(post.value)))
         out.append(_text(f"c-note tone-{post.tone}", right - 8, at, post.label, "end"))
@@ -173,7 +173,7 @@ def values(
     *,
     days: Sequence[str],
     show: Callable[[float], str],
-    limits: Sequence[Post] = (),
+    limits: Sequence[Threshold] = (),
     uid: str,
     title: str,
     desc: str,
@@ -215,13 +215,15 @@ def _runs(row: Sequence[float | None]) -> list[list[tuple[int, float]]]:
     return [run for run in runs if run]
 
 
-def interval(reading: Point, posts: Sequence[Post], *, uid: str, title: str, desc: str, width: int = 300) -> str:
+def interval(
+    reading: Point, thresholds: Sequence[Threshold], *, uid: str, title: str, desc: str, width: int = 300
+) -> str:
     """A reading against its gate posts: the side the whole interval lies on is the verdict. A plain value is a dot."""
-    ends = [*reading, 0.0, *(p.value for p in posts)]
+    ends = [*reading, 0.0, *(p.value for p in thresholds)]
     pad = (max(ends) - min(ends)) * 0.12 or 0.01
     x = _scale(min(ends) - pad, max(ends) + pad, 0, width)
     out = [_rect("c-track", 0, 16, width, 20)]
-    for post in posts:
+    for post in thresholds:
         at, above = x(post.value), post.clears == "right"
         start, end = (at, width) if above else (0, at)
         out.append(_rect(f"c-zone tone-{post.tone}", start, 16 if above else 26, end - start, 10))

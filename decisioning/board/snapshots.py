@@ -33,8 +33,8 @@ def of_message(message: OutboxMessage, now: datetime) -> tuple[str, str] | None:
     if message.type != "decision.proposed" or message.experiment_id is None or not _reachable():
         return None
     try:
-        facts = page_data.gather([message.experiment_id], now=now)
-        points = page_data.trend(facts, message.experiment_id, message.data.get("variant"))
+        data = page_data.load([message.experiment_id], now=now)
+        points = page_data.trend(data, message.experiment_id, message.data.get("variant"))
     except (ArithmeticError, LookupError, TypeError, ValueError):
         _log.exception("No picture for message %s", message.pk)  # the message goes without
         return None

@@ -49,18 +49,18 @@ def waiting_until(at: float) -> Iterator[None]:
         _until.reset(before)
 
 
-class Silent(Exception):
+class ServerSilent(Exception):
     """Nothing was heard in time."""
 
 
-class Pulse:
+class ServerLiveness:
     """What this process knows about one server. `away` is safe to read from any thread, and cheap."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.away = False
-        self.heard_at = 0.0
-        self.hurt_at = float("-inf")
+        self.last_heard_at = 0.0
+        self.last_lost_at = float("-inf")
         self.parameters: dict[str, Any] = {}
         self._asked = threading.Event()
         self._lock = threading.Lock()
@@ -73,18 +73,18 @@ class Pulse:
         if self._prober is None or not self._prober.is_alive():
             with self._lock:
                 if self._prober is None or not self._prober.is_alive():
-                    self._prober = threading.Thread(target=self._probe, name=f"pulse of {self.name}", daemon=True)
+                    self._prober = threading.Thread(target=self._probe, name=f"liveness of {self.name}", daemon=True)
                     self._prober.start()
         self._asked.set()
 
     def check(self) -> None:
         """Raise Silent when the server is away."""
         if self.away and _watching:
-            raise Silent
+            raise ServerSilent
 
     def is_unwell(self) -> bool:
         """Whether it is away, or was a moment ago: its answers may take long yet."""
-        return self.away or monotonic() - self.hurt_at < UNWELL_S
+        return self.away or monotonic() - self.last_lost_at < UNWELL_S
 
     def _probe(self) -> None:
         probe: Probe | None = None
@@ -100,13 +100,13 @@ class Pulse:
                 Exception
             ) as failure:  # whatever it is, this thread must live: who else would notice that the server is back?
                 probe = _close(probe)
-                if self.heard_at < began and not self.away:
+                if self.last_heard_at < began and not self.away:
                     _log.warning("The %s does not answer: %s", self.name, failure or type(failure).__name__)
                     self.away = True
             else:
                 if self.away:
                     _log.warning("The %s answers again", self.name)
-                    self.hurt_at = monotonic()
+                    self.last_lost_at = monotonic()
                 self.away = False
             if self.away:
                 sleep(EVERY_S)
@@ -154,31 +154,31 @@ def _guarded[Y, R](
         return done.value  # type: ignore[no-any-return]
 
 
-class Watched(psycopg.Connection[Any]):
+class GuardedConnection(psycopg.Connection[Any]):
     """A connection that gives up when its server is away. Giving up closes it: what became of the statement is not known."""
 
-    pulse: Pulse
+    server: ServerLiveness
 
     @classmethod
-    def of(cls, pulse: Pulse) -> type["Watched"]:
+    def of(cls, server: ServerLiveness) -> type["GuardedConnection"]:
         """The same class for the connections to one server."""
-        return type(cls.__name__, (cls,), {"pulse": pulse})
+        return type(cls.__name__, (cls,), {"server": server})
 
     @classmethod
     def _quiet(cls, silence_s: float) -> None:
         if silence_s > SILENCE_S:
-            cls.pulse.check()
-            cls.pulse.ask()
+            cls.server.check()
+            cls.server.ask()
         if monotonic() > _until.get() and _watching:
-            raise Silent
+            raise ServerSilent
 
     @classmethod
     def _heard(cls) -> None:
-        cls.pulse.heard_at = monotonic()
+        cls.server.last_heard_at = monotonic()
 
     @classmethod
     def _lost(cls) -> None:
-        cls.pulse.hurt_at = monotonic()
+        cls.server.last_lost_at = monotonic()
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> Any:
@@ -189,13 +189,13 @@ class Watched(psycopg.Connection[Any]):
     def _quiet_connecting(cls, silence_s: float) -> None:
         cls._quiet(silence_s)
         if silence_s > CONNECT_S and _watching:
-            raise Silent
+            raise ServerSilent
 
     def wait(self, gen: Any, interval: float = _LISTEN_S, timeout: float | None = None) -> Any:
         try:
             steps = _guarded(gen, every_s=_LISTEN_S, quiet=self._quiet, heard=self._heard)
             return super().wait(steps, min(interval, _LISTEN_S), timeout)
-        except Silent:
+        except ServerSilent:
             self.pgconn.finish()
             raise psycopg.OperationalError("the server does not answer") from None
         except psycopg.OperationalError:
@@ -204,13 +204,13 @@ class Watched(psycopg.Connection[Any]):
             raise
 
 
-class Probe(Watched):
+class Probe(GuardedConnection):
     """A connection that waits for its own time and for nothing else."""
 
     @classmethod
     def _quiet(cls, silence_s: float) -> None:
         if silence_s > PROBE_S:
-            raise Silent
+            raise ServerSilent
 
     @classmethod
     def _heard(cls) -> None:
@@ -221,4 +221,4 @@ class Probe(Watched):
         """Says nothing about other connections, either."""
 
 
-PRIMARY, REPLICA = Pulse("database"), Pulse("replica")
+PRIMARY, REPLICA = ServerLiveness("database"), ServerLiveness("replica")

@@ -18,7 +18,7 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
-from decisioning.database.liveness import PRIMARY, REPLICA, Probe, Silent
+from decisioning.database.liveness import PRIMARY, REPLICA, Probe, ServerSilent
 
 FRESH_S = 5.0
 EVERY_S = 1.0
@@ -27,7 +27,7 @@ _MOST_WRITERS = 10_000
 _log = logging.getLogger(__name__)
 
 
-class Replica:
+class ReplicaStatus:
     """What this process knows about the replica; nothing is known where none is configured."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ def _ask(held: dict[str, Probe], alias: str, question: str) -> int | None:
             held[alias] = Probe.connect(**parameters, autocommit=True)
         row = held[alias].execute(question).fetchone()
         return int(row[0]) if row and row[0] is not None else None
-    except (psycopg.Error, Silent) as failure:
+    except (psycopg.Error, ServerSilent) as failure:
         _log.debug("No position of %s: %s", alias, failure)
         if (probe := held.pop(alias, None)) is not None:
             probe.pgconn.finish()
@@ -121,4 +121,4 @@ def instead_of_primary() -> Iterator[None]:
         connections["default"] = primary
 
 
-FOLLOWED = Replica()
+REPLICA_STATUS = ReplicaStatus()

@@ -13,14 +13,14 @@ from django.db import connection, transaction
 
 from decisioning.ledger.items import alone
 from decisioning.ledger.models import Alarm, OutboxMessage
-from decisioning.ledger.outbox import tell_all
+from decisioning.ledger.outbox import publish_all
 
-GRACE = timedelta(minutes=5)
-RESTS = timedelta(hours=1)
+STEADY_AFTER = timedelta(minutes=5)
+RETRY_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Wrong:
+class Condition:
     """One thing that is wrong now. subject: what it is about, once within its type and team. data: what the message says."""
 
     team_id: int
@@ -36,18 +36,18 @@ class Unknown:
     team_id: int
 
 
-type Over = Callable[[Sequence[Alarm]], Mapping[int, Mapping[str, object]]]
+type OnResolved = Callable[[Sequence[Alarm]], Mapping[int, Mapping[str, object]]]
 """Of alarms that are over, by id: what to tell of them. One that is left out ends without a word."""
 
 
 def reconcile(
     event: str,
-    look: Callable[[], Iterable[Wrong | Unknown]],
+    find: Callable[[], Iterable[Condition | Unknown]],
     *,
     now: datetime,
-    after: timedelta = timedelta(0),
-    until: timedelta = timedelta(0),
-    over: tuple[str, Over] | None = None,
+    hold_for: timedelta = timedelta(0),
+    keep_firing_for: timedelta = timedelta(0),
+    on_resolved: tuple[str, OnResolved] | None = None,
 ) -> int:
     """Tell what is new of `event`, and what is over by the event of `over`. In the caller's transaction; returns the messages told.
 
@@ -60,7 +60,7 @@ def reconcile(
             return 0
     known = {(alarm.team_id, alarm.subject): alarm for alarm in Alarm.objects.filter(type=event)}
     steps: list[_Step] = []
-    for found in look():
+    for found in find():
         if isinstance(found, Unknown):
             known = {of: alarm for of, alarm in known.items() if alarm.team_id != found.team_id}
             continue
@@ -75,29 +75,29 @@ def reconcile(
                 began_at=now,
             )
         alarm.ended_at, message = None, None
-        if alarm.told_at is None and now - alarm.began_at >= after:
+        if alarm.told_at is None and now - alarm.began_at >= hold_for:
             alarm.told_at, alarm.data = now, dict(found.data)
             message = _message(event, alarm, found.data, now)
         if changed:
             steps.append(_Step(alarm, message))
-    gone = []
+    resolved = []
     for alarm in known.values():
         changed = alarm.told_at is not None and alarm.ended_at is None
         if changed:
             alarm.ended_at = now
-        ends = alarm.told_at is None or now - (alarm.ended_at or now) >= until
+        ends = alarm.told_at is None or now - (alarm.ended_at or now) >= keep_firing_for
         if ends or changed:
-            gone.append(_Step(alarm, goes=ends))
-    if over is not None:
-        ended, say = over
-        said = say([step.alarm for step in gone if step.goes and step.alarm.told_at is not None])
-        gone = [
+            resolved.append(_Step(alarm, goes=ends))
+    if on_resolved is not None:
+        ended, say = on_resolved
+        said = say([step.alarm for step in resolved if step.goes and step.alarm.told_at is not None])
+        resolved = [
             _Step(step.alarm, _message(ended, step.alarm, said[step.alarm.pk], now), goes=True)
             if step.goes and step.alarm.pk in said
             else step
-            for step in gone
+            for step in resolved
         ]
-    return _take([*steps, *gone], now)
+    return _take([*steps, *resolved], now)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _take(steps: Sequence[_Step], now: datetime) -> int:
 
 
 def _took(step: _Step, now: datetime) -> bool:
-    with alone(f"Alarm {step.alarm} of team {step.alarm.team_id}", rests=partial(_rest, step.alarm, now)):
+    with alone(f"Alarm {step.alarm} of team {step.alarm.team_id}", rests=partial(_retry_later, step.alarm, now)):
         with transaction.atomic():
             _write([step])
         return True
@@ -139,10 +139,10 @@ def _write(steps: Sequence[_Step]) -> None:
         [alarm for alarm in kept if alarm.pk is not None], ["told_at", "ended_at", "data"], batch_size=500
     )
     Alarm.objects.filter(pk__in=[step.alarm.pk for step in steps if step.goes]).delete()
-    tell_all([step.message for step in steps if step.message is not None])
+    publish_all([step.message for step in steps if step.message is not None])
 
 
-def _rest(alarm: Alarm, now: datetime, error: str) -> None:
+def _retry_later(alarm: Alarm, now: datetime, error: str) -> None:
     """Not told: it begins anew later, as far as its telling goes."""
     Alarm.objects.update_or_create(
         type=alarm.type,
@@ -150,7 +150,7 @@ def _rest(alarm: Alarm, now: datetime, error: str) -> None:
         subject=alarm.subject,
         defaults={
             "experiment_id": alarm.experiment_id,
-            "began_at": now + RESTS,
+            "began_at": now + RETRY_AFTER,
             "told_at": None,
             "ended_at": None,
             "data": {"failure": error},

@@ -18,7 +18,7 @@ EVENTS = {
 """What a team may ask to be told, and when it is."""
 
 
-def tell(
+def publish(
     *,
     team_id: int,
     experiment_id: int | None,
@@ -32,6 +32,6 @@ def tell(
     )
 
 
-def tell_all(messages: Sequence[OutboxMessage]) -> None:
+def publish_all(messages: Sequence[OutboxMessage]) -> None:
     """Record many at once, in the caller's transaction."""
     OutboxMessage.objects.bulk_create(messages, batch_size=1000)

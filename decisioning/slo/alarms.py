@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from decisioning.ledger.alarms import Unknown, Wrong, reconcile
+from decisioning.ledger.alarms import Condition, Unknown, reconcile
 from decisioning.ledger.items import alone
 from decisioning.slo.figures import Figures, Latency, Share, figures
 from experiments.models import Experiment
@@ -24,19 +24,19 @@ _NAMES = {
 def tell_broken(*, now: datetime) -> int:
     """`slo.burning` for every promise to a team whose budget is used up, once until it has held again. Returns the messages told."""
 
-    def look() -> Iterator[Wrong | Unknown]:
+    def look() -> Iterator[Condition | Unknown]:
         # Without the model's own order, which would make every experiment distinct.
         running = Experiment.objects.exclude(status=Experiment.Status.DRAFT).order_by("team_id")
         for team in running.values_list("team_id", flat=True).distinct():
-            found: list[Wrong | Unknown] = [Unknown(team)]
+            found: list[Condition | Unknown] = [Unknown(team)]
             with alone(f"Counting what was promised to team {team}"), transaction.atomic():
                 found = [*_broken(figures(now=now, team_id=team), team)]
             yield from found
 
-    return reconcile("slo.burning", look, now=now, after=SETTLED, until=SETTLED)
+    return reconcile("slo.burning", look, now=now, hold_for=SETTLED, keep_firing_for=SETTLED)
 
 
-def _broken(found: Figures, team: int) -> list[Wrong]:
+def _broken(found: Figures, team: int) -> list[Condition]:
     promises: dict[str, Latency | Share] = {
         "reads": found.reads,
         "telemetry_latency": found.telemetry,
@@ -45,7 +45,7 @@ def _broken(found: Figures, team: int) -> list[Wrong]:
         "telemetry_failures": found.failures,
     }
     return [
-        Wrong(
+        Condition(
             team,
             None,
             promise,

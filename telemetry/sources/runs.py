@@ -54,7 +54,7 @@ def queue(source: Source, *, now: dt.datetime, since: dt.datetime | None = None)
             raise SourceRefused("already_running", message, status=409) from None
     if since is not None:
         Source.objects.filter(pk=source.pk).update(again_from=Least(Coalesce("again_from", since), since))
-    transaction.on_commit(lambda: wake.ask("telemetry.sources"))
+    transaction.on_commit(lambda: wake.hint("telemetry.sources"))
     return run
 
 

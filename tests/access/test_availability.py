@@ -21,10 +21,10 @@ from decisioning.access.keys import create_key
 from decisioning.access.models import ApiKey, Team
 from decisioning.access.principal import ANONYMOUS, Principal
 from decisioning.access.scopes import Scope
-from decisioning.availability.middleware import Intake, Room
-from decisioning.availability.response_cache import Checks, Copies, key_of
+from decisioning.availability.middleware import ConcurrencyLimit, UploadLimit
+from decisioning.availability.response_cache import KnownPrincipals, ResponseCache, key_of
 from decisioning.database import liveness
-from decisioning.database.liveness import PROBE_S, Probe, Pulse, Silent, Watched
+from decisioning.database.liveness import PROBE_S, GuardedConnection, Probe, ServerLiveness, ServerSilent
 from tests.conftest import as_role
 from tests.installation import soon
 
@@ -96,9 +96,9 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def beat(wire: Wire, watching: None) -> Pulse:
+def beat(wire: Wire, watching: None) -> ServerLiveness:
     """What is known of the server behind the wire."""
-    login, made = settings.DATABASES["default"], Pulse("test database")
+    login, made = settings.DATABASES["default"], ServerLiveness("test database")
     made.parameters = {
         "host": "127.0.0.1", "port": wire.port, "user": login["USER"], "password": login["PASSWORD"], "dbname": "postgres",
     }  # fmt: skip
@@ -106,9 +106,9 @@ def beat(wire: Wire, watching: None) -> Pulse:
 
 
 def test_a_statement_on_a_silent_server_is_given_up_within_a_second_and_the_server_is_known_to_be_back(
-    wire: Wire, beat: Pulse
+    wire: Wire, beat: ServerLiveness
 ) -> None:
-    held = Watched.of(beat).connect(**beat.parameters, autocommit=True)
+    held = GuardedConnection.of(beat).connect(**beat.parameters, autocommit=True)
     held.execute("SELECT pg_sleep(1)")  # slow is not silent
     assert not beat.away
 
@@ -127,8 +127,8 @@ def test_a_statement_on_a_silent_server_is_given_up_within_a_second_and_the_serv
     assert beat.is_unwell(), "who has just come back may be slow"
 
 
-def test_a_cut_connection_makes_a_server_unwell_but_not_away(beat: Pulse) -> None:
-    held = Watched.of(beat).connect(**beat.parameters, autocommit=True)
+def test_a_cut_connection_makes_a_server_unwell_but_not_away(beat: ServerLiveness) -> None:
+    held = GuardedConnection.of(beat).connect(**beat.parameters, autocommit=True)
     held.execute("SELECT pg_sleep(0.4)")  # silent for so long that there is a probe
     assert not beat.is_unwell()
 
@@ -137,7 +137,7 @@ def test_a_cut_connection_makes_a_server_unwell_but_not_away(beat: Pulse) -> Non
         connection.execute(mine)
     with pytest.raises(psycopg.OperationalError):
         held.execute("SELECT 1")
-    again = Watched.of(beat).connect(**beat.parameters, autocommit=True)
+    again = GuardedConnection.of(beat).connect(**beat.parameters, autocommit=True)
     again.execute("SELECT pg_sleep(0.6)")  # asks the probe, which was cut as well
     again.close()
 
@@ -150,7 +150,7 @@ def without_a_turn(seconds: float) -> None:
     ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
 
 
-def test_a_server_is_not_silent_because_this_process_had_no_turn(wire: Wire, beat: Pulse) -> None:
+def test_a_server_is_not_silent_because_this_process_had_no_turn(wire: Wire, beat: ServerLiveness) -> None:
     probe = Probe.connect(**beat.parameters, autocommit=True)
     stop = threading.Timer(0.02, without_a_turn, [2 * PROBE_S])
     stop.start()
@@ -160,13 +160,13 @@ def test_a_server_is_not_silent_because_this_process_had_no_turn(wire: Wire, bea
     wire.silent.set()
     stop = threading.Timer(0.02, without_a_turn, [2 * PROBE_S])
     stop.start()
-    with pytest.raises((Silent, psycopg.OperationalError)):
+    with pytest.raises((ServerSilent, psycopg.OperationalError)):
         probe.execute("SELECT 1")
     stop.join()
 
 
-def test_who_has_something_else_to_go_by_waits_no_longer_than_they_said(beat: Pulse) -> None:
-    held = Watched.of(beat).connect(**beat.parameters, autocommit=True)
+def test_who_has_something_else_to_go_by_waits_no_longer_than_they_said(beat: ServerLiveness) -> None:
+    held = GuardedConnection.of(beat).connect(**beat.parameters, autocommit=True)
 
     began = time.monotonic()
     with liveness.waiting_until(began + 0.2), pytest.raises(psycopg.OperationalError):
@@ -209,11 +209,11 @@ def test_gets_answer_from_the_last_good_copy_and_writes_are_refused_while_the_da
 
     try:
         wire.silent.set()
-        copy = get("/api/experiments/kept", secret)
+        cached = get("/api/experiments/kept", secret)
         again_began = time.monotonic()
         again = get("/api/experiments/kept", secret)
         again_took = time.monotonic() - again_began
-        refused = [get("/api/experiments/kept", key).status_code for key in (revoked, narrow, "dk_nobody")]
+        unavailable = [get("/api/experiments/kept", key).status_code for key in (revoked, narrow, "dk_nobody")]
         unseen = get("/api/experiments/kept?unseen=1", secret).status_code
         write = client.post(
             "/api/experiments", {**body, "key": "lost"}, content_type="application/json",
@@ -226,12 +226,12 @@ def test_gets_answer_from_the_last_good_copy_and_writes_are_refused_while_the_da
         assert soon(lambda: not liveness.PRIMARY.away, 5)
         connection.close()
 
-    assert copy.status_code == again.status_code == 200
-    assert copy.json() == good.json() | {"stale": True}
-    assert copy["Warning"].startswith("110 ")
-    assert "ETag" not in copy
+    assert cached.status_code == again.status_code == 200
+    assert cached.json() == good.json() | {"stale": True}
+    assert cached["Warning"].startswith("110 ")
+    assert "ETag" not in cached
     assert again_took < 0.3, "a server that is away is not waited for again"
-    assert refused == [503, 503, 503]
+    assert unavailable == [503, 503, 503]
     assert unseen == 503
     assert (write.status_code, write.json()["code"]) == (503, "database_unavailable")
     assert int(write["Retry-After"]) > 0
@@ -259,90 +259,90 @@ def test_a_copy_is_for_readers_who_may_see_the_same() -> None:
 
 
 def test_copies_stay_within_their_memory_and_forget_what_was_used_longest_ago() -> None:
-    copies = Copies(most_bytes=10_000)
+    cache = ResponseCache(most_bytes=10_000)
     for number in range(5):
-        copies.keep(number, HttpResponse(b"x" * 1_500), NOW)
-        copies.find(0)
+        cache.keep(number, HttpResponse(b"x" * 1_500), NOW)
+        cache.find(0)
 
-    assert copies.held_bytes <= 10_000
-    assert copies.find(0) is not None
-    assert copies.find(1) is None
-    copies.keep(
+    assert cache.held_bytes <= 10_000
+    assert cache.find(0) is not None
+    assert cache.find(1) is None
+    cache.keep(
         "secret", HttpResponse(b"{}", content_type="application/json", headers={"Cache-Control": "no-store"}), NOW
     )
-    copies.keep("refusal", HttpResponse(b"{}", status=404), NOW)
-    assert copies.find("secret") is None
-    assert copies.find("refusal") is None
+    cache.keep("refusal", HttpResponse(b"{}", status=404), NOW)
+    assert cache.find("secret") is None
+    assert cache.find("refusal") is None
 
 
 def test_what_can_never_change_is_given_byte_for_byte() -> None:
-    copies = Copies()
+    cache = ResponseCache()
     headers = {"Cache-Control": "private, immutable, max-age=9", "Content-Type": "application/json"}
-    copies.keep("evidence", HttpResponse(b'{"a":1}', headers=headers), NOW)
-    copies.keep("list", HttpResponse(b'{"results":[{"stale":false}]}', content_type="application/json"), NOW)
+    cache.keep("evidence", HttpResponse(b'{"a":1}', headers=headers), NOW)
+    cache.keep("list", HttpResponse(b'{"results":[{"stale":false}]}', content_type="application/json"), NOW)
 
-    evidence, listed = copies.find("evidence"), copies.find("list")
+    evidence, listed = cache.find("evidence"), cache.find("list")
     assert evidence is not None and listed is not None  # noqa: PT018
     assert evidence.response().content == b'{"a":1}'
     assert listed.response().content == b'{"results":[{"stale":true}],"stale":true,"as_of":"2026-11-24T12:00:00Z"}'
 
 
 def test_a_check_of_a_key_holds_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    checks, request = Checks(), FACTORY.get("/", headers={"Authorization": "Bearer dk_1"})
-    checks.note(request, reader())
-    assert checks.find(request) == reader()
+    known, request = KnownPrincipals(), FACTORY.get("/", headers={"Authorization": "Bearer dk_1"})
+    known.note(request, reader())
+    assert known.find(request) == reader()
     later = time.monotonic() + timedelta(seconds=61).total_seconds()
     monkeypatch.setattr("decisioning.availability.response_cache.monotonic", lambda: later)
-    assert checks.find(request) is None
-    assert checks.find(FACTORY.get("/")) is ANONYMOUS
+    assert known.find(request) is None
+    assert known.find(FACTORY.get("/")) is ANONYMOUS
 
 
 def test_a_full_room_lets_nobody_in_unless_it_moves() -> None:
-    room = Room(places=1, patient=0)
-    assert room.enter()
-    assert not room.enter()
-    threading.Timer(0.05, room.leave).start()
-    assert room.enter()
+    limit = ConcurrencyLimit(places=1, patient=0)
+    assert limit.enter()
+    assert not limit.enter()
+    threading.Timer(0.05, limit.leave).start()
+    assert limit.enter()
 
 
 def test_a_room_has_not_stood_still_because_this_process_had_no_turn() -> None:
-    room = Room(places=1, patient=0)
-    assert room.enter()
+    limit = ConcurrencyLimit(places=1, patient=0)
+    assert limit.enter()
     with ThreadPoolExecutor(1) as pool:
-        entered = pool.submit(room.enter)
+        entered = pool.submit(limit.enter)
         time.sleep(0.05)
-        without_a_turn(2 * Room.STUCK_S)
-        room.leave()
+        without_a_turn(2 * ConcurrencyLimit.STUCK_S)
+        limit.leave()
         assert entered.result()
 
 
 def test_who_need_not_wait_does_not_wait_for_a_full_room() -> None:
-    room = Room(places=1, patient=1)
-    assert room.enter(at_once=True)
-    threading.Timer(0.05, room.leave).start()
-    assert not room.enter(at_once=True)
-    assert room.enter()
+    limit = ConcurrencyLimit(places=1, patient=1)
+    assert limit.enter(at_once=True)
+    threading.Timer(0.05, limit.leave).start()
+    assert not limit.enter(at_once=True)
+    assert limit.enter()
 
 
 def test_who_gives_up_inside_sends_away_who_waits_behind() -> None:
-    room = Room(places=1, patient=1)
-    assert room.enter()
-    threading.Timer(0.05, lambda: room.leave(given_up=True)).start()
+    limit = ConcurrencyLimit(places=1, patient=1)
+    assert limit.enter()
+    threading.Timer(0.05, lambda: limit.leave(given_up=True)).start()
     began = time.monotonic()
-    assert not room.enter()
-    assert time.monotonic() - began < Room.PATIENCE_S
-    assert room.enter()
+    assert not limit.enter()
+    assert time.monotonic() - began < ConcurrencyLimit.PATIENCE_S
+    assert limit.enter()
 
 
 def test_one_address_does_not_take_all_places_to_send_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Room, "PATIENCE_S", 0.2)
-    intake = Intake(places=3, of_one=2)
-    assert [intake.enter("a"), intake.enter("a")] == [True, True]
-    refused = threading.Thread(target=lambda: said.append(intake.enter("a")))
+    monkeypatch.setattr(ConcurrencyLimit, "PATIENCE_S", 0.2)
+    uploads = UploadLimit(places=3, of_one=2)
+    assert [uploads.enter("a"), uploads.enter("a")] == [True, True]
+    unavailable = threading.Thread(target=lambda: said.append(uploads.enter("a")))
     said: list[bool] = []
-    refused.start()
-    assert intake.enter("b")
-    refused.join()
+    unavailable.start()
+    assert uploads.enter("b")
+    unavailable.join()
     assert said == [False]
-    intake.leave("a")
-    assert intake.enter("a")
+    uploads.leave("a")
+    assert uploads.enter("a")

@@ -256,11 +256,11 @@ def test_a_backup_is_made_though_somebody_has_made_a_large_object(tmp_path: Path
     assert (tmp_path / "b" / archive.MANIFEST).exists()
 
 
-def looking() -> tuple[list[int], Callable[[], list[alarms.Wrong]]]:
+def looking() -> tuple[list[int], Callable[[], list[alarms.Condition]]]:
     """A look that finds nothing wrong, and notes that it looked."""
     looked: list[int] = []
 
-    def look() -> list[alarms.Wrong]:
+    def look() -> list[alarms.Condition]:
         looked.append(1)
         return []
 

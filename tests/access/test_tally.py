@@ -6,7 +6,7 @@ import pytest
 
 from decisioning.access.models import Reads
 from decisioning.availability import read_counter
-from decisioning.availability.read_counter import Tally
+from decisioning.availability.read_counter import ReadCounter
 
 pytestmark = pytest.mark.django_db
 
@@ -14,18 +14,18 @@ pytestmark = pytest.mark.django_db
 def test_counts_are_told_again_and_again_until_their_minute_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     minute = datetime.now(UTC).replace(second=0, microsecond=0)
     monkeypatch.setattr(read_counter, "_minute", lambda: minute)
-    counter = Tally()
+    counter = ReadCounter()
     for status, stale in ((200, False), (200, True), (404, False), (503, False)):
         counter.count(method="GET", status=status, stale=stale, seconds=0.01)
     counter.count(method="POST", status=503, stale=False, seconds=0.01)
 
-    counter.tell()
-    counter.tell()
+    counter.flush()
+    counter.flush()
 
-    told = Reads.objects.get()
-    assert (told.asked, told.failed, told.stale, told.done) == (4, 1, 1, False)
+    counts = Reads.objects.get()
+    assert (counts.asked, counts.failed, counts.stale, counts.done) == (4, 1, 1, False)
     monkeypatch.setattr(read_counter, "_minute", lambda: minute + timedelta(minutes=1))
-    counter.tell()
+    counter.flush()
     assert Reads.objects.get(minute=minute).done
-    counter.tell(ending=True)
+    counter.flush(ending=True)
     assert not Reads.objects.filter(done=False).exists()

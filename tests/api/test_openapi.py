@@ -5,7 +5,7 @@ from typing import Any
 
 from django.urls import URLPattern
 
-from decisioning.api.door import Nowhere
+from decisioning.api.base import Nowhere
 from decisioning.api.urls import urlpatterns
 from tests.api.conftest import Caller
 from tests.api.contract import document, template_of

@@ -66,9 +66,9 @@ def test_the_newest_point_of_the_picture_is_what_the_gate_has_read(
     e = judged(growth, moment, kind=kind, direction=direction, every_s=every_s)
 
     with as_role("worker"):
-        facts = page_data.gather([e.pk], now=moment)
-        read = next(g["reading"] for g in page_data.shown_of(facts, e.pk)["gates"] if g["kind"] == "uplift")
-    drawn = facts.effects[e.pk, "treatment"]
+        data = page_data.load([e.pk], now=moment)
+        read = next(g["reading"] for g in page_data.shown_of(data, e.pk)["gates"] if g["kind"] == "uplift")
+    drawn = data.effects[e.pk, "treatment"]
     assert [round(value, 11) for value in drawn[-1].point] == pytest.approx(
         [read["lower"], read["estimate"], read["upper"]], rel=1e-9
     )
@@ -84,8 +84,8 @@ def test_a_ratios_value_is_its_numerator_by_its_denominator(board: Client, growt
     e = judged(growth, moment, kind="ratio")
 
     with as_role("worker"):
-        facts = page_data.gather([e.pk], now=moment)
-        days = history.series((e.pk, kpi) for kpi in facts.plans[e.pk].kpis)[e.pk, "goal", "control"]
+        data = page_data.load([e.pk], now=moment)
+        days = history.series((e.pk, kpi) for kpi in data.plans[e.pk].kpis)[e.pk, "goal", "control"]
     assert days[-1].so_far == pytest.approx(0.15, rel=0.02)
     assert all(day.value == pytest.approx(0.15, rel=0.05) for day in days)
     assert 71_000 <= days[-1].units <= 73_000
@@ -102,15 +102,15 @@ def test_the_boards_plan_is_the_gates_plan(scene: Scene, board: Client) -> None:
             target_at_most=0.1,
         )
     with as_role("worker"):
-        assert page_data.gather([e.pk], now=scene.now).plans == plans_of([e])
+        assert page_data.load([e.pk], now=scene.now).plans == plans_of([e])
 
 
 def test_a_day_without_a_look_is_left_out(scene: Scene, board: Client) -> None:
     e = scene.experiment(days=5, lag=50 * HOUR)
 
     with as_role("worker"):
-        facts = page_data.gather([e.pk], now=scene.now)
-    days = [r.day for r in facts.effects[e.pk, "treatment"]]
+        data = page_data.load([e.pk], now=scene.now)
+    days = [r.day for r in data.effects[e.pk, "treatment"]]
     assert days == sorted(set(days))
     assert days[-1] < (scene.now - 24 * HOUR).date()
 
@@ -129,7 +129,7 @@ def test_effects_of_states_that_nothing_can_be_computed_with_are_left_out_and_th
             step.body = msgspec.msgpack.encode(body)
             step.save()
     with as_role("worker"):
-        drawn = page_data.gather([e.pk], now=moment).effects.get((e.pk, "treatment"), [])
+        drawn = page_data.load([e.pk], now=moment).effects.get((e.pk, "treatment"), [])
     assert all(abs(value) <= LARGEST for reading in drawn for value in reading.point)
     for page in ("/", "/experiments/ratio", "/experiments/ratio/report", "/experiments/ratio/effects.csv"):
         assert board.get(page).status_code == 200

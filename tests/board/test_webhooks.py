@@ -16,7 +16,7 @@ from decisioning.access.models import Team
 from decisioning.board import snapshots
 from decisioning.ledger import delivery
 from decisioning.ledger.models import Channel, Delivery
-from decisioning.ledger.outbox import tell
+from decisioning.ledger.outbox import publish
 from decisioning.notices import transports
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
@@ -91,7 +91,7 @@ def test_who_can_mend_it_is_told_on_every_page_that_one_was_turned_off(
     add(admin, growth, receiver.url)
     receiver.status = 410
     with as_role("worker"):
-        tell(team_id=growth.pk, experiment_id=None, type="decision.proposed", data={}, now=datetime.now(UTC))
+        publish(team_id=growth.pk, experiment_id=None, type="decision.proposed", data={}, now=datetime.now(UTC))
     assert "was turned off" not in admin.get("/").text
     tick()
     assert "was turned off. Its receiver answered 410 Gone" in admin.get("/").text
@@ -115,7 +115,9 @@ def test_a_proposal_in_slack_shows_its_uplift_to_whoever_has_the_address(
         "rationale": ["It wins."],
     }
     with as_role("worker"):
-        tell(team_id=growth.pk, experiment_id=proposed.pk, type="decision.proposed", data=told, now=datetime.now(UTC))
+        publish(
+            team_id=growth.pk, experiment_id=proposed.pk, type="decision.proposed", data=told, now=datetime.now(UTC)
+        )
         delivery.deliver(partial(transports.send, picture=snapshots.of_message), clock=lambda: datetime.now(UTC))
 
     (image,) = [block for block in json.loads(receiver.got[0].body)["blocks"] if block["type"] == "image"]

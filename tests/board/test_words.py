@@ -1,7 +1,7 @@
 """A policy reads aloud what it does."""
 
 from decisioning.board import charts, words
-from decisioning.board.charts import Point, Post
+from decisioning.board.charts import Point, Threshold
 from gates.engine.policy import DEFAULT_BODY, canonical, parse
 
 
@@ -55,7 +55,7 @@ def test_what_a_candidate_changes_is_marked() -> None:
 
 def test_text_in_a_drawing_is_escaped() -> None:
     drawn = charts.interval(
-        Point(0, 0.1, 0.2), [Post(0.05, "<script>", "scale", "right")], uid="x", title="<b>", desc="&"
+        Point(0, 0.1, 0.2), [Threshold(0.05, "<script>", "scale", "right")], uid="x", title="<b>", desc="&"
     )
 
     assert "<script>" not in drawn

@@ -9,7 +9,7 @@ from decisioning.access.models import Membership, Team
 from decisioning.ledger import channels
 from decisioning.ledger.delivery import Outcome, deliver
 from decisioning.ledger.models import Channel
-from decisioning.ledger.outbox import EVENTS, tell
+from decisioning.ledger.outbox import EVENTS, publish
 from experiments.models import Experiment, Metric, Variant
 from gates.engine.policy import DEFAULT_BODY
 from gates.models import Backtest, Cursor, Decision, Policy, PolicyVersion, Recommendation
@@ -144,7 +144,7 @@ def _webhooks(scene: Scene) -> None:
     with as_role("worker"):
         url = "https://93.184.216.34/a-rather-long-path-that-does-not-break-by-itself/" + "x" * 60
         channel, _ = channels.open_channel(scene.team, url=url, events=list(EVENTS), by="ada", now=scene.now)
-        tell(team_id=scene.team.pk, experiment_id=1, type="experiment.changed", data={"experiment": "checkout-one-page"}, now=scene.now)  # fmt: skip
+        publish(team_id=scene.team.pk, experiment_id=1, type="experiment.changed", data={"experiment": "checkout-one-page"}, now=scene.now)  # fmt: skip
         channels.try_out(channel, by="ada", now=scene.now)
         failing = Outcome(500, "It answered 500: " + "upstream connect error or disconnect before headers " * 3)
         deliver(lambda _delivery, _now: failing, clock=lambda: scene.now)

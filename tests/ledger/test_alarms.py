@@ -5,17 +5,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from decisioning.ledger.alarms import Wrong, reconcile
+from decisioning.ledger.alarms import Condition, reconcile
 from decisioning.ledger.models import Alarm, OutboxMessage
 from tests.conftest import as_role
 
 pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 24, 6, 17, tzinfo=UTC)
-LATE = Wrong(1, 7, "checkout", {"experiment": "checkout"})
+LATE = Condition(1, 7, "checkout", {"experiment": "checkout"})
 
 
-def look(minute: float, *wrong: Wrong, grace: float = 5) -> list[str]:
+def look(minute: float, *wrong: Condition, grace: float = 5) -> list[str]:
     """What is told when these things are wrong at this minute."""
 
     def say(alarms: Sequence[Alarm]) -> Mapping[int, Mapping[str, object]]:
@@ -27,9 +27,9 @@ def look(minute: float, *wrong: Wrong, grace: float = 5) -> list[str]:
             "freshness.breached",
             lambda: wrong,
             now=NOW + timedelta(minutes=minute),
-            after=timedelta(minutes=grace),
-            until=timedelta(minutes=grace),
-            over=("freshness.recovered", say),
+            hold_for=timedelta(minutes=grace),
+            keep_firing_for=timedelta(minutes=grace),
+            on_resolved=("freshness.recovered", say),
         )
         return list(OutboxMessage.objects.exclude(pk__in=before).order_by("id").values_list("type", flat=True))
 
@@ -62,6 +62,6 @@ def test_flapping_is_told_as_nothing_before_and_nothing_after() -> None:
 
 
 def test_each_thing_has_a_memory_of_its_own() -> None:
-    other = Wrong(2, 7, "checkout", {})
+    other = Condition(2, 7, "checkout", {})
     assert look(0, LATE, other, grace=0) == ["freshness.breached"] * 2
     assert look(1, other, grace=0) == ["freshness.recovered"]

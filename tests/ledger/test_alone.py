@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from decisioning.access import outbound
 from decisioning.access.models import Team
 from decisioning.ledger import alarms, delivery, seals
-from decisioning.ledger.alarms import RESTS, Unknown, Wrong, reconcile
+from decisioning.ledger.alarms import RETRY_AFTER, Condition, Unknown, reconcile
 from decisioning.ledger.channels import ChannelRefused, open_channel
 from decisioning.ledger.delivery import Outcome
 from decisioning.ledger.models import Alarm, Channel, Delivery, OutboxMessage
-from decisioning.ledger.outbox import tell
-from decisioning.ledger.outbox import tell_all as tell_all_
+from decisioning.ledger.outbox import publish
+from decisioning.ledger.outbox import publish_all as tell_all_
 from decisioning.notices import tasks
 from decisioning.slo import alarms as slo_alarms
 from experiments.models import Experiment, Metric
@@ -59,7 +59,7 @@ def channels(of: list[Team], now: dt.datetime) -> list[Channel]:
             made.append(
                 open_channel(team, url="https://example.com/hook", events=["experiment.changed"], by="ada", now=now)[0]
             )
-            tell(
+            publish(
                 team_id=team.pk,
                 experiment_id=None,
                 type="experiment.changed",
@@ -164,8 +164,8 @@ def test_a_look_that_fails_costs_no_other_its_turn_and_is_in_the_log(monkeypatch
 def test_an_alarm_that_cannot_be_told_costs_no_other_its_message_and_rests(now: dt.datetime, bad: object) -> None:
     of = teams(3, now)
 
-    def look() -> list[Wrong]:
-        return [Wrong(t.pk, None, "x", {"figure": bad if t == of[1] else 1}) for t in of]
+    def look() -> list[Condition]:
+        return [Condition(t.pk, None, "x", {"figure": bad if t == of[1] else 1}) for t in of]
 
     with as_role("worker"):
         assert reconcile("guard.failed", look, now=now) == 2
@@ -174,7 +174,7 @@ def test_an_alarm_that_cannot_be_told_costs_no_other_its_message_and_rests(now: 
         assert (resting.told_at, "failure" in resting.data) == (None, True)
         assert reconcile("guard.failed", look, now=now + dt.timedelta(minutes=1)) == 0
         bad = 1
-        assert reconcile("guard.failed", look, now=now + RESTS) == 1
+        assert reconcile("guard.failed", look, now=now + RETRY_AFTER) == 1
 
 
 def test_a_message_that_cannot_be_written_costs_no_other_alarm_its_own(
@@ -182,15 +182,15 @@ def test_a_message_that_cannot_be_written_costs_no_other_alarm_its_own(
 ) -> None:
     of = teams(3, now)
 
-    def tell_all(messages: list[OutboxMessage]) -> None:
+    def publish_all(messages: list[OutboxMessage]) -> None:
         real(messages)
         if any(message.team_id == of[1].pk for message in messages):
             raise ValueError("of this one")
 
     real: Callable[..., None] = tell_all_
-    monkeypatch.setattr(alarms, "tell_all", tell_all)
+    monkeypatch.setattr(alarms, "tell_all", publish_all)
     with as_role("worker"):
-        assert reconcile("guard.failed", lambda: [Wrong(t.pk, None, "x", {}) for t in of], now=now) == 2
+        assert reconcile("guard.failed", lambda: [Condition(t.pk, None, "x", {}) for t in of], now=now) == 2
         told = dict(Alarm.objects.values_list("team_id", "told_at"))
         assert told == {of[0].pk: now, of[1].pk: None, of[2].pk: now}
         assert set(OutboxMessage.objects.values_list("team_id", flat=True)) == {of[0].pk, of[2].pk}
@@ -213,7 +213,7 @@ def test_a_team_that_cannot_be_counted_keeps_its_alarms_and_costs_no_other_its_o
         return team_id
 
     monkeypatch.setattr(slo_alarms, "figures", figures)
-    monkeypatch.setattr(slo_alarms, "_broken", lambda _found, team: [Wrong(team, None, "reads", {})])
+    monkeypatch.setattr(slo_alarms, "_broken", lambda _found, team: [Condition(team, None, "reads", {})])
     with as_role("worker"):
         slo_alarms.tell_broken(now=now + dt.timedelta(days=1))
         assert set(Alarm.objects.values_list("team_id", "ended_at")) == {(first.pk, None), (second.pk, None)}
@@ -222,7 +222,7 @@ def test_a_team_that_cannot_be_counted_keeps_its_alarms_and_costs_no_other_its_o
 def test_what_is_unknown_of_a_team_neither_ends_nor_begins_anything(now: dt.datetime) -> None:
     (team,) = teams(1, now)
     with as_role("worker"):
-        reconcile("guard.failed", lambda: [Wrong(team.pk, None, "x", {})], now=now)
+        reconcile("guard.failed", lambda: [Condition(team.pk, None, "x", {})], now=now)
         reconcile("guard.failed", lambda: [Unknown(team.pk)], now=now + dt.timedelta(days=1))
         assert Alarm.objects.get().ended_at is None
 

@@ -14,7 +14,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from decisioning.access.models import Team
 from decisioning.ledger import channels, delivery
 from decisioning.ledger.models import Channel, Delivery, Entry, OutboxMessage
-from decisioning.ledger.outbox import EVENTS, tell
+from decisioning.ledger.outbox import EVENTS, publish
 from decisioning.notices import messages, transports
 from tests.access.logins import psql
 from tests.conftest import as_role, log_in_as
@@ -55,7 +55,7 @@ def happened(team: Team, experiment: int | None = CHECKOUT, kind: str = "experim
         **data,
     }
     with as_role("worker"):
-        return transports.webhook_id(tell(team_id=team.pk, experiment_id=experiment, type=kind, data=said, now=NOW))
+        return transports.webhook_id(publish(team_id=team.pk, experiment_id=experiment, type=kind, data=said, now=NOW))
 
 
 def tick(at: timedelta = timedelta(0)) -> int:

@@ -15,7 +15,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.safestring import SafeString, mark_safe
 
 from decisioning.board import charts, words
-from decisioning.board.charts import Point, Post
+from decisioning.board.charts import Point, Threshold
 from gates.engine.plan import Kpi
 
 _ALARM = log(1_000)
@@ -129,7 +129,7 @@ def spread(say: Callable[[float], str], point: Point) -> str:
     return f"[{say(point.lower)}, {say(point.upper)}]" if isfinite(point.lower + point.upper) else ""
 
 
-def posts(gate: Mapping[str, Any]) -> list[Post]:
+def thresholds(gate: Mapping[str, Any]) -> list[Threshold]:
     """A gate's limits as posts of a drawing."""
     extra = gate.get("limits") or {}
     relative = extra.get("effect", "relative") == "relative"
@@ -139,19 +139,19 @@ def posts(gate: Mapping[str, Any]) -> list[Post]:
 
     if gate["kind"] == "uplift":
         above, below = extra.get("scale_above", 0.0), extra.get("delete_below")
-        found = [Post(above, f"scale above {say(above)}", "scale", "right")]
-        return found + ([Post(below, f"delete below {say(below)}", "delete", "left")] if below is not None else [])
+        found = [Threshold(above, f"scale above {say(above)}", "scale", "right")]
+        return found + ([Threshold(below, f"delete below {say(below)}", "delete", "left")] if below is not None else [])
     if gate["kind"] == "guard":
         margin = -extra.get("max_harm", 0.0)
         return [
-            Post(margin, f"safe above {say(margin)}", "scale", "right"),
-            Post(margin, f"harm below {say(margin)}", "delete", "left"),
+            Threshold(margin, f"safe above {say(margin)}", "scale", "right"),
+            Threshold(margin, f"harm below {say(margin)}", "delete", "left"),
         ]
     limits = []
     if extra.get("at_most") is not None:
-        limits.append(Post(extra["at_most"], f"at most {extra['at_most']:g}", "delete", "right"))
+        limits.append(Threshold(extra["at_most"], f"at most {extra['at_most']:g}", "delete", "right"))
     if extra.get("at_least") is not None:
-        limits.append(Post(extra["at_least"], f"at least {extra['at_least']:g}", "delete", "left"))
+        limits.append(Threshold(extra["at_least"], f"at least {extra['at_least']:g}", "delete", "left"))
     return limits
 
 
@@ -212,15 +212,15 @@ def drawn(gate: Mapping[str, Any], metrics: Mapping[str, Kpi], *, uid: str) -> S
         point = reading(gate)
         if point is None:
             return svg("")
-        limits = posts(gate)
+        limits = thresholds(gate)
         return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
     if gate["kind"] == "threshold" or (gate["kind"] == "density" and gate.get("metric")):
-        value, limits = _newest(extra), posts(gate)
+        value, limits = _newest(extra), thresholds(gate)
         if value is None:
             return svg("")
         return svg(charts.interval(Point(value, value, value), limits, uid=uid, title=title, desc=_told(limits)))
     if gate["kind"] == "target" and "mean" in extra:
-        limits, point = posts(gate), Point(extra["least"], extra["mean"], extra["most"])
+        limits, point = thresholds(gate), Point(extra["least"], extra["mean"], extra["most"])
         return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
     if gate["kind"] == "density" and (share := _density(extra)) is not None:
         limit = float(extra.get("at_least") or 0)
@@ -238,7 +238,7 @@ def _drifts(gate: Mapping[str, Any]) -> str:
     return "It drifts: what earlier looks proved and what is read now exclude each other. Drawn as read now; the verdict stands."
 
 
-def _told(limits: Sequence[Post]) -> str:
+def _told(limits: Sequence[Threshold]) -> str:
     return "Posts: " + "; ".join(post.label for post in limits) if limits else "No posts"
 
 

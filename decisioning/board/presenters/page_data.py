@@ -29,7 +29,7 @@ PROPOSALS = ("scale", "delete", "review")
 
 
 @dataclass
-class Facts:
+class PageData:
     """What the rows of one page are made of, each kind read with one query."""
 
     experiments: dict[int, Experiment]
@@ -40,7 +40,7 @@ class Facts:
     ages: dict[int, freshness.Age] = field(default_factory=dict)
     metrics: dict[str, Kpi] = field(default_factory=dict)
     effects: history.Effects = field(default_factory=dict)
-    pictures: dict[int, dict[str, Asset]] = field(default_factory=dict)
+    assets: dict[int, dict[str, Asset]] = field(default_factory=dict)
     now: datetime = field(kw_only=True)
 
 
@@ -55,28 +55,28 @@ def open_proposals() -> QuerySet[Recommendation]:
     )
 
 
-def gather(ids: Sequence[int], *, now: datetime, waiting: Sequence[int] | None = None) -> Facts:
+def load(ids: Sequence[int], *, now: datetime, waiting: Sequence[int] | None = None) -> PageData:
     """Everything the rows of these experiments need; proposals of those that are waiting (None: of all)."""
-    facts = Facts({e.pk: e for e in Experiment.objects.select_related("team").filter(pk__in=ids)}, now=now)
+    data = PageData({e.pk: e for e in Experiment.objects.select_related("team").filter(pk__in=ids)}, now=now)
     asked = ids if waiting is None else waiting
     for r in open_proposals().filter(experiment__in=asked).select_related("variant").order_by("pk"):
-        facts.proposals.setdefault(r.experiment_id, []).append(r)
-    facts.cursors = {c.pk: c for c in Cursor.objects.filter(pk__in=ids).defer("state")}
-    versions = {c.policy_version_id for c in facts.cursors.values() if c.policy_version_id}
+        data.proposals.setdefault(r.experiment_id, []).append(r)
+    data.cursors = {c.pk: c for c in Cursor.objects.filter(pk__in=ids).defer("state")}
+    versions = {c.policy_version_id for c in data.cursors.values() if c.policy_version_id}
     held = PolicyVersion.objects.select_related("policy").in_bulk(versions)
-    for cursor in facts.cursors.values():
+    for cursor in data.cursors.values():
         cursor.policy_version = held.get(cursor.policy_version_id or 0)
     for picture in Asset.objects.filter(experiment__in=ids).select_related("variant").defer("body").order_by("pk"):
-        facts.pictures.setdefault(picture.experiment_id, {})[picture.variant.key] = picture  # the newest of each
-    facts.plans = _plans(ids)
-    facts.metrics = {kpi.metric: kpi for plan in facts.plans.values() for kpi in plan.kpis}
-    closed = [pk for pk, e in facts.experiments.items() if e.status in CLOSED]
+        data.assets.setdefault(picture.experiment_id, {})[picture.variant.key] = picture  # the newest of each
+    data.plans = _plans(ids)
+    data.metrics = {kpi.metric: kpi for plan in data.plans.values() for kpi in plan.kpis}
+    closed = [pk for pk, e in data.experiments.items() if e.status in CLOSED]
     for d in Decision.objects.filter(experiment__in=closed).select_related("recommendation").order_by("pk"):
-        facts.decisions[d.experiment_id] = d
-    facts.ages = freshness.worst(ids, now=now)
-    compiled_plans = {pk: compile_plan(policy, facts.plans[pk]) for pk, policy in policies_of(facts).items()}
-    facts.effects = history.effects(compiled_plans, now=now)
-    return facts
+        data.decisions[d.experiment_id] = d
+    data.ages = freshness.worst(ids, now=now)
+    compiled_plans = {pk: compile_plan(policy, data.plans[pk]) for pk, policy in policies_of(data).items()}
+    data.effects = history.effects(compiled_plans, now=now)
+    return data
 
 
 _PLANS = """
@@ -134,40 +134,40 @@ def ran_until(plan: Plan, days: int) -> datetime:
     return from_us(clock.started_at + days * DAY if at is None else at)
 
 
-def policies_of(facts: Facts) -> dict[int, Policy]:
+def policies_of(data: PageData) -> dict[int, Policy]:
     """By experiment: the policy that judged its newest slot, where it can still be read."""
     parsed: dict[int, Policy] = {}
-    for cursor in facts.cursors.values():
+    for cursor in data.cursors.values():
         version = cursor.policy_version
         if version is not None and version.pk not in parsed:
             with suppress(Unjudgeable):
                 parsed[version.pk] = policy_of(version)
-    return {pk: parsed[c.policy_version_id] for pk, c in facts.cursors.items() if c.policy_version_id in parsed}
+    return {pk: parsed[c.policy_version_id] for pk, c in data.cursors.items() if c.policy_version_id in parsed}
 
 
-def trend(facts: Facts, pk: int, variant: str | None) -> list[Point]:
+def trend(data: PageData, pk: int, variant: str | None) -> list[Point]:
     """The first goal's effect for one treatment (the first one by default), day by day."""
-    treatments = [v.key for v in facts.plans[pk].treatments]
+    treatments = [v.key for v in data.plans[pk].treatments]
     chosen = variant if variant in treatments else next(iter(treatments), "")
-    return [reading.point for reading in facts.effects.get((pk, chosen), [])]
+    return [reading.point for reading in data.effects.get((pk, chosen), [])]
 
 
-def shown_of(facts: Facts, pk: int) -> Mapping[str, Any]:
-    cursor = facts.cursors.get(pk)
+def shown_of(data: PageData, pk: int) -> Mapping[str, Any]:
+    cursor = data.cursors.get(pk)
     return (cursor.shown if cursor else None) or {}
 
 
-def reader_of(facts: Facts, pk: int) -> Reader:
+def reader_of(data: PageData, pk: int) -> Reader:
     """Who reads what the gates say of an experiment: now, or at its end."""
-    ended = facts.experiments[pk].ended_at
-    called = {metric: Called(kpi.name, kpi.unit) for metric, kpi in facts.metrics.items()}
-    return Reader(min(facts.now, ended) if ended else facts.now, called)
+    ended = data.experiments[pk].ended_at
+    called = {metric: Called(kpi.name, kpi.unit) for metric, kpi in data.metrics.items()}
+    return Reader(min(data.now, ended) if ended else data.now, called)
 
 
-def said_of(facts: Facts, pk: int) -> Mapping[str, Any]:
+def said_of(data: PageData, pk: int) -> Mapping[str, Any]:
     """The experiment's recommendation with its reasons in sentences; empty before it was judged."""
-    said = shown_of(facts, pk).get("recommendation")
-    return in_words(said, reader_of(facts, pk)) if said else {}
+    said = shown_of(data, pk).get("recommendation")
+    return in_words(said, reader_of(data, pk)) if said else {}
 
 
 def clock(used: timedelta, promised: timedelta, *, uid: str, width: int = 168) -> SafeString:

@@ -20,7 +20,7 @@ from decisioning.board.presenters import (
     frame,
     records,
 )
-from decisioning.board.views.base import MADE_ALREADY, allowed, page, person, who
+from decisioning.board.views.base import MADE_ALREADY, page, person, require_scope, who
 
 
 @require_GET
@@ -82,7 +82,7 @@ def key_revoke(request: HttpRequest, pk: int) -> HttpResponse:
     key = ApiKey.objects.select_related("team").filter(pk=pk).first()
     if key is None:
         raise Http404(str(pk))
-    allowed(request, Scope.KEYS, key.team_id)
+    require_scope(request, Scope.KEYS, key.team_id)
     if request.method == "POST":
         ApiKey.objects.filter(pk=pk, revoked_at__isnull=True).update(revoked_at=timezone.now())
         messages.success(request, f"{key} is revoked; it is refused from now on.")

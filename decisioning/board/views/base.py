@@ -26,7 +26,7 @@ from decisioning.board.presenters import (
     records,
     webhooks,
 )
-from decisioning.board.presenters.experiment.context import Dossier
+from decisioning.board.presenters.experiment.context import ExperimentContext
 from experiments.models import Experiment
 
 type View = Callable[..., HttpResponse]
@@ -88,7 +88,7 @@ def page(
     return render(request, template, {"page": content, "frame": around, "title": title}, status=status)
 
 
-def sheet(
+def export(
     name: str,
     rows: Callable[[Principal, QueryDict, datetime], Iterable[Iterable[object]]],
     *,
@@ -106,19 +106,19 @@ def sheet(
     return view
 
 
-def sheet_of(name: str, rows: Callable[[Dossier], Iterable[Iterable[object]]]) -> View:
+def export_of(name: str, rows: Callable[[ExperimentContext], Iterable[Iterable[object]]]) -> View:
     """The same for a table of one experiment."""
 
     @require_GET
     @person
     def view(request: HttpRequest, ref: str) -> HttpResponse:
-        e = found(request, ref)
-        return spreadsheet(f"{e.key}-{name}.csv", rows(Dossier(e, who(request), now=timezone.now())))
+        e = experiment_or_404(request, ref)
+        return spreadsheet(f"{e.key}-{name}.csv", rows(ExperimentContext(e, who(request), now=timezone.now())))
 
     return view
 
 
-def found(request: HttpRequest, ref: str) -> Experiment:
+def experiment_or_404(request: HttpRequest, ref: str) -> Experiment:
     """The experiment, or 404 when there is none or it is another team's."""
     experiment = records.find_experiment(ref)
     if experiment is None:
@@ -126,7 +126,7 @@ def found(request: HttpRequest, ref: str) -> Experiment:
     return experiment
 
 
-def allowed(request: HttpRequest, scope: Scope, team_id: int) -> None:
+def require_scope(request: HttpRequest, scope: Scope, team_id: int) -> None:
     about(request, team_id)
     if not who(request).may(scope, team_id):
         raise PermissionDenied(f"This needs the right {scope} in the team.")

@@ -8,7 +8,7 @@ from django.views.decorators.http import require_GET
 from decisioning.board.downloads import spreadsheet
 from decisioning.board.presenters import (
     frame,
-    promises,
+    slo,
 )
 from decisioning.board.presenters.board import page as board_page
 from decisioning.board.presenters.board.filters import csv_rows
@@ -19,7 +19,7 @@ from decisioning.board.views.base import page, person, polled, who
 @person
 def board(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
-    shown = board_page.board(who(request), request.GET, now=now) | {"pulse": promises.pulse(who(request), now=now)}
+    shown = board_page.board(who(request), request.GET, now=now) | {"summary": slo.summary(who(request), now=now)}
     return page(request, "board/board.html", shown, here="board", title=shown["lead"]["title"])
 
 

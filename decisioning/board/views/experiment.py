@@ -23,9 +23,9 @@ from decisioning.board.forms import ImageForm
 from decisioning.board.presenters.board import page as board_page
 from decisioning.board.presenters.experiment import evidence as evidence_page
 from decisioning.board.presenters.experiment import page as experiment_page
-from decisioning.board.presenters.experiment.context import Dossier
+from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.board.presenters.experiment.verdict import verdicts
-from decisioning.board.views.base import allowed, found, page, person, signed_in, who
+from decisioning.board.views.base import experiment_or_404, page, person, require_scope, signed_in, who
 from experiments import lifecycle
 from experiments.models import Asset, Experiment, Variant
 from gates.decisions import DecisionRefused, record_decision
@@ -35,13 +35,13 @@ from gates.engine.evidence import EvidenceRefused
 @require_GET
 @person
 def experiment(request: HttpRequest, ref: str) -> HttpResponse:
-    return _dossier(request, found(request, ref))
+    return _dossier(request, experiment_or_404(request, ref))
 
 
 def _dossier(
     request: HttpRequest, e: Experiment, *, answer: Mapping[str, Any] | None = None, status: int = 200
 ) -> HttpResponse:
-    d = Dossier(e, who(request), now=timezone.now())
+    d = ExperimentContext(e, who(request), now=timezone.now())
     if request.headers.get("HX-Request") and request.method == "POST":
         shown = verdicts(d, answer=answer)
         return render(request, "board/_decide.html", {"d": shown[0]}, status=status)
@@ -60,8 +60,8 @@ def _dossier(
 @person
 def decide(request: HttpRequest, ref: str) -> HttpResponse:
     """A person's answer, on the evidence named in the form."""
-    e = found(request, ref)
-    allowed(request, Scope.REVIEW, e.team_id)
+    e = experiment_or_404(request, ref)
+    require_scope(request, Scope.REVIEW, e.team_id)
     sent = {name: request.POST.get(name, "") for name in ("action", "override_to", "reason", "evidence_digest")}
     override = sent["action"] == "override"
     try:
@@ -132,8 +132,8 @@ _ASKS = {
 @person
 def move(request: HttpRequest, ref: str, status: str) -> HttpResponse:
     """Start, pause, resume or stop, after asking once more."""
-    e = found(request, ref)
-    allowed(request, Scope.WRITE, e.team_id)
+    e = experiment_or_404(request, ref)
+    require_scope(request, Scope.WRITE, e.team_id)
     if status not in _ASKS:
         raise Http404(status)
     error = ""
@@ -171,8 +171,8 @@ def move(request: HttpRequest, ref: str, status: str) -> HttpResponse:
 @person
 def report(request: HttpRequest, ref: str) -> HttpResponse:
     """One page for paper: what was proposed, on what, and what became of it."""
-    e = found(request, ref)
-    d = Dossier(e, who(request), now=timezone.now())
+    e = experiment_or_404(request, ref)
+    d = ExperimentContext(e, who(request), now=timezone.now())
     return page(
         request,
         "board/report.html",
@@ -186,7 +186,7 @@ def report(request: HttpRequest, ref: str) -> HttpResponse:
 @require_GET
 @person
 def rows_csv(request: HttpRequest, ref: str) -> HttpResponse:
-    e = found(request, ref)
+    e = experiment_or_404(request, ref)
     return spreadsheet(f"{e.key}-rows.csv", evidence_page.rows(e), most=MOST_OF_ONE)
 
 
@@ -194,7 +194,7 @@ def rows_csv(request: HttpRequest, ref: str) -> HttpResponse:
 @person
 def evidence(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
     """The canonical JSON, byte for byte as it was hashed."""
-    e = found(request, ref)
+    e = experiment_or_404(request, ref)
     try:
         body = evidence_page.evidence_body(e, digest)
     except EvidenceRefused as refusal:
@@ -211,7 +211,7 @@ def evidence(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
 @person
 def replay(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
     """Compute the evidence anew and say whether it gives the same bytes."""
-    e = found(request, ref)
+    e = experiment_or_404(request, ref)
     said = evidence_page.replayed(e, digest, now=timezone.now())
     if said is None:
         raise Http404(digest)
@@ -225,8 +225,8 @@ def replay(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
 @person
 def upload(request: HttpRequest, ref: str, variant: str) -> HttpResponse:
     """A picture of one variant, with what it shows in words."""
-    e = found(request, ref)
-    allowed(request, Scope.WRITE, e.team_id)
+    e = experiment_or_404(request, ref)
+    require_scope(request, Scope.WRITE, e.team_id)
     arm = Variant.objects.filter(experiment=e, key=variant).first()
     if arm is None:
         raise Http404(variant)

@@ -12,11 +12,11 @@ from decisioning.board import once
 from decisioning.board.downloads import spreadsheet
 from decisioning.board.forms import PolicyForm
 from decisioning.board.presenters import (
+    exports,
     policies,
     records,
-    sheets,
 )
-from decisioning.board.views.base import MADE_ALREADY, allowed, page, person, who
+from decisioning.board.views.base import MADE_ALREADY, page, person, require_scope, who
 from gates import backtests
 from gates import policies as policy_rules
 from gates.models import PolicyVersion
@@ -47,7 +47,7 @@ def policy_next(request: HttpRequest, pk: int) -> HttpResponse:
         raise Http404(str(pk))
     if live.team_id is None:
         raise PermissionDenied("This policy ships with the portal and never changes.")
-    allowed(request, Scope.POLICIES, live.team_id)
+    require_scope(request, Scope.POLICIES, live.team_id)
     return _written(request, live, copied=False)
 
 
@@ -104,7 +104,7 @@ def _candidate(request: HttpRequest, pk: int, number: int) -> PolicyVersion:
     if version.team_id is None and not who(request).is_admin:
         raise PermissionDenied("This policy ships with the portal.")
     if version.team_id is not None:
-        allowed(request, Scope.POLICIES, version.team_id)
+        require_scope(request, Scope.POLICIES, version.team_id)
     return version
 
 
@@ -115,7 +115,7 @@ def policy_backtest_csv(request: HttpRequest, pk: int, number: int) -> HttpRespo
     if version is None:
         raise Http404(str(pk))
     name = f"{version.policy.name}-{version.number}-backtest.csv"
-    return spreadsheet(name, sheets.of_backtest(version))
+    return spreadsheet(name, exports.of_backtest(version))
 
 
 @require_POST

@@ -6,8 +6,8 @@ from django.views.decorators.http import require_GET
 
 from decisioning.board.downloads import spreadsheet
 from decisioning.board.presenters import (
-    promises,
     records,
+    slo,
 )
 from decisioning.board.views.base import page, person, who
 
@@ -16,7 +16,7 @@ from decisioning.board.views.base import page, person, who
 @person
 def promises_page(request: HttpRequest) -> HttpResponse:
     return page(
-        request, "board/slo.html", promises.page(who(request), now=timezone.now()), here="promises", title="Promises"
+        request, "board/slo.html", slo.page(who(request), now=timezone.now()), here="promises", title="Promises"
     )
 
 

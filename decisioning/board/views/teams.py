@@ -22,12 +22,12 @@ from decisioning.access.scopes import Scope
 from decisioning.board import once, words
 from decisioning.board.forms import InviteForm
 from decisioning.board.presenters import members as member_pages
-from decisioning.board.views.base import MADE_ALREADY, allowed, page, person, who
+from decisioning.board.views.base import MADE_ALREADY, page, person, require_scope, who
 
 
 def _team(request: HttpRequest, ref: str, *, need: Scope) -> Team:
     found = get_object_or_404(Team, key=ref)
-    allowed(request, need, found.pk)
+    require_scope(request, need, found.pk)
     return found
 
 

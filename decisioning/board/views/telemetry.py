@@ -17,7 +17,7 @@ from decisioning.board.presenters import (
     freshness,
     records,
 )
-from decisioning.board.views.base import allowed, page, person, who
+from decisioning.board.views.base import page, person, require_scope, who
 from telemetry import events
 from telemetry.models import QuarantinedEvent, Source
 from telemetry.sources import runs
@@ -59,7 +59,7 @@ def quarantine_replay(request: HttpRequest, pk: int) -> HttpResponse:
     held = QuarantinedEvent.objects.filter(pk=pk).first()
     if held is None:
         raise Http404(str(pk))
-    allowed(request, Scope.TELEMETRY, held.team_id)
+    require_scope(request, Scope.TELEMETRY, held.team_id)
 
     def create(_data: Mapping[str, Any]) -> None:
         fault = ("/type", "not_here", f"It creates an experiment: replay it with POST /api/quarantine/{pk}/replay.")
@@ -89,7 +89,7 @@ def sources(request: HttpRequest) -> HttpResponse:
 def source_try(request: HttpRequest, pk: int) -> HttpResponse:
     """What a run would do: the query is run and its first rows are taken in, then that is undone."""
     source = get_object_or_404(Source.objects.select_related("team"), pk=pk)
-    allowed(request, Scope.TELEMETRY, source.team_id)
+    require_scope(request, Scope.TELEMETRY, source.team_id)
     now = timezone.now()
     shown = records.sources(who(request), is_staff=cast("User", request.user).is_staff, now=now)
     status = 200
@@ -105,7 +105,7 @@ def source_try(request: HttpRequest, pk: int) -> HttpResponse:
 def source_refresh(request: HttpRequest, pk: int) -> HttpResponse:
     """Pull a source now; a job does it, and the refresh log tells what came of it."""
     source = get_object_or_404(Source.objects.select_related("team"), pk=pk)
-    allowed(request, Scope.TELEMETRY, source.team_id)
+    require_scope(request, Scope.TELEMETRY, source.team_id)
     try:
         runs.queue(source, now=timezone.now())
     except SourceRefused as refusal:

@@ -13,11 +13,11 @@ from decisioning.board import once
 from decisioning.board.downloads import spreadsheet
 from decisioning.board.forms import WebhookForm
 from decisioning.board.presenters import (
+    exports,
     records,
-    sheets,
     webhooks,
 )
-from decisioning.board.views.base import MADE_ALREADY, allowed, page, person, who
+from decisioning.board.views.base import MADE_ALREADY, page, person, require_scope, who
 from decisioning.ledger import channels
 from decisioning.ledger.models import Channel, Delivery
 
@@ -57,7 +57,7 @@ def _channel(request: HttpRequest, pk: int) -> Channel:
     channel = Channel.objects.select_related("team").filter(pk=pk).first() if pk < 2**63 else None
     if channel is None:
         raise Http404(str(pk))
-    allowed(request, Scope.KEYS, channel.team_id)
+    require_scope(request, Scope.KEYS, channel.team_id)
     return channel
 
 
@@ -73,7 +73,7 @@ def webhook(request: HttpRequest, pk: int) -> HttpResponse:
 @require_GET
 @person
 def deliveries_csv(request: HttpRequest, pk: int) -> HttpResponse:
-    return spreadsheet(f"deliveries-{pk}.csv", sheets.of_deliveries(_channel(request, pk), request.GET))
+    return spreadsheet(f"deliveries-{pk}.csv", exports.of_deliveries(_channel(request, pk), request.GET))
 
 
 @require_POST

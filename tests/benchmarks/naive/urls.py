@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
-from decisioning.api.door import Door
+from decisioning.api.base import PortalView
 from telemetry.models import ExperimentKpi
 
 
@@ -23,7 +23,7 @@ class _Row(serializers.Serializer[Any]):
     variance = serializers.FloatField(min_value=0)
 
 
-class NaiveRows(Door):
+class NaiveRows(PortalView):
     """POST .../kpis of a portal that took the obvious way."""
 
     scopes: ClassVar = {"POST": Scope.TELEMETRY}

@@ -24,7 +24,7 @@ from decisioning.board.presenters.board.filters import (
 )
 from decisioning.board.presenters.board.rows import URGENT, case, row
 from decisioning.board.presenters.frame import query
-from decisioning.board.presenters.page_data import CLOSED, OPEN, gather, open_proposals
+from decisioning.board.presenters.page_data import CLOSED, OPEN, load, open_proposals
 from decisioning.board.presenters.records import NO_TEAM
 from experiments.models import Experiment
 
@@ -56,9 +56,9 @@ def board(principal: Principal, params: QueryDict, *, now: datetime) -> dict[str
         "progress": list(progress.values_list("pk", flat=True)[lanes["progress"] * PAGE :][: PAGE + 1]),
         "closed": list(closed.values_list("pk", flat=True)[lanes["closed"] * PAGE :][: PAGE + 1]),
     }
-    facts = gather([pk for lane in slices.values() for pk in lane[:PAGE]], waiting=slices["needs"][:PAGE], now=now)
-    needs = [case(pk, facts, first=i == 0 and not lanes["needs"]) for i, pk in enumerate(slices["needs"][:PAGE])]
-    rows = {lane: [row(pk, facts, lane=lane) for pk in slices[lane][:PAGE]] for lane in ("progress", "closed")}
+    data = load([pk for lane in slices.values() for pk in lane[:PAGE]], waiting=slices["needs"][:PAGE], now=now)
+    needs = [case(pk, data, first=i == 0 and not lanes["needs"]) for i, pk in enumerate(slices["needs"][:PAGE])]
+    rows = {lane: [row(pk, data, lane=lane) for pk in slices[lane][:PAGE]] for lane in ("progress", "closed")}
     hidden_needs = len(everyone) - len(ids)
     shown = len(ids) + len(rows["progress"]) + len(rows["closed"])
     return {

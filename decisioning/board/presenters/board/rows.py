@@ -12,7 +12,7 @@ from decisioning.board.presenters import freshness
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters.page_data import (
     OPEN,
-    Facts,
+    PageData,
     clock,
     ran_days,
     ran_until,
@@ -29,17 +29,17 @@ from gates.models import PolicyVersion, Recommendation
 URGENT = {"unsafe": 0, "harm": 1}
 
 
-def _goal(facts: Facts, pk: int) -> Kpi | None:
-    return next((kpi for kpi in facts.plans[pk].kpis if kpi.role == "goal"), None)
+def _goal(data: PageData, pk: int) -> Kpi | None:
+    return next((kpi for kpi in data.plans[pk].kpis if kpi.role == "goal"), None)
 
 
 def _body(version: PolicyVersion | None) -> Mapping[str, Any]:
     return version.body if version else {}
 
 
-def _pictures(facts: Facts, pk: int, variant: str | None) -> list[dict[str, str]]:
+def _assets(data: PageData, pk: int, variant: str | None) -> list[dict[str, str]]:
     """What the control and one treatment (the first by default) look like, where somebody has uploaded it."""
-    plan, kept = facts.plans[pk], facts.pictures.get(pk, {})
+    plan, kept = data.plans[pk], data.assets.get(pk, {})
     chosen = variant or next((v.key for v in plan.judged_variants), "")
     shown = [v.key for v in plan.variants if v.control or v.key == chosen]
     return [
@@ -54,32 +54,32 @@ def _pictures(facts: Facts, pk: int, variant: str | None) -> list[dict[str, str]
     ]
 
 
-def _spark(facts: Facts, pk: int, variant: str | None, *, uid: str) -> SafeString:
-    points = trend(facts, pk, variant)
+def _spark(data: PageData, pk: int, variant: str | None, *, uid: str) -> SafeString:
+    points = trend(data, pk, variant)
     if not points:
         return gate_presenter.svg("")
-    gate = next((g for g in shown_of(facts, pk).get("gates") or [] if g["kind"] == "uplift"), None)
-    say, last = gate_presenter.sayer(gate, facts.metrics), points[-1]
+    gate = next((g for g in shown_of(data, pk).get("gates") or [] if g["kind"] == "uplift"), None)
+    say, last = gate_presenter.sayer(gate, data.metrics), points[-1]
     title = f"So far: {say(last.estimate)} {gate_presenter.spread(say, last)}"
-    if gate_presenter.split_is_wrong(shown_of(facts, pk).get("gates") or []):
+    if gate_presenter.split_is_wrong(shown_of(data, pk).get("gates") or []):
         title = "So far: not trusted, the split is wrong"
     return gate_presenter.svg(
         charts.sparkline(points, uid=uid, title=title, desc="The effect day by day, against zero")
     )
 
 
-def case(pk: int, facts: Facts, *, first: bool) -> dict[str, Any]:
-    e, r = facts.experiments[pk], _foremost(facts.proposals[pk])
-    shown = shown_of(facts, pk)
+def case(pk: int, data: PageData, *, first: bool) -> dict[str, Any]:
+    e, r = data.experiments[pk], _foremost(data.proposals[pk])
+    shown = shown_of(data, pk)
     gates = shown.get("gates") or []
     variant = r.variant.key if r.variant else (shown.get("recommendation") or {}).get("variant")
     gate = gate_presenter.telling(gates, code=r.code, variant=variant)
-    text, spread = gate_presenter.value_text(gate, facts.metrics) if gate else ("", "")
+    text, spread = gate_presenter.value_text(gate, data.metrics) if gate else ("", "")
     distrust = gate_presenter.distrust(gates, gate, code=r.code)
     due = r.proposed_at + timedelta(hours=e.team.answer_within_h)
-    left = (due - facts.now).total_seconds()
+    left = (due - data.now).total_seconds()
     safety = r.code in URGENT
-    age = facts.ages.get(pk)
+    age = data.ages.get(pk)
     return {
         "tone": words.TONES[r.action],
         "next": first,
@@ -87,29 +87,29 @@ def case(pk: int, facts: Facts, *, first: bool) -> dict[str, Any]:
         "icon": r.action,
         "verb": r.action.capitalize(),
         "why": words.CODES.get(r.code, r.code)
-        + (f": {r.variant}" if r.variant and len(facts.plans[pk].variants) > 2 else ""),
+        + (f": {r.variant}" if r.variant and len(data.plans[pk].variants) > 2 else ""),
         "name": e.name,
         "url": reverse("experiment", args=[e.key]),
         "hypothesis": e.hypothesis,
-        "reason": next(iter(rationale(r.told, reader_of(facts, pk))), ""),
-        "revised": _revised(facts, pk),
-        "chips": gate_presenter.chips(gates, facts.metrics),
-        "meta": [e.team.name, e.owner, _day_of(e, facts, pk)],
-        "kpi": gate_presenter.name_of(gate, facts.metrics) if gate else "",
+        "reason": next(iter(rationale(r.told, reader_of(data, pk))), ""),
+        "revised": _revised(data, pk),
+        "chips": gate_presenter.chips(gates, data.metrics),
+        "meta": [e.team.name, e.owner, _day_of(e, data, pk)],
+        "kpi": gate_presenter.name_of(gate, data.metrics) if gate else "",
         "estimate": "not trusted" if distrust else text,
         "range": distrust or spread,
-        "interval": gate_presenter.drawn(gate, facts.metrics, uid=f"i{pk}") if gate and not distrust else "",
-        "pictures": _pictures(facts, pk, variant),
-        "spark": _spark(facts, pk, variant, uid=f"s{pk}"),
-        "age": freshness.text(age, now=facts.now) if age else None,
+        "interval": gate_presenter.drawn(gate, data.metrics, uid=f"i{pk}") if gate and not distrust else "",
+        "pictures": _assets(data, pk, variant),
+        "spark": _spark(data, pk, variant, uid=f"s{pk}"),
+        "age": freshness.text(age, now=data.now) if age else None,
         "late": left < 6 * 3600,
         "left": "Act now"
         if safety
         else f"{words.duration(left)} left"
         if left > 0
         else f"{words.duration(-left)} overdue",
-        "clock": clock(facts.now - r.proposed_at, timedelta(hours=e.team.answer_within_h), uid=f"c{pk}"),
-        "since": f"of {e.team.answer_within_h} h since the proposal, {words.instant(r.proposed_at, facts.now)}",
+        "clock": clock(data.now - r.proposed_at, timedelta(hours=e.team.answer_within_h), uid=f"c{pk}"),
+        "since": f"of {e.team.answer_within_h} h since the proposal, {words.instant(r.proposed_at, data.now)}",
     }
 
 
@@ -117,26 +117,26 @@ def _foremost(found: Sequence[Recommendation]) -> Recommendation:
     return min(found, key=lambda r: (URGENT.get(r.code, 2), r.pk))
 
 
-def _day_of(e: Experiment, facts: Facts, pk: int) -> str:
+def _day_of(e: Experiment, data: PageData, pk: int) -> str:
     if e.started_at is None:
         return "not started"
-    cursor = facts.cursors.get(pk)
+    cursor = data.cursors.get(pk)
     most = _body(cursor.policy_version if cursor else None).get("max_days", 28)
-    return f"day {ran_days(facts.plans[pk], facts.now)} of {most}"
+    return f"day {ran_days(data.plans[pk], data.now)} of {most}"
 
 
-def row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
-    e = facts.experiments[pk]
-    shown = shown_of(facts, pk)
+def row(pk: int, data: PageData, *, lane: str) -> dict[str, Any]:
+    e = data.experiments[pk]
+    shown = shown_of(data, pk)
     gates = shown.get("gates") or []
-    said = said_of(facts, pk)
+    said = said_of(data, pk)
     variant = said.get("variant")
     gate = gate_presenter.telling(gates, code="", variant=variant)
-    text, spread = gate_presenter.value_text(gate, facts.metrics) if gate else ("", "")
-    goal = _goal(facts, pk)
-    pill, reason = _said_closed(e, facts) if lane == "closed" else _said_open(e, said, facts)
-    left, since = _last(e, said, facts) if lane == "progress" else _ended(e, facts)
-    age = facts.ages.get(pk) if e.status in ("running", "paused") else None
+    text, spread = gate_presenter.value_text(gate, data.metrics) if gate else ("", "")
+    goal = _goal(data, pk)
+    pill, reason = _said_closed(e, data) if lane == "closed" else _said_open(e, said, data)
+    left, since = _last(e, said, data) if lane == "progress" else _ended(e, data)
+    age = data.ages.get(pk) if e.status in ("running", "paused") else None
     invalid = said.get("code") == "invalid" or gate_presenter.split_is_wrong(gates)
     return {
         "name": e.name,
@@ -147,22 +147,22 @@ def row(pk: int, facts: Facts, *, lane: str) -> dict[str, Any]:
         "owner": e.owner,
         "pill": pill,
         "reason": reason,
-        "revised": _revised(facts, pk),
-        "chips": gate_presenter.chips(gates, facts.metrics),
+        "revised": _revised(data, pk),
+        "chips": gate_presenter.chips(gates, data.metrics),
         "kpi": (goal.name or goal.metric) if goal else "Goal KPI",
         "tone": {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold"),
-        "pictures": _pictures(facts, pk, variant),
-        "spark": _spark(facts, pk, variant, uid=f"s{pk}"),
+        "pictures": _assets(data, pk, variant),
+        "spark": _spark(data, pk, variant, uid=f"s{pk}"),
         "estimate": "not trusted" if invalid and text else text,
         "range": "" if invalid else spread,
-        "age": freshness.text(age, now=facts.now) if age else None,
+        "age": freshness.text(age, now=data.now) if age else None,
         "no_age": "Ended" if lane == "closed" else "Not started",
         "left": left,
         "since": since,
     }
 
 
-def _said_open(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[dict[str, Any], str]:
+def _said_open(e: Experiment, said: Mapping[str, Any], data: PageData) -> tuple[dict[str, Any], str]:
     reasons = [*(said.get("blockers") or []), *(said.get("rationale") or [])]
     first = reasons[0] if reasons else ""
     if e.status == "draft":
@@ -171,7 +171,7 @@ def _said_open(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[di
         return words.pill(
             "hold", "Hold, paused"
         ), "Rows still arrive and are kept; gates rest until it is started again."
-    if (cursor := facts.cursors.get(e.pk)) and cursor.unjudgeable:
+    if (cursor := data.cursors.get(e.pk)) and cursor.unjudgeable:
         action = said.get("action", "hold")
         how = "suspended" if said.get("state") == "suspended" else "cannot be judged"
         return words.pill(action, f"{action.capitalize()}, {how}", line=True), cursor.unjudgeable["reason"]
@@ -184,15 +184,15 @@ def _said_open(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[di
     return words.pill(action, f"{action.capitalize()}, {why}"), first
 
 
-def _revised(facts: Facts, pk: int) -> str:
+def _revised(data: PageData, pk: int) -> str:
     """Said of an experiment that runs on: that an answer of people would now be another; of several, the newest."""
-    cursor = facts.cursors.get(pk)
-    revisions = cursor.revisions if cursor and facts.experiments[pk].status in OPEN else {}
+    cursor = data.cursors.get(pk)
+    revisions = cursor.revisions if cursor and data.experiments[pk].status in OPEN else {}
     return words.on_older_data(revisions[max(revisions, key=int)]) if revisions else ""
 
 
-def _said_closed(e: Experiment, facts: Facts) -> tuple[dict[str, Any], str]:
-    d = facts.decisions.get(e.pk)
+def _said_closed(e: Experiment, data: PageData) -> tuple[dict[str, Any], str]:
+    d = data.decisions.get(e.pk)
     verb = {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold")
     if d is None:
         return words.pill(verb, words.STATUSES[e.status], line=True), "Ended without a proposal that was answered."
@@ -202,50 +202,50 @@ def _said_closed(e: Experiment, facts: Facts) -> tuple[dict[str, Any], str]:
         if accepted
         else f"{d.recommendation.action.capitalize()} was proposed. {d.by}: “{d.reason}”"
     )
-    cursor = facts.cursors.get(e.pk)
+    cursor = data.cursors.get(e.pk)
     if cursor and (revised := cursor.revisions.get(str(d.pk))):
         said = words.on_older_data(revised)
     return words.pill(verb, f"{words.STATUSES[e.status]}, {'accepted' if accepted else 'overridden'}"), said
 
 
-def _last(e: Experiment, said: Mapping[str, Any], facts: Facts) -> tuple[str, str]:
+def _last(e: Experiment, said: Mapping[str, Any], data: PageData) -> tuple[str, str]:
     if e.started_at is None:
         return "no date", f"draft since {words.day(e.created_at)}"
-    plan = facts.plans[e.pk]
-    ran = ran_days(plan, facts.now)
+    plan = data.plans[e.pk]
+    ran = ran_days(plan, data.now)
     if e.status == "paused":
         return "not counting", f"ran {words.plural(ran, 'day')}"
-    cursor = facts.cursors.get(e.pk)
+    cursor = data.cursors.get(e.pk)
     body = _body(cursor.policy_version if cursor else None)
     least, most = body.get("min_days", 7), body.get("max_days", 28)
     suspended = said.get("state") == "suspended"
-    if suspended and not gate_presenter.late(shown_of(facts, e.pk).get("gates") or []):
+    if suspended and not gate_presenter.late(shown_of(data, e.pk).get("gates") or []):
         return "when it holds again", f"day {ran} of {most}"
     if suspended or said.get("code") in ("stale", "no_data"):
         return "when data is back", f"day {ran} of {most}"
-    left = _days_left(facts, e.pk)
+    left = _days_left(data, e.pk)
     if left is not None and left < most - ran:
-        when = words.day(facts.now + timedelta(days=max(left, least - ran)))[:-5]
+        when = words.day(data.now + timedelta(days=max(left, least - ran)))[:-5]
         return f"about {when}", f"if the effect stays; day {ran} of {most}"
     if ran < least:
         return f"not before {words.day(ran_until(plan, least))[:-5]}", f"day {ran} of at least {least}"
     return f"by {words.day(ran_until(plan, most))[:-5]}", f"day {ran} of {most}"
 
 
-def _days_left(facts: Facts, pk: int) -> float | None:
+def _days_left(data: PageData, pk: int) -> float | None:
     """Days until the last goal is decided if its effect stays; None when that cannot be said."""
     found = [
         g["limits"].get("days_left")
-        for g in shown_of(facts, pk).get("gates") or []
+        for g in shown_of(data, pk).get("gates") or []
         if g["kind"] == "uplift" and g.get("limits")
     ]
     known = [float(days) for days in found if days is not None]
     return max(known) if known and len(known) == len(found) else None
 
 
-def _ended(e: Experiment, facts: Facts) -> tuple[str, str]:
-    d = facts.decisions.get(e.pk)
+def _ended(e: Experiment, data: PageData) -> tuple[str, str]:
+    d = data.decisions.get(e.pk)
     if d is None or e.ended_at is None:
-        return words.instant(e.ended_at, facts.now), ""
+        return words.instant(e.ended_at, data.now), ""
     took = (d.at - d.recommendation.proposed_at).total_seconds()
-    return words.instant(e.ended_at, facts.now), f"{words.duration(took)} after the proposal"
+    return words.instant(e.ended_at, data.now), f"{words.duration(took)} after the proposal"

@@ -20,35 +20,35 @@ from gates.engine.policy import Policy, plan_warnings
 from gates.models import Cursor, Evaluation, Recommendation
 
 
-class Dossier:
+class ExperimentContext:
     """Everything read about one experiment, each kind once."""
 
     def __init__(self, experiment: Experiment, principal: Principal, *, now: datetime) -> None:
         self.e, self.principal, self.now = experiment, principal, now
-        self.facts = page_data.gather([experiment.pk], now=now)
-        self.cursor: Cursor | None = self.facts.cursors.get(experiment.pk)
-        self.reader = page_data.reader_of(self.facts, experiment.pk)
-        shown = page_data.shown_of(self.facts, experiment.pk)
+        self.data = page_data.load([experiment.pk], now=now)
+        self.cursor: Cursor | None = self.data.cursors.get(experiment.pk)
+        self.reader = page_data.reader_of(self.data, experiment.pk)
+        shown = page_data.shown_of(self.data, experiment.pk)
         self.shown: Mapping[str, Any] = narrated(shown, self.reader) if shown.get("recommendation") else shown
         self.gates: Sequence[Mapping[str, Any]] = [
             gate_in_words(gate, self.reader) for gate in shown.get("gates") or []
         ]
         self.said: Mapping[str, Any] = self.shown.get("recommendation") or {}
-        self.plan = self.facts.plans[experiment.pk]
+        self.plan = self.data.plans[experiment.pk]
         self.kpis: Sequence[Kpi] = self.plan.kpis
         self.arms = list(Variant.objects.filter(experiment=experiment).order_by("position"))
         self.control = next((v for v in self.arms if v.control), None)
         self.treatments = [v for v in self.arms if not v.control] if self.control else []
-        self.metrics: Mapping[str, Kpi] = self.facts.metrics
+        self.metrics: Mapping[str, Kpi] = self.data.metrics
         self.series = history.series((experiment.pk, kpi) for kpi in self.kpis)
-        self.proposals: Sequence[Recommendation] = self.facts.proposals.get(experiment.pk, [])
+        self.proposals: Sequence[Recommendation] = self.data.proposals.get(experiment.pk, [])
 
     @cached_property
     def _judging(self) -> list[tuple[Policy, Plan]]:
         """Plan and the policy that judges it, or will when it is judged for the first time; none when it is over."""
         if self.e.status not in ("draft", "running", "paused"):
             return []
-        policy = page_data.policies_of(self.facts).get(self.e.pk)
+        policy = page_data.policies_of(self.data).get(self.e.pk)
         if policy is None:  # not judged yet: by the policy that would
             with suppress(loading.Unjudgeable):
                 return [(judging.policy, judging.plan) for judging in loading.load([self.e.pk])]
@@ -79,12 +79,12 @@ class Dossier:
         return reverse(name, args=[self.e.key, *args])
 
 
-def as_of(d: Dossier) -> str:
+def as_of(d: ExperimentContext) -> str:
     at = d.cursor.judged_to if d.cursor else None
     return f" at slot {words.instant(at, d.now)}" if at else ""
 
 
-def slot_of(d: Dossier, digest: str) -> datetime | None:
+def slot_of(d: ExperimentContext, digest: str) -> datetime | None:
     """The slot that evidence proves: the one on record with it, and not the newest judged, at which nothing had changed."""
     if not digest:
         return None

@@ -7,14 +7,14 @@ from django.urls import reverse
 
 from decisioning.board import words
 from decisioning.board.downloads import MOST_OF_ONE
-from decisioning.board.presenters.experiment.context import Dossier, slot_of
+from decisioning.board.presenters.experiment.context import ExperimentContext, slot_of
 from experiments.models import Experiment
 from gates.engine import evidence
 from gates.models import Evidence, Recommendation
 from telemetry.models import ExperimentKpi
 
 
-def evidence_card(d: Dossier) -> dict[str, Any] | None:
+def evidence_card(d: ExperimentContext) -> dict[str, Any] | None:
     digest = next((r.evidence_digest for r in d.proposals), "") or d.said.get("evidence_digest") or ""
     if not digest:
         last = (

@@ -7,17 +7,19 @@ from typing import Any
 from django.urls import reverse
 
 from decisioning.board import charts, words
-from decisioning.board.charts import Post
+from decisioning.board.charts import Threshold
 from decisioning.board.presenters import freshness, history, page_data
 from decisioning.board.presenters import gates as gate_presenter
-from decisioning.board.presenters.experiment.context import Dossier
+from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.board.presenters.gates import svg
 from experiments.models import Asset, Variant
 from gates.engine.plan import Kpi
 
 
-def uplift_chart(d: Dossier, goal: Kpi, treatment: Variant, *, several: bool, i: int) -> dict[str, Any] | None:
-    found = d.facts.effects.get((d.e.pk, treatment.key), [])
+def uplift_chart(
+    d: ExperimentContext, goal: Kpi, treatment: Variant, *, several: bool, i: int
+) -> dict[str, Any] | None:
+    found = d.data.effects.get((d.e.pk, treatment.key), [])
     if not found:
         return None
     mine = (g for g in d.gates if g["kind"] == "uplift" and g.get("metric") == goal.metric)
@@ -29,7 +31,7 @@ def uplift_chart(d: Dossier, goal: Kpi, treatment: Variant, *, several: bool, i:
     trusted = not gate_presenter.split_is_wrong(d.gates)
     draw: dict[str, Any] = {
         "days": days,
-        "posts": gate_presenter.posts(gate) if gate else [],
+        "thresholds": gate_presenter.thresholds(gate) if gate else [],
         "events": _events(d, [r.day for r in found]),
         "say": say,
         "title": f"Uplift of {name}, {treatment.key}: {say(last.estimate)} {spread}",
@@ -54,7 +56,7 @@ def uplift_chart(d: Dossier, goal: Kpi, treatment: Variant, *, several: bool, i:
     }
 
 
-def _events(d: Dossier, days: Sequence[date]) -> list[tuple[int, str]]:
+def _events(d: ExperimentContext, days: Sequence[date]) -> list[tuple[int, str]]:
     stable = next((r.first_stable_at for r in d.proposals if r.first_stable_at), None)
     return [(days.index(stable.date()), "stable read")] if stable and stable.date() in days else []
 
@@ -62,7 +64,7 @@ def _events(d: Dossier, days: Sequence[date]) -> list[tuple[int, str]]:
 _CSS = ("control", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
-def kpi_card(d: Dossier, kpi: Kpi, ages: Mapping[str, freshness.Age], i: int) -> dict[str, Any]:
+def kpi_card(d: ExperimentContext, kpi: Kpi, ages: Mapping[str, freshness.Age], i: int) -> dict[str, Any]:
     arms = [*([d.control] if d.control else []), *(v for v in d.arms if not v.control)]
     found = {v.key: d.series.get((d.e.pk, kpi.metric, v.key), []) for v in arms}
     days = sorted({day.day for row in found.values() for day in row})
@@ -79,9 +81,9 @@ def kpi_card(d: Dossier, kpi: Kpi, ages: Mapping[str, freshness.Age], i: int) ->
     limits = []
     target = kpi.target
     if target and target.at_least is not None:
-        limits.append(Post(target.at_least, f"at least {say(target.at_least)}", "scale", "right"))
+        limits.append(Threshold(target.at_least, f"at least {say(target.at_least)}", "scale", "right"))
     if target and target.at_most is not None:
-        limits.append(Post(target.at_most, f"at most {say(target.at_most)}", "delete", "right"))
+        limits.append(Threshold(target.at_most, f"at most {say(target.at_most)}", "delete", "right"))
     draw: dict[str, Any] = {
         "days": labels,
         "show": lambda value: words.tick(value, kpi.unit, kpi.kind),
@@ -116,7 +118,7 @@ def kpi_card(d: Dossier, kpi: Kpi, ages: Mapping[str, freshness.Age], i: int) ->
 
 
 def _trip(
-    d: Dossier, kpi: Kpi, arms: Sequence[Variant], found: Mapping[str, Sequence[history.Day]]
+    d: ExperimentContext, kpi: Kpi, arms: Sequence[Variant], found: Mapping[str, Sequence[history.Day]]
 ) -> list[dict[str, str]]:
     out = []
     read = any(g.get("metric") == kpi.metric for g in d.gates) and d.e.status in page_data.OPEN
@@ -137,7 +139,7 @@ def _trip(
     return out
 
 
-def split_text(d: Dossier) -> str:
+def split_text(d: ExperimentContext) -> str:
     if len(d.arms) < 2:
         return "One variant: there is nothing to split."
     total = sum(v.weight for v in d.arms)
@@ -150,7 +152,7 @@ def split_text(d: Dossier) -> str:
     )
 
 
-def shares_chart(d: Dossier, goal: Kpi | None) -> dict[str, Any] | None:
+def shares_chart(d: ExperimentContext, goal: Kpi | None) -> dict[str, Any] | None:
     """Each variant's share of the units that were in by the end of each day; None while there is nothing to split."""
     if goal is None or len(d.arms) < 2:
         return None
@@ -169,7 +171,7 @@ def shares_chart(d: Dossier, goal: Kpi | None) -> dict[str, Any] | None:
         "days": labels,
         "show": lambda share: words.share(share, 2),
         "limits": [
-            Post(share, f"planned {words.share(share)}", "hold", "right")
+            Threshold(share, f"planned {words.share(share)}", "hold", "right")
             for share in sorted({v.weight / weights for v in arms})
         ],
         "title": "Share of units by the end of each day",
@@ -192,7 +194,7 @@ def shares_chart(d: Dossier, goal: Kpi | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def variant_cards(d: Dossier, goal: Kpi | None) -> list[dict[str, Any]]:
+def variant_cards(d: ExperimentContext, goal: Kpi | None) -> list[dict[str, Any]]:
     total = sum(v.weight for v in d.arms) or 1
     counted: dict[str, int] = {}
     if goal:

@@ -10,14 +10,14 @@ from decisioning.access.scopes import Scope
 from decisioning.board import words
 from decisioning.board.presenters import freshness, page_data
 from decisioning.board.presenters import gates as gate_presenter
-from decisioning.board.presenters.experiment.context import Dossier, as_of
+from decisioning.board.presenters.experiment.context import ExperimentContext, as_of
 from decisioning.board.presenters.experiment.evidence import evidence_card
 from decisioning.board.presenters.experiment.kpis import kpi_card, shares_chart, split_text, uplift_chart, variant_cards
-from decisioning.board.presenters.experiment.timeline import answered, trail
+from decisioning.board.presenters.experiment.timeline import answered, timeline
 from decisioning.board.presenters.experiment.verdict import verdicts
 from decisioning.board.presenters.frame import LATE_AFTER_S
 from decisioning.board.presenters.records import present_runs
-from experiments.lifecycle import BY_HAND, allowed
+from experiments.lifecycle import BY_HAND, next_statuses
 from experiments.models import Experiment
 from gates.models import Decision
 from telemetry.refresh import runs_feeding
@@ -25,7 +25,7 @@ from telemetry.refresh import runs_feeding
 _MOVES = {"running": "Start", "paused": "Pause", "stopped": "Stop"}
 
 
-def experiment(d: Dossier, *, answer: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def experiment(d: ExperimentContext, *, answer: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The whole page; `answer` is what a person sent and why it was refused, shown in the form again."""
     e = d.e
     goal = next((k for k in d.kpis if k.role == "goal"), None)
@@ -66,14 +66,14 @@ def experiment(d: Dossier, *, answer: Mapping[str, Any] | None = None) -> dict[s
         "shares": shares_chart(d, goal),
         "variants": variant_cards(d, goal),
         "may_edit": d.principal.may(Scope.WRITE, e.team_id),
-        "trail": trail(d),
+        "timeline": timeline(d),
         "audit_url": f"{reverse('audit')}?object={e.key}",
         "evidence": evidence_card(d),
         "report_url": d.url("report"),
     }
 
 
-def _day(d: Dossier) -> str:
+def _day(d: ExperimentContext) -> str:
     e = d.e
     if e.started_at is None:
         return "not started"
@@ -82,15 +82,15 @@ def _day(d: Dossier) -> str:
     return f"day {page_data.ran_days(d.plan, d.now)} of {d.body.get('max_days', 28)}"
 
 
-def _actions(d: Dossier) -> list[dict[str, Any]]:
+def _actions(d: ExperimentContext) -> list[dict[str, Any]]:
     if not d.principal.may(Scope.WRITE, d.e.team_id):
         return []
-    moves = [to for to in allowed(d.e.status) if to in BY_HAND]
+    moves = [to for to in next_statuses(d.e.status) if to in BY_HAND]
     names = {**_MOVES, "running": "Start" if d.e.status == "draft" else "Resume"}
     return [{"url": d.url("move", to), "label": names[to], "go": d.e.status == "draft"} for to in moves]
 
 
-def _meta(d: Dossier) -> list[dict[str, str]]:
+def _meta(d: ExperimentContext) -> list[dict[str, str]]:
     e = d.e
     version = d.cursor.policy_version if d.cursor else None
     policy = (
@@ -105,7 +105,7 @@ def _meta(d: Dossier) -> list[dict[str, str]]:
     return [*({"text": t, "url": ""} for t in (e.team.name, e.owner, started)), policy, {"text": f"#{e.pk}", "url": ""}]
 
 
-def _notes(d: Dossier) -> list[dict[str, str]]:
+def _notes(d: ExperimentContext) -> list[dict[str, str]]:
     notes = []
     if d.e.status == "paused":
         notes.append(
@@ -124,7 +124,7 @@ def _notes(d: Dossier) -> list[dict[str, str]]:
     return [*notes, *_revised(d)]
 
 
-def _revised(d: Dossier) -> list[dict[str, str]]:
+def _revised(d: ExperimentContext) -> list[dict[str, str]]:
     """Answers that would now be others, while it runs on; of what has ended the banner says it."""
     revisions = d.cursor.revisions if d.cursor and d.e.status in page_data.OPEN else {}
     if not revisions:

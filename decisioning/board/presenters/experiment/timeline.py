@@ -6,13 +6,13 @@ from typing import Any
 from django.db.models import Q
 
 from decisioning.board import words
-from decisioning.board.presenters.experiment.context import Dossier
+from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment, Pause
 from gates.engine.narration import rationale
 from gates.models import Decision, PolicyVersion, Recommendation
 
-TRAIL = 60
+LONGEST_TIMELINE = 60
 
 
 def answered(a: Decision) -> str:
@@ -20,7 +20,7 @@ def answered(a: Decision) -> str:
     return f"{a.recommendation.action.capitalize()}{of} {'accepted' if a.action == 'accept' else 'overridden'}"
 
 
-def trail(d: Dossier) -> list[dict[str, Any]]:
+def timeline(d: ExperimentContext) -> list[dict[str, Any]]:
     """Status, recommendations, answers, corrections, newest first."""
     e, now = d.e, d.now
     told: list[tuple[datetime, dict[str, str]]] = []
@@ -35,10 +35,14 @@ def trail(d: Dossier) -> list[dict[str, Any]]:
     for r in (
         Recommendation.objects.filter(experiment=e)
         .select_related("variant", "policy_version__policy")
-        .order_by("-pk")[:TRAIL]
+        .order_by("-pk")[:LONGEST_TIMELINE]
     ):
         told += _told(d, r)
-    for a in Decision.objects.filter(experiment=e).select_related("recommendation__variant").order_by("-pk")[:TRAIL]:
+    for a in (
+        Decision.objects.filter(experiment=e)
+        .select_related("recommendation__variant")
+        .order_by("-pk")[:LONGEST_TIMELINE]
+    ):
         what = f"{answered(a)} by {a.by}"
         detail = f"{'Decided ' + a.override_to + ' instead. ' if a.override_to else ''}{'“' + a.reason + '”' if a.reason else ''}"
         told.append(
@@ -83,17 +87,17 @@ def trail(d: Dossier) -> list[dict[str, Any]]:
             )
         )
     told.sort(key=lambda item: item[0], reverse=True)
-    return [{"at": at.isoformat(), "when": words.instant(at, now), **line} for at, line in told[:TRAIL]]
+    return [{"at": at.isoformat(), "when": words.instant(at, now), **line} for at, line in told[:LONGEST_TIMELINE]]
 
 
-def _policy_changes(e: Experiment, d: Dossier) -> list[tuple[datetime, dict[str, str]]]:
+def _policy_changes(e: Experiment, d: ExperimentContext) -> list[tuple[datetime, dict[str, str]]]:
     """Versions of its policy that went live while it was open, and when another policy was chosen for it or its team."""
     version = d.cursor.policy_version if d.cursor else None
     began, ended = e.created_at, e.ended_at or d.now
     out = []
     if version:
         live = PolicyVersion.objects.filter(policy=version.policy_id, activated_at__range=(began, ended))
-        for v in live.order_by("-activated_at")[:TRAIL]:
+        for v in live.order_by("-activated_at")[:LONGEST_TIMELINE]:
             what = f"Policy {version.policy.name}, version {v.number} went live"
             out.append((v.activated_at, what, f"By {v.activated_by or 'the portal'}. It judges from the next slot on."))
     chosen = Entry.objects.filter(
@@ -102,7 +106,7 @@ def _policy_changes(e: Experiment, d: Dossier) -> list[tuple[datetime, dict[str,
         content_type__model="policybinding",
         timestamp__range=(began, ended),
     )
-    for entry in chosen.order_by("-id")[:TRAIL]:
+    for entry in chosen.order_by("-id")[:LONGEST_TIMELINE]:
         whose = "the experiment" if entry.experiment_id else "its team"
         what = "Policy no longer set" if entry.action == Entry.Action.DELETE else "Policy chosen"
         out.append((entry.timestamp, what, f"For {whose}, by {entry.actor_name}."))
@@ -124,7 +128,7 @@ def _made_by(e: Experiment) -> str:
     )
 
 
-def _told(d: Dossier, r: Recommendation) -> list[tuple[datetime, dict[str, str]]]:
+def _told(d: ExperimentContext, r: Recommendation) -> list[tuple[datetime, dict[str, str]]]:
     variant = f" {r.variant.key}" if r.variant else ""
     version = r.policy_version
     why = next(iter(rationale(r.told, d.reader)), "")

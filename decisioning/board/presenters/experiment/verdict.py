@@ -8,7 +8,7 @@ from decisioning.access.scopes import Scope
 from decisioning.board import words
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters import page_data
-from decisioning.board.presenters.experiment.context import Dossier, as_of, slot_of
+from decisioning.board.presenters.experiment.context import ExperimentContext, as_of, slot_of
 from gates.engine.narration import rationale, sentence
 from gates.engine.reasons import blocking, each_once, told
 from gates.models import Decision, Recommendation
@@ -27,7 +27,7 @@ _INSTEAD = {
 }
 
 
-def verdicts(d: Dossier, *, answer: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+def verdicts(d: ExperimentContext, *, answer: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """One banner for each proposal that waits, else the one that says why there is nothing to answer."""
     waiting = sorted(d.proposals, key=lambda r: (r.code != "unsafe", r.variant_id is not None, r.pk))
     if waiting and d.e.status in page_data.OPEN:
@@ -50,7 +50,7 @@ def _heading(action: str, variant: str | None, *, several: bool) -> str:
     return f"{verb} it: keep control" if action == "delete" else f"{verb} it"
 
 
-def _because(d: Dossier, reasons: Sequence[Mapping[str, Any]], action: str) -> list[dict[str, str]]:
+def _because(d: ExperimentContext, reasons: Sequence[Mapping[str, Any]], action: str) -> list[dict[str, str]]:
     icon = {"scale": "pass", "delete": "fail", "review": "review"}.get(action, "inconclusive")
     return [
         *({"icon": icon, "tone": "", "text": line} for line in rationale(reasons, d.reader)),
@@ -65,7 +65,7 @@ def _because(d: Dossier, reasons: Sequence[Mapping[str, Any]], action: str) -> l
     ]
 
 
-def _proof(d: Dossier, code: str, variant: str | None, *, uid: str) -> dict[str, Any]:
+def _proof(d: ExperimentContext, code: str, variant: str | None, *, uid: str) -> dict[str, Any]:
     gate = gate_presenter.telling(d.gates, code=code, variant=variant)
     if gate is None:
         return {"kpi": "", "estimate": "", "range": "", "interval": ""}
@@ -76,7 +76,7 @@ def _proof(d: Dossier, code: str, variant: str | None, *, uid: str) -> dict[str,
     return {"kpi": name, "estimate": text, "range": spread, "interval": gate_presenter.drawn(gate, d.metrics, uid=uid)}
 
 
-def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None, i: int) -> dict[str, Any]:
+def _proposal(d: ExperimentContext, r: Recommendation, *, answer: Mapping[str, Any] | None, i: int) -> dict[str, Any]:
     e, several = d.e, len(d.treatments) > 1
     variant = r.variant.key if r.variant else d.said.get("variant")
     suspended = _suspended(d, r)
@@ -119,14 +119,14 @@ def _proposal(d: Dossier, r: Recommendation, *, answer: Mapping[str, Any] | None
     return banner
 
 
-def _suspended(d: Dossier, r: Recommendation) -> Mapping[str, Any] | None:
+def _suspended(d: ExperimentContext, r: Recommendation) -> Mapping[str, Any] | None:
     """What the newest slot says of this proposal when it suspends it: its inputs have died, or were restated."""
     told = [*(d.shown.get("variants") or []), d.said]
     mine = (t for t in told if t.get("state") == "suspended" and t.get("evidence_digest") == r.evidence_digest)
     return next(mine, None)
 
 
-def _not_now(d: Dossier) -> dict[str, Any]:
+def _not_now(d: ExperimentContext) -> dict[str, Any]:
     """Beside a suspended proposal; what blocks it stands in its reasons."""
     if d.cursor and d.cursor.unjudgeable:
         lines = ["It cannot be judged just now, so it cannot be answered.",
@@ -146,7 +146,9 @@ def _not_now(d: Dossier) -> dict[str, Any]:
     return {"title": "Not now", "lines": lines, "url": d.url("experiment") + "#gates", "label": "See the gates"}
 
 
-def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[str, Any] | None) -> dict[str, Any]:
+def _answer(
+    d: ExperimentContext, r: Recommendation, variant: str | None, sent: Mapping[str, Any] | None
+) -> dict[str, Any]:
     whole = r.variant_id is None or len(d.treatments) < 2
     then = (
         _THEN[r.action]
@@ -174,7 +176,7 @@ def _answer(d: Dossier, r: Recommendation, variant: str | None, sent: Mapping[st
     }
 
 
-def _digest(d: Dossier, digest: str, slot: datetime | None) -> dict[str, str]:
+def _digest(d: ExperimentContext, digest: str, slot: datetime | None) -> dict[str, str]:
     if not digest:
         return {"digest": "", "short": "", "evidence_url": "", "as_of": ""}
     short = f"{digest[:11]}…{digest[-4:]}"
@@ -182,7 +184,7 @@ def _digest(d: Dossier, digest: str, slot: datetime | None) -> dict[str, str]:
     return {"digest": digest, "short": short, "evidence_url": d.url("evidence", digest), "as_of": as_of}
 
 
-def _decided(d: Dossier, answer: Decision) -> dict[str, Any]:
+def _decided(d: ExperimentContext, answer: Decision) -> dict[str, Any]:
     r = answer.recommendation
     verb = {"scaled": "scale", "deleted": "delete"}.get(d.e.status, "hold")
     how = "accepted" if answer.action == "accept" else "overridden"
@@ -216,7 +218,7 @@ def _decided(d: Dossier, answer: Decision) -> dict[str, Any]:
     }
 
 
-def _nothing(d: Dossier) -> dict[str, Any]:
+def _nothing(d: ExperimentContext) -> dict[str, Any]:
     e = d.e
     code, action = d.said.get("code", ""), d.said.get("action", "hold")
     reasons: list[Mapping[str, Any]] = d.said.get("reasons") or []
@@ -252,7 +254,7 @@ def _nothing(d: Dossier) -> dict[str, Any]:
     }
 
 
-def _wait(d: Dossier) -> dict[str, Any] | None:
+def _wait(d: ExperimentContext) -> dict[str, Any] | None:
     """What a person can do while there is nothing to answer."""
     e = d.e
     if e.status in page_data.CLOSED:

@@ -14,9 +14,9 @@ from django.http import QueryDict
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
 from decisioning.board.downloads import MOST
-from decisioning.board.presenters import freshness, promises, webhooks
-from decisioning.board.presenters.experiment.context import Dossier
-from decisioning.board.presenters.experiment.timeline import trail
+from decisioning.board.presenters import freshness, slo, webhooks
+from decisioning.board.presenters.experiment.context import ExperimentContext
+from decisioning.board.presenters.experiment.timeline import timeline
 from decisioning.board.presenters.history import effects
 from decisioning.board.presenters.page_data import policies_of
 from decisioning.ledger.models import Channel, Delivery
@@ -26,24 +26,24 @@ from gates.models import Cursor, PolicyVersion
 from telemetry.models import QuarantinedEvent, Source
 from telemetry.refresh import failure_shares, fed
 
-type Sheet = list[Sequence[object]]
+type Table = list[Sequence[object]]
 
 
-def _sheet(heads: str, rows: Iterable[Sequence[object]]) -> Sheet:
+def _table(heads: str, rows: Iterable[Sequence[object]]) -> Table:
     return [heads.split(), *rows]
 
 
 # The portal ------------------------------------------------------------------------------------------------------------
 
 
-def of_freshness(_who: Principal, _params: QueryDict, now: datetime) -> Sheet:
+def of_freshness(_who: Principal, _params: QueryDict, now: datetime) -> Table:
     found = sorted(freshness.ages(None, now=now), key=lambda a: a.badness, reverse=True)[: MOST + 1]
     p95, came = freshness.latencies(found, now=now), freshness.refreshed(found, now=now)
 
     def after(a: freshness.Age, seconds: int) -> datetime | None:
         return a.watermark + timedelta(seconds=seconds) if a.watermark else None
 
-    return _sheet(
+    return _table(
         "experiment metric role state age_s data_watermark due_at stale_at telemetry_p95_s last_refresh_at source "
         "last_run_status last_run_error",
         (
@@ -55,10 +55,10 @@ def of_freshness(_who: Principal, _params: QueryDict, now: datetime) -> Sheet:
     )  # fmt: skip
 
 
-def of_sources(_who: Principal, _params: QueryDict, now: datetime) -> Sheet:
+def of_sources(_who: Principal, _params: QueryDict, now: datetime) -> Table:
     found = list(Source.objects.select_related("team").order_by("key")[: MOST + 1])
     shares, feeds = failure_shares(found, now=now), fed(found, now=now)
-    return _sheet(
+    return _table(
         "key team kind path url_env metrics schedule_s enabled failures failure_share data_watermark last_refresh_at due_at "
         "freshness telemetry_p95_s",
         (
@@ -70,9 +70,9 @@ def of_sources(_who: Principal, _params: QueryDict, now: datetime) -> Sheet:
     )  # fmt: skip
 
 
-def of_quarantine(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
+def of_quarantine(_who: Principal, _params: QueryDict, _now: datetime) -> Table:
     held = QuarantinedEvent.objects.select_related("team").order_by("-id")[: MOST + 1]
-    return _sheet(
+    return _table(
         "id received_at team type source event_id reason replayed_at body",
         (
             [e.pk, e.received_at, e.team.key, e.type, e.source, e.event_id, e.reason, e.replayed_at,
@@ -82,21 +82,21 @@ def of_quarantine(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
     )  # fmt: skip
 
 
-def of_promises(who: Principal, _params: QueryDict, now: datetime) -> Sheet:
-    return _sheet(
+def of_promises(who: Principal, _params: QueryDict, now: datetime) -> Table:
+    return _table(
         "promise value target holds budget_left told",
         (
             [p.name, p.value, p.limit, p.holds, p.budget_left, "; ".join(f"{label}: {text}" for label, text in p.facts)]
-            for p in promises.levels(promises.figures(who, now=now))
+            for p in slo.levels(slo.figures(who, now=now))
         ),
     )
 
 
-def of_policies(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
+def of_policies(_who: Principal, _params: QueryDict, _now: datetime) -> Table:
     judged = Cursor.objects.filter(policy_version__isnull=False).values_list("policy_version")
     used = dict(judged.annotate(n=Count("pk")).order_by())
     versions = PolicyVersion.objects.select_related("policy__team").order_by("policy__name", "policy_id", "number")
-    return _sheet(
+    return _table(
         "policy team version author created_at activated_at activated_by judges body",
         (
             [v.policy.name, v.policy.team.key if v.policy.team else None, v.number, v.author, v.created_at, v.activated_at,
@@ -106,7 +106,7 @@ def of_policies(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
     )  # fmt: skip
 
 
-def of_backtest(version: PolicyVersion) -> Sheet:
+def of_backtest(version: PolicyVersion) -> Table:
     """Every variant of every recorded experiment, also those in which nothing changes, then every answer of people and every
     stretch of time in which the versions differ; empty without a finished backtest."""
     newest = backtests.newest(version)
@@ -116,7 +116,7 @@ def of_backtest(version: PolicyVersion) -> Sheet:
         return [decided["action"], decided["code"]] if decided else ["hold", ""]
 
     experiments = found.get("experiments", [])
-    return _sheet(
+    return _table(
         "experiment variant live_action live_code candidate_action candidate_code days_saved kind person begin end",
         [
             *(
@@ -154,8 +154,8 @@ def of_backtest(version: PolicyVersion) -> Sheet:
 # Keys and receivers ----------------------------------------------------------------------------------------------------
 
 
-def of_keys(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
-    return _sheet(
+def of_keys(_who: Principal, _params: QueryDict, _now: datetime) -> Table:
+    return _table(
         "key team owner made_by scopes agent rate created_at expires_at revoked_at last_used_at problem",
         (
             [str(k), k.team.key, str(k.owner or ""), str(k.made_by or ""), " ".join(k.scopes), k.agent, k.rate, k.created_at,
@@ -165,11 +165,11 @@ def of_keys(_who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
     )  # fmt: skip
 
 
-def of_webhooks(who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
+def of_webhooks(who: Principal, _params: QueryDict, _now: datetime) -> Table:
     found, teams = Channel.objects.select_related("team").order_by("-id"), webhooks.may_see(who)
     if teams is not None:
         found = found.filter(team__in=teams)
-    return _sheet(
+    return _table(
         "name team kind events enabled failures failing_since disabled_reason created_at created_by",
         (
             [c.name, c.team.key, c.kind, " ".join(c.events), c.enabled, c.failures, c.failing_since, c.disabled_reason,
@@ -179,11 +179,11 @@ def of_webhooks(who: Principal, _params: QueryDict, _now: datetime) -> Sheet:
     )  # fmt: skip
 
 
-def of_deliveries(channel: Channel, params: QueryDict) -> Sheet:
+def of_deliveries(channel: Channel, params: QueryDict) -> Table:
     found = Delivery.objects.select_related("message").filter(channel=channel).order_by("-id")
     if (state := params.get("state", "")) in webhooks.STATES:
         found = found.filter(state=state)
-    return _sheet(
+    return _table(
         "message type happened_at experiment state attempts next_at last_status last_error delivered_at",
         (
             [f"msg_{d.message_id}", d.message.type, d.message.created_at, d.message.data.get("experiment"), d.state, d.attempts,
@@ -196,12 +196,12 @@ def of_deliveries(channel: Channel, params: QueryDict) -> Sheet:
 # One experiment --------------------------------------------------------------------------------------------------------
 
 
-def of_gates(d: Dossier) -> Sheet:
+def of_gates(d: ExperimentContext) -> Table:
     def figures(gate: Mapping[str, Any]) -> list[object]:
         names = ("estimate", "lower", "upper", "running_lower", "running_upper", "n", "p")
         return [(gate.get("reading") or {}).get(name) for name in names]
 
-    return _sheet(
+    return _table(
         "gate kind variant metric verdict since estimate lower upper running_lower running_upper n p reason",
         (
             [g["gate"], g["kind"], g.get("variant"), g.get("metric"), g["verdict"], g.get("since"), *figures(g), g.get("reason")]
@@ -210,15 +210,15 @@ def of_gates(d: Dossier) -> Sheet:
     )  # fmt: skip
 
 
-def of_effects(d: Dossier) -> Sheet:
+def of_effects(d: ExperimentContext) -> Table:
     """Every goal's and guardrail's effect on each treatment, as the gates read it at the last look of each day."""
-    compiled = next((compile_plan(policy, d.plan) for policy in policies_of(d.facts).values()), None)
+    compiled = next((compile_plan(policy, d.plan) for policy in policies_of(d.data).values()), None)
     read = (
         [(c, effects({d.e.pk: compiled}, now=d.now, of={d.e.pk: c})) for c in compiled.comparisons]
         if compiled and compiled.control
         else []
     )
-    return _sheet(
+    return _table(
         "gate metric role variant day estimate lower upper n",
         (
             [c.gate.name, c.kpi.metric, c.kpi.role, variant, r.day, r.point.estimate, r.point.lower, r.point.upper, r.n]
@@ -229,9 +229,9 @@ def of_effects(d: Dossier) -> Sheet:
     )  # fmt: skip
 
 
-def of_days(d: Dossier) -> Sheet:
+def of_days(d: ExperimentContext) -> Table:
     """Every KPI of every variant day by day, and the units that were in by the end of each day."""
-    return _sheet(
+    return _table(
         "metric variant day value units_so_far value_so_far",
         (
             [metric, variant, day.day, day.value, day.units, day.so_far]
@@ -241,5 +241,5 @@ def of_days(d: Dossier) -> Sheet:
     )
 
 
-def of_trail(d: Dossier) -> Sheet:
-    return _sheet("at what detail", ([line["at"], line["what"], line["detail"]] for line in trail(d)))
+def of_timeline(d: ExperimentContext) -> Table:
+    return _table("at what detail", ([line["at"], line["what"], line["detail"]] for line in timeline(d)))

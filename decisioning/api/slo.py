@@ -6,13 +6,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
-from decisioning.api.door import Door
+from decisioning.api.base import PortalView
 from decisioning.api.judgement import rfc3339
 from decisioning.slo import figures as slo
 from decisioning.slo.queries import WINDOW
 
 
-class Promises(Door):
+class Promises(PortalView):
     """The portal's own figures."""
 
     scopes = {"GET": Scope.READ}

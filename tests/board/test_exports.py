@@ -83,9 +83,9 @@ def test_the_tables_of_the_portal(board: Client, scene: Scene, growth: Team, ine
     assert "Telemetry latency, p95" in [line["promise"] for line in lines(board, "/promises.csv")]
     judged = {(line["policy"], line["version"]): line["judges"] for line in lines(board, "/policies.csv")}
     assert judged["default", "1"] == "1"
-    for page, sheet in (("freshness", "freshness"), ("sources", "sources"), ("quarantine", "quarantine"),
+    for page, export in (("freshness", "freshness"), ("sources", "sources"), ("quarantine", "quarantine"),
                         ("promises", "promises"), ("policies", "policies")):  # fmt: skip
-        assert f'href="/{sheet}.csv"' in board.get(f"/{page}").text
+        assert f'href="/{export}.csv"' in board.get(f"/{page}").text
 
 
 def test_what_a_backtest_found_is_taken_along_whole(board: Client, scene: Scene, ines: User) -> None:

@@ -114,7 +114,7 @@ def _days(d: slo.Days) -> str:
     return f"median {d.median:.1f} days to a proposal, p95 {d.p95:.1f}, of {words.plural(d.counted, 'experiment')}{waiting}"
 
 
-def pulse(principal: Principal, *, now: datetime) -> list[dict[str, Any]]:
+def summary(principal: Principal, *, now: datetime) -> list[dict[str, Any]]:
     """The strip on top of the board."""
     return [
         {

@@ -26,7 +26,7 @@ from experiments.models import Experiment
 MAX_ID = 2**63 - 1
 
 
-class Door(APIView):
+class PortalView(APIView):
     """One address. `scopes` names the scope each method needs; `parameters` the query parameters each method knows."""
 
     scopes: ClassVar[Mapping[str, Scope]] = {}
