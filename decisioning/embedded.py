@@ -72,11 +72,15 @@ class Home:
     def write(self, name: str, text: str) -> None:
         """Replace a file in one step: mode 0600 from its first byte on, and never half written."""
         draft = self.path / f".{name}.{os.getpid()}"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path / name)
+        try:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.path / name)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
 
     def secret(self, name: str) -> str:
         """The secret of that name, generated the first time it is asked for."""
@@ -85,8 +89,9 @@ class Home:
         return text
 
     def port(self, name: str) -> int:
-        """The port a server has here; 0 before its first start."""
-        return int(self.read(f"{name}.port") or 0)
+        """The port a server has here; 0 before its first start, or when the file was torn."""
+        said = (self.read(f"{name}.port") or "").strip()
+        return int(said) if said.isdecimal() and len(said) < 6 else 0
 
     def settle_port(self, name: str) -> int:
         """The port a server about to start shall have: as before, so that clients find it, unless that one was taken."""
@@ -192,6 +197,7 @@ class Postgres:
         """Make the cluster unless there is one: aside, then renamed, so that no half of one is left."""
         self.settle()
         if self.data.exists():
+            self.forget_stale_pid()
             return
         draft, password = self.data.with_name("postgres.new"), self.data.with_name("initdb.password")
         shutil.rmtree(draft, ignore_errors=True)
@@ -212,6 +218,24 @@ class Postgres:
         if made.returncode:
             raise NotStarted(f"initdb could not make a PostgreSQL cluster in {draft}:\n{said.decode(errors='replace')}")
         draft.rename(self.data)
+
+    def forget_stale_pid(self) -> None:
+        """Remove what a server that was killed has left, which no other would start beside: its number may be anybody's by now.
+
+        For who has claimed the home, since nobody else starts a server in it. Raises NotStarted when one was started by hand.
+        """
+        file = self.data / "postmaster.pid"
+        try:
+            pid = int(file.read_bytes().split(b"\n")[0])
+        except FileNotFoundError:
+            return
+        except ValueError:  # torn
+            pid = 0
+        if pid and _works_in(pid, self.data):
+            raise NotStarted(
+                f"A PostgreSQL that was not started here runs in {self.data}: process {pid}. Stop it first."
+            )
+        file.unlink(missing_ok=True)
 
     def command(self) -> list[str]:
         """What to launch."""
@@ -453,6 +477,22 @@ def _become(account: str) -> None:
         os.setgroups([])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    """Whether a process is a PostgreSQL server on that folder, as far as the system tells us of other people's processes."""
+    at = Path(f"/proc/{pid}")
+    if not Path("/proc/self").exists():
+        asked = subprocess.run(["/bin/ps", "-o", "args=", "-p", str(pid)], check=False, capture_output=True, text=True)  # noqa: S603
+        return "postgres" in asked.stdout and str(folder) in asked.stdout
+    with contextlib.suppress(OSError):
+        if (at / "comm").read_text().strip() != "postgres":
+            return False
+        try:
+            return (at / "cwd").resolve() == folder.resolve()
+        except PermissionError:
+            return True
+    return False
 
 
 def _package(name: str) -> Path:

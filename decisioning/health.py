@@ -9,7 +9,7 @@ from time import monotonic
 
 import redis
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from decisioning.access.middleware import own_transaction
 from decisioning.access.principal import bind_portal
+from decisioning.api.problems import is_out_of_room
 from decisioning.database.liveness import PRIMARY
 from decisioning.ledger.models import Heartbeat, OutboxMessage
 from decisioning.slo import figures as slo
@@ -34,16 +35,55 @@ def healthz(_request: HttpRequest) -> JsonResponse:
 
 @own_transaction
 def readyz(_request: HttpRequest) -> JsonResponse:
-    """200 while the database answers; broker and tick are told, not required: without them data still flows in."""
+    """200 while the database answers and takes writes; broker and tick are told, not required: without them data still flows in."""
     broker = "ok" if _broker_answers() else "down"
     try:
-        newest = None if PRIMARY.away else _newest_slot()
+        newest, writes = (None, "") if PRIMARY.away else (_newest_slot(), _WRITES.standing())
     except DatabaseError:
-        return JsonResponse({"database": "down", "broker": broker, "tick": "unknown"}, status=503)
+        return _not_ready(broker)
     if PRIMARY.away:
-        return JsonResponse({"database": "down", "broker": broker, "tick": "unknown"}, status=503)
+        return _not_ready(broker)
     late = newest is None or timezone.now() - newest > LATE_AFTER
-    return JsonResponse({"database": "ok", "broker": broker, "tick": "late" if late else "ok"})
+    told = {"database": "ok", "writes": writes, "broker": broker, "tick": "late" if late else "ok"}
+    return JsonResponse(told, status=200 if writes == "ok" else 503)
+
+
+def _not_ready(broker: str) -> JsonResponse:
+    told = {"database": "down", "writes": "down", "broker": broker, "tick": "unknown"}
+    return JsonResponse(told, status=503)
+
+
+class _Writes:
+    """Whether the database takes writes, tried at most every few seconds: it may answer, and have no room, or be a replica."""
+
+    TRIED_FOR_S = 5.0
+    _ROOM = 50_000  # rows that are put on its disk, about a megabyte, and thrown away
+
+    def __init__(self) -> None:
+        self._kept: tuple[float, str] | None = None
+
+    def standing(self) -> str:
+        """`ok`, `read_only`, `disk_full` or `failing`. Raises DatabaseError when it does not answer."""
+        if self._kept is None or monotonic() - self._kept[0] > self.TRIED_FOR_S:
+            self._kept = (monotonic(), self._try())
+        return self._kept[1]
+
+    def _try(self) -> str:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SELECT current_setting('transaction_read_only')::bool")
+                if cursor.fetchone() == (True,):
+                    return "read_only"
+                cursor.execute("SET LOCAL work_mem = '64kB'")  # what does not fit is written to disk
+                cursor.execute("SELECT count(*) FROM generate_series(1, %s)", [self._ROOM])
+        except DatabaseError as failure:
+            if not connection.is_usable():
+                raise
+            return "disk_full" if is_out_of_room(failure) else "failing"
+        return "ok"
+
+
+_WRITES = _Writes()
 
 
 @own_transaction

@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+from decisioning.literals import rfc3339
+
 CAUSE: ContextVar[str] = ContextVar("cause", default="")
 """The id of the request or task at work here; the audit notes the same one."""
 WOKEN_BY: ContextVar[tuple[str, ...]] = ContextVar("woken_by", default=())
@@ -18,7 +20,7 @@ class Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "at": rfc3339(datetime.fromtimestamp(record.created, UTC), timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),

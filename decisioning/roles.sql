@@ -28,3 +28,16 @@ GRANT pg_read_all_stats, pg_signal_backend TO decisioning_owner;
 -- Everybody may enter these two by default, and fill the disk from there.
 REVOKE CONNECT, TEMPORARY ON DATABASE postgres, template1 FROM PUBLIC;
 GRANT CONNECT ON DATABASE postgres TO decisioning_owner, decisioning_web, decisioning_worker, decisioning_backup, pg_monitor;
+-- What a session of the portal's has from its start. Given here too, since a pooler's sessions are nobody's own.
+ALTER ROLE decisioning_owner SET search_path = public, metadata, metrics, audit;
+ALTER ROLE decisioning_owner SET lock_timeout = '1500ms';
+ALTER ROLE decisioning_owner SET statement_timeout = '600s';
+ALTER ROLE decisioning_owner SET idle_in_transaction_session_timeout = '300s';
+ALTER ROLE decisioning_web SET search_path = public, metadata, metrics, audit;
+ALTER ROLE decisioning_web SET lock_timeout = '2s';
+ALTER ROLE decisioning_web SET statement_timeout = '30s';
+ALTER ROLE decisioning_web SET idle_in_transaction_session_timeout = '300s';
+ALTER ROLE decisioning_worker SET search_path = public, metadata, metrics, audit;
+ALTER ROLE decisioning_worker SET lock_timeout = '10s';
+ALTER ROLE decisioning_worker SET statement_timeout = '600s';
+ALTER ROLE decisioning_worker SET idle_in_transaction_session_timeout = '300s';

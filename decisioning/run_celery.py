@@ -129,7 +129,10 @@ def _keep(children: list[Child]) -> int:
         now = time.monotonic()
         for child in children:
             if not child.pid and now >= child.due:
-                _start(child)
+                try:
+                    _start(child)
+                except OSError as failure:  # no more processes, no memory
+                    _put_off(child, f"could not be started: {failure}")
             elif child.pid and now - child.born > 60:
                 child.deaths = 0
         for child in _ended(children):
@@ -204,9 +207,16 @@ def _kill(child: Child) -> None:
 
 def _bury(child: Child) -> None:
     """Say how it ended and when it is started again."""
+    _put_off(
+        child, f"was ended by {signal.Signals(-child.code).name}" if child.code < 0 else f"ended with code {child.code}"
+    )
+
+
+def _put_off(child: Child, how: str) -> None:
     delay = min(0.5 * 2 ** min(child.deaths, 10), LONGEST_BACKOFF_S)
-    how = f"was ended by {signal.Signals(-child.code).name}" if child.code < 0 else f"ended with code {child.code}"
-    sys.stderr.write(f"{child.name} {how}; starting it again in {delay:.1f} s\n")
+    with suppress(OSError):  # a full disk keeps nobody from being started again
+        sys.stderr.write(f"{child.name} {how}; starting it again in {delay:.1f} s\n")
+        sys.stderr.flush()
     child.pid, child.due = 0, time.monotonic() + delay
     child.deaths += 1
 

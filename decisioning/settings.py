@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from django.utils.csp import CSP
+from psycopg.conninfo import conninfo_to_dict
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("DECISIONING_HOME", BASE_DIR / ".data"))
@@ -92,21 +93,44 @@ ROLE_URLS = {
 }
 
 
+# Who waits for a lock holds up all who come after: a migration gives way to writers, a request to its client.
 LOCK_TIMEOUT = {"web": "2s", "owner": "1500ms"}
+SESSION = {  # roles.sql gives the roles the same, which hold through a pooler too
+    "search_path": "public,metadata,metrics,audit",
+    "lock_timeout": LOCK_TIMEOUT.get(ROLE, "10s"),
+    "statement_timeout": "30s" if ROLE == "web" else "600s",
+    "idle_in_transaction_session_timeout": "300s",
+}
+
+
+# Behind a pooler such as PgBouncer a session is anybody's from one transaction to the next: nothing is set or prepared in it.
+POOLED = os.environ.get("DECISIONING_POOL_MODE") == "transaction"
 
 
 def database(url: str) -> dict[str, object]:
-    """Django's settings for a postgres:// URL; no URL gives a name that cannot connect, so commands without a database still run."""
-    parts = urlsplit(url)
+    """Django's settings for a postgresql:// URL with anything libpq knows: several hosts, target_session_attrs, sslmode, sslrootcert.
+
+    No URL gives a name that cannot connect, so commands without a database still run.
+
+    >>> found = database("postgresql://web:s%40y@one:5432,two:5433/portal?target_session_attrs=read-write")
+    >>> [found[name] for name in ("HOST", "PORT", "USER", "PASSWORD", "NAME")]
+    ['one,two', '5432,5433', 'web', 's@y', 'portal']
+    >>> found["OPTIONS"]["target_session_attrs"]
+    'read-write'
+    """
+    said = conninfo_to_dict(url)
+    options = "" if POOLED else " ".join(f"-c {name}={value}" for name, value in SESSION.items())
+    options = f"{options} {said.pop('options', '')}".strip()
     return {
         "ENGINE": "decisioning.database.backend",
-        "NAME": parts.path.lstrip("/") or "decisioning",
-        "USER": unquote(parts.username or ""),
-        "PASSWORD": unquote(parts.password or ""),
-        "HOST": parts.hostname or "",
-        "PORT": str(parts.port or ""),
+        "NAME": said.pop("dbname", "decisioning"),
+        "USER": said.pop("user", ""),
+        "PASSWORD": said.pop("password", ""),
+        "HOST": said.pop("host", ""),
+        "PORT": said.pop("port", ""),
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
+        "DISABLE_SERVER_SIDE_CURSORS": POOLED,
         "OPTIONS": {
             # A hung server ignores statement_timeout, so there are deadlines on this side as well; see database.liveness.
             "connect_timeout": 10,
@@ -115,9 +139,8 @@ def database(url: str) -> dict[str, object]:
             "keepalives_interval": 3,
             "keepalives_count": 3,
             "application_name": f"decisioning-{ROLE}",
-            "options": "-c search_path=public,metadata,metrics,audit "
-            # Who waits for a lock holds up all who come after: a migration gives way to writers, a request to its client.
-            f"-c lock_timeout={LOCK_TIMEOUT.get(ROLE, '10s')} -c statement_timeout={'30s' if ROLE == 'web' else '600s'} -c idle_in_transaction_session_timeout=300s",
+            **said,
+            **({"options": options} if options else {}),
         },
     }
 
@@ -279,6 +302,7 @@ SPECTACULAR_SETTINGS = {
 SOURCES_DIR = Path(os.environ.get("DECISIONING_FILES", HOME / "files"))  # CSV and Parquet files that sources may read
 SOURCE_PULLS = int(os.environ.get("DECISIONING_PULLS", "1"))  # runs of sources at a time; fewer than there are workers
 RETENTION_DAYS = int(os.environ.get("DECISIONING_RETENTION_DAYS", "400"))
+ANCHOR = Path(os.environ.get("DECISIONING_ANCHOR", HOME / "audit-head.jsonl"))  # outlives whoever writes it
 
 LOGGING = {
     "version": 1,

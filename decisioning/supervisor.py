@@ -21,7 +21,7 @@ from decisioning.embedded import (
     tail,
 )
 
-LOG_BYTES = 5_000_000
+LOG_BYTES, MOST_LOG_BYTES = 5_000_000, 20_000_000
 LONGEST_BACKOFF_S = 30.0
 
 
@@ -39,9 +39,10 @@ def step(what: str) -> Iterator[None]:
 
 
 def say(line: str, end: str = "\n") -> None:
-    """Tell the person at the terminal, now."""
-    sys.stdout.write(line + end)
-    sys.stdout.flush()
+    """Tell the person at the terminal, now; where nothing can be written any more, nobody."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.write(line + end)
+        sys.stdout.flush()
 
 
 class Interrupted(Exception):
@@ -58,6 +59,7 @@ class Part:
     stop_signal: signal.Signals = signal.SIGTERM
     account: str = SELF
     answers: Callable[[], bool] | None = None
+    before: Callable[[], None] | None = None  # what each start needs
     serves_others: bool = False  # stopped when those others are gone
     then: Callable[[], None] | None = None  # it has an end: called after exit code 0, which is no death
     on_terminal: bool = False  # its output is for the person, not for a log
@@ -69,10 +71,15 @@ class Part:
     deaths: int = 0
     down: bool = False
     log_start: int = 0
+    log_due: float = 0.0
+    hindered: str = ""
 
 
 class Supervisor:
-    """Keeps parts alive: one that dies is started again, later and later, for as long as we live."""
+    """Keeps parts alive: one that dies is started again, later and later, for as long as we live.
+
+    What the system refuses meanwhile (a full disk, no more processes) is told once and tried again; it ends nothing.
+    """
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -154,22 +161,39 @@ class Supervisor:
         if self._launcher and os.getppid() != self._launcher:
             self.stopping = True  # `uv run` was killed: nobody could stop us any more
         while self.wanted:
-            self.keep(self.wanted.pop())
-        now = time.monotonic()
+            self.parts.append(self.wanted.pop())
         for part in list(self.parts):
-            if part.process is None:
-                if now >= part.due:
-                    self._start(part)
-            elif part.process.poll() is not None:
-                self._bury(part, part.process)
-            elif part.down and (part.answers() if part.answers else now - part.born > 10):
-                part.down = False
-                say(f"{part.name} is back")
-            elif now - part.born > 60:
-                part.deaths = 0
-            self._bound(self._log(part))
+            try:
+                self._tend(part)
+                self._bound(part)
+            except (OSError, NotStarted) as failure:
+                self._put_off(part, failure)
+
+    def _tend(self, part: Part) -> None:
+        now = time.monotonic()
+        if part.process is None:
+            if now >= part.due:
+                self._start(part)
+        elif part.process.poll() is not None:
+            self._bury(part, part.process)
+        elif part.down and (part.answers() if part.answers else now - part.born > 10):
+            part.down = False
+            say(f"{part.name} is back")
+        elif now - part.born > 60:
+            part.deaths, part.hindered = 0, ""
+
+    def _put_off(self, part: Part, failure: OSError | NotStarted) -> None:
+        """What could not be done for a part now is tried again, later and later."""
+        if part.process is None:
+            part.due = max(part.due, time.monotonic() + _delay(part.deaths))
+            part.deaths += 1
+        if part.hindered != str(failure):
+            part.hindered = str(failure)
+            say(f"\n{part.name}: {failure}; it is tried again")
 
     def _start(self, part: Part) -> None:
+        if part.before:
+            part.before()
         log = self._log(part)
         log.touch(0o600)
         part.log_start = log.stat().st_size
@@ -189,7 +213,7 @@ class Supervisor:
             self.parts.remove(part)
             part.then()
             return
-        delay = min(0.5 * 2 ** min(part.deaths, 10), LONGEST_BACKOFF_S)
+        delay = _delay(part.deaths)
         part.due = time.monotonic() + delay
         part.deaths += 1
         part.down = True
@@ -201,10 +225,26 @@ class Supervisor:
     def _log(self, part: Part) -> Path:
         return self.home.logs / f"{part.name}.log"
 
-    def _bound(self, log: Path) -> None:
-        if log.stat().st_size > LOG_BYTES:
-            shutil.copyfile(log, log.with_suffix(".log.1"))
-            os.truncate(log, 0)  # its writer appends, so it goes on at the new end
+    def _bound(self, part: Part) -> None:
+        """Keep the log short. Where there is no room for its last part it is told, and let go of when it gets much too long."""
+        log, now = self._log(part), time.monotonic()
+        if now < part.log_due or not log.exists() or (size := log.stat().st_size) <= LOG_BYTES:
+            return
+        kept = log.with_suffix(".log.1")
+        try:
+            shutil.copyfile(log, kept)
+        except OSError:
+            with contextlib.suppress(OSError):
+                kept.unlink()  # half of it is there, and the one before is gone: this makes room
+            part.log_due = now + LONGEST_BACKOFF_S
+            if size <= MOST_LOG_BYTES:
+                raise
+        os.truncate(log, 0)  # its writer appends, so it goes on at the new end
+
+
+def _delay(deaths: int) -> float:
+    """Seconds until the next try."""
+    return min(0.5 * float(1 << min(deaths, 10)), LONGEST_BACKOFF_S)
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

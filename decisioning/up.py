@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         supervisor.watch()
     except Interrupted:
         pass
-    except NotStarted as problem:
+    except (NotStarted, OSError) as problem:  # once it runs, the supervisor outlives what the system refuses
         say(f"Not started. {problem}\nThe logs are in {home.logs}")
         return 1
     finally:
@@ -167,6 +168,7 @@ class Installation:
                 stop_signal=server.stop_signal,
                 account=server.account,
                 answers=server.ready,
+                before=server.forget_stale_pid if isinstance(server, Postgres) else None,
                 serves_others=True,
             )
         )
@@ -178,10 +180,7 @@ class Installation:
         environment = self._env("web")
         if self.web > 1:  # one alone is started again by the supervisor; of several the others go on answering
             options += ["--respawn-failed-workers", "--respawn-interval", "0.5"]
-            counts = self.home.path / "counts"  # what /metrics tells of all of them
-            shutil.rmtree(counts, ignore_errors=True)
-            counts.mkdir()
-            environment["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
+            environment["PROMETHEUS_MULTIPROC_DIR"] = self._counts()
         environment["RUST_MIN_STACK"] = str(THREAD_STACK)
         # Slow or endless headers are cut off by the server, slow bodies by availability.middleware; a stop waits for what is being answered.
         options += ["--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536"]
@@ -197,6 +196,17 @@ class Installation:
         command = [sys.executable, "-m", "granian", *options]
         self.supervisor.keep(Part("web", command, environment, answers=self._ready, grace_s=10))
 
+    def _counts(self) -> str:
+        """A new folder for what /metrics tells of all of them. In memory: a mapped file on a full disk kills who writes to it."""
+        if before := self.home.read("counts.at"):
+            shutil.rmtree(before, ignore_errors=True)
+        memory = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder there
+        made = tempfile.mkdtemp(
+            prefix="decisioning-counts-", dir=memory if os.access(memory, os.W_OK) else self.home.path
+        )
+        self.home.write("counts.at", made)
+        return made
+
     def _keep_workers(self) -> None:
         """Workers, courier and beat: one part, which keeps each of them alive."""
         options = ["--workers", str(self.worker), "--schedule", str(self.home.path / "beat-schedule")]
@@ -208,7 +218,10 @@ class Installation:
         failures = 0
         while True:
             time.sleep(5)
-            failures = 0 if self._broker_answers() else failures + 1
+            try:
+                failures = 0 if self._broker_answers() else failures + 1
+            except OSError:  # it could not even be asked
+                continue
             if failures > 1 and not any(part.name == "ticks" for part in self.supervisor.parts):
                 command = [sys.executable, str(PROJECT / "manage.py"), "ticks"]
                 self.supervisor.wanted.append(Part("ticks", command, self._env("worker"), then=lambda: None))
@@ -238,13 +251,24 @@ class Installation:
 
     def _prepare(self) -> tuple[dict[str, str], bool]:
         """Migrate. The credentials: the kept ones, or new ones on the first start, when they got lost, for another password."""
-        kept: dict[str, str] = json.loads(self.home.read("credentials.json") or "{}")
+        kept = self._kept_credentials()
         if not kept or os.environ.get("DECISIONING_ADMIN_PASSWORD", kept["admin_password"]) != kept["admin_password"]:
             return self._renewal("--migrate")(), True
         self.supervisor.run("migrate", "--skip-checks", env=self._env("owner"), log=self.home.logs / "migrate.log")
         if kept["url"] != self.url:
             self._write_credentials(kept := kept | {"url": self.url})
         return kept, False
+
+    def _kept_credentials(self) -> dict[str, str]:
+        """Nothing where there are none, or they were torn: new ones are made then."""
+        try:
+            kept = json.loads(self.home.read("credentials.json") or "{}")
+        except ValueError:
+            kept = None
+        if isinstance(kept, dict) and (not kept or {"url", "admin_password", "api_key"} <= kept.keys()):
+            return kept
+        say("credentials.json cannot be read; the password and the key are made anew.")
+        return {}
 
     def _renewal(self, *options: str) -> Callable[[], dict[str, str]]:
         """Begin to make new credentials. What is returned waits for them and keeps them."""
@@ -264,22 +288,23 @@ class Installation:
         self.home.write("credentials.json", json.dumps(credentials, indent=2) + "\n")
 
     def _ready(self) -> bool:
-        return self._status("/readyz") == 200
+        """Whether reads are answered: a disk that is full keeps nobody from looking."""
+        status, body = self._asked("/readyz")
+        return status == 200 or b'"database": "ok"' in body
 
     def _accepts(self, key: str) -> bool:
-        return self._status("/api/experiments?limit=1", {"Authorization": f"Bearer {key}"}) != 401
+        return self._asked("/api/experiments?limit=1", {"Authorization": f"Bearer {key}"})[0] != 401
 
-    def _status(self, path: str, headers: dict[str, str] | None = None) -> int:
-        """The status of a GET to our own web server; 0 when it does not answer."""
+    def _asked(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+        """Status and body of a GET to our own web server; status 0 when it does not answer."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - a name for it, no bind
         connection = http.client.HTTPConnection(host, self.port, timeout=2)
         try:
             connection.request("GET", path, headers={"Host": "localhost"} | (headers or {}))
-            status: int = connection.getresponse().status
+            answer = connection.getresponse()
+            return answer.status, answer.read()
         except (OSError, http.client.HTTPException):
-            return 0
-        else:
-            return status
+            return 0, b""
         finally:
             connection.close()
 
@@ -326,7 +351,7 @@ class Installation:
 
 
 def _connections(web: int, worker: int) -> int:
-    """How many PostgreSQL has to take: all threads of web with a pulse and a tally each, three a worker, those of readers, and forty for all else."""
+    """How many PostgreSQL has to take: all threads of web with a probe and a counter of reads each, three a worker, those of readers, and forty for all else."""
     return max(100, web * (WEB_THREADS + 2) + worker * 3 + FOR_READERS + 40)
 
 

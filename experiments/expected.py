@@ -21,6 +21,7 @@ from zoneinfo import available_timezones
 
 from cronsim import CronSim, CronSimError
 
+from decisioning.refusals import Fault
 from experiments.schedule import Part, offsets
 
 WORDS = ("hourly", "daily", "weekdays", "weekly", "monthly")
@@ -33,19 +34,18 @@ _YEARS_BEFORE, _YEARS_AFTER = 1, 10
 """For how long around its beginning a plan carries the offsets of a zone."""
 
 type Expected = Mapping[str, Any]
-type Fault = tuple[str, str, str]
 """(field, code, message): what is wrong with a field, and what to write in its place."""
 
 
 def faults(expected: Expected) -> Iterator[Fault]:
     """Everything that is wrong with what somebody wrote.
 
-    >>> [code for _, code, _ in faults({"cron": "0 0 30 2 *"})], [code for _, code, _ in faults({"every": "daily", "timezone": "Mars"})]
-    (['never_due'], ['unknown_timezone'])
+    >>> [[fault.code for fault in faults(said)] for said in ({"cron": "0 0 30 2 *"}, {"every": "daily", "timezone": "Mars"})]
+    [['never_due'], ['unknown_timezone']]
     """
     said = [key for key in _KEYS if expected.get(key) is not None]
     if len(said) != 1:
-        yield (
+        yield Fault(
             "",
             "two_schedules" if said else "missing_field",
             f"expected says {' and '.join(said) or 'nothing'}: give one of every_s, cron, or every with a word.",
@@ -53,32 +53,36 @@ def faults(expected: Expected) -> Iterator[Fault]:
         return
     for key in sorted(expected.keys() - _KEYS[said[0]]):
         if expected[key] is not None:
-            yield key, "unknown_field", f"{key} says nothing beside {said[0]}. Leave it out."
+            yield Fault(f"/{key}", "unknown_field", f"{key} says nothing beside {said[0]}. Leave it out.")
     if said[0] == "every_s":
         every_s = expected["every_s"]
         if isinstance(every_s, bool) or not isinstance(every_s, int) or not 1 <= every_s <= MOST_S:
-            yield "every_s", "invalid_number", f"every_s is {_json(every_s)}, must be 1 to {MOST_S} whole seconds."
+            yield Fault(
+                "/every_s", "invalid_number", f"every_s is {_json(every_s)}, must be 1 to {MOST_S} whole seconds."
+            )
         return
     zone = expected.get("timezone")
     if zone is not None and (not isinstance(zone, str) or zone not in available_timezones()):
-        yield "timezone", "unknown_timezone", f"{_json(zone)} is no time zone. Use a name such as Europe/Berlin or UTC."
+        yield Fault(
+            "/timezone", "unknown_timezone", f"{_json(zone)} is no time zone. Use a name such as Europe/Berlin or UTC."
+        )
     yield from _cron_faults(expected["cron"]) if said[0] == "cron" else _word_faults(expected)
 
 
 def _cron_faults(cron: object) -> Iterator[Fault]:
     if not isinstance(cron, str):
-        yield "cron", "invalid_cron", f"cron is {_json(cron)}, must be text such as 0 6 * * 1-5."
+        yield Fault("/cron", "invalid_cron", f"cron is {_json(cron)}, must be text such as 0 6 * * 1-5.")
         return
     fields = len(cron.split())
     if fields == 6:
-        yield (
-            "cron",
+        yield Fault(
+            "/cron",
             "too_often",
             f"{cron!r} has six fields, the first for seconds. A bucket is a minute at least: give five, minute first.",
         )
     elif fields != 5 or len(cron) > 200:
-        yield (
-            "cron",
+        yield Fault(
+            "/cron",
             "invalid_cron",
             f"{cron[:60]!r} has {fields} fields, must have five: minute hour day month weekday.",
         )
@@ -87,14 +91,16 @@ def _cron_faults(cron: object) -> Iterator[Fault]:
             found = CronSim(cron, dt.datetime(2000, 1, 1))  # noqa: DTZ001 - a wall time
         except CronSimError as error:
             if str(error) == "Bad day-of-month" and _is_cron(" ".join((*cron.split()[:2], "1", *cron.split()[3:]))):
-                yield "cron", "never_due", f"{cron!r} is never due: {error}. Name a day that its months have."
+                yield Fault("/cron", "never_due", f"{cron!r} is never due: {error}. Name a day that its months have.")
             else:
-                yield "cron", "invalid_cron", f"{cron!r} cannot be read: {error}. Correct it, such as 0 6 * * 1-5."
+                yield Fault(
+                    "/cron", "invalid_cron", f"{cron!r} cannot be read: {error}. Correct it, such as 0 6 * * 1-5."
+                )
         else:
             days = (dt.date(2000, 1, 1) + dt.timedelta(days=n) for n in range(_YEARS_LOOKED_AT * 366))
             if not any(day.month in found.months and found.match_day(day) for day in days):
-                yield (
-                    "cron",
+                yield Fault(
+                    "/cron",
                     "never_due",
                     f"{cron!r} is never due: no day is all of what it asks. Name days that there are.",
                 )
@@ -111,19 +117,21 @@ def _is_cron(text: str) -> bool:
 def _word_faults(expected: Expected) -> Iterator[Fault]:
     every, at, on = expected["every"], expected.get("at"), expected.get("on")
     if every not in WORDS:
-        yield "every", "invalid", f"every is {_json(every)}, must be one of {', '.join(WORDS)}; or give every_s."
+        yield Fault(
+            "/every", "invalid", f"every is {_json(every)}, must be one of {', '.join(WORDS)}; or give every_s."
+        )
         return
     if at is not None and _minute_of_day(every, at) is None:
         how = "the minute, as :10" if every == "hourly" else "a time of day, as 06:00, up to 24:00"
-        yield "at", "invalid", f"at is {_json(at)}, must be {how}."
+        yield Fault("/at", "invalid", f"at is {_json(at)}, must be {how}.")
     if every == "weekly" and on is not None and str(on).lower() not in WEEKDAYS:
-        yield "on", "invalid", f"on is {_json(on)}, must be a weekday: {', '.join(WEEKDAYS)}."
+        yield Fault("/on", "invalid", f"on is {_json(on)}, must be a weekday: {', '.join(WEEKDAYS)}.")
     elif every == "monthly" and on is not None and on != "last" and (type(on) is not int or not 1 <= on <= 28):
-        yield "on", "invalid", f'on is {_json(on)}, must be a day from 1 to 28, or "last".'
+        yield Fault("/on", "invalid", f'on is {_json(on)}, must be a day from 1 to 28, or "last".')
     elif every == "monthly" and on == 28 and at == "24:00":
-        yield "at", "invalid", "The 28th at 24:00 is another date every four years. Use 23:59, or on: last."
+        yield Fault("/at", "invalid", "The 28th at 24:00 is another date every four years. Use 23:59, or on: last.")
     elif every not in ("weekly", "monthly") and on is not None:
-        yield "on", "unknown_field", f"on says nothing beside {every}. Leave it out."
+        yield Fault("/on", "unknown_field", f"on says nothing beside {every}. Leave it out.")
 
 
 def _minute_of_day(every: str, at: object) -> int | None:

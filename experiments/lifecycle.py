@@ -4,6 +4,7 @@ from datetime import datetime
 
 from decisioning.access.principal import Principal
 from decisioning.ledger.outbox import publish
+from decisioning.refusals import Refused
 from experiments.models import Experiment, Pause
 
 Status = Experiment.Status
@@ -20,16 +21,16 @@ BY_HAND = (Status.RUNNING, Status.PAUSED, Status.STOPPED)
 """What a person or a program may ask for; scaled and deleted are answers to a recommendation (`gates.decisions`)."""
 
 
-class TransitionRefused(Exception):
+class TransitionRefused(Refused):
     """This experiment cannot go there from where it is; `allowed` says where it can."""
 
-    code = "transition_refused"
+    usual_status = 409
 
     def __init__(self, experiment: Experiment, to: str, allowed: tuple[str, ...]) -> None:
         choices = f"It may become {', '.join(allowed)}." if allowed else "It has ended and stays as it is."
-        self.message = f"{experiment.key} is {experiment.status} and cannot become {to}. {choices}"
+        message = f"{experiment.key} is {experiment.status} and cannot become {to}. {choices}"
+        super().__init__("transition_refused", message, extra={"allowed": [str(to) for to in allowed]})
         self.allowed = allowed
-        super().__init__(self.message)
 
 
 def next_statuses(status: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from msgspec import UNSET, UnsetType
 from decisioning.access.models import KEY_PATTERN, Team
 from decisioning.access.principal import Principal
 from decisioning.ledger.outbox import publish
+from decisioning.refusals import Fault, Refused
 from experiments import expected as words
 from experiments import feeds
 from experiments.models import Experiment, Metric, TargetKpi, Variant
@@ -34,18 +35,8 @@ LARGEST, SMALLEST = 1e100, 1e-100
 of squares do."""
 
 
-type _Problem = tuple[str, str, str]
-"""(JSON pointer, code, detail)."""
-
-
-class PlanRefused(Exception):
-    """`code` for programs, the message for people; `errors` holds (JSON pointer, code, detail) of each bad value."""
-
-    def __init__(self, code: str, message: str, errors: Sequence[tuple[str, str, str]] = ()) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.errors = list(errors)
+class PlanRefused(Refused):
+    """Nothing was made or changed: of the plan, or of a metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +123,7 @@ def create(new: NewExperiment, *, team: Team, by: Principal, now: datetime) -> E
     """
     problems = list(_problems(new, now))
     if problems:
-        raise PlanRefused("invalid", f"The plan has {len(problems)} problem(s): {problems[0][2]}", problems)
+        raise PlanRefused.of(*problems)
     started_at = new.started_at if new.started_at or not new.start else now
     experiment = Experiment(
         name=new.name,
@@ -169,6 +160,7 @@ def revise(experiment: Experiment, changes: Mapping[str, object], *, now: dateti
             "not_draft",
             f"{experiment.key} is {experiment.status}: {', '.join(sorted(plan))} can only change while it is a draft. "
             "Create a new experiment for another plan.",
+            status=409,
         )
     kpis: Sequence[NewKpi] = changes.get("target_kpis") or _kpis_of(experiment)  # type: ignore[assignment]
     variants: Sequence[NewVariant] = changes.get("variants") or _variants_of(experiment)  # type: ignore[assignment]
@@ -179,7 +171,7 @@ def revise(experiment: Experiment, changes: Mapping[str, object], *, now: dateti
     whole = NewExperiment(**values, target_kpis=kpis, variants=variants, start=False)  # type: ignore[arg-type]
     problems = list(_problems(whole, now, started="started_at" in changes))
     if problems:
-        raise PlanRefused("invalid", f"The plan has {len(problems)} problem(s): {problems[0][2]}", problems)
+        raise PlanRefused.of(*problems)
     for name in values.keys() & changes.keys():
         setattr(experiment, name, values[name])
     experiment.save()
@@ -194,7 +186,7 @@ def register(new: NewMetric, *, team: Team | None, now: datetime) -> Metric:
     """A new metric in the registry. Raises PlanRefused: `key_taken`, `invalid`."""
     problems = list(_metric_problems(new, ""))
     if problems:
-        raise PlanRefused("invalid", problems[0][2], problems)
+        raise PlanRefused.of(*problems)
     try:
         with transaction.atomic():
             metric = _metric(new, team=team, now=now)
@@ -203,7 +195,7 @@ def register(new: NewMetric, *, team: Team | None, now: datetime) -> Metric:
                 feeds.set_out(metric, schedule, since=None, now=now)
     except IntegrityError as error:
         message = f"There is a metric {new.key!r} already. Use it, or choose another key."
-        raise PlanRefused("key_taken", message, [("/key", "key_taken", message)]) from error
+        raise PlanRefused.of(Fault("/key", "key_taken", message), code="key_taken", status=409) from error
     return metric
 
 
@@ -219,7 +211,7 @@ def redefine(
     if since is not UNSET and not problems:
         problems += _since_problems(since, schedule, now)
     if problems:
-        raise PlanRefused("invalid", problems[0][2], problems)
+        raise PlanRefused.of(*problems)
     given = {name: value for name, value in changes.given().items() if name not in ("key", *_SCHEDULE)}
     for name, value in given.items():
         setattr(metric, name, value)
@@ -253,7 +245,8 @@ def _insert_under_a_free_key(experiment: Experiment, wanted: str) -> None:
     raise PlanRefused(
         "key_taken",
         f"The key {wanted!r} is taken: keys are unique in the installation. Choose another, or leave it out.",
-        [("/key", "key_taken", f"{wanted!r} is taken.")],
+        status=409,
+        errors=[Fault("/key", "key_taken", f"{wanted!r} is taken.")],
     )
 
 
@@ -305,7 +298,7 @@ def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[st
     found = Metric.objects.filter(key__in=wanted).prefetch_related("schedules")
     metrics = {metric.key: metric for metric in found}
     problems = [
-        (
+        Fault(
             f"/target_kpis/{position}/metric/{name}",
             "metric_differs",
             f"{kpi.key} is registered with {name} {_json(registered)}, not {_json(value)}. Use its key.",
@@ -318,7 +311,7 @@ def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[st
         problem for position, kpi in enumerate(kpis) for problem in _sparse_problems(position, kpi, kpis, metrics)
     ]
     if problems:
-        raise PlanRefused("invalid", problems[0][2], problems)
+        raise PlanRefused.of(*problems)
     return metrics
 
 
@@ -334,14 +327,14 @@ def _registered(metric: Metric, name: str, now: datetime) -> object:
 
 def _sparse_problems(
     position: int, kpi: NewKpi, kpis: Sequence[NewKpi], metrics: Mapping[str, Metric]
-) -> Iterator[_Problem]:
+) -> Iterator[Fault]:
     """Where nothing may happen, units are those of a goal's rows: both have to be told bucket by bucket."""
     if not kpi.sparse:
         return
     metric, at = metrics[kpi.key], f"/target_kpis/{position}/sparse"
     if metric.kind not in (Metric.Kind.MEAN, Metric.Kind.PROPORTION) or metric.temporality != Metric.Temporality.DELTA:
         said = f"{metric.kind}, {metric.temporality}"
-        yield (
+        yield Fault(
             at,
             "invalid",
             f"{kpi.key} is {said}: only a mean or proportion of delta rows can be sparse. Leave it out.",
@@ -351,7 +344,7 @@ def _sparse_problems(
         for goal in kpis
         if goal.role == TargetKpi.Role.GOAL
     ):
-        yield (
+        yield Fault(
             at,
             "invalid",
             "No goal counts units bucket by bucket, so nothing tells that nothing happened. Leave it out.",
@@ -412,7 +405,7 @@ def _variants_of(experiment: Experiment) -> list[NewVariant]:
 # What is refused --------------------------------------------------------------------------------------------
 
 
-def _problems(new: NewExperiment, now: datetime, *, started: bool = True) -> Iterator[_Problem]:
+def _problems(new: NewExperiment, now: datetime, *, started: bool = True) -> Iterator[Fault]:
     """Everything wrong with a plan, as (JSON pointer, code, detail), in reading order."""
     if new.key and not re.fullmatch(KEY_PATTERN, new.key):
         yield _bad_key("/key", new.key)
@@ -421,14 +414,14 @@ def _problems(new: NewExperiment, now: datetime, *, started: bool = True) -> Ite
     yield from _text_problems("/owner", new.owner, 200)
     yield from _variant_problems(new)
     if not new.target_kpis:
-        yield "/target_kpis", "missing_field", "An experiment needs at least one target KPI to be judged by."
+        yield Fault("/target_kpis", "missing_field", "An experiment needs at least one target KPI to be judged by.")
     if len(new.target_kpis) > MOST_KPIS:
-        yield "/target_kpis", "invalid", f"{len(new.target_kpis)} target KPIs are more than {MOST_KPIS}."
+        yield Fault("/target_kpis", "invalid", f"{len(new.target_kpis)} target KPIs are more than {MOST_KPIS}.")
     seen: set[str] = set()
     for position, kpi in enumerate(new.target_kpis):
         yield from _kpi_problems(kpi, f"/target_kpis/{position}")
         if kpi.key in seen:
-            yield (
+            yield Fault(
                 f"/target_kpis/{position}/metric",
                 "duplicate",
                 f"{kpi.key} is named twice. Keep one.",
@@ -436,64 +429,68 @@ def _problems(new: NewExperiment, now: datetime, *, started: bool = True) -> Ite
         seen.add(kpi.key)
     units = new.expected_units_per_day
     if units is not None and not (math.isfinite(units) and units > 0):
-        yield "/expected_units_per_day", "invalid_number", f"expected_units_per_day is {units}, must be above 0."
+        yield Fault("/expected_units_per_day", "invalid_number", f"expected_units_per_day is {units}, must be above 0.")
     elif units is not None:
         yield from _range_problems("/expected_units_per_day", "expected_units_per_day", units)
     if started and new.started_at is not None:
         yield from _start_problems(new.started_at, now)
 
 
-def _start_problems(started_at: datetime, now: datetime) -> Iterator[_Problem]:
+def _start_problems(started_at: datetime, now: datetime) -> Iterator[Fault]:
     if started_at.tzinfo is None:
-        yield "/started_at", "naive_timestamp", f"{started_at.isoformat()} has no offset. Add one, such as Z."
+        yield Fault("/started_at", "naive_timestamp", f"{started_at.isoformat()} has no offset. Add one, such as Z.")
     elif started_at > now + MAY_BE_AHEAD:
-        yield (
+        yield Fault(
             "/started_at",
             "timestamp_in_future",
             f"{started_at.isoformat()} is in the future. Create a draft instead.",
         )
     elif started_at < now - timedelta(days=settings.RETENTION_DAYS):
-        yield (
+        yield Fault(
             "/started_at",
             "timestamp_too_old",
             f"{started_at.isoformat()} is older than the {settings.RETENTION_DAYS} days that are kept.",
         )
 
 
-def _variant_problems(new: NewExperiment) -> Iterator[_Problem]:
+def _variant_problems(new: NewExperiment) -> Iterator[Fault]:
     variants = _completed(new.variants, new.target_kpis)
     if len(variants) > MOST_VARIANTS:
-        yield "/variants", "invalid", f"{len(variants)} variants are more than {MOST_VARIANTS}."
+        yield Fault("/variants", "invalid", f"{len(variants)} variants are more than {MOST_VARIANTS}.")
     seen: set[str] = set()
     for position, variant in enumerate(variants):
         if not re.fullmatch(KEY_PATTERN, variant.key):
             yield _bad_key(f"/variants/{position}/key", variant.key)
         elif variant.key in seen:
-            yield f"/variants/{position}/key", "duplicate", f"Two variants are called {variant.key!r}."
+            yield Fault(f"/variants/{position}/key", "duplicate", f"Two variants are called {variant.key!r}.")
         seen.add(variant.key)
         if not (math.isfinite(variant.weight) and variant.weight > 0):
-            yield f"/variants/{position}/weight", "invalid_number", f"weight is {variant.weight}, must be above 0."
+            yield Fault(
+                f"/variants/{position}/weight", "invalid_number", f"weight is {variant.weight}, must be above 0."
+            )
         else:
             yield from _range_problems(f"/variants/{position}/weight", "weight", variant.weight)
         yield from _text_problems(f"/variants/{position}/name", variant.name, 200, required=False)
     controls = [v.key for v in variants if v.control]
     if len(variants) > 1 and len(controls) != 1:
-        yield (
+        yield Fault(
             "/variants",
             "invalid",
             f"{len(controls)} of {len(variants)} variants are the control. Mark exactly one with control: true.",
         )
 
 
-def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[_Problem]:
+def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[Fault]:
     if isinstance(kpi.metric, NewMetric):
         yield from _metric_problems(kpi.metric, f"{at}/metric")
     elif not re.fullmatch(METRIC_KEY_PATTERN, kpi.metric):
         yield _bad_metric_key(f"{at}/metric", kpi.metric)
     if kpi.role not in TargetKpi.Role.values:
-        yield f"{at}/role", "invalid", f"role is {_json(kpi.role)}, must be one of {', '.join(TargetKpi.Role.values)}."
+        yield Fault(
+            f"{at}/role", "invalid", f"role is {_json(kpi.role)}, must be one of {', '.join(TargetKpi.Role.values)}."
+        )
     if kpi.sparse and kpi.role != TargetKpi.Role.GUARDRAIL:
-        yield f"{at}/sparse", "invalid", f"sparse is for a guardrail, and this is a {kpi.role}. Leave it out."
+        yield Fault(f"{at}/sparse", "invalid", f"sparse is for a guardrail, and this is a {kpi.role}. Leave it out.")
     for name, value, least in (
         ("minimum_effect", kpi.minimum_effect, 0.0),
         ("max_harm", kpi.max_harm, 0.0),
@@ -504,22 +501,22 @@ def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[_Problem]:
     ):
         if value is not None and not (math.isfinite(value) and value > least):
             must = "above 0" if least == 0 else "a finite number"
-            yield f"{at}/{name}", "invalid_number", f"{name.replace('/', '.')} is {value}, must be {must}."
+            yield Fault(f"{at}/{name}", "invalid_number", f"{name.replace('/', '.')} is {value}, must be {must}.")
         elif value is not None:
             yield from _range_problems(f"{at}/{name}", name.replace("/", "."), value)
     if (kpi.baseline_mean is None) != (kpi.baseline_stddev is None):
-        yield f"{at}/baseline", "missing_field", "A baseline needs both mean and stddev."
+        yield Fault(f"{at}/baseline", "missing_field", "A baseline needs both mean and stddev.")
     low, high = kpi.target_at_least, kpi.target_at_most
     if low is not None and high is not None and low > high:
-        yield f"{at}/target", "invalid", f"at_least ({low}) is above at_most ({high}): no value fits. Swap them."
+        yield Fault(f"{at}/target", "invalid", f"at_least ({low}) is above at_most ({high}): no value fits. Swap them.")
 
 
-def _range_problems(at: str, name: str, value: float) -> Iterator[_Problem]:
+def _range_problems(at: str, name: str, value: float) -> Iterator[Fault]:
     if value != 0 and not SMALLEST <= abs(value) <= LARGEST:
-        yield at, "out_of_range", f"{name} is {value:g}; its magnitude must be between 1e-100 and 1e100, or 0."
+        yield Fault(at, "out_of_range", f"{name} is {value:g}; its magnitude must be between 1e-100 and 1e100, or 0.")
 
 
-def _metric_problems(new: NewMetric, at: str) -> Iterator[_Problem]:
+def _metric_problems(new: NewMetric, at: str) -> Iterator[Fault]:
     given = new.given()
     if not re.fullmatch(METRIC_KEY_PATTERN, new.key):
         yield _bad_metric_key(f"{at}/key", new.key)
@@ -533,33 +530,34 @@ def _metric_problems(new: NewMetric, at: str) -> Iterator[_Problem]:
     ):
         if name in given and given[name] not in choices:
             listed = ", ".join(str(choice) for choice in choices if choice)
-            yield f"{at}/{name}", "invalid", f"{name} is {_json(given[name])}, must be one of {listed}."
+            yield Fault(f"{at}/{name}", "invalid", f"{name} is {_json(given[name])}, must be one of {listed}.")
     for name, most in (("expected_every_s", words.MOST_S), ("freshness_target_s", MOST_LATE_S)):
         value = given.get(name, 1)
         if not isinstance(value, int) or not 1 <= value <= most:
-            yield f"{at}/{name}", "invalid_number", f"{name} is {_json(value)}, must be 1 to {most} whole seconds."
+            said = f"{name} is {_json(value)}, must be 1 to {most} whole seconds."
+            yield Fault(f"{at}/{name}", "invalid_number", said)
     if new.expected is not UNSET:
         yield from _expected_problems(new.expected, given, f"{at}/expected")
 
 
-def _expected_problems(expected: Mapping[str, Any], given: Mapping[str, object], at: str) -> Iterator[_Problem]:
+def _expected_problems(expected: Mapping[str, Any], given: Mapping[str, object], at: str) -> Iterator[Fault]:
     faults = list(words.faults(expected))
-    for field_, code, detail in faults:
-        yield f"{at}/{field_}".removesuffix("/"), code, detail
+    yield from (fault.under(at) for fault in faults)
     every_s = given.get("expected_every_s")
     if not faults and every_s is not None and every_s != words.nominal_s(words.normal(expected)):
-        yield at, "two_schedules", f"expected_every_s says {_json(every_s)} beside expected. Give one of them."
+        said = f"expected_every_s says {_json(every_s)} beside expected. Give one of them."
+        yield Fault(at, "two_schedules", said)
 
 
-def _since_problems(since: datetime | None, schedule: object, now: datetime) -> Iterator[_Problem]:
+def _since_problems(since: datetime | None, schedule: object, now: datetime) -> Iterator[Fault]:
     if schedule is None:
-        yield (
+        yield Fault(
             "/expected_from",
             "missing_field",
             "expected_from says from when on, and nothing says what. Give expected.",
         )
     elif since is not None and since > now + timedelta(days=366):
-        yield (
+        yield Fault(
             "/expected_from",
             "timestamp_in_future",
             f"{since.isoformat()} is more than a year ahead. Give an earlier one.",
@@ -576,25 +574,25 @@ def warnings(metric: Metric) -> list[str]:
     ]
 
 
-def _text_problems(at: str, text: str, most: int, *, required: bool = True) -> Iterator[_Problem]:
+def _text_problems(at: str, text: str, most: int, *, required: bool = True) -> Iterator[Fault]:
     if required and not text.strip():
-        yield at, "missing_field", f"{at.rpartition('/')[2]} is empty."
+        yield Fault(at, "missing_field", f"{at.rpartition('/')[2]} is empty.")
     elif len(text) > most:
-        yield at, "invalid_text", f"{at.rpartition('/')[2]} has {len(text)} characters, at most {most} fit."
+        yield Fault(at, "invalid_text", f"{at.rpartition('/')[2]} has {len(text)} characters, at most {most} fit.")
     elif "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        yield at, "invalid_text", f"{at.rpartition('/')[2]} holds a NUL or half a surrogate pair. Remove it."
+        yield Fault(at, "invalid_text", f"{at.rpartition('/')[2]} holds a NUL or half a surrogate pair. Remove it.")
 
 
-def _bad_key(at: str, key: str) -> _Problem:
-    return (
+def _bad_key(at: str, key: str) -> Fault:
+    return Fault(
         at,
         "invalid",
         f"{key!r} is no key. Use 1 to 63 of a-z, 0-9 and hyphens, no hyphen first, one letter at least.",
     )
 
 
-def _bad_metric_key(at: str, key: str) -> _Problem:
-    return at, "invalid", f"{key!r} is no metric key. Use 1 to 63 of a-z, 0-9 and underscores, a letter first."
+def _bad_metric_key(at: str, key: str) -> Fault:
+    return Fault(at, "invalid", f"{key!r} is no metric key. Use 1 to 63 of a-z, 0-9 and underscores, a letter first.")
 
 
 def _json(value: object) -> str:

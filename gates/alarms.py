@@ -3,12 +3,13 @@
 Read from what the tick has written, apart from it: telling never holds up judging.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 from django.db import connection
 
 from decisioning.ledger.alarms import STEADY_AFTER, Condition, reconcile
+from decisioning.literals import rfc3339
 
 _OVERDUE = """
 SELECT r.team_id, r.experiment_id, r.id, e.key, v.key, r.action, r.code, r.proposed_at, t.answer_within_h, r.evidence_digest
@@ -55,7 +56,7 @@ def overdue(*, now: datetime) -> list[Condition]:
                     "variant": variant,
                     "action": action,
                     "code": code,
-                    "proposed_at": proposed_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+                    "proposed_at": rfc3339(proposed_at),
                     "answer_within_h": within_h,
                     "evidence_digest": digest,
                 },
@@ -80,7 +81,7 @@ def failed_guards() -> list[Condition]:
                     "metric": metric,
                     "reasons": msgspec.json.decode(reasons) if isinstance(reasons, str) else reasons or [],
                     "since": since,
-                    "slot": judged_to.astimezone(UTC).isoformat().replace("+00:00", "Z") if judged_to else None,
+                    "slot": rfc3339(judged_to),
                 },
             )
             for team, experiment, key, gate, kind, variant, metric, reasons, since, judged_to in cursor.fetchall()

@@ -9,11 +9,10 @@ from django.db import transaction
 from decisioning.access.principal import Principal
 from experiments.models import Experiment
 from gates.engine import backtest as pure
-from gates.engine.plan import rfc3339, to_us
+from gates.engine.plan import newest_slot, rfc3339, to_us
 from gates.engine.policy import Policy, parse
 from gates.loading import JudgingInput, load, rows_of, series_of
 from gates.models import Backtest, PolicyVersion
-from gates.tick import newest_slot
 
 MOST_EXPERIMENTS = 200
 """The newest that have started; a trial has to end while somebody waits for it."""

@@ -6,6 +6,7 @@ from django.db import connection
 
 from decisioning.access.principal import Principal
 from decisioning.ledger.outbox import publish
+from decisioning.refusals import Fault, Refused
 from experiments.lifecycle import transition
 from experiments.models import Experiment, Variant
 from gates import wording
@@ -16,7 +17,6 @@ from gates.engine.state import FRESH
 from gates.engine.verdicts import freshness
 from gates.loading import JudgingInput, Unjudgeable, load
 from gates.models import Cursor, Decision, Evidence, Recommendation
-from gates.tick import open_recommendations
 from telemetry.freshness import WATERMARK_SQL
 
 OVERRIDES = {
@@ -29,12 +29,10 @@ OVERRIDES = {
 _ACCEPTED = {"scale": Experiment.Status.SCALED, "delete": Experiment.Status.DELETED}
 
 
-class DecisionRefused(Exception):
-    """`code` and HTTP `status` for programs, the message for people: what happened, and what to do next."""
+class DecisionRefused(Refused):
+    """Nothing was answered: what happened, and what to do next."""
 
-    def __init__(self, code: str, message: str, *, status: int = 409, pointer: str = "") -> None:
-        super().__init__(message)
-        self.code, self.message, self.status, self.pointer = code, message, status, pointer
+    usual_status = 409
 
 
 def record_decision(
@@ -111,31 +109,24 @@ def record_decision(
 
 def _complete(action: str, override_to: str, reason: str) -> None:
     if action not in Decision.Action.values:
-        raise DecisionRefused(
-            "invalid", f"action is {action!r}; it must be accept or override.", status=422, pointer="/action"
-        )
+        raise DecisionRefused.of(Fault("/action", "invalid", f"action is {action!r}; it must be accept or override."))
     if action == "accept":
         if override_to:
-            raise DecisionRefused(
-                "invalid", "override_to goes with action override only.", status=422, pointer="/override_to"
-            )
+            raise DecisionRefused.of(Fault("/override_to", "invalid", "override_to goes with action override only."))
         return
     if override_to not in OVERRIDES:
         code = "invalid" if override_to else "missing_field"
         message = f"override_to is {override_to!r}; it must be one of {', '.join(OVERRIDES)}."
-        raise DecisionRefused(code, message, status=422, pointer="/override_to")
+        raise DecisionRefused.of(Fault("/override_to", code, message))
     if not reason.strip():
-        raise DecisionRefused(
-            "missing_field",
-            "An override needs a reason: say why the evidence does not settle it.",
-            status=422,
-            pointer="/reason",
+        raise DecisionRefused.of(
+            Fault("/reason", "missing_field", "An override needs a reason: say why the evidence does not settle it.")
         )
 
 
 def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommendation:
     """The open recommendation with this digest; else the refusal that says what became of it."""
-    open_ = open_recommendations([experiment])
+    open_ = Recommendation.objects.open([experiment])
     found = open_.filter(evidence_digest=digest).order_by("variant_id").first()
     if found is not None:
         return found
@@ -278,7 +269,7 @@ def _apply(
         recommendation.variant.save(update_fields=["dropped_at"])
     elif goes_to and experiment.status != goes_to:
         transition(experiment, goes_to, by=by, now=now, reason=reason)
-        open_recommendations([experiment]).update(
+        Recommendation.objects.open([experiment]).update(
             superseded_at=now, superseded_because=Recommendation.Superseded.ANOTHER_ANSWER
         )
     return experiment.status

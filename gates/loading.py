@@ -1,6 +1,7 @@
 """What a fold reads: plan, policy in force, stored state and the rows after it, for many experiments in a few queries."""
 
 import datetime as dt
+import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from django.db import connection
 
 from experiments.feeds import parts_of, schedules_of
 from experiments.models import Experiment, MetricSchedule, Pause, TargetKpi, Variant
+from gates.engine.checkpoint import Checkpoint
 from gates.engine.plan import Answer, Baseline, Kpi, Plan, Target, from_us, to_us
 from gates.engine.plan import Variant as PlannedVariant
 from gates.engine.policy import Policy, parse
@@ -238,3 +240,11 @@ def _goal_beside(kpi: TargetKpi, kpis: Sequence[TargetKpi], sources: Sequence[Co
 
 def series_of(plan: Plan) -> list[SeriesKey]:
     return [(kpi.metric, variant.key) for kpi in plan.kpis for variant in plan.variants]
+
+
+def checkpoint_in(state: bytes | memoryview) -> Checkpoint:
+    """Raises StateOutdated for one that another version wrote, Unjudgeable for bytes that are not what was written."""
+    try:
+        return Checkpoint.from_bytes(zlib.decompress(state))
+    except zlib.error as error:
+        raise Unjudgeable("Its stored state cannot be read; the next time it is judged anew from its rows.") from error

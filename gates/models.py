@@ -1,6 +1,9 @@
 """How experiments are judged, what was found, and what people answered."""
 
+from __future__ import annotations
+
 import zlib
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -221,6 +224,16 @@ class Evaluation(OfExperiment):
         return f"{self.experiment} at {self.slot:%Y-%m-%d %H:%MZ}: {self.action}"
 
 
+OPEN = Q(answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True)
+"""Of a recommendation: somebody has to answer it."""
+
+
+class RecommendationQuerySet(models.QuerySet["Recommendation"]):
+    def open(self, experiments: Iterable[Experiment]) -> RecommendationQuerySet:
+        """What of these experiments nobody has answered and nothing has taken back."""
+        return self.select_related("variant", "policy_version__policy").filter(OPEN, experiment__in=experiments)
+
+
 class Recommendation(OfExperiment):
     """One proposal for one variant (null: for the experiment as a whole). Its wording and figures never change.
 
@@ -258,13 +271,15 @@ class Recommendation(OfExperiment):
     )
     withdrawn_at = models.DateTimeField(null=True)
 
+    objects = RecommendationQuerySet.as_manager()
+
     class Meta:
         db_table = "recommendations"
         ordering = ("-id",)
         constraints = [
             models.UniqueConstraint(
                 fields=["experiment", "variant"],
-                condition=Q(answered_at__isnull=True, superseded_at__isnull=True, withdrawn_at__isnull=True),
+                condition=OPEN,
                 name="one_open_recommendation_per_variant",
                 nulls_distinct=False,
             ),

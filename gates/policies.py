@@ -10,6 +10,7 @@ from django.db.models import Max, Q
 
 from decisioning.access.models import KEY_PATTERN, Team
 from decisioning.access.principal import Principal
+from decisioning.refusals import Fault, Refused
 from experiments.models import Experiment, Metric
 from gates.engine.policy import MetricSpec, Problem, lint
 from gates.models import Policy, PolicyBinding, PolicyVersion
@@ -18,14 +19,10 @@ SHIPPED_DEFAULT = "default"
 _STARTED = (Experiment.Status.RUNNING, Experiment.Status.PAUSED)
 
 
-class PolicyRefused(Exception):
-    """`code` for programs, the message for people; `problems` of a body that lint refuses."""
+class PolicyRefused(Refused):
+    """Nothing was written, bound or activated."""
 
-    def __init__(self, code: str, message: str, problems: Sequence[Problem] = ()) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.problems = tuple(problems)
+    usual_status = 409
 
 
 def named(name: str, team: Team) -> Policy | None:
@@ -44,8 +41,12 @@ def bind(experiment: Experiment, name: str | None) -> None:
         return
     policy = named(name, experiment.team)
     if policy is None:
-        raise PolicyRefused(
-            "unknown_policy", f"Neither {experiment.team.key} nor the portal has a policy {name!r}. Create it first."
+        raise PolicyRefused.of(
+            Fault(
+                "/policy",
+                "unknown_policy",
+                f"Neither {experiment.team.key} nor the portal has a policy {name!r}. Create it first.",
+            )
         )
     PolicyBinding.objects.update_or_create(
         experiment=experiment, defaults={"team_id": experiment.team_id, "policy": policy}
@@ -114,8 +115,8 @@ def version_for(experiment: Experiment) -> PolicyVersion:
 def create_policy(name: str, body: Mapping[str, Any], *, team: Team, by: Principal, now: datetime) -> PolicyVersion:
     """A new policy of a team with its first version, active at once. Raises PolicyRefused: `key_taken`, `invalid`."""
     if not re.fullmatch(KEY_PATTERN, name):
-        raise PolicyRefused(
-            "invalid", f"{name!r} is no name. Use 1 to 63 of a-z, 0-9 and hyphens, one letter at least."
+        raise PolicyRefused.of(
+            Fault("/name", "invalid", f"{name!r} is no name. Use 1 to 63 of a-z, 0-9 and hyphens, one letter at least.")
         )
     _check(body)
     try:
@@ -183,7 +184,7 @@ def faults(body: Mapping[str, Any]) -> Sequence[Problem]:
 def _check(body: Mapping[str, Any]) -> None:
     problems = faults(body)
     if problems:
-        raise PolicyRefused("invalid", problems[0].message, problems)
+        raise PolicyRefused.of(*(Fault(_pointer(p.gate), p.code, p.message) for p in problems))
 
 
 def _add(policy: Policy, body: Mapping[str, Any], *, by: Principal, now: datetime, active: bool) -> PolicyVersion:
@@ -199,3 +200,7 @@ def _add(policy: Policy, body: Mapping[str, Any], *, by: Principal, now: datetim
         activated_at=now if active else None,
         activated_by=by.owner if active else "",
     )
+
+
+def _pointer(gate: str | None) -> str:
+    return "/body" if gate is None else f"/body/gates/{gate}"

@@ -11,7 +11,17 @@ from django.utils import timezone
 from decisioning.access.principal import bind_job
 from experiments.models import Experiment
 from gates.backtests import run_one
-from gates.tick import FIRST_CHUNK, PASSED_AT_ONCE, TickReport, due, evaluate, heartbeat, next_size, skip_unchanged
+from gates.tick import (
+    FIRST_CHUNK,
+    PASSED_AT_ONCE,
+    TickReport,
+    due,
+    evaluate,
+    heartbeat,
+    left_anew,
+    next_size,
+    skip_unchanged,
+)
 from telemetry import wake
 from telemetry.refresh import logged
 
@@ -58,6 +68,12 @@ def _logged(work: Callable[[], TickReport]) -> TickReport:
         for key, error in done.failed:
             _log.error("Experiment %s could not be judged: %s", key, error)
             run.told[teams[key].team_id].append(f"{key}: {error}")
+        if done.anew:
+            _log.info(
+                "%d experiments judged anew from their rows: their state was of another version, policy or plan. %d to go.",
+                done.anew,
+                left_anew(),
+            )
         if done.failed:
             run.failures.append(
                 f"{len(done.failed)} experiments could not be judged; the log of their teams says which and why"

@@ -48,9 +48,9 @@ class SourceForm(forms.ModelForm):  # type: ignore[type-arg]
             try:
                 check(self.instance)
             except SourceRefused as refusal:
-                for pointer, _, detail in refusal.errors:
-                    name = pointer.split("/")[1]
-                    self.add_error(name if name in self.fields else None, detail)
+                for fault in refusal.errors:
+                    name = fault.pointer.split("/")[1]
+                    self.add_error(name if name in self.fields else None, fault.detail)
 
 
 @admin.register(SourcePlace)
@@ -100,6 +100,7 @@ class SourceAdmin(Dated):
     def save_model(self, request: HttpRequest, obj: Source, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         obj.due_at = obj.due_at or timezone.now()
         super().save_model(request, obj, form, change)
+        _try(request, obj)
 
     @admin.display(description="failed or missed in 7 days")
     def failure_share(self, source: Source) -> str:
@@ -109,22 +110,37 @@ class SourceAdmin(Dated):
     @admin.action(description="Try out: what a run would do")
     def try_out(self, request: HttpRequest, chosen: QuerySet[Source]) -> None:
         for source in chosen.select_related("team"):
-            try:
-                shown = preview(source, now=timezone.now())
-            except (SourceRefused, SourceFailed) as refusal:
-                messages.error(request, f"{source.key}: {refusal}")
-                continue
-            told = shown.stored
-            rows = f"{told.accepted} new, {told.changed} changed, {told.duplicates} duplicate and {told.refused} refused rows"
-            if told.ignored:
-                rows += f", {told.ignored} of experiments that are not here"
-            first = "; ".join(", ".join(f"{k} {_cell(v)}" for k, v in row.items()) for row in shown.rows[:3])
-            part = ", in the first part alone" if shown.more else ""
-            text = f"{source.key} since {shown.since:%Y-%m-%d %H:%MZ}: {rows}{part}. {' '.join([*shown.warnings, *told.problems[:3]])} First: {first}"
-            messages.info(request, text[:2_000])
+            _try(request, source)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Source | None = None) -> list[str]:
         return [*super().get_readonly_fields(request, obj), *(["key", "team"] if obj else [])]
+
+
+def _try(request: HttpRequest, source: Source) -> None:
+    """A dry run, told to the person: what its first rows are understood as, and what looks wrong."""
+    try:
+        shown = preview(source, now=timezone.now())
+    except (SourceRefused, SourceFailed) as refusal:
+        messages.error(request, f"{source.key}: {refusal}")
+        return
+    told = shown.stored
+    rows = (
+        f"{told.accepted} new, {told.changed} changed, {told.duplicates} duplicate and {told.refused} refused rows"
+        + (f", {told.ignored} of experiments that are not here" if told.ignored else "")
+        + (", in the first part alone" if shown.more else "")
+    )
+    said = [f"{source.key} since {shown.since:%Y-%m-%d %H:%MZ}: {rows}."]
+    said += [
+        f"{of.metric}: {of.rows} rows, n {_cell(of.n)}, mean {of.mean:.6g}, standard deviation "
+        f"{'empty' if of.sd is None else f'{of.sd:.6g}'}, newest {_cell(of.newest)}."
+        for of in shown.summaries
+    ]
+    if shown.ignored_columns:
+        said.append(f"Left out: {', '.join(shown.ignored_columns)}.")
+    said += [*shown.warnings, *told.problems[:3]]
+    first = "; ".join(", ".join(f"{k} {_cell(v)}" for k, v in row.items()) for row in shown.rows[:3])
+    level = messages.WARNING if shown.warnings or told.refused else messages.INFO
+    messages.add_message(request, level, f"{' '.join(said)} First: {first}"[:2_000])
 
 
 def _cell(value: object) -> str:

@@ -1,12 +1,13 @@
 """Which running experiments wait for data: told when it begins and when it is over (`freshness.breached`, `freshness.recovered`)."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from django.db import connection
 
 from decisioning.ledger.alarms import STEADY_AFTER, Condition, reconcile
 from decisioning.ledger.models import Alarm
+from decisioning.literals import rfc3339
 from experiments.models import Experiment
 from telemetry.freshness import FRESHNESS_SQL, WATERMARK_SQL
 
@@ -49,8 +50,8 @@ def breached(*, now: datetime) -> list[Condition]:
             kpis.setdefault(pk, []).append(
                 {
                     "metric": metric,
-                    "data_watermark": _rfc3339(watermark) if watermark else None,
-                    "stale_at": _rfc3339(stale_at),
+                    "data_watermark": rfc3339(watermark),
+                    "stale_at": rfc3339(stale_at),
                 }
             )
             found[pk] = Condition(team, pk, key, {"experiment": key, "kpis": kpis[pk]})
@@ -67,13 +68,9 @@ def _recovered(alarms: Sequence[Alarm]) -> Mapping[int, Mapping[str, object]]:
     return {
         alarm.pk: {
             "experiment": alarm.subject,
-            "since": _rfc3339(alarm.began_at),
+            "since": rfc3339(alarm.began_at),
             "metrics": [kpi["metric"] for kpi in alarm.data["kpis"]],
         }
         for alarm in alarms
         if alarm.experiment_id in running
     }
-
-
-def _rfc3339(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -11,6 +11,8 @@ import msgspec
 from django.db import connection, transaction
 
 from decisioning.access.models import Team
+from decisioning.literals import number_or_key
+from decisioning.refusals import Refused
 from telemetry import ingest
 from telemetry.ingest import MAX_ROWS, Row
 
@@ -27,12 +29,12 @@ Key = tuple[str, str, dt.datetime]
 """(metric, variant, ts) of one experiment's row."""
 
 
-class FileRefused(Exception):
-    """The file as a whole is no CSV of KPI rows. The message is for the person."""
+class FileRefused(Refused):
+    """The file as a whole is no CSV of KPI rows."""
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedLine:
     """One line that was not taken. `line` is its number in the file; `raw` what it held."""
 
     line: int
@@ -60,7 +62,7 @@ class Outcome:
     changed: int
     duplicates: int
     changes: tuple[Change, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedLine, ...]
 
 
 def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
@@ -71,15 +73,15 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
     lines = list(_lines(text))
     if len(lines) > MAX_ROWS:
         raise FileRefused(
-            f"{len(lines):,} rows; at most {MAX_ROWS:,} go in at once. Split the file, or make it a source."
+            "invalid", f"{len(lines):,} rows; at most {MAX_ROWS:,} go in at once. Split the file, or make it a source."
         )
-    refused: list[Refused] = []
+    refused: list[RefusedLine] = []
     good: dict[str | int, list[tuple[int, Row]]] = {}
     raws = {number: raw for number, raw, _ in lines}
     for number, raw, wrong in lines:
         ref, row, problem = ("", None, wrong) if wrong else _understood(raw)
         if row is None:
-            refused.append(Refused(number, problem, raw))
+            refused.append(RefusedLine(number, problem, raw))
         else:
             good.setdefault(ref, []).append((number, row))
     targets = ingest.targets(good, team_id=team.pk)
@@ -88,13 +90,13 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
     with transaction.atomic():
         for ref, rows in sorted(good.items(), key=lambda item: str(item[0])):
             if ref not in targets:
-                refused += [Refused(n, f"{team.key} has no experiment {ref!r}.", raws[n]) for n, _ in rows]
+                refused += [RefusedLine(n, f"{team.key} has no experiment {ref!r}.", raws[n]) for n, _ in rows]
                 continue
             pk, sent = targets[ref].experiment_id, [row for _, row in rows]
             before = _stored(pk, sent)
             result = ingest.ingest(targets[ref], rows, now=now, atomic=False)
             changes += _changes(str(ref), before, _stored(pk, sent))
-            refused += [Refused(fault.index, fault.detail, raws[fault.index]) for fault in result.refused]
+            refused += [RefusedLine(fault.index, fault.detail, raws[fault.index]) for fault in result.refused]
             done.append(result)
         if not keep:
             transaction.set_rollback(True)
@@ -131,9 +133,9 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
         reader.fieldnames = names
         missing = [name for name in NEEDED if name not in names]
         if missing:
-            raise FileRefused(f"The first line must name the columns; there is no {', '.join(missing)}.")
+            raise FileRefused("invalid", f"The first line must name the columns; there is no {', '.join(missing)}.")
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
-            raise FileRefused(f"The first line names {', '.join(twice)} twice.")
+            raise FileRefused("invalid", f"The first line names {', '.join(twice)} twice.")
         for raw in reader:
             more, held = raw.pop(None, ()), [cell for cell in raw.values() if cell is not None]
             if len(held) == 1 and not held[0].strip():  # a line of blanks alone says nothing
@@ -142,7 +144,7 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
             problem = "" if cells == len(names) else f"The line has {cells} cells, the first line {len(names)} names."
             yield reader.line_num, {name: value or "" for name, value in raw.items()}, problem
     except csv.Error as error:
-        raise FileRefused(f"Line {reader.line_num} is no CSV: {error}.") from error
+        raise FileRefused("invalid", f"Line {reader.line_num} is no CSV: {error}.") from error
 
 
 def _understood(raw: Mapping[str, str]) -> tuple[str | int, Row | None, str]:
@@ -156,9 +158,8 @@ def _understood(raw: Mapping[str, str]) -> tuple[str | int, Row | None, str]:
     if moments:
         said["denominator"] = moments
     faults = list(ingest.row_faults(said))
-    number = isinstance(ref, str) and ref.isascii() and ref.isdigit() and len(ref) < 19
-    ref = int(ref) if number else ref
-    return (ref, None, " ".join(detail for _, _, detail in faults)) if faults else (ref, ingest.row_of(said), "")
+    ref = number_or_key(str(ref))
+    return (ref, None, " ".join(fault.detail for fault in faults)) if faults else (ref, ingest.row_of(said), "")
 
 
 def _number(text: str) -> object:

@@ -20,9 +20,11 @@ from msgspec import Meta
 
 from decisioning.access.models import Team
 from decisioning.access.nesting import MAX_DEPTH, is_too_deep
+from decisioning.literals import number_or_key
+from decisioning.refusals import Fault, Refused
 from experiments.models import Experiment, Metric, TargetKpi
 from telemetry import ingest
-from telemetry.ingest import MAX_ROWS, BadRow, Row
+from telemetry.ingest import MAX_ROWS, Row
 from telemetry.models import QuarantinedEvent
 from telemetry.schemas import TYPES, ExperimentCreated, ExposureCounted, MetricObserved, MetricsObserved
 
@@ -31,25 +33,11 @@ EXPOSURES = "exposures"
 _EXPOSURES_EVERY_S = 3600
 _LONGEST = {"specversion": 20, "source": 400, "id": 200, "type": 200}
 
-Fault = tuple[str, str, str]
-"""(JSON pointer, code, detail)."""
 Data = MetricObserved | MetricsObserved | ExposureCounted | Mapping[str, Any]
 
 
-class EventsRefused(Exception):
-    """Nothing of the request was stored. `status` is the HTTP status docs/api.md gives it."""
-
-    def __init__(self, code: str, message: str, *, status: int = 422, errors: Sequence[BadRow] = ()) -> None:
-        super().__init__(message)
-        self.code, self.status, self.errors = code, status, tuple(errors)
-
-
-class DataRefused(Exception):
-    """What the creator of experiments says to one event's data: pointers are below the data."""
-
-    def __init__(self, code: str, status: int, errors: Sequence[Fault]) -> None:
-        super().__init__(errors[0][2])
-        self.code, self.status, self.errors = code, status, tuple(errors)
+class EventsRefused(Refused):
+    """Nothing of the request was stored."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +66,7 @@ class Received:
     changed_rows: int = 0
     duplicate_rows: int = 0
     last_ts: dt.datetime | None = None
-    refused: tuple[BadRow, ...] = field(default=())
+    refused: tuple[Fault, ...] = field(default=())
 
 
 # Reading ------------------------------------------------------------------------------------------------------------------
@@ -129,7 +117,7 @@ def _typed(index: int, envelope: _Envelope, at: str) -> Event:
     return Event(index, at, envelope.source, envelope.id, envelope.type, data)
 
 
-def check(payload: object, *, batch: bool, binary: bool = False) -> tuple[list[Event], list[BadRow]]:
+def check(payload: object, *, batch: bool, binary: bool = False) -> tuple[list[Event], list[Fault]]:
     """Good events, and every fault of the others.
 
     payload: strict JSON, decoded. binary: its attributes came as headers, its `data` as the body, and pointers say so.
@@ -139,14 +127,14 @@ def check(payload: object, *, batch: bool, binary: bool = False) -> tuple[list[E
     raws: Sequence[object] = payload if batch and isinstance(payload, list) else [payload]
     _not_too_many(len(raws))
     good: list[Event] = []
-    bad: list[BadRow] = []
+    bad: list[Fault] = []
     for index, raw in enumerate(raws):
         place = f"/{index}" if batch else ""
         attributes, at = ("ce-", "") if binary else (f"{place}/", f"{place}/data")
         try:
             good.append(_read(index, raw, place=place, attributes=attributes, at=at))
         except _Faulty as faulty:
-            bad += [BadRow(index, pointer, code, detail) for pointer, code, detail in faulty.faults]
+            bad += [fault.under("", index) for fault in faulty.faults]
     return good, bad
 
 
@@ -157,7 +145,7 @@ class _Faulty(Exception):
 
 
 def _wrong_body(detail: str) -> EventsRefused:
-    return EventsRefused("invalid", detail, errors=[BadRow(0, "", "invalid", detail)])
+    return EventsRefused.of(Fault("", "invalid", detail))
 
 
 def _not_too_many(events: int, rows: int = 0) -> None:
@@ -170,7 +158,7 @@ def _not_too_many(events: int, rows: int = 0) -> None:
 def _read(index: int, raw: object, *, place: str, attributes: str, at: str) -> Event:
     """place, at: where event and data stand. attributes: what stands before their names. Raises _Faulty with everything that is wrong."""
     if not isinstance(raw, Mapping):
-        raise _Faulty([(place, "invalid", "An event must be an object.")])
+        raise _Faulty([Fault(place, "invalid", "An event must be an object.")])
     faults = list(_attribute_faults(raw, attributes))
     if faults:
         raise _Faulty(faults)
@@ -180,11 +168,11 @@ def _read(index: int, raw: object, *, place: str, attributes: str, at: str) -> E
     if event.type not in TYPES:
         return replace(event, body=raw, reason=f"{event.type!r} is none of {', '.join(TYPES)}.")
     if not is_json(raw.get("datacontenttype") or "application/json"):
-        raise _Faulty([(f"{attributes}datacontenttype", "invalid", "datacontenttype must be application/json.")])
+        raise _Faulty([Fault(f"{attributes}datacontenttype", "invalid", "datacontenttype must be application/json.")])
     data = _payload(raw, attributes=attributes, at=at)
     if TYPES[event.type] is ExperimentCreated:
         if not isinstance(data, Mapping):
-            raise _Faulty([(at, "invalid", "data must be an object.")])
+            raise _Faulty([Fault(at, "invalid", "data must be an object.")])
         return replace(event, data=data)
     faults = list(_data_faults(TYPES[event.type], data, at))
     if faults:
@@ -196,14 +184,16 @@ def _attribute_faults(raw: Mapping[str, Any], prefix: str) -> Iterator[Fault]:
     for name, longest in _LONGEST.items():
         value = raw.get(name)
         if value is None:
-            yield f"{prefix}{name}", "missing_field", f"The event has no {name}."
+            yield Fault(f"{prefix}{name}", "missing_field", f"The event has no {name}.")
         elif not isinstance(value, str) or not 1 <= len(value) <= longest or "\x00" in value:
-            yield f"{prefix}{name}", "invalid_text", f"{name} must be text of 1 to {longest} characters, without NUL."
+            yield Fault(
+                f"{prefix}{name}", "invalid_text", f"{name} must be text of 1 to {longest} characters, without NUL."
+            )
     if raw.get("time") is not None:
         for code, detail in ingest.time_faults("time", raw["time"]):
-            yield f"{prefix}time", code, detail
+            yield Fault(f"{prefix}time", code, detail)
     if raw.get("datacontenttype") is not None and not isinstance(raw["datacontenttype"], str):
-        yield f"{prefix}datacontenttype", "invalid_text", "datacontenttype must be text."
+        yield Fault(f"{prefix}datacontenttype", "invalid_text", "datacontenttype must be text.")
 
 
 def is_json(content_type: str) -> bool:
@@ -219,27 +209,27 @@ def _payload(raw: Mapping[str, Any], *, attributes: str, at: str) -> object:
             if not is_too_deep(text):
                 return msgspec.json.decode(text)
         detail = f"data_base64 must be the base64 of a JSON text, at most {MAX_DEPTH} levels deep."
-        raise _Faulty([(f"{attributes}data_base64", "invalid", detail)])
+        raise _Faulty([Fault(f"{attributes}data_base64", "invalid", detail)])
     if "data" not in raw:
-        raise _Faulty([(at, "missing_field", "The event has no data.")])
+        raise _Faulty([Fault(at, "missing_field", "The event has no data.")])
     return raw["data"]
 
 
 def _data_faults(shape: type[msgspec.Struct], data: object, at: str) -> Iterator[Fault]:
     if not isinstance(data, Mapping):
-        yield at, "invalid", "data must be an object."
+        yield Fault(at, "invalid", "data must be an object.")
         return
     ref = data.get("experiment")
     if ref is None:
-        yield f"{at}/experiment", "missing_field", "experiment is missing: send its number or key."
+        yield Fault(f"{at}/experiment", "missing_field", "experiment is missing: send its number or key.")
     elif isinstance(ref, bool) or not isinstance(ref, (str, int)):
-        yield f"{at}/experiment", "invalid", "experiment must be a number or a key."
+        yield Fault(f"{at}/experiment", "invalid", "experiment must be a number or a key.")
     elif not (1 <= ref < 2**63 if isinstance(ref, int) else 1 <= len(ref) <= 63):
-        yield f"{at}/experiment", "unknown_experiment", f"There is no experiment {str(ref)[:80]!r}."
+        yield Fault(f"{at}/experiment", "unknown_experiment", f"There is no experiment {str(ref)[:80]!r}.")
     if shape is MetricsObserved:
         rows = data.get("rows")
         if not isinstance(rows, list):
-            yield f"{at}/rows", "missing_field" if "rows" not in data else "invalid", "rows must be a list."
+            yield Fault(f"{at}/rows", "missing_field" if "rows" not in data else "invalid", "rows must be a list.")
             return
         _not_too_many(1, len(rows))
         for index, row in enumerate(rows):
@@ -247,14 +237,14 @@ def _data_faults(shape: type[msgspec.Struct], data: object, at: str) -> Iterator
     elif shape is ExposureCounted:
         for name in ("variant", "n"):
             if data.get(name) is None:
-                yield f"{at}/{name}", "missing_field", f"{name} is missing."
+                yield Fault(f"{at}/{name}", "missing_field", f"{name} is missing.")
         yield from _under(at, ingest.row_faults({**data, "metric": EXPOSURES, "value": 0}))
     else:
         yield from _under(at, ingest.row_faults(data))
 
 
 def _under(at: str, faults: Iterable[Fault]) -> Iterator[Fault]:
-    return ((f"{at}{pointer}", code, detail) for pointer, code, detail in faults)
+    return (fault.under(at) for fault in faults)
 
 
 def _converted(shape: type[msgspec.Struct], data: object) -> Data:
@@ -270,7 +260,7 @@ def _converted(shape: type[msgspec.Struct], data: object) -> Data:
 # Taking in ----------------------------------------------------------------------------------------------------------------
 
 Create = Callable[[Mapping[str, Any]], None]
-"""Creates an experiment from data, in the caller's transaction. Raises DataRefused."""
+"""Creates an experiment from data, in the caller's transaction. Raises Refused, with pointers below the data."""
 
 
 def receive(
@@ -279,7 +269,7 @@ def receive(
     team: Team,
     create: Create,
     now: dt.datetime,
-    bad: Sequence[BadRow] = (),
+    bad: Sequence[Fault] = (),
     atomic: bool = True,
     single: bool = False,
 ) -> Received:
@@ -306,7 +296,7 @@ def receive(
         events = [event for event in events if event.index not in gone]
 
 
-def _refusal(faults: Sequence[BadRow], *, single: bool, own: tuple[str, int] | None = None) -> EventsRefused:
+def _refusal(faults: Sequence[Fault], *, single: bool, own: tuple[str, int] | None = None) -> EventsRefused:
     first = min(faults, key=lambda fault: fault.index)
     more = f" And {len(faults) - 1} more, see errors." if len(faults) > 1 else ""
     code, status = ("invalid" if single else "invalid_rows"), 422
@@ -321,21 +311,22 @@ def _refusal(faults: Sequence[BadRow], *, single: bool, own: tuple[str, int] | N
 
 def _take(
     events: Sequence[Event], *, team: Team, create: Create, now: dt.datetime
-) -> tuple[Received, list[BadRow], tuple[str, int] | None]:
+) -> tuple[Received, list[Fault], tuple[str, int] | None]:
     understood = [event for event in events if event.data is not None]
     strange = [event for event in events if event.data is None]
     new = _first_of(understood, _remember(understood, team, now))
     kept = _first_of(strange, _quarantine(strange, team, now))
-    faults: list[BadRow] = []
+    faults: list[Fault] = []
     own: tuple[str, int] | None = None
     for event in new:
         if isinstance(event.data, Mapping):
             try:
                 with transaction.atomic():
                     create(event.data)
-            except DataRefused as refusal:
+            except Refused as refusal:
                 own = (refusal.code, refusal.status)
-                faults += [BadRow(event.index, f"{event.at}{p}", code, detail) for p, code, detail in refusal.errors]
+                wrong = refusal.errors or (Fault("", refusal.code, refusal.message),)
+                faults += [fault.under(event.at, event.index) for fault in wrong]
     done = Received(
         accepted=len(new), duplicates=len(events) - len(new) - len(kept), quarantined=len(kept)
     )  # fmt: skip
@@ -402,16 +393,16 @@ def _quarantine(events: Sequence[Event], team: Team, now: dt.datetime) -> set[tu
         return set(cursor.fetchall())
 
 
-def _store_rows(events: Sequence[Event], *, team: Team, now: dt.datetime) -> tuple[list[ingest.Ingested], list[BadRow]]:
+def _store_rows(events: Sequence[Event], *, team: Team, now: dt.datetime) -> tuple[list[ingest.Ingested], list[Fault]]:
     targets = ingest.targets({_ref(event) for event in events}, team_id=team.pk)
     exposed: dict[int, str] = {}
-    faults: list[BadRow] = []
+    faults: list[Fault] = []
     by_experiment: dict[int, list[tuple[Event, str, Row]]] = defaultdict(list)
     for event in events:
         target = targets.get(_ref(event))
         if target is None:
             detail = f"Your team has no experiment {_ref(event)!r}. Create it with POST /api/experiments."
-            faults.append(BadRow(event.index, f"{event.at}/experiment", "unknown_experiment", detail))
+            faults.append(Fault(f"{event.at}/experiment", "unknown_experiment", detail, event.index))
             continue
         pk = target.experiment_id
         if isinstance(event.data, ExposureCounted) and pk not in exposed:
@@ -425,14 +416,14 @@ def _store_rows(events: Sequence[Event], *, team: Team, now: dt.datetime) -> tup
         for fault in ingested.refused:
             event, pointer, _ = rows[fault.index]
             suffix = fault.pointer.removeprefix(f"/rows/{fault.index}")
-            faults.append(BadRow(event.index, f"{pointer}{suffix}", fault.code, fault.detail))
+            faults.append(Fault(f"{pointer}{suffix}", fault.code, fault.detail, event.index))
     return done, faults
 
 
 def _ref(event: Event) -> str | int:
     assert not isinstance(event.data, Mapping) and event.data is not None  # noqa: S101, PT018
     ref = event.data.experiment
-    return int(ref) if isinstance(ref, str) and ref.isascii() and ref.isdigit() and len(ref) < 19 else ref
+    return number_or_key(ref) if isinstance(ref, str) else ref
 
 
 def _rows(event: Event, exposure: str) -> Iterator[tuple[str, Row]]:

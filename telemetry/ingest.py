@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
+from decisioning.refusals import Fault, Refused
 from experiments.plan import LARGEST, SMALLEST
 from telemetry import arrays, wake
 
@@ -69,22 +70,8 @@ class _Body(msgspec.Struct, frozen=True):
 _fast = msgspec.json.Decoder(_Body)
 
 
-@dataclass(frozen=True)
-class BadRow:
-    """What is wrong with one value. `index` is the row's place in the batch, `pointer` the value's place in the body."""
-
-    index: int
-    pointer: str
-    code: str
-    detail: str
-
-
-class IngestRefused(Exception):
-    """Nothing of the batch was stored. `status` is the HTTP status docs/api.md gives it."""
-
-    def __init__(self, code: str, message: str, *, status: int = 422, errors: Sequence[BadRow] = ()) -> None:
-        super().__init__(message)
-        self.code, self.status, self.errors = code, status, tuple(errors)
+class IngestRefused(Refused):
+    """Nothing of the batch was stored."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +109,7 @@ class Ingested:
     changed: int
     duplicates: int
     last_ts: dt.datetime | None
-    refused: tuple[BadRow, ...] = field(default=())
+    refused: tuple[Fault, ...] = field(default=())
 
 
 def decode(body: bytes) -> list[Row] | None:
@@ -135,19 +122,19 @@ def decode(body: bytes) -> list[Row] | None:
         return None
 
 
-def check(payload: object) -> tuple[list[tuple[int, Row]], list[BadRow]]:
+def check(payload: object) -> tuple[list[tuple[int, Row]], list[Fault]]:
     """Good rows with their index, and every fault of the others. Raises IngestRefused when there is no list of rows."""
     rows = payload.get("rows") if isinstance(payload, Mapping) else None
     if not isinstance(rows, list):
         missing = isinstance(payload, Mapping) and "rows" not in payload
         code, detail = ("missing_field", "The body has no rows.") if missing else ("invalid", "rows must be a list.")
-        fault = BadRow(0, "/rows", code, f'{detail} Send {{"rows": [{{"metric", "variant", "ts", "value"}}, ...]}}.')
+        fault = Fault("/rows", code, f'{detail} Send {{"rows": [{{"metric", "variant", "ts", "value"}}, ...]}}.', 0)
         raise IngestRefused("invalid_rows", fault.detail, errors=[fault])
     _not_too_many(len(rows))
     good: list[tuple[int, Row]] = []
-    bad: list[BadRow] = []
+    bad: list[Fault] = []
     for index, raw in enumerate(rows):
-        faults = [BadRow(index, f"/rows/{index}{pointer}", code, detail) for pointer, code, detail in row_faults(raw)]
+        faults = [fault.under(f"/rows/{index}", index) for fault in row_faults(raw)]
         if faults:
             bad += faults
         else:
@@ -160,7 +147,7 @@ def ingest(
     rows: Sequence[tuple[int, Row]],
     *,
     now: dt.datetime,
-    bad: Sequence[BadRow] = (),
+    bad: Sequence[Fault] = (),
     atomic: bool = True,
 ) -> Ingested:
     """Store rows in the caller's transaction and wake the tick when it commits.
@@ -179,7 +166,7 @@ def ingest(
         for index, sent in rows:
             row = _rounded(sent, kinds.get(sent.metric))
             if found := _misfit(row, target, kinds, now=now, oldest=oldest):
-                faults.append(BadRow(index, f"/rows/{index}{found[0]}", found[1], found[2]))
+                faults.append(found.under(f"/rows/{index}", index))
             else:
                 kept.append((index, row))
         keys = _Keys.of(kept)
@@ -189,7 +176,7 @@ def ingest(
     unique, keys, repeated = _in_key_order(kept, keys, faults, atomic=atomic)
     accepted, changed, conflicts = _stored(target, unique, keys, now=now)
     if conflicts:
-        clash = [BadRow(index, f"/rows/{index}/value", "conflicting_row", _CONFLICT) for index in conflicts]
+        clash = [Fault(f"/rows/{index}/value", "conflicting_row", _CONFLICT, index) for index in conflicts]
         if atomic:
             raise IngestRefused("conflicting_row", _CONFLICT, status=409, errors=clash)
         faults = sorted([*faults, *clash], key=lambda fault: fault.index)
@@ -214,7 +201,7 @@ def _not_too_many(count: int) -> None:
         )
 
 
-def _summary(faults: Sequence[BadRow]) -> str:
+def _summary(faults: Sequence[Fault]) -> str:
     first = faults[0]
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     return f"Row {first.index}: {first.detail.rstrip('.')}{more}. Nothing was stored; mend them, or send the good ones with ?atomic=false."
@@ -223,17 +210,17 @@ def _summary(faults: Sequence[BadRow]) -> str:
 # One row ------------------------------------------------------------------------------------------------------------------
 
 
-def row_faults(raw: object) -> Iterable[tuple[str, str, str]]:
+def row_faults(raw: object) -> Iterable[Fault]:
     """(pointer below the row, code, what to do) for each value of an untyped row that is not of its type."""
     if not isinstance(raw, Mapping):
-        yield "", "invalid", "A row must be an object."
+        yield Fault("", "invalid", "A row must be an object.")
         return
     for name in ("metric", "ts", "value"):
         if name not in raw:
-            yield f"/{name}", "missing_field", f"{name} is missing."
+            yield Fault(f"/{name}", "missing_field", f"{name} is missing.")
     for name in ("metric", "variant"):
         if name in raw and (problem := _text_problem(raw[name])):
-            yield f"/{name}", "invalid_text", f"{name} {problem}."
+            yield Fault(f"/{name}", "invalid_text", f"{name} {problem}.")
     if "ts" in raw:
         yield from ts_faults(raw["ts"])
     yield from _number_faults(
@@ -242,12 +229,12 @@ def row_faults(raw: object) -> Iterable[tuple[str, str, str]]:
     denominator = raw.get("denominator")
     if isinstance(denominator, Mapping):
         if "value" not in denominator:
-            yield "/denominator/value", "missing_field", "denominator.value is missing."
+            yield Fault("/denominator/value", "missing_field", "denominator.value is missing.")
         yield from _number_faults(
             denominator, "/denominator", {"value": _real, "variance": _spread, "covariance": _real}
         )
     elif denominator is not None:
-        yield "/denominator", "invalid", "denominator must be an object with value, variance and covariance."
+        yield Fault("/denominator", "invalid", "denominator must be an object with value, variance and covariance.")
 
 
 def _text_problem(value: object) -> str:
@@ -269,14 +256,14 @@ def instant(value: object) -> dt.datetime:
     return msgspec.convert(value, dt.datetime)
 
 
-def ts_faults(value: object) -> Iterable[tuple[str, str, str]]:
+def ts_faults(value: object) -> Iterable[Fault]:
     try:
         parsed = instant(value)
     except msgspec.ValidationError:
-        yield "/ts", "invalid_timestamp", f"ts {value!r:.60} is no RFC 3339 time such as 2026-11-24T06:00:00Z."
+        yield Fault("/ts", "invalid_timestamp", f"ts {value!r:.60} is no RFC 3339 time such as 2026-11-24T06:00:00Z.")
         return
     if parsed.tzinfo is None:
-        yield "/ts", "naive_timestamp", f"ts {value!r:.60} has no offset. Add Z or one such as +01:00."
+        yield Fault("/ts", "naive_timestamp", f"ts {value!r:.60} has no offset. Add Z or one such as +01:00.")
 
 
 def range_fault(ts: dt.datetime, *, now: dt.datetime | None = None) -> tuple[str, str] | None:
@@ -293,21 +280,21 @@ def range_fault(ts: dt.datetime, *, now: dt.datetime | None = None) -> tuple[str
 
 def time_faults(name: str, value: object, *, now: dt.datetime | None = None) -> list[tuple[str, str]]:
     """(code, what to do) of a time that is no row's, by its name: of any age, and for `now` see `range_fault`."""
-    found = [(code, detail) for _, code, detail in ts_faults(value)]
+    found = [(fault.code, fault.detail) for fault in ts_faults(value)]
     if not found and (fault := range_fault(instant(value), now=now)):
         found.append(fault)
     return [(code, detail.replace("ts ", f"{name} ", 1)) for code, detail in found]
 
 
-def _number_faults(raw: Mapping[str, Any], prefix: str, checks: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+def _number_faults(raw: Mapping[str, Any], prefix: str, checks: Mapping[str, Any]) -> Iterable[Fault]:
     for name, problem_of in checks.items():
         if name not in raw or (raw[name] is None and name != "value"):
             continue
         number = 0 if name == "variance" and _is_dust(raw[name], raw.get("value")) else raw[name]
         if detail := _beyond(name, number):
-            yield f"{prefix}/{name}", "out_of_range", detail
+            yield Fault(f"{prefix}/{name}", "out_of_range", detail)
         elif problem := problem_of(number):
-            yield f"{prefix}/{name}", "invalid_number", f"{name} is {number!r:.40}; it must be {problem}."
+            yield Fault(f"{prefix}/{name}", "invalid_number", f"{name} is {number!r:.40}; it must be {problem}.")
 
 
 def _beyond(name: str, number: object) -> str:
@@ -443,7 +430,7 @@ def _rounded(row: Row, kind: str | None) -> Row:
     return msgspec.structs.replace(row, value=min(max(row.value, 0.0), 1.0))
 
 
-def _out_of_range(row: Row) -> tuple[str, str, str] | None:
+def _out_of_range(row: Row) -> Fault | None:
     below = row.denominator
     said = [("", "value", row.value), ("", "n", row.n), ("", "variance", row.variance)]
     if below is not None:
@@ -451,39 +438,41 @@ def _out_of_range(row: Row) -> tuple[str, str, str] | None:
         said += [(at, "value", below.value), (at, "variance", below.variance), (at, "covariance", below.covariance)]
     for prefix, name, number in said:
         if detail := _beyond(name, number):
-            return f"{prefix}/{name}", "out_of_range", detail
+            return Fault(f"{prefix}/{name}", "out_of_range", detail)
     return None
 
 
 def _misfit(
     row: Row, target: Target, kinds: Mapping[str, str], *, now: dt.datetime, oldest: dt.datetime
-) -> tuple[str, str, str] | None:
+) -> Fault | None:
     """What is wrong with a well-formed row for this experiment, as of now."""
     if row.variant not in target.variants:
         known = ", ".join(sorted(target.variants))
-        return "/variant", "unknown_variant", f"This experiment has no variant {row.variant!r:.80}; it has {known}."
+        return Fault(
+            "/variant", "unknown_variant", f"This experiment has no variant {row.variant!r:.80}; it has {known}."
+        )
     kind = kinds.get(row.metric)
     if kind is None:
-        return (
+        return Fault(
             "/metric",
             "unknown_metric",
             f"No metric {row.metric!r:.80} is registered. Create it with POST /api/metrics.",
         )
     if fault := range_fault(row.ts, now=now):
-        return "/ts", *fault
+        return Fault("/ts", *fault)
     if row.ts < oldest:
-        return (
+        return Fault(
             "/ts",
             "timestamp_too_old",
             f"ts {row.ts.isoformat()} is older than the {settings.RETENTION_DAYS} days kept.",
         )
     if kind == "proportion" and not 0 <= row.value <= 1:
-        return "/value", "invalid_number", f"value is {row.value!r}; a proportion lies between 0 and 1."
+        return Fault("/value", "invalid_number", f"value is {row.value!r}; a proportion lies between 0 and 1.")
     return _out_of_range(row)
 
 
 def _in_key_order(
-    rows: Sequence[tuple[int, Row]], keys: _Keys, faults: list[BadRow], *, atomic: bool
+    rows: Sequence[tuple[int, Row]], keys: _Keys, faults: list[Fault], *, atomic: bool
 ) -> tuple[Sequence[tuple[int, Row]], _Keys, int]:
     """One row a key, in key order (so that opposite batches cannot deadlock), their keys, and how many rows repeated one."""
     order = np.lexsort((keys.ts, keys.variant, keys.metric))
@@ -496,7 +485,7 @@ def _in_key_order(
 
 
 def _deduplicated(
-    rows: Sequence[tuple[int, Row]], keys: _Keys, faults: list[BadRow], *, atomic: bool
+    rows: Sequence[tuple[int, Row]], keys: _Keys, faults: list[Fault], *, atomic: bool
 ) -> tuple[list[tuple[int, Row]], int]:
     """One row a key, and how many repeated it.
 
@@ -512,7 +501,7 @@ def _deduplicated(
         held = best[key][1]
         repeated += 1
         if row.revision is not None and held.revision == row.revision and row != held:
-            fault = BadRow(index, f"/rows/{index}/value", "conflicting_row", _CONFLICT)
+            fault = Fault(f"/rows/{index}/value", "conflicting_row", _CONFLICT, index)
             if atomic:
                 raise IngestRefused("conflicting_row", _CONFLICT, status=409, errors=[fault])
             faults.append(fault)

@@ -14,6 +14,7 @@ from typing import Any
 from django.db import connection
 
 from decisioning.access.models import Team
+from decisioning.refusals import Fault, Refused
 from telemetry.ingest import instant, time_faults
 
 MAX_EVENTS = 1_000
@@ -21,9 +22,6 @@ _STATUS = {"COMPLETE": "succeeded", "ABORT": "aborted", "FAIL": "failed"}
 LONGEST_JOB, _LONGEST_ERROR = 2_000, 10_000
 _INDEXED = 2_600  # bytes
 _MOST_ROWS = 2**63 - 1
-
-Fault = tuple[str, str, str]
-"""(JSON pointer, code, detail)."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,8 @@ class RunEvent:
     error: str | None = None
 
 
-class LineageRefused(Exception):
+class LineageRefused(Refused):
     """What is not OpenLineage; nothing of the request was stored."""
-
-    def __init__(self, errors: Sequence[Fault], *, code: str = "invalid", status: int = 422) -> None:
-        super().__init__(errors[0][2])
-        self.errors, self.code, self.status = tuple(errors), code, status
 
 
 @dataclass(frozen=True)
@@ -61,22 +55,22 @@ def read(payload: object, *, batch: bool, now: dt.datetime) -> Batch:
     Raises LineageRefused with every fault when there is no good event among them.
     """
     if batch and not isinstance(payload, list):
-        raise LineageRefused([("", "invalid", "A batch is a JSON array of events.")])
+        raise LineageRefused.of(Fault("", "invalid", "A batch is a JSON array of events."))
     raws = payload if batch and isinstance(payload, list) else [payload]
     if len(raws) > MAX_EVENTS:
         detail = f"{len(raws)} events; at most {MAX_EVENTS} go in one request."
-        raise LineageRefused([("", "batch_too_large", detail)], code="batch_too_large", status=413)
+        raise LineageRefused.of(Fault("", "batch_too_large", detail), code="batch_too_large", status=413)
     found: list[RunEvent] = []
     faults: dict[int, tuple[Fault, ...]] = {}
     for index, raw in enumerate(raws):
         place = f"/{index}" if batch else ""
-        if wrong := tuple((f"{place}{pointer}", code, detail) for pointer, code, detail in _faults(raw, now)):
+        if wrong := tuple(fault.under(place) for fault in _faults(raw, now)):
             faults[index] = wrong
         elif isinstance(raw, Mapping) and "run" in raw:
             found.append(_run_event(raw))
     if faults and len(faults) == len(raws):
         told = [fault for wrong in faults.values() for fault in wrong]
-        raise LineageRefused(told, code="invalid_rows" if batch else "invalid")
+        raise LineageRefused.of(*told, code="invalid_rows" if batch else "invalid")
     return Batch(len(raws), tuple(found), faults)
 
 
@@ -98,48 +92,48 @@ def merge(events: Sequence[RunEvent], *, team: Team) -> None:
 
 def _faults(raw: object, now: dt.datetime) -> Iterator[Fault]:
     if not isinstance(raw, Mapping):
-        yield "", "invalid", "An event must be an object."
+        yield Fault("", "invalid", "An event must be an object.")
         return
     if "eventTime" not in raw:
-        yield "/eventTime", "missing_field", "eventTime is missing."
+        yield Fault("/eventTime", "missing_field", "eventTime is missing.")
     else:
         # A source keeps the latest time that a run told: one ahead of now would have it refreshed until then.
         for code, detail in time_faults("eventTime", raw["eventTime"], now=now):
-            yield "/eventTime", code, detail
+            yield Fault("/eventTime", code, detail)
     if "run" not in raw:
         if not isinstance(raw.get("job") or raw.get("dataset"), Mapping):
-            yield "/run", "missing_field", "The event names no run, job or dataset."
+            yield Fault("/run", "missing_field", "The event names no run, job or dataset.")
         return
     yield from _run_faults(raw["run"])
     yield from _job_faults(raw.get("job"))
     kind = raw.get("eventType")
     if kind is not None and not isinstance(kind, str):
-        yield "/eventType", "invalid_text", "eventType must be text such as COMPLETE."
+        yield Fault("/eventType", "invalid_text", "eventType must be text such as COMPLETE.")
 
 
 def _run_faults(run: object) -> Iterator[Fault]:
     if not isinstance(run, Mapping):
-        yield "/run", "invalid", "run must be an object with a runId."
+        yield Fault("/run", "invalid", "run must be an object with a runId.")
         return
     try:
         uuid.UUID(run["runId"])
     except KeyError:
-        yield "/run/runId", "missing_field", "runId is missing."
+        yield Fault("/run/runId", "missing_field", "runId is missing.")
     except (ValueError, AttributeError, TypeError):
-        yield "/run/runId", "invalid", f"runId {str(run['runId'])[:60]!r} is no UUID."
+        yield Fault("/run/runId", "invalid", f"runId {str(run['runId'])[:60]!r} is no UUID.")
 
 
 def _job_faults(job: object) -> Iterator[Fault]:
     if not isinstance(job, Mapping):
-        yield "/job", "missing_field", "job must be an object with namespace and name."
+        yield Fault("/job", "missing_field", "job must be an object with namespace and name.")
         return
     for name in ("namespace", "name"):
         if job.get(name) is None:
-            yield f"/job/{name}", "missing_field", f"{name} is missing."
+            yield Fault(f"/job/{name}", "missing_field", f"{name} is missing.")
         elif not isinstance(job[name], str) or not job[name]:
-            yield f"/job/{name}", "invalid_text", f"{name} must be text."
+            yield Fault(f"/job/{name}", "invalid_text", f"{name} must be text.")
         elif job[name] != _storable(job[name]):
-            yield f"/job/{name}", "invalid_text", f"{name} has a NUL character or half a surrogate pair."
+            yield Fault(f"/job/{name}", "invalid_text", f"{name} has a NUL character or half a surrogate pair.")
 
 
 def _storable(text: str) -> str:

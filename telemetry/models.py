@@ -116,14 +116,17 @@ class RefreshRun(models.Model):
 
 
 class Source(models.Model):
-    """Where KPI rows are pulled from: a query on somebody's database, or on a CSV or Parquet file.
+    """Where KPI rows are pulled from: a query on somebody's database, on CSV or Parquet files or on a Prometheus, or an address that
+    answers with JSON.
 
-    The database's URL stands in an environment variable; only its name is stored.
+    The URL of a database, a Prometheus or an address stands in an environment variable; only its name is stored.
     """
 
     class Kind(models.TextChoices):
         SQL = "sql"
         FILE = "file"
+        HTTP = "http"
+        PROMETHEUS = "prometheus"
 
     class Encoding(models.TextChoices):
         UTF_8 = "", "UTF-8"
@@ -137,14 +140,42 @@ class Source(models.Model):
 
     key = models.CharField(max_length=63, unique=True, validators=[valid_key])
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
-    kind = models.CharField(max_length=4, choices=Kind)
+    kind = models.CharField(max_length=10, choices=Kind)
     url_env = models.CharField(
-        max_length=100, blank=True, help_text="Name of the environment variable that holds the database URL."
+        max_length=100,
+        blank=True,
+        help_text="Name of the environment variable that holds the URL of the database, the Prometheus or the address.",
     )
-    path = models.CharField(max_length=500, blank=True, help_text="CSV or Parquet file below DECISIONING_FILES.")
+    token_env = models.CharField(
+        max_length=100,
+        blank=True,
+        db_default="",
+        default="",
+        help_text="Name of the environment variable that holds the bearer token of an address or a Prometheus.",
+    )
+    path = models.CharField(
+        max_length=500,
+        blank=True,
+        help_text="CSV or Parquet file below DECISIONING_FILES, a folder of them or a pattern such as exports/*.parquet; "
+        "of an address what follows the URL, with {since} and {until}.",
+    )
     query = models.TextField(
+        blank=True,
         help_text="One SELECT that yields experiment, metric, variant, ts, value, n, variance, ... between :since and :until; "
-        "a file is the table `rows`."
+        "a file is the table `rows`. Of a Prometheus one expression of PromQL; an address has none.",
+    )
+    rows_pointer = models.CharField(
+        max_length=200,
+        blank=True,
+        db_default="",
+        default="",
+        help_text="JSON pointer to the list of rows in an address's answer, such as /data/rows; empty: the answer is the list.",
+    )
+    step_s = models.PositiveIntegerField(
+        default=60,
+        db_default=60,
+        validators=[MinValueValidator(1)],
+        help_text="Seconds between two times that a Prometheus is asked for.",
     )
     schedule_s = models.PositiveIntegerField(
         default=900, validators=[MinValueValidator(30)], help_text="Seconds from one run to the next."
@@ -158,7 +189,14 @@ class Source(models.Model):
         blank=True,
         db_default="",
         default="",
-        help_text="How times are written that do not begin with the year, such as %m/%d/%Y or %d.%m.%Y %H:%M; UTC without %z.",
+        help_text="How times are written that do not begin with the year, such as %m/%d/%Y or %d.%m.%Y %H:%M.",
+    )
+    time_zone = models.CharField(
+        max_length=40,
+        blank=True,
+        db_default="",
+        default="",
+        help_text="Zone of times without offset in files and answers, such as UTC or Europe/Berlin; without it they are refused.",
     )
     time_format = models.CharField(
         max_length=8,
@@ -214,7 +252,9 @@ class Source(models.Model):
         constraints = [
             models.CheckConstraint(
                 name="source_has_its_place",
-                condition=Q(kind="sql", path="") & ~Q(url_env="") | Q(kind="file", url_env="") & ~Q(path=""),
+                condition=Q(kind__in=["sql", "prometheus"], path="") & ~Q(url_env="")
+                | Q(kind="http") & ~Q(url_env="")
+                | Q(kind="file", url_env="") & ~Q(path=""),
             ),
             models.CheckConstraint(name="source_schedule_positive", condition=Q(schedule_s__gte=1)),
         ]
@@ -225,6 +265,25 @@ class Source(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class SourceFile(models.Model):
+    """A file of a folder or pattern that a source has read, as it was then: it is read again once it is another."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
+    source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="+")
+    path = models.CharField(max_length=500, help_text="Below DECISIONING_FILES.")
+    modified_ns = models.BigIntegerField(help_text="Nanoseconds since 1970, as its file system says.")
+    size = models.BigIntegerField(help_text="Bytes.")
+    read_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "source_files"
+        ordering = ("source", "path")
+        constraints = [models.UniqueConstraint(fields=["source", "path"], name="one_file_once_per_source")]
+
+    def __str__(self) -> str:
+        return self.path
 
 
 class SourcePlace(models.Model):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from decisioning.access.models import Team
+from decisioning.refusals import Fault, Refused
 from experiments.models import Metric
 from telemetry.models import Outage, Source
 
@@ -13,16 +14,9 @@ LONGEST = dt.timedelta(days=366)
 MOST_AHEAD = dt.timedelta(days=2 * 366)
 MOST_FEEDS = 200
 
-type Fault = tuple[str, str, str]
-"""(JSON pointer, code, message)."""
 
-
-class OutageRefused(Exception):
-    """`errors` holds (JSON pointer, code, message) of each bad value."""
-
-    def __init__(self, errors: Sequence[Fault]) -> None:
-        super().__init__(errors[0][2])
-        self.errors = list(errors)
+class OutageRefused(Refused):
+    """Nothing was planned or changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,29 +59,31 @@ def take_back(outage: Outage) -> None:
 
 def _refuse(new: NewOutage, team: Team, now: dt.datetime) -> None:
     if faults := list(_faults(new, team, now)):
-        raise OutageRefused(faults)
+        raise OutageRefused.of(*faults)
 
 
 def _faults(new: NewOutage, team: Team, now: dt.datetime) -> Iterator[Fault]:
     begins, ends = (at.isoformat().replace("+00:00", "Z") for at in (new.begins_at, new.ends_at))
     if new.ends_at <= new.begins_at:
-        yield "/to", "window_order", f"The outage ends at {ends}, not after it begins ({begins}). Give a later end."
+        yield Fault(
+            "/to", "window_order", f"The outage ends at {ends}, not after it begins ({begins}). Give a later end."
+        )
     elif new.ends_at - new.begins_at > LONGEST:
-        yield (
+        yield Fault(
             "/to",
             "invalid",
             f"The outage lasts longer than {LONGEST.days} days. End it earlier, or change the schedule.",
         )
     if new.begins_at > now + MOST_AHEAD:
-        yield "/from", "timestamp_in_future", f"{begins} is more than two years ahead. Plan it later."
+        yield Fault("/from", "timestamp_in_future", f"{begins} is more than two years ahead. Plan it later.")
     if not new.reason.strip():
-        yield "/reason", "missing_field", "reason is empty. Say why nothing comes."
+        yield Fault("/reason", "missing_field", "reason is empty. Say why nothing comes.")
     elif len(new.reason) > 500:
-        yield "/reason", "invalid_text", f"reason has {len(new.reason)} characters, at most 500 fit."
+        yield Fault("/reason", "invalid_text", f"reason has {len(new.reason)} characters, at most 500 fit.")
     if not new.metrics and not new.sources:
-        yield "/metrics", "missing_field", "An outage is of metrics or of sources. Name one at least."
+        yield Fault("/metrics", "missing_field", "An outage is of metrics or of sources. Name one at least.")
     if len(new.metrics) + len(new.sources) > MOST_FEEDS:
-        yield (
+        yield Fault(
             "/metrics",
             "invalid",
             f"{len(new.metrics) + len(new.sources)} feeds are more than {MOST_FEEDS}. Make two outages.",
@@ -98,7 +94,7 @@ def _faults(new: NewOutage, team: Team, now: dt.datetime) -> Iterator[Fault]:
     for name, keys, there in (("metrics", new.metrics, known), ("sources", new.sources, bound)):
         for position, key in enumerate(keys):
             if key not in there:
-                yield (
+                yield Fault(
                     f"/{name}/{position}",
                     f"unknown_{name[:-1]}",
                     f"There is no {name[:-1]} {key!r}. Correct its key.",

@@ -36,6 +36,7 @@ class Installation:
     process: "subprocess.Popen[str] | None" = None
     environment: dict[str, str] = field(default_factory=dict)
     options: Sequence[str] = ()
+    code: Path = PROJECT  # of another version, to try it
 
     def start(self) -> float:
         """Seconds until it says that it is ready."""
@@ -47,7 +48,7 @@ class Installation:
         began = time.monotonic()
         self.process = subprocess.Popen(
             command,
-            cwd=PROJECT,
+            cwd=self.code,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -59,7 +60,7 @@ class Installation:
             self.printed.append(line)
             if "Ctrl-C stops" in line:
                 return time.monotonic() - began
-        self.process.wait(10)
+        self.process.communicate(timeout=30)
         raise AssertionError("".join(self.printed))
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> float:
@@ -72,11 +73,13 @@ class Installation:
         self.process.communicate(timeout=30)
         return time.monotonic() - began
 
-    def manage(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def manage(self, *arguments: str, code: Path | None = None) -> "subprocess.CompletedProcess[str]":
         """A command in a second terminal, where nothing is set but the home."""
         environment = clean_environment() | {"DECISIONING_HOME": str(self.home)}
         command = [sys.executable, "manage.py", *arguments]
-        return subprocess.run(command, cwd=PROJECT, env=environment, text=True, capture_output=True, check=False)
+        return subprocess.run(
+            command, cwd=code or self.code, env=environment, text=True, capture_output=True, check=False
+        )
 
     def credentials(self) -> dict[str, str]:
         held: dict[str, str] = json.loads((self.home / "credentials.json").read_text())

@@ -288,6 +288,32 @@ def test_what_was_committed_is_there_after_kill_9_of_postgres(tmp_path: Path) ->
     assert process.wait(30) == 0
 
 
+def test_a_pid_file_that_names_somebody_else_or_nothing_keeps_no_server_from_starting(tmp_path: Path) -> None:
+    """After a crash of the machine, or in a container, the number of the killed server is another program's."""
+    home = Home(tmp_path)
+    home.make()
+    postgres = Postgres(home)
+    postgres.prepare()
+    neighbour = subprocess.Popen(["/bin/sleep", "60"])
+    try:
+        for left in (f"{neighbour.pid}\n{postgres.data}\n1\n{postgres.port}\n\n127.0.0.1\n", "", "12", "torn"):
+            (postgres.data / "postmaster.pid").write_text(left)
+            postgres.prepare()
+            process = start(postgres, home.logs / "postgres.log")
+            process.send_signal(postgres.stop_signal)
+            assert process.wait(30) == 0
+        assert neighbour.poll() is None
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+
+
+def test_a_server_that_somebody_started_by_hand_is_not_taken_for_a_stale_one(cluster: Postgres) -> None:
+    with pytest.raises(NotStarted, match="was not started here"):
+        Postgres(cluster.home).prepare()
+    assert (cluster.data / "postmaster.pid").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a stand-in")
 def test_root_without_user_namespaces_runs_postgres_as_a_user_without_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "STAND_INS_FOR_ROOT", ("no such user", "nobody"))

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(autouse=True)
 def _counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_COUNTED_FOR_S", -1.0)
+    monkeypatch.setattr(health._Writes, "TRIED_FOR_S", -1.0)
 
 
 def scraped(client: Client) -> dict[str, float]:
@@ -61,4 +63,11 @@ def test_readyz_watches_the_newest_slot(client: Client, age_s: int, tick: str) -
     now = datetime.now(UTC)
     with as_role("owner"):
         Heartbeat.objects.create(name="gates.tick", at=now, slot=now - timedelta(seconds=age_s))
-    assert client.get("/readyz").json() == {"database": "ok", "broker": "ok", "tick": tick}
+    assert client.get("/readyz").json() == {"database": "ok", "writes": "ok", "broker": "ok", "tick": tick}
+
+
+def test_readyz_says_when_a_database_takes_no_writes(client: Client) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL transaction_read_only = on")
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["database"], answer.json()["writes"]) == (503, "ok", "read_only")

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -145,6 +146,59 @@ def test_a_log_does_not_grow_without_bound(supervisor: Supervisor, home: Home, m
     with pytest.raises(Interrupted):
         supervisor.watch()
     assert log.stat().st_size < older.stat().st_size * 10
+
+
+def test_what_the_system_refuses_is_told_once_and_tried_again_and_ends_nobody(
+    supervisor: Supervisor, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisors, "LOG_BYTES", 100)
+    supervisor.keep(kept := part("while :; do echo a line of some length; sleep 0.01; done"))
+    supervisor.keep(other := part("exec sleep 60", name="other"))
+    (home.logs / "part.log.1").mkdir()  # nothing can be copied there
+    supervisor.wait(lambda: bool(kept.hindered), what="a log that cannot be bounded", seconds=10)
+    shutil.rmtree(home.logs)
+    os.kill(pid(other), signal.SIGKILL)
+    supervisor.wait(lambda: "other.log" in other.hindered, what="a start that fails", seconds=10)
+    assert not pid(other)
+    assert pid(kept)
+
+    home.make()
+    supervisor.wait(lambda: bool(pid(other)) and not other.down, what="the next try", seconds=10)
+
+    told = capsys.readouterr().out
+    assert told.count("part: [Errno") == told.count("other: [Errno") == 1
+
+
+def test_a_log_for_whose_last_part_there_is_no_room_is_let_go_of_when_it_gets_much_too_long(
+    supervisor: Supervisor, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisors, "LOG_BYTES", 100)
+    monkeypatch.setattr(supervisors, "MOST_LOG_BYTES", 1_000)
+    monkeypatch.setattr(supervisors, "LONGEST_BACKOFF_S", 0.1)
+    (home.logs / "part.log.1").mkdir()
+    supervisor.keep(part("while :; do echo a line of some length; sleep 0.01; done"))
+    log = home.logs / "part.log"
+    supervisor.wait(lambda: log.stat().st_size > 700, what="a long log", seconds=10)
+
+    supervisor.wait(lambda: log.stat().st_size < 300, what="a short one", seconds=10)
+
+
+def test_a_terminal_that_takes_no_more_words_ends_nothing(tmp_path: Path) -> None:
+    program = (
+        "import sys; from decisioning.embedded import Home; from decisioning.supervisor import *; h = Home(sys.argv[1]); h.make();"
+        "s = Supervisor(h); s.keep(Part('part', ['/bin/sleep', '60'], {})); p = s.parts[0]; first = p.process.pid; p.process.kill()\n"
+        "try: s.wait(lambda: p.process and p.process.pid != first, what='another', seconds=20); print('started again', file=sys.stderr)\n"
+        "finally: s.stop()"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "home")],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.stderr.startswith("started again\n")
 
 
 def test_killing_uv_run_stops_what_it_ran(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from django.db import connection
 
 from decisioning.access.models import Team
 from experiments.models import Experiment
-from gates.tick import differences
+from gates.consistency import differences
 from tests.conftest import as_role
 from tests.walk import Walk
 

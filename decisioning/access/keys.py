@@ -14,6 +14,7 @@ from django.db import connection
 
 from decisioning.access.models import ApiKey, Team
 from decisioning.access.scopes import ALL, NEVER_FOR_AGENTS, ROLES, Scope
+from decisioning.refusals import Fault, Refused
 
 _ALPHABET = string.ascii_lowercase + string.digits
 _RATE = r"[1-9][0-9]{0,6}/[1-9]?[0-9]{0,3}[smhd]"
@@ -22,12 +23,8 @@ GENERATIONS = 4
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-class KeyRefused(Exception):
-    """`code` for programs, the message for people; `pointer` to what of the request is refused."""
-
-    def __init__(self, code: str, message: str, *, pointer: str) -> None:
-        super().__init__(message)
-        self.code, self.pointer = code, pointer
+class KeyRefused(Refused):
+    """Such a key is not made; the errors say what of the request is refused."""
 
 
 def digest_of(secret: str) -> bytes:
@@ -58,22 +55,22 @@ def create_key(
     unknown = [s for s in wanted if s not in set(Scope)]
     if unknown or not wanted:
         said = f"There is no scope {', '.join(unknown)}" if unknown else "A key needs a scope"
-        raise KeyRefused("invalid_scope", f"{said}; choose from {', '.join(Scope)}.", pointer="/scopes")
+        raise KeyRefused.of(Fault("/scopes", "invalid_scope", f"{said}; choose from {', '.join(Scope)}."))
     forbidden = [s for s in wanted if agent and s in NEVER_FOR_AGENTS]
     if forbidden:
         detail = f"An agent's key never holds {', '.join(forbidden)}: agents propose, people decide."
-        raise KeyRefused("agent_scope", detail, pointer="/scopes")
+        raise KeyRefused.of(Fault("/scopes", "agent_scope", detail))
     held = _held(team, owner) & (frozenset(map(Scope, maker.scopes)) if maker else ALL)
     for position, scope in enumerate(wanted):
         if scope not in held:
             detail = f"You do not hold {scope} in {team.key} yourself, so you cannot hand it on."
-            raise KeyRefused("scope_not_held", detail, pointer=f"/scopes/{position}")
+            raise KeyRefused.of(Fault(f"/scopes/{position}", "scope_not_held", detail))
     if rate:
         try:
             rate_of(rate)
         except ValueError as error:
             detail = f"{str(error)[0].upper()}{str(error)[1:]}."
-            raise KeyRefused("invalid_rate", detail, pointer="/rate") from error
+            raise KeyRefused.of(Fault("/rate", "invalid_rate", detail)) from error
     if maker is not None:
         rate, expires_at = _within(maker, team, rate=rate, expires_at=expires_at)
     public_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
@@ -112,7 +109,7 @@ def _held(team: Team, owner: User | None) -> frozenset[Scope]:
         (role,) = cursor.fetchone() or (None,)
     if role is None:
         detail = f"{owner} is not active in {team.key}. Add the person to the team first."
-        raise KeyRefused("owner_not_in_team", detail, pointer="/owner")
+        raise KeyRefused.of(Fault("/owner", "owner_not_in_team", detail))
     return ROLES[role]
 
 
@@ -120,22 +117,22 @@ def _within(maker: ApiKey, team: Team, *, rate: str, expires_at: datetime | None
     """Rate and end of a key that another one asks for. That one is locked, so that it cannot end meanwhile and leave this one behind."""
     held = ApiKey.objects.select_for_update(of=("self",), no_key=True).get(pk=maker.pk)
     if held.revoked_at is not None:
-        raise KeyRefused("maker_ended", f"{held} was revoked. Ask with another key.", pointer="")
+        raise KeyRefused.of(Fault("", "maker_ended", f"{held} was revoked. Ask with another key."))
     if team.pk != held.team_id:
-        raise KeyRefused("wider_than_maker", f"{held} belongs to another team than {team.key}.", pointer="/team")
+        raise KeyRefused.of(Fault("/team", "wider_than_maker", f"{held} belongs to another team than {team.key}."))
     generation, at = 1, held
     while at.made_by is not None:
         generation, at = generation + 1, at.made_by
     if generation > GENERATIONS:
         detail = f"{held} comes from a key that comes from a key, {GENERATIONS} times. Ask with one of those."
-        raise KeyRefused("too_many_makers", detail, pointer="")
+        raise KeyRefused.of(Fault("", "too_many_makers", detail))
     if held.expires_at is not None and expires_at is not None and expires_at > held.expires_at:
         detail = f"{held} itself ends at {held.expires_at:%Y-%m-%d %H:%M:%SZ}. Choose an earlier end, or none: then it ends with it."
-        raise KeyRefused("outlives_maker", detail, pointer="/expires_at")
+        raise KeyRefused.of(Fault("/expires_at", "outlives_maker", detail))
     most = held.rate or settings.KEY_RATE
     if rate and is_faster(rate, most):
         detail = f"{held} itself may ask {most}. Choose a slower rate, or none: then it is the same."
-        raise KeyRefused("faster_than_maker", detail, pointer="/rate")
+        raise KeyRefused.of(Fault("/rate", "faster_than_maker", detail))
     return rate or held.rate, expires_at or held.expires_at
 
 

@@ -21,6 +21,7 @@ from decisioning.access.keys import digest_of
 from decisioning.access.middleware import id_of
 from decisioning.access.models import ApiKey, Invitation, Membership, Team
 from decisioning.access.principal import Principal, rebind
+from decisioning.refusals import Refused
 
 _log = logging.getLogger(__name__)
 
@@ -28,12 +29,10 @@ LASTS = dt.timedelta(days=7)
 _SALT = "invitation"
 
 
-class MemberRefused(Exception):
-    """`code` for programs, the message for people."""
+class MemberRefused(Refused):
+    """Nobody came, went or changed."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    usual_status = 409
 
 
 def invite(team: Team, *, role: str, email: str, by: Principal, now: dt.datetime) -> tuple[Invitation, str]:

@@ -143,7 +143,7 @@ class LoginAttempts(models.Model):
 
 
 class Reads(models.Model):
-    """Reads of one minute that one web process was asked for; `access.tally` is its only writer.
+    """Reads of one minute that one web process was asked for; `availability.read_counter` is its only writer.
 
     A minute that is over and not `done` was cut short: the process ended before it could tell the rest.
     """

@@ -5,6 +5,8 @@ import warnings
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from decisioning.refusals import Refused
+
 MAX_BYTES = 2 * 1024 * 1024
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 2400
@@ -12,12 +14,8 @@ SMALL = (192, 120)
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
 
-class PictureRefused(Exception):
-    """`code` for programs, the message for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class PictureRefused(Refused):
+    """The file is not taken."""
 
 
 def redrawn(data: bytes) -> tuple[bytes, str]:

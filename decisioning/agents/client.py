@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 import httpx
 
+from decisioning.literals import rfc3339
+
 type Json = dict[str, Any]
 """A JSON object as docs/api.md shows it."""
 
@@ -262,7 +264,7 @@ def _instant(date: str | None) -> str | None:
     >>> _instant("Tue, 24 Nov 2026 06:17:00 GMT")
     '2026-11-24T06:17:00Z'
     """
-    return parsedate_to_datetime(date).isoformat().replace("+00:00", "Z") if date else None
+    return rfc3339(parsedate_to_datetime(date)) if date else None
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -9,12 +9,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 import numpy as np
 
 from decisioning.agents.client import Json, Portal, PortalError
+from decisioning.literals import rfc3339
 
 TEAM = "demo"
 JOB = "demo/feed"
@@ -149,7 +150,7 @@ class Story:
         }
         if self.treatments:
             body["variants"] = [{"key": arm, "weight": 1, "control": arm == "control"} for arm in self.arms]
-        return body if self.status == "draft" else body | {"started_at": _text(started_at)}
+        return body if self.status == "draft" else body | {"started_at": rfc3339(started_at)}
 
 
 _SPEED = Part("page_load_ms", "guardrail", max_harm=0.03)
@@ -306,7 +307,7 @@ def bucket(story: Story, started_at: datetime, begin: datetime, length: timedelt
             effect = part.effects[min(place, len(part.effects)) - 1] if place else 0.0
             drawn = _draw(FIGURES[part.figure], sessions, effect, random, weekend=weekend)
             if drawn:
-                row = {"metric": part.figure, "variant": arm, "ts": _text(end), **drawn}
+                row = {"metric": part.figure, "variant": arm, "ts": rfc3339(end), **drawn}
                 rows.append(row if length == HOUR else row | {"window_s": max(round(length.total_seconds()), 1)})
     return rows
 
@@ -427,7 +428,7 @@ def feed(portal: Portal, *, now: datetime, stories: Sequence[Story] = STORIES) -
 def gaps(since: datetime, until: datetime) -> Iterator[tuple[datetime, timedelta]]:
     """Buckets from `since` to `until`: whole hours by the clock where they fit, what is left at both ends, in seconds.
 
-    >>> at = datetime(2026, 11, 24, 6, 58, tzinfo=UTC)
+    >>> at = datetime.fromisoformat("2026-11-24T06:58:00Z")
     >>> [(f"{begin:%H:%M}", str(length)) for begin, length in gaps(at, at + timedelta(minutes=63))]
     [('06:58', '0:02:00'), ('07:00', '1:00:00'), ('08:00', '0:01:00')]
     """
@@ -437,7 +438,3 @@ def gaps(since: datetime, until: datetime) -> Iterator[tuple[datetime, timedelta
         end = min(full, until)
         yield begin, end - begin
         begin = end
-
-
-def _text(instant: datetime) -> str:
-    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 
 from decisioning.agents.client import Json, Portal, PortalError
+from decisioning.literals import rfc3339
 
 type Shape = Literal["wide", "long"]
 
@@ -555,11 +556,3 @@ def key_of(recorded: Recorded, plan: Plan) -> str:
 
 def _shifted(plan: Plan, shape: Shape) -> bool:
     return plan.shift if plan.shift is not None else shape == "wide"
-
-
-def rfc3339(instant: datetime) -> str:
-    """
-    >>> rfc3339(datetime(2026, 11, 24, 6, tzinfo=UTC))
-    '2026-11-24T06:00:00Z'
-    """
-    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

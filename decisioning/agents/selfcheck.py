@@ -15,11 +15,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import httpx
 
 from decisioning.agents.client import Json, Portal, PortalError
+from decisioning.literals import rfc3339
 
 BUCKET_S = 2.0
 PROBES = 1_000
@@ -158,7 +159,7 @@ def rows_of(arm: str, measured: Sequence[tuple[float, float]], ts: datetime) -> 
         {
             "metric": metric,
             "variant": arm,
-            "ts": _text(ts),
+            "ts": rfc3339(ts),
             "window_s": round(BUCKET_S),
             "value": statistics.fmean(values),
             "n": len(values),
@@ -240,7 +241,7 @@ def _probe(portal: Portal, clock: Callable[[], datetime]) -> list[Json]:
             {
                 "metric": PROBE,
                 "variant": "control",
-                "ts": _text(clock()),
+                "ts": rfc3339(clock()),
                 "value": (time.perf_counter() - began) * 1_000,
             }
         )
@@ -354,7 +355,3 @@ def spread(outcome: Outcome) -> str:
         return "nothing was measured"
     change = outcome.means["treatment"][0] / max(outcome.means["control"][0], math.ulp(1.0)) - 1
     return f"{'; '.join(told)}: latency {change * 100:+.1f}%"
-
-
-def _text(instant: datetime) -> str:
-    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -7,15 +7,16 @@ from django.http import Http404, HttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from decisioning.access.keys import KeyRefused, create_key
+from decisioning.access.keys import create_key
 from decisioning.access.models import ApiKey
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
-from decisioning.api.base import MAX_ID, PortalView
-from decisioning.api.judgement import rfc3339
+from decisioning.api.base import PortalView
 from decisioning.api.lists import PAGING, page
 from decisioning.api.problems import invalid
 from decisioning.api.serializers import KeyIn
+from decisioning.literals import rfc3339, whole_number
+from decisioning.refusals import Fault
 
 
 class Keys(PortalView):
@@ -37,22 +38,17 @@ class Keys(PortalView):
         team = self.team(values.get("team"), Scope.KEYS)
         expires_at = values.get("expires_at")
         if expires_at is not None and expires_at <= now:
-            raise invalid([("/expires_at", "invalid", f"{rfc3339(expires_at)} is over already.")])
-        try:
-            key, secret = create_key(
-                team,
-                scopes=values["scopes"],
-                agent=values.get("agent", False),
-                rate=values.get("rate") or "",
-                expires_at=expires_at,
-                owner=User.objects.filter(pk=self.principal.person_id).first() if self.principal.person_id else None,
-                maker=ApiKey.objects.filter(pk=self.principal.id or 0).first()
-                if self.principal.kind == "key"
-                else None,
-                now=now,
-            )
-        except KeyRefused as refusal:
-            raise invalid([(refusal.pointer, refusal.code, str(refusal))]) from refusal
+            raise invalid([Fault("/expires_at", "invalid", f"{rfc3339(expires_at)} is over already.")])
+        key, secret = create_key(
+            team,
+            scopes=values["scopes"],
+            agent=values.get("agent", False),
+            rate=values.get("rate") or "",
+            expires_at=expires_at,
+            owner=User.objects.filter(pk=self.principal.person_id).first() if self.principal.person_id else None,
+            maker=ApiKey.objects.filter(pk=self.principal.id or 0).first() if self.principal.kind == "key" else None,
+            now=now,
+        )
         headers = {"Location": f"/api/keys/{key.public_id}", "Cache-Control": "no-store"}
         return Response({**_told(ApiKey.objects.judged().get(pk=key.pk)), "key": secret}, status=201, headers=headers)
 
@@ -77,8 +73,8 @@ class OneKey(PortalView):
     def _found(self, ref: str) -> ApiKey:
         keys = ApiKey.objects.judged().select_related("team", "owner", "made_by")
         key = keys.filter(public_id=ref.removeprefix("dk_")).first()
-        if key is None and ref.isascii() and ref.isdigit() and len(ref) < 20 and int(ref) <= MAX_ID:
-            key = keys.filter(pk=int(ref)).first()
+        if key is None and (number := whole_number(ref)) is not None:
+            key = keys.filter(pk=number).first()
         if key is None:
             raise Http404
         require(self.principal, Scope.KEYS, key.team_id)

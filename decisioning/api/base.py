@@ -21,9 +21,9 @@ from decisioning.api.idempotency import once
 from decisioning.api.parsers import take_chunks
 from decisioning.api.problems import bad_parameter, invalid
 from decisioning.api.schema import Contract
+from decisioning.literals import number_or_key
+from decisioning.refusals import Fault
 from experiments.models import Experiment
-
-MAX_ID = 2**63 - 1
 
 
 class PortalView(APIView):
@@ -95,12 +95,12 @@ class PortalView(APIView):
             mine = [team for team, scopes in self.principal.teams.items() if scope in scopes]
             if len(mine) != 1:
                 raise invalid(
-                    [("/team", "missing_field", "Say which team this is for: you belong to none or several.")]
+                    [Fault("/team", "missing_field", "Say which team this is for: you belong to none or several.")]
                 )
             return Team.objects.get(pk=mine[0])
         team = Team.objects.filter(key=key).first()
         if team is None:
-            raise invalid([("/team", "unknown_team", f"There is no team {key!r} that you belong to.")])
+            raise invalid([Fault("/team", "unknown_team", f"There is no team {key!r} that you belong to.")])
         about(self.request._request, team.pk)
         require(self.principal, scope, team.pk)
         return team
@@ -109,7 +109,7 @@ class PortalView(APIView):
         """The validated body. Raises DRF's ValidationError, which becomes a 422."""
         data = self.request.data
         if not isinstance(data, Mapping):
-            raise invalid([("", "invalid", "The body must be a JSON object.")])
+            raise invalid([Fault("", "invalid", "The body must be a JSON object.")])
         serializer = kind(data=data, **options)
         serializer.is_valid(raise_exception=True)
         values: dict[str, Any] = serializer.validated_data
@@ -118,11 +118,8 @@ class PortalView(APIView):
 
 def found(experiments: QuerySet[Experiment], ref: str) -> Experiment:
     """By number or by key; keys hold a letter, so the two never meet."""
-    if ref.isascii() and ref.isdigit():
-        # Python reads no number of thousands of digits.
-        experiment = experiments.filter(pk=int(ref)).first() if len(ref) < 20 and int(ref) <= MAX_ID else None
-    else:
-        experiment = experiments.filter(key=ref).first()
+    named = number_or_key(ref)
+    experiment = experiments.filter(**{"pk" if isinstance(named, int) else "key": named}).first()
     if experiment is None:
         raise Http404
     return experiment

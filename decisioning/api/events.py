@@ -16,18 +16,19 @@ from decisioning.access.models import Team
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
 from decisioning.api import parsers
-from decisioning.api.base import MAX_ID, PortalView, json_response
+from decisioning.api.base import PortalView, json_response
 from decisioning.api.experiments import created
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem, problem_of
 from decisioning.api.serializers import ExperimentIn
 from decisioning.api.telemetry import atomic_asked
+from decisioning.literals import MOST, rfc3339
+from decisioning.refusals import Fault, Refused
 from telemetry import events, schemas
-from telemetry.ingest import BadRow
 from telemetry.models import QuarantinedEvent
 
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
-Read = tuple[list[events.Event], list[BadRow]]
+Read = tuple[list[events.Event], list[Fault]]
 
 
 class _TakesEvents(PortalView):
@@ -38,15 +39,15 @@ class _TakesEvents(PortalView):
             require(self.principal, Scope.WRITE, team.pk)
             if data.get("team") not in (None, team.key):
                 detail = f"Events sent to {team.key} create experiments of {team.key} only."
-                raise events.DataRefused("invalid", 422, [("/team", "unknown_team", detail)])
+                raise Refused.of(Fault("/team", "unknown_team", detail))
             try:
                 asked = ExperimentIn(data=dict(data))
                 asked.is_valid(raise_exception=True)
                 created(asked.validated_data, team=team, by=self.principal, now=self.now)
             except (ValidationError, Problem) as refusal:
                 told = problem_of(refusal)
-                errors = told.errors or [("", told.code, told.text)]
-                raise events.DataRefused(told.code, told.status_code, errors) from refusal
+                errors = told.errors or [Fault("", told.code, told.text)]
+                raise Refused(told.code, told.text, status=told.status_code, errors=errors) from refusal
 
         return create
 
@@ -62,13 +63,10 @@ class TakesEvents(_TakesEvents):
         team = self.team(request.query_params.get("team"), Scope.TELEMETRY)
         atomic = atomic_asked(request)
         batch = (request.content_type or "").partition(";")[0].strip().lower() == BATCH
-        try:
-            found, bad = _read(request, batch=batch)
-            received = events.receive(
-                found, team=team, create=self.creator(team), now=self.now, bad=bad, atomic=atomic, single=not batch
-            )
-        except events.EventsRefused as refusal:
-            raise _problem(refusal) from refusal
+        found, bad = _read(request, batch=batch)
+        received = events.receive(
+            found, team=team, create=self.creator(team), now=self.now, bad=bad, atomic=atomic, single=not batch
+        )
         return _response(received)
 
 
@@ -102,15 +100,6 @@ def _read(request: Request, *, batch: bool) -> Read:
     return events.check(payload, batch=False, binary=True)
 
 
-def _problem(refusal: events.EventsRefused) -> Problem:
-    return Problem(
-        refusal.status,
-        refusal.code,
-        str(refusal),
-        errors=[(bad.pointer, bad.code, bad.detail) for bad in refusal.errors],
-    )
-
-
 def _response(received: events.Received) -> HttpResponse:
     last = received.last_ts
     body: dict[str, Any] = {
@@ -121,7 +110,7 @@ def _response(received: events.Received) -> HttpResponse:
             "accepted": received.new_rows,
             "changed": received.changed_rows,
             "duplicates": received.duplicate_rows,
-            "last_ts": last.isoformat().replace("+00:00", "Z") if last else None,
+            "last_ts": rfc3339(last),
         },
     }
     if received.refused:
@@ -200,11 +189,8 @@ class Replay(_TakesEvents):
 
     def post(self, request: Request, pk: int) -> HttpResponse:
         """Take the event in now; 409 `not_understood` while it still is not."""
-        held = QuarantinedEvent.objects.select_related("team").filter(pk=pk).first() if pk <= MAX_ID else None
+        held = QuarantinedEvent.objects.select_related("team").filter(pk=pk).first() if pk <= MOST else None
         if held is None:
             raise Http404
         require(self.principal, Scope.TELEMETRY, held.team_id)
-        try:
-            return _response(events.replay(held, create=self.creator(held.team), now=self.now))
-        except events.EventsRefused as refusal:
-            raise _problem(refusal) from refusal
+        return _response(events.replay(held, create=self.creator(held.team), now=self.now))

@@ -20,8 +20,9 @@ from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView, json_response
 from decisioning.api.document import STATE_OF_EXPERIMENT, Document, document, rows
 from decisioning.api.lists import PAGING, filtered, page
-from decisioning.api.problems import Error, Problem, bad_parameter, invalid
+from decisioning.api.problems import Problem, bad_parameter, invalid
 from decisioning.api.serializers import ExperimentIn, ExperimentPatch, TransitionIn
+from decisioning.refusals import Fault
 from experiments import lifecycle, plan
 from experiments.models import Experiment
 from gates import loading, policies
@@ -137,17 +138,14 @@ class OneExperiment(PortalView):
         values = self.body(ExperimentPatch)
         for name in ("key", "team", "start"):
             if name in values:
-                raise invalid([(f"/{name}", "invalid", f"{name} cannot be changed.")])
-        try:
-            changes = {name: value for name, value in values.items() if name != "policy"}
-            experiment = plan.revise(experiment, changes, now=self.now)
-            if "policy" in values:
-                _rebind(experiment, values["policy"])
-            elif changes.keys() - {"name", "hypothesis", "owner"}:
-                _check(experiment)
-            show_plan(experiment)
-        except plan.PlanRefused as refusal:
-            raise refused(refusal) from refusal
+                raise invalid([Fault(f"/{name}", "invalid", f"{name} cannot be changed.")])
+        changes = {name: value for name, value in values.items() if name != "policy"}
+        experiment = plan.revise(experiment, changes, now=self.now)
+        if "policy" in values:
+            _rebind(experiment, values["policy"])
+        elif changes.keys() - {"name", "hypothesis", "owner"}:
+            _check(experiment)
+        show_plan(experiment)
         shown = shown_document(experiment)
         return Response({**shown.value, "warnings": _warnings(experiment)}, headers={"ETag": shown.etag})
 
@@ -160,23 +158,15 @@ class Transitions(PortalView):
     def post(self, request: Request, ref: str) -> HttpResponse:
         """Start, pause, resume or stop; scaled and deleted are answers to a recommendation."""
         experiment, values = self.experiment(ref), self.body(TransitionIn)
-        try:
-            lifecycle.ask(experiment, values["to"], by=self.principal, now=self.now, reason=values.get("reason", ""))
-        except lifecycle.TransitionRefused as refusal:
-            raise Problem(
-                409, refusal.code, refusal.message, extra={"allowed": [str(status) for status in refusal.allowed]}
-            ) from refusal
+        lifecycle.ask(experiment, values["to"], by=self.principal, now=self.now, reason=values.get("reason", ""))
         return _answer(experiment)
 
 
 def created(values: dict[str, Any], *, team: Team, by: Principal, now: datetime) -> Experiment:
-    """A new experiment under its policy. values: what ExperimentIn has validated. Raises Problem."""
-    try:
-        experiment = plan.create(ExperimentIn.domain(values, owner=by.owner), team=team, by=by, now=now)
-        _bind(experiment, values.get("policy"))
-        show_plan(experiment)
-    except plan.PlanRefused as refusal:
-        raise refused(refusal) from refusal
+    """A new experiment under its policy. values: what ExperimentIn has validated. Raises PlanRefused, PolicyRefused, Problem."""
+    experiment = plan.create(ExperimentIn.domain(values, owner=by.owner), team=team, by=by, now=now)
+    _bind(experiment, values.get("policy"))
+    show_plan(experiment)
     return experiment
 
 
@@ -204,13 +194,6 @@ def matches(header: str, etag: str) -> bool:
     return header.strip() == "*" or etag in [tag.strip().removeprefix("W/") for tag in header.split(",")]
 
 
-def refused(refusal: plan.PlanRefused) -> Problem:
-    """The plan's refusals as problems."""
-    if refusal.code in ("key_taken", "not_draft"):
-        return Problem(409, refusal.code, refusal.message, errors=refusal.errors)
-    return invalid(refusal.errors, code=refusal.code)
-
-
 def _sent(shown: Document) -> HttpResponse:
     return json_response(shown.text, headers={"ETag": shown.etag, "Cache-Control": "private, no-cache"})
 
@@ -221,10 +204,7 @@ def _answer(experiment: Experiment, *, status: int = 200, headers: dict[str, str
 
 
 def _bind(experiment: Experiment, name: str | None) -> None:
-    try:
-        policies.bind(experiment, name)
-    except policies.PolicyRefused as refusal:
-        raise invalid([("/policy", refusal.code, refusal.message)]) from refusal
+    policies.bind(experiment, name)
     _check(experiment)
 
 
@@ -239,8 +219,8 @@ def _check(experiment: Experiment) -> None:
     version = policies.version_for(experiment)
     planned = loading.plans_of([experiment])[experiment.pk]
     places = {kpi.metric: f"/target_kpis/{position}" for position, kpi in enumerate(planned.kpis)}
-    errors: list[Error] = [
-        (f"{places[p.metric]}/{p.key}" if p.metric and p.key else "/target_kpis", p.code, p.message)
+    errors: list[Fault] = [
+        Fault(f"{places[p.metric]}/{p.key}" if p.metric and p.key else "/target_kpis", p.code, p.message)
         for p in lint_plan(parse(version.body), planned)
     ]
     if errors:

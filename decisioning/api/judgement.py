@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -17,23 +17,19 @@ from decisioning.api.base import PortalView, json_response
 from decisioning.api.document import reader_of, recommendation_before_the_first_look
 from decisioning.api.experiments import matches, shown_document
 from decisioning.api.lists import PAGING, page
-from decisioning.api.problems import Problem, bad_parameter, invalid
+from decisioning.api.problems import Problem, bad_parameter
 from decisioning.api.serializers import DecisionIn
 from decisioning.api.series import instant_of
-from experiments.lifecycle import TransitionRefused
+from decisioning.literals import rfc3339
 from experiments.models import Experiment
-from gates import policies, tick, wording
-from gates.decisions import DecisionRefused, record_decision
-from gates.engine.evidence import EvidenceRefused, replay
+from gates import consistency, policies, wording
+from gates.decisions import record_decision
 from gates.engine.evidence import digest as digest_of
+from gates.engine.evidence import replay
 from gates.engine.narration import Reader, in_words, rationale
+from gates.engine.plan import newest_slot
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 from telemetry import wake
-
-
-def rfc3339(instant: datetime | None) -> str | None:
-    """UTC with Z, as everywhere in the API."""
-    return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 class OneDecision(PortalView):
@@ -69,22 +65,15 @@ class OneDecision(PortalView):
     def post(self, request: Request, ref: str) -> Response:
         """Accept or override the recommendation whose evidence you saw."""
         experiment, values = self.experiment(ref), self.body(DecisionIn)
-        try:
-            decision = record_decision(
-                experiment,
-                digest=values["evidence_digest"],
-                action=values["action"],
-                override_to=values.get("override_to") or "",
-                reason=values.get("reason") or "",
-                by=self.principal,
-                now=self.now,
-            )
-        except DecisionRefused as refusal:
-            if refusal.pointer:
-                raise invalid([(refusal.pointer, refusal.code, refusal.message)], status=refusal.status) from refusal
-            raise Problem(refusal.status, refusal.code, refusal.message) from refusal
-        except TransitionRefused as refusal:
-            raise Problem(409, refusal.code, refusal.message, extra={"allowed": list(refusal.allowed)}) from refusal
+        decision = record_decision(
+            experiment,
+            digest=values["evidence_digest"],
+            action=values["action"],
+            override_to=values.get("override_to") or "",
+            reason=values.get("reason") or "",
+            by=self.principal,
+            now=self.now,
+        )
         experiment.refresh_from_db()
         return Response({"experiment": experiment.key, "status": experiment.status, **_told(decision)}, status=201)
 
@@ -156,10 +145,7 @@ class Verification(PortalView):
     def post(self, request: Request, ref: str, digest: str) -> Response:
         """Run the rules again over the facts in the evidence: the same bytes prove what it says."""
         kept = _evidence(self.experiment(ref), digest)
-        try:
-            again = replay(kept)
-        except EvidenceRefused as refusal:
-            raise Problem(409, "not_replayable", str(refusal)) from refusal
+        again = replay(kept)
         return Response({"same": again == kept, "digest": digest, "recomputed": digest_of(again)})
 
 
@@ -174,7 +160,7 @@ class Evaluate(PortalView):
         if experiment.status != Experiment.Status.RUNNING:
             detail = f"{experiment.key} is {experiment.status}: experiments are judged while they run."
             raise Problem(409, "not_running", detail)
-        slot = tick.newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
+        slot = newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
         # Never later than it was due: asking does not make a slot that is late a punctual one.
         Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=Least("due_at", Value(now)))
         transaction.on_commit(wake.tick)
@@ -223,10 +209,10 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
         raise bad_parameter("as_of", f"{experiment.key} had not started by {rfc3339(past)}")
     version = _in_force(experiment, past)
     policy = {"name": version.policy.name, "version": version.number}
-    slot = tick.newest_slot(past, version.body.get("slot_s", 300))
+    slot = newest_slot(past, version.body.get("slot_s", 300))
     recommendation, variants = recommendation_before_the_first_look(policy), []
     if slot > experiment.started_at:
-        found = tick.as_of(experiment, slot, version)
+        found = consistency.as_of(experiment, slot, version)
         who = wording.reader((found["recommendation"], *found["variants"]), slot)
         recorded = Evaluation.objects.filter(experiment=experiment, slot=slot, policy_version=version)
         same = (e.evidence_digest for e in recorded.order_by("-fold") if _outcome(e.found) == _outcome(found))
@@ -331,7 +317,4 @@ def _evidence(experiment: Experiment, digest: str) -> bytes:
     kept = Evidence.objects.filter(experiment=experiment, digest=digest).first()
     if kept is None:
         raise Http404
-    try:
-        return kept.read()
-    except EvidenceRefused as refusal:
-        raise Problem(409, "not_replayable", str(refusal)) from refusal
+    return kept.read()

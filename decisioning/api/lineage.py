@@ -8,7 +8,6 @@ from rest_framework.response import Response
 from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView
 from decisioning.api.parsers import FacetedJSONParser
-from decisioning.api.problems import Problem
 from telemetry import lineage
 
 
@@ -24,11 +23,8 @@ class Lineage(PortalView):
         """Merge run events into the refresh log; job and dataset events are accepted and ignored."""
         team = self.team(request.query_params.get("team"), Scope.LINEAGE)
         payload = request.data
-        try:
-            found = lineage.read(payload, batch=self.batch, now=self.now)
-            lineage.merge(found.events, team=team)
-        except lineage.LineageRefused as refusal:
-            raise Problem(refusal.status, refusal.code, str(refusal), errors=refusal.errors) from refusal
+        found = lineage.read(payload, batch=self.batch, now=self.now)
+        lineage.merge(found.events, team=team)
         return self.answer(found)
 
     def answer(self, found: lineage.Batch) -> Response:
@@ -53,11 +49,14 @@ class LineageBatch(Lineage):
                 "non_retriable": failed,
             },
             "failed_events": [
-                {"index": index, "reason": " ".join(detail for _, _, detail in wrong), "retriable": False}
+                {"index": index, "reason": " ".join(fault.detail for fault in wrong), "retriable": False}
                 for index, wrong in found.faults.items()
             ],
         }
         if failed:
-            told = [fault for wrong in found.faults.values() for fault in wrong]
-            body["errors"] = [{"pointer": pointer, "code": code, "detail": detail} for pointer, code, detail in told]
+            body["errors"] = [
+                {"pointer": fault.pointer, "code": fault.code, "detail": fault.detail}
+                for wrong in found.faults.values()
+                for fault in wrong
+            ]
         return Response(body, status=207 if failed else 200)

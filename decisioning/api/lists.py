@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.db.models import Model, QuerySet
+from django.core.exceptions import ValidationError
+from django.db.models import Field, Model, QuerySet
 from django_filters import FilterSet  # type: ignore[import-untyped]
 from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
@@ -11,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from decisioning.api.problems import bad_parameter
+from decisioning.literals import whole_number
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -22,14 +24,28 @@ def limit_of(request: Request, *, default: int = DEFAULT_LIMIT, most: int = MAX_
     text = request.query_params.get("limit")
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+    if not (number := whole_number(text, most=most)):
         raise bad_parameter("limit", f"{text[:60]!r} must be a whole number from 1 to {most}")
-    return int(text)
+    return number
 
 
 class _Pages(CursorPagination):
+    field: "Field[Any, Any]"
+
     def get_page_size(self, request: Request) -> int:
         return limit_of(request)
+
+    def decode_cursor(self, request: Request) -> Any:
+        """Raises NotFound, also when where it stands is no value of what the list is ordered by."""
+        cursor = super().decode_cursor(request)
+        if cursor is not None and cursor.position is not None:
+            try:
+                self.field.get_prep_value(self.field.to_python(cursor.position))
+            except (ValidationError, ValueError, TypeError, OverflowError) as error:
+                raise NotFound from error
+            if "\x00" in str(cursor.position):
+                raise NotFound
+        return cursor
 
 
 def page[M: Model](
@@ -45,6 +61,7 @@ def page[M: Model](
     if asked.removeprefix("-") not in orderings:
         raise bad_parameter("ordering", f"{asked[:60]!r} must be one of {', '.join(orderings)}, with - for descending")
     pages = _Pages()
+    pages.field = rows.model._meta.get_field(asked.removeprefix("-"))
     tie = "-id" if asked.startswith("-") else "id"
     pages.ordering = (asked,) if asked.removeprefix("-") == "id" else (asked, tie)
     try:

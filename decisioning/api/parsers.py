@@ -12,7 +12,8 @@ from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 
 from decisioning.access.nesting import MAX_DEPTH, is_too_deep, pruned
-from decisioning.api.problems import Error, Problem, invalid
+from decisioning.api.problems import Problem, invalid
+from decisioning.refusals import Fault
 
 MAX_BODY = 8 * 1024 * 1024
 MAX_INFLATED = 32 * 1024 * 1024
@@ -108,17 +109,16 @@ def decode(body: bytes) -> Any:
     return value
 
 
-def _unfit_texts(value: object, pointer: str) -> Iterator[Error]:
+def _unfit_texts(value: object, pointer: str) -> Iterator[Fault]:
     """Texts PostgreSQL cannot hold."""
     if isinstance(value, str):
         if "\x00" in value:
-            yield pointer, "invalid_text", "The text holds a NUL character. Remove it."
+            yield Fault(pointer, "invalid_text", "The text holds a NUL character. Remove it.")
         elif not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            yield pointer, "invalid_text", "The text holds half a surrogate pair. Send whole characters."
+            yield Fault(pointer, "invalid_text", "The text holds half a surrogate pair. Send whole characters.")
     elif isinstance(value, dict):
         for name, inner in value.items():
-            for _, code, detail in _unfit_texts(name, pointer):
-                yield pointer, code, detail
+            yield from _unfit_texts(name, pointer)
             yield from _unfit_texts(inner, f"{pointer}/{name}")
     elif isinstance(value, list):
         for position, inner in enumerate(value):
@@ -126,7 +126,7 @@ def _unfit_texts(value: object, pointer: str) -> Iterator[Error]:
                 yield from _unfit_texts(inner, f"{pointer}/{position}")
 
 
-def _unpaired_surrogates(body: bytes) -> list[Error]:
+def _unpaired_surrogates(body: bytes) -> list[Fault]:
     """msgspec calls half a surrogate pair broken JSON; docs/api.md calls it a bad text, so look again with json."""
     if b"\\u" not in body:
         return []

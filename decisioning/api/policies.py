@@ -10,10 +10,10 @@ from rest_framework.response import Response
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView
-from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, page
-from decisioning.api.problems import Error, Problem, bad_parameter, invalid
+from decisioning.api.problems import Problem, bad_parameter
 from decisioning.api.serializers import PolicyIn, PolicyVersionIn
+from decisioning.literals import rfc3339
 from gates import backtests, policies
 from gates.engine.policy import warnings
 from gates.models import Backtest, Policy, PolicyVersion
@@ -36,16 +36,11 @@ class Policies(PortalView):
         """A new policy; its first version is active at once. `?dry_run=true` only says what is wrong with it."""
         values, trying = self.body(PolicyIn), self.dry_run
         team = self.team(values.get("team"), Scope.POLICIES)
-        try:
-            with transaction.atomic():
-                version = policies.create_policy(
-                    values["name"], values["body"], team=team, by=self.principal, now=self.now
-                )
-                told = _told(version.policy)
-                if trying:
-                    transaction.set_rollback(True)
-        except policies.PolicyRefused as refusal:
-            raise _refused(refusal) from refusal
+        with transaction.atomic():
+            version = policies.create_policy(values["name"], values["body"], team=team, by=self.principal, now=self.now)
+            told = _told(version.policy)
+            if trying:
+                transaction.set_rollback(True)
         if trying:
             return Response(told)
         return Response(told, status=201, headers={"Location": f"/api/policies/{version.policy.name}"})
@@ -76,13 +71,10 @@ class Versions(PortalView):
         """The next version; it judges once it is activated. `?dry_run=true` only says what is wrong with it."""
         policy, values, trying = _found(self, name), self.body(PolicyVersionIn), self.dry_run
         require(self.principal, Scope.POLICIES, policy.team_id)
-        try:
-            with transaction.atomic():
-                version = policies.add_version(policy, values["body"], by=self.principal, now=self.now)
-                if trying:
-                    transaction.set_rollback(True)
-        except policies.PolicyRefused as refusal:
-            raise _refused(refusal) from refusal
+        with transaction.atomic():
+            version = policies.add_version(policy, values["body"], by=self.principal, now=self.now)
+            if trying:
+                transaction.set_rollback(True)
         if trying:
             return Response(_version(version))
         location = f"/api/policies/{policy.name}/versions/{version.number}"
@@ -134,10 +126,7 @@ class Activation(PortalView):
         """Needs a finished backtest and somebody other than its author."""
         version = _numbered(self, name, number)
         require(self.principal, Scope.POLICIES, version.team_id)
-        try:
-            policies.activate(version, by=self.principal, now=self.now, backtested=backtests.passed(version))
-        except policies.PolicyRefused as refusal:
-            raise _refused(refusal) from refusal
+        policies.activate(version, by=self.principal, now=self.now, backtested=backtests.passed(version))
         return Response(_version(version))
 
 
@@ -161,19 +150,6 @@ def _numbered(door: PortalView, name: str, number: int) -> PolicyVersion:
     if version is None:
         raise Http404
     return version
-
-
-def _refused(refusal: policies.PolicyRefused) -> Problem:
-    if refusal.problems:
-        errors: list[Error] = [(_pointer(p.gate), p.code, p.message) for p in refusal.problems]
-        return invalid(errors)
-    if refusal.code == "invalid":
-        return invalid([("/name", "invalid", refusal.message)])
-    return Problem(409, refusal.code, refusal.message)
-
-
-def _pointer(gate: str | None) -> str:
-    return "/body" if gate is None else f"/body/gates/{gate}"
 
 
 def _told(policy: Policy) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 `code` is stable and for programs; `detail` says what happened, with the value, and what to do. Nothing internal leaves.
 """
 
+import errno
 import json
 import logging
 import sys
@@ -11,19 +12,19 @@ from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+from django.db import DataError, IntegrityError, InterfaceError, InternalError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.template import loader
 from django.views import defaults
 from rest_framework import exceptions
 
 from decisioning.access.middleware import id_of
+from decisioning.database.schema import NewerDatabase
+from decisioning.refusals import Fault, Refused
 
 _log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
-Error = tuple[str, str, str]
-"""(JSON pointer into the body or `?name` of a parameter, code, detail)."""
 
 
 class Problem(exceptions.APIException):
@@ -35,7 +36,7 @@ class Problem(exceptions.APIException):
         code: str,
         detail: str,
         *,
-        errors: Sequence[Error] = (),
+        errors: Sequence[Fault] = (),
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
@@ -54,7 +55,7 @@ class Problem(exceptions.APIException):
             "status": self.status_code,
             "code": self.code,
             "detail": self.text,
-            "errors": [{"pointer": pointer, "code": code, "detail": detail} for pointer, code, detail in self.errors],
+            "errors": [{"pointer": e.pointer, "code": e.code, "detail": e.detail} for e in self.errors],
             **self.extra,
         }
         return HttpResponse(
@@ -65,16 +66,16 @@ class Problem(exceptions.APIException):
         )
 
 
-def invalid(errors: Sequence[Error], *, code: str = "invalid", status: int = 422) -> Problem:
+def invalid(errors: Sequence[Fault], *, code: str = "invalid", status: int = 422) -> Problem:
     """422 for bad values in a body; the detail is the first one's."""
     more = f" And {len(errors) - 1} more, see errors." if len(errors) > 1 else ""
-    where = f"{errors[0][0]}: " if errors[0][0] else ""
-    return Problem(status, code, f"{where}{errors[0][2]}{more}", errors=errors)
+    where = f"{errors[0].pointer}: " if errors[0].pointer else ""
+    return Problem(status, code, f"{where}{errors[0].detail}{more}", errors=errors)
 
 
 def bad_parameter(name: str, detail: str, *, code: str = "invalid_parameter") -> Problem:
     """400 for a query parameter."""
-    return Problem(400, code, f"{name}: {detail}", errors=[(f"?{name}", code, detail)])
+    return Problem(400, code, f"{name}: {detail}", errors=[Fault(f"?{name}", code, detail)])
 
 
 def handle(exception: Exception, context: Mapping[str, Any]) -> HttpResponse:
@@ -112,8 +113,41 @@ def _told_by_drf(exception: exceptions.APIException) -> Problem:
     return Problem(status, code, detail, headers=headers)
 
 
+def _told_by_domain(refusal: Refused) -> Problem:
+    """What a domain refuses, in its words. One that is about values says at which of them it begins."""
+    if refusal.errors and refusal.message == refusal.errors[0].detail:
+        return invalid(refusal.errors, code=refusal.code, status=refusal.status)
+    return Problem(refusal.status, refusal.code, refusal.message, errors=refusal.errors, extra=refusal.extra)
+
+
 def _told_by_validation(exception: exceptions.ValidationError) -> Problem:
-    return invalid(list(flattened(exception.detail)) or [("", "invalid", "The body is not valid.")])
+    return invalid(list(flattened(exception.detail)) or [Fault("", "invalid", "The body is not valid.")])
+
+
+def is_out_of_room(failure: BaseException) -> bool:
+    """Whether a disk is full: the database's, by what it says, or ours."""
+    if isinstance(failure, OSError):
+        return failure.errno in {errno.ENOSPC, errno.EDQUOT}
+    return getattr(failure.__cause__, "sqlstate", None) == "53100"
+
+
+def _told_by_database(failure: Exception) -> Problem:
+    """It could not answer, or not do this; in either case nothing was changed."""
+    if is_out_of_room(failure):
+        return _unavailable("storage_full", "A disk of the portal's is full. Nothing was changed; try again later.")
+    if isinstance(failure, InternalError) and getattr(failure.__cause__, "sqlstate", None) != "25006":  # read-only
+        _log.error("Unexpected in the database", exc_info=failure)
+        return _internal()
+    if isinstance(failure, OSError):
+        _log.error("Unexpected in the system", exc_info=failure)
+        return _internal()
+    if isinstance(failure.__cause__, NewerDatabase):
+        return _unavailable("database_unavailable", str(failure.__cause__))
+    return _unavailable("database_unavailable", "The database did not answer in time. Nothing was changed; try again.")
+
+
+def _unavailable(code: str, detail: str) -> Problem:
+    return Problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 def _told_by_row_security(error: ProgrammingError) -> Problem:
@@ -128,12 +162,12 @@ def _internal() -> Problem:
     return Problem(500, "internal_error", "This is a fault of the portal. It is in its log; try again later.")
 
 
-def flattened(detail: object, pointer: str = "") -> Iterator[Error]:
-    """DRF's nested error details as (pointer, code, detail).
+def flattened(detail: object, pointer: str = "") -> Iterator[Fault]:
+    """DRF's nested error details as faults.
 
     >>> from rest_framework.exceptions import ErrorDetail
     >>> list(flattened({"rows": [{}, {"value": [ErrorDetail("No.", code="required")]}]}))
-    [('/rows/1/value', 'missing_field', 'No.')]
+    [Fault(pointer='/rows/1/value', code='missing_field', detail='No.', index=0)]
     """
     if isinstance(detail, Mapping):
         for name, inner in detail.items():
@@ -144,9 +178,9 @@ def flattened(detail: object, pointer: str = "") -> Iterator[Error]:
             yield from flattened(inner, pointer if leaf else f"{pointer}/{position}")
     elif isinstance(detail, exceptions.ErrorDetail):
         code = detail.code or "invalid"
-        yield pointer, _FIELD_CODES.get(code, code), str(detail)
+        yield Fault(pointer, _FIELD_CODES.get(code, code), str(detail))
     else:
-        yield pointer, "invalid", str(detail)
+        yield Fault(pointer, "invalid", str(detail))
 
 
 def _escaped(name: str) -> str:
@@ -166,6 +200,7 @@ _CODES = {
 _FIELD_CODES = {"required": "missing_field", "max_length": "invalid_text", "blank": "missing_field"}
 _TOLD: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] = [
     (Problem, lambda problem: problem),
+    (Refused, _told_by_domain),
     (exceptions.ValidationError, _told_by_validation),
     (exceptions.APIException, _told_by_drf),
     (Http404, lambda _: Problem(404, "not_found", NOT_FOUND)),
@@ -178,15 +213,8 @@ _TOLD: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] =
         lambda _: Problem(422, "invalid", "A value does not fit: out of range, or text that cannot be stored."),
     ),
     (IntegrityError, lambda _: Problem(409, "conflict", "Somebody changed this at the same moment. Read it again.")),
-    (
-        (OperationalError, InterfaceError),
-        lambda _: Problem(
-            503,
-            "database_unavailable",
-            "The database did not answer in time. Nothing was changed; try again.",
-            headers={"Retry-After": str(RETRY_AFTER_S)},
-        ),
-    ),
+    (ProgrammingError, _told_by_row_security),
+    ((OperationalError, InterfaceError, InternalError, OSError), _told_by_database),
 ]
 
 
@@ -218,13 +246,14 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if _is_api(request):
         return problem.response()
     if problem.status_code == 503:
-        return HttpResponse(_broken(request, 503), status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
-    return HttpResponse(_broken(request, 500), status=500)
+        return HttpResponse(_broken(request, problem), status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
+    return HttpResponse(_broken(request, problem), status=500)
 
 
-def _broken(request: HttpRequest, status: int) -> str:
+def _broken(request: HttpRequest, problem: Problem) -> str:
     """The page with the request's number, by which the log is searched; nothing else is asked, it may be what broke."""
-    return loader.get_template(f"{status}.html").render({"request": {"id": id_of(request)}})
+    page = loader.get_template(f"{problem.status_code}.html")
+    return page.render({"request": {"id": id_of(request)}, "code": problem.code})
 
 
 def _is_api(request: HttpRequest) -> bool:

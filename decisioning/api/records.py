@@ -18,11 +18,11 @@ from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView
 from decisioning.api.document import instant
 from decisioning.api.experiments import Words
-from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.series import instant_of
 from decisioning.api.statements import fetch
 from decisioning.ledger.models import Entry
+from decisioning.literals import number_or_key, rfc3339
 from experiments.models import Experiment, TargetKpi
 from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST
 from telemetry.models import RefreshRun
@@ -119,9 +119,8 @@ class _KpiFilter(django_filters.FilterSet):  # type: ignore[misc]
 
     def of(self, kpis: QuerySet[TargetKpi], _name: str, ref: str) -> QuerySet[TargetKpi]:
         """By number or key."""
-        if ref.isascii() and ref.isdigit() and len(ref) < 19:
-            return kpis.filter(experiment_id=int(ref))
-        return kpis.filter(experiment__key=ref)
+        named = number_or_key(ref)
+        return kpis.filter(**{"experiment_id" if isinstance(named, int) else "experiment__key": named})
 
 
 def _entries(found: Sequence[Entry]) -> list[dict[str, Any]]:

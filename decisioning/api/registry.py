@@ -13,11 +13,11 @@ from rest_framework.response import Response
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView
-from decisioning.api.experiments import Words, refused
-from decisioning.api.judgement import rfc3339
+from decisioning.api.experiments import Words
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem
 from decisioning.api.serializers import MetricChange, MetricCreate
+from decisioning.literals import rfc3339
 from experiments import expected as words
 from experiments import feeds, plan
 from experiments.models import Metric
@@ -52,10 +52,7 @@ class Metrics(PortalView):
         """A new metric of the caller's team."""
         values = self.body(MetricCreate)
         team = self.team(values.pop("team", None), Scope.WRITE)
-        try:
-            metric = plan.register(plan.NewMetric(**values), team=team, now=self.now)
-        except plan.PlanRefused as refusal:
-            raise refused(refusal) from refusal
+        metric = plan.register(plan.NewMetric(**values), team=team, now=self.now)
         return Response(_told(metric, self.now), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
 
 
@@ -77,12 +74,9 @@ class OneMetric(PortalView):
                     403, "permission_denied", f"{key} belongs to another team: only it or an admin changes it."
                 )
             require(self.principal, Scope.WRITE, metric.team_id)
-        try:
-            values = self.body(MetricChange)
-            since = values.pop("expected_from", UNSET)
-            changed = plan.redefine(metric, plan.NewMetric(key=key, **values), now=self.now, since=since)
-        except plan.PlanRefused as refusal:
-            raise refused(refusal) from refusal
+        values = self.body(MetricChange)
+        since = values.pop("expected_from", UNSET)
+        changed = plan.redefine(metric, plan.NewMetric(key=key, **values), now=self.now, since=since)
         return Response(_told(changed, self.now))
 
 

@@ -365,18 +365,22 @@ class WebhookIn(serializers.Serializer[Any]):
 
 
 class SourceIn(serializers.Serializer[Any]):
-    """A new source; `url_env` of a database, `path` of a file."""
+    """A new source; `url_env` of a database, an address or a Prometheus, `path` of files or below an address."""
 
     key = Text(max_length=200)
     team = Text(required=False, max_length=200)
     kind = Choice(SOURCE_KINDS)
     url_env = Text(required=False, max_length=100, allow_blank=True)
+    token_env = Text(required=False, max_length=100, allow_blank=True)
     path = Text(required=False, max_length=500, allow_blank=True)
-    query = Text()
+    query = Text(required=False, allow_blank=True)
+    rows_pointer = Text(required=False, max_length=200, allow_blank=True)
+    step_s = Whole(required=False)
     schedule_s = Whole(required=False)
     overlap_s = Whole(required=False)
     time_limit_s = Whole(required=False)
     date_format = Text(required=False, max_length=40, allow_blank=True)
+    time_zone = Text(required=False, max_length=40, allow_blank=True)
     time_format = Text(required=False, max_length=8, allow_blank=True)
     columns = serializers.DictField(child=Text(max_length=63), required=False)
     null_words = serializers.ListField(child=Text(max_length=20), required=False)

@@ -7,7 +7,7 @@ from rest_framework.response import Response
 
 from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView
-from decisioning.api.judgement import rfc3339
+from decisioning.literals import rfc3339
 from decisioning.slo import figures as slo
 from decisioning.slo.queries import WINDOW
 

@@ -16,17 +16,17 @@ from rest_framework.response import Response
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView
-from decisioning.api.judgement import rfc3339
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem, invalid
 from decisioning.api.serializers import SourceIn
 from decisioning.api.series import instant_of
+from decisioning.literals import rfc3339
+from decisioning.refusals import Fault
 from telemetry.models import Source
 from telemetry.refresh import Fed, failure_shares, fed
 from telemetry.sources import runs
 from telemetry.sources.definition import check
 from telemetry.sources.preview import Preview, preview
-from telemetry.sources.refusals import SourceFailed, SourceRefused
 
 
 class SourceFilter(django_filters.FilterSet):  # type: ignore[misc]
@@ -66,15 +66,13 @@ class Sources(PortalView):
                 return Response(_previewed(preview(source, now=now)))
             with transaction.atomic():
                 source.save(force_insert=True)
-        except (SourceRefused, SourceFailed) as refusal:
-            raise problem(refusal) from refusal
         except ValidationError as refusal:
             raise invalid(
-                [(f"/{name}", "invalid", texts[0]) for name, texts in refusal.message_dict.items()]
+                [Fault(f"/{name}", "invalid", texts[0]) for name, texts in refusal.message_dict.items()]
             ) from refusal
         except IntegrityError as error:
             detail = f"There is a source {source.key!r} already. Choose another key."
-            raise Problem(409, "key_taken", detail, errors=[("/key", "key_taken", detail)]) from error
+            raise Problem(409, "key_taken", detail, errors=[Fault("/key", "key_taken", detail)]) from error
         return Response(_all_told([source], now)[0], status=201, headers={"Location": f"/api/sources/{source.key}"})
 
 
@@ -101,22 +99,12 @@ class Refresh(PortalView):
         """
         source, since = _found(key), instant_of(request, "since")
         require(self.principal, Scope.TELEMETRY, source.team_id)
-        try:
-            if self.dry_run:
-                source.again_from = min(filter(None, (source.again_from, since)), default=None)
-                return Response(_previewed(preview(source, now=self.now)))
-            run = runs.queue(source, now=self.now, since=since)
-        except (SourceRefused, SourceFailed) as refusal:
-            raise problem(refusal) from refusal
+        if self.dry_run:
+            source.again_from = min(filter(None, (source.again_from, since)), default=None)
+            return Response(_previewed(preview(source, now=self.now)))
+        run = runs.queue(source, now=self.now, since=since)
         told = {"run": str(run.run_id), "source": source.key, "status": run.status}
         return Response(told, status=202, headers={"Location": f"/api/refresh-log?job={run.job_name}"})
-
-
-def problem(refusal: SourceRefused | SourceFailed) -> Problem:
-    """Refusals of sources as problem documents."""
-    if isinstance(refusal, SourceFailed):
-        return Problem(422, "source_failed", str(refusal))
-    return Problem(refusal.status, refusal.code, str(refusal), errors=refusal.errors)
 
 
 def _found(key: str) -> Source:
@@ -144,12 +132,16 @@ def _told(source: Source) -> dict[str, Any]:
         "team": source.team.key,
         "kind": source.kind,
         "url_env": source.url_env or None,
+        "token_env": source.token_env or None,
         "path": source.path or None,
         "query": source.query,
+        "rows_pointer": source.rows_pointer or None,
+        "step_s": source.step_s,
         "schedule_s": source.schedule_s,
         "overlap_s": source.overlap_s,
         "time_limit_s": source.time_limit_s,
         "date_format": source.date_format or None,
+        "time_zone": source.time_zone or None,
         "time_format": source.time_format or None,
         "columns": source.columns,
         "null_words": source.null_words,

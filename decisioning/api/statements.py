@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import psycopg
+from django.conf import settings
 from django.db import connection
 
 _prepared: WeakKeyDictionary[psycopg.Connection[Any], set[str]] = WeakKeyDictionary()
@@ -17,8 +18,13 @@ def fetch(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """All rows of a prepared statement, under the row security of the current transaction.
 
     sql: with parameters as `%(name)s::type`. Prepared in SQL, because Django's cursors put parameters into the text, so that
-    PostgreSQL would plan each anew, and psycopg forgets what it has prepared at every rollback.
+    PostgreSQL would plan each anew, and psycopg forgets what it has prepared at every rollback. Through a pooler nothing is prepared.
     """
+    if settings.POOLED:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found
     name, text, order = _statement(sql)
     connection.ensure_connection()
     known = _prepared.setdefault(connection.connection, set())

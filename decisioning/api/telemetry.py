@@ -10,8 +10,10 @@ from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
 from decisioning.api import parsers
 from decisioning.api.base import PortalView, json_response
-from decisioning.api.problems import Problem, bad_parameter
-from telemetry.ingest import BadRow, Ingested, IngestRefused, Target, check, decode, ingest, targets
+from decisioning.api.problems import bad_parameter
+from decisioning.literals import number_or_key, rfc3339
+from decisioning.refusals import Fault
+from telemetry.ingest import Ingested, Target, check, decode, ingest, targets
 
 
 class TakesRows(PortalView):
@@ -25,20 +27,17 @@ class TakesRows(PortalView):
         target = self._target(ref)
         atomic = atomic_asked(request)
         body = parsers.read(request._request)
-        try:
-            rows = decode(body)
-            bad: list[BadRow] = []
-            indexed = list(enumerate(rows)) if rows is not None else None
-            if indexed is None:
-                indexed, bad = check(parsers.decode(body))
-            done = ingest(target, indexed, now=self.now, bad=bad, atomic=atomic)
-        except IngestRefused as refusal:
-            raise problem(refusal) from refusal
+        rows = decode(body)
+        bad: list[Fault] = []
+        indexed = list(enumerate(rows)) if rows is not None else None
+        if indexed is None:
+            indexed, bad = check(parsers.decode(body))
+        done = ingest(target, indexed, now=self.now, bad=bad, atomic=atomic)
         return _response(done)
 
     def _target(self, ref: str) -> Target:
         """As `experiment`, in one statement: rows come often."""
-        named = int(ref) if ref.isascii() and ref.isdigit() and len(ref) < 20 else ref  # longer: nobody's number
+        named = number_or_key(ref)
         target = targets([named]).get(named)
         if target is None:
             raise Http404
@@ -46,29 +45,19 @@ class TakesRows(PortalView):
         return target
 
 
-def problem(refusal: IngestRefused) -> Problem:
-    """A refused batch as a problem document."""
-    return Problem(
-        refusal.status,
-        refusal.code,
-        str(refusal),
-        errors=[(bad.pointer, bad.code, bad.detail) for bad in refusal.errors],
-    )
-
-
 def _response(done: Ingested) -> HttpResponse:
     body: dict[str, Any] = {
         "accepted": done.accepted,
         "changed": done.changed,
         "duplicates": done.duplicates,
-        "last_ts": done.last_ts.isoformat().replace("+00:00", "Z") if done.last_ts else None,
+        "last_ts": rfc3339(done.last_ts),
     }
     if done.refused:
         body["errors"] = [_told(bad) for bad in done.refused]
     return json_response(msgspec.json.encode(body), status=207 if done.refused else 200)
 
 
-def _told(bad: BadRow) -> dict[str, Any]:
+def _told(bad: Fault) -> dict[str, Any]:
     return {"index": bad.index, "pointer": bad.pointer, "code": bad.code, "detail": bad.detail}
 
 

@@ -9,13 +9,12 @@ from rest_framework.response import Response
 
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
-from decisioning.api.base import MAX_ID, PortalView
-from decisioning.api.judgement import rfc3339
+from decisioning.api.base import PortalView
 from decisioning.api.lists import PAGING, filtered, page
-from decisioning.api.problems import Problem, invalid
 from decisioning.api.serializers import WebhookIn
 from decisioning.ledger import channels
 from decisioning.ledger.models import Channel, Delivery
+from decisioning.literals import MOST, rfc3339
 
 
 class DeliveryFilter(django_filters.FilterSet):  # type: ignore[misc]
@@ -39,10 +38,7 @@ class Webhooks(PortalView):
         """A new one; `secret` signs its messages, is shown this once, and is null for Slack and e-mail."""
         values = self.body(WebhookIn)
         team = self.team(values.pop("team", None), Scope.KEYS)
-        try:
-            channel, secret = channels.open_channel(team, **values, by=self.principal.owner, now=self.now)
-        except channels.ChannelRefused as refusal:
-            raise problem(refusal) from refusal
+        channel, secret = channels.open_channel(team, **values, by=self.principal.owner, now=self.now)
         headers = {"Location": f"/api/webhooks/{channel.pk}", "Cache-Control": "no-store"}
         return Response({**_told(channel), "secret": secret or None}, status=201, headers=headers)
 
@@ -97,26 +93,16 @@ class Redelivery(PortalView):
         channel = _found(self, pk)
         found = (
             Delivery.objects.select_related("message", "channel")
-            .filter(channel=channel, pk=min(delivery, MAX_ID))
+            .filter(channel=channel, pk=min(delivery, MOST))
             .first()
         )
         if found is None:
             raise Http404
-        try:
-            return Response(_delivery(channels.send_again(found, now=self.now)), status=202)
-        except channels.ChannelRefused as refusal:
-            raise problem(refusal) from refusal
-
-
-def problem(refusal: channels.ChannelRefused) -> Problem:
-    """Refusals of channels as problem documents."""
-    if refusal.pointer:
-        return invalid([(refusal.pointer, refusal.code, str(refusal))], code=refusal.code, status=refusal.status)
-    return Problem(refusal.status, refusal.code, str(refusal))
+        return Response(_delivery(channels.send_again(found, now=self.now)), status=202)
 
 
 def _found(door: PortalView, pk: int) -> Channel:
-    channel = Channel.objects.select_related("team").filter(pk=min(pk, MAX_ID)).first()
+    channel = Channel.objects.select_related("team").filter(pk=min(pk, MOST)).first()
     if channel is None:
         raise Http404
     require(door.principal, Scope.KEYS, channel.team_id)

@@ -199,9 +199,8 @@ class UploadLimit:
         self.of_one = of_one
         self._all = ConcurrencyLimit(places=places, patient=2)
         self._lock = threading.Lock()
-        self._limits: dict[
-            str, tuple[ConcurrencyLimit, int]
-        ] = {}  # of an address, and how many of its requests are about
+        # Of an address, and how many of its requests are about.
+        self._limits: dict[str, tuple[ConcurrencyLimit, int]] = {}
 
     def enter(self, address: str) -> bool:
         """Whether this address may send now."""

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from decisioning.access.principal import ANONYMOUS, Principal
+from decisioning.literals import rfc3339
 
 MOST_BYTES = 64 * 1024 * 1024
 LARGEST = 1024 * 1024
@@ -71,7 +72,7 @@ def _restated(body: bytes, at: datetime) -> bytes:
     if not isinstance(value, dict):
         return body
     value = {**value, "stale": True}
-    value.setdefault("as_of", at.isoformat().replace("+00:00", "Z"))
+    value.setdefault("as_of", rfc3339(at))
     for row in value.get("results") or ():
         if isinstance(row, dict) and "stale" in row:
             row["stale"] = True

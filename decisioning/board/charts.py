@@ -10,6 +10,8 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Literal, NamedTuple
 
+from gates.engine.figures import percent
+
 
 class Point(NamedTuple):
     """One look: the estimate and its always-valid interval, as fractions. Equal bounds: a value without an interval."""
@@ -29,18 +31,6 @@ class Threshold(NamedTuple):
 
 
 Place = Callable[[float], float]
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A signed change, with a true minus sign.
-
-    >>> percent(0.041), percent(-0.0004), percent(-0.12, 0)
-    ('+4.1%', '0%', '−12%')
-    """
-    text = f"{abs(value) * 100:,.{digits}f}%"
-    if not float(text[:-1].replace(",", "")):
-        return "0%"
-    return ("\N{MINUS SIGN}" if value < 0 else "+") + text
 
 
 def _svg(kind: str, width: float, height: float, body: str, *, uid: str, title: str, desc: str) -> str:
@@ -153,14 +143,14 @@ def uplift(
     x, y = _scale(0, len(points) - 1, left, right - 6), _scale(low, high, bottom, top)
     rough = say is percent and high - low > 0.04
     out = [
-        _axes(low, high, days, x, y, (lambda t: percent(t, 0)) if rough else say, left, right, height - 6),
+        _axes(low, high, days, x, y, (lambda t: percent(round(t, 2))) if rough else say, left, right, height - 6),
         _band([_clip(p, low, high) for p in points], x, y),
     ]
     lowest = min((q.value for q in thresholds), default=0.0)
-    for post in thresholds:
-        at = y(post.value) + (14 if post.value == lowest else -6)  # the lowest label goes under its line
-        out.append(_line(f"c-post tone-{post.tone}", left, y(post.value), right, y(post.value)))
-        out.append(_text(f"c-note tone-{post.tone}", right - 8, at, post.label, "end"))
+    for threshold in thresholds:
+        at = y(threshold.value) + (14 if threshold.value == lowest else -6)  # the lowest label goes under its line
+        out.append(_line(f"c-post tone-{threshold.tone}", left, y(threshold.value), right, y(threshold.value)))
+        out.append(_text(f"c-note tone-{threshold.tone}", right - 8, at, threshold.label, "end"))
     for i, label in events:
         side = ("end", -5) if x(i) > width / 2 else ("start", 5)
         out.append(_line("c-event", x(i), top - 4, x(i), bottom))
@@ -181,14 +171,14 @@ def values(
     height: int = 170,
 ) -> str:
     """The KPI itself, one line per variant: `series` is [(css name, a value or None for each day)], drawn in order."""
-    flat = [v for _, row in series for v in row if v is not None] + [post.value for post in limits]
+    flat = [v for _, row in series for v in row if v is not None] + [threshold.value for threshold in limits]
     pad = (max(flat) - min(flat)) * 0.15 or abs(max(flat)) * 0.1 or 1.0
     low, high, left, right, bottom = min(flat) - pad, max(flat) + pad, 46, width - 8, height - 24
     x, y = _scale(0, len(days) - 1, left, right - 6), _scale(low, high, bottom, 8)
     out = [_axes(low, high, days, x, y, show, left, right, height - 6)]
-    for post in limits:
-        out.append(_line(f"c-post tone-{post.tone}", left, y(post.value), right, y(post.value)))
-        out.append(_text(f"c-note tone-{post.tone}", right - 8, y(post.value) - 5, post.label, "end"))
+    for threshold in limits:
+        out.append(_line(f"c-post tone-{threshold.tone}", left, y(threshold.value), right, y(threshold.value)))
+        out.append(_text(f"c-note tone-{threshold.tone}", right - 8, y(threshold.value) - 5, threshold.label, "end"))
     for name, row in series:
         for run in _runs(row):
             if len(run) == 1:
@@ -223,17 +213,17 @@ def interval(
     pad = (max(ends) - min(ends)) * 0.12 or 0.01
     x = _scale(min(ends) - pad, max(ends) + pad, 0, width)
     out = [_rect("c-track", 0, 16, width, 20)]
-    for post in thresholds:
-        at, above = x(post.value), post.clears == "right"
+    for threshold in thresholds:
+        at, above = x(threshold.value), threshold.clears == "right"
         start, end = (at, width) if above else (0, at)
-        out.append(_rect(f"c-zone tone-{post.tone}", start, 16 if above else 26, end - start, 10))
+        out.append(_rect(f"c-zone tone-{threshold.tone}", start, 16 if above else 26, end - start, 10))
         y0, y1, flag = (12, 36, f"M{at:g} 11l8 4l-8 4z") if above else (16, 40, f"M{at:g} 33l-8 4l8 4z")
         anchor = "start" if at < width * 0.55 else "end"
         shift = 0.0 if 20 < at < width - 20 else (-at if anchor == "start" else width - at)
         out.append(
-            f'<g class="tone-{post.tone}">{_line("c-post", at, y0, at, y1)}<path class="c-flag" d="{flag}"/></g>'
+            f'<g class="tone-{threshold.tone}">{_line("c-post", at, y0, at, y1)}<path class="c-flag" d="{flag}"/></g>'
         )
-        out.append(_text("c-label", at + shift, 9 if above else 51, post.label, anchor))
+        out.append(_text("c-label", at + shift, 9 if above else 51, threshold.label, anchor))
     out.append(_line("c-zero", x(0), 16, x(0), 36))
     if reading.lower < reading.upper:
         low, high = x(reading.lower), x(reading.upper)

@@ -15,9 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from decisioning.access import outbound
 from decisioning.board import words
-from decisioning.board.charts import Point, percent
+from decisioning.board.charts import Point
 from decisioning.board.presenters import page_data
 from decisioning.ledger.models import OutboxMessage
+from gates.engine.figures import MINUS, percent
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _drawn(points: Sequence[Point], title: str) -> Image.Image:
 
 def _plain(text: str) -> str:
     """The font that comes with Pillow knows no minus sign."""
-    return text.replace(words.MINUS, "-")
+    return text.replace(MINUS, "-")
 
 
 def _reachable() -> bool:

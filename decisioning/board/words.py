@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from decisioning.board.charts import percent
+from gates.engine.figures import MINUS, percent, span
 from gates.engine.forecast import Forecast
-
-MINUS = "\N{MINUS SIGN}"
 
 TONES = {
     "scale": "scale",
@@ -102,25 +100,6 @@ def pill(state: str, text: str, *, line: bool = False) -> dict[str, Any]:
 def status(value: str) -> dict[str, str]:
     """An experiment's status, for _status.html."""
     return {"icon": f"s-{value}", "text": STATUSES[value]}
-
-
-def duration(seconds: float) -> str:
-    """A stretch of time in its two largest units.
-
-    >>> [duration(s) for s in (0, 42.4, 212, 12_600, 86_400 * 3 + 7_200)]
-    ['0 s', '42 s', '3 min 32 s', '3 h 30 min', '3 days 2 h']
-    """
-    left = max(round(seconds), 0)
-    if left < 60:
-        return f"{left} s"
-    if left < 3_600:
-        parts = [(left // 60, "min"), (left % 60 if left < 600 else 0, "s")]
-    elif left < 86_400:
-        parts = [(left // 3_600, "h"), (left % 3_600 // 60, "min")]
-    else:
-        days = left // 86_400
-        parts = [(days, "day" if days == 1 else "days"), (left % 86_400 // 3_600 if days < 10 else 0, "h")]
-    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def instant(at: datetime | None, now: datetime) -> str:
@@ -362,8 +341,8 @@ def settings(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) -> 
     told: _Parts = []
     for before, field, say, after in (
         ("Alpha ", "alpha", lambda value: f"{value * 100:g}%", ", judged every "),
-        ("", "look_s", duration, ", on rows closed for "),
-        ("", "closed_after_s", duration, "; a change of mind must hold at "),
+        ("", "look_s", span, ", on rows closed for "),
+        ("", "closed_after_s", span, "; a change of mind must hold at "),
         ("", "persist", str, " looks in a row."),
     ):
         told += [before, *_changed(say(body[field]), say(then[field])), after]

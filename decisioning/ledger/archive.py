@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from decisioning.access import restored
+from decisioning.ledger.seals import read_anchor
 
 DUMP, MANIFEST, HEADS = "database.dump", "manifest.json", "audit-head.jsonl"
 type Say = Callable[[str], None]
@@ -58,6 +61,7 @@ def back_up(url: str, folder: Path, *, heads: Path, binaries: Path | None, say: 
             "--no-large-objects",
             "--exclude-schema=pg_catalog",
             f"--file={folder / DUMP}",
+            f"--dbname={without_password(url)}",
         ]
         _run(
             "pg_dump",
@@ -75,10 +79,11 @@ def back_up(url: str, folder: Path, *, heads: Path, binaries: Path | None, say: 
     return manifest
 
 
-def restore(folder: Path, url: str, *, binaries: Path | None, say: Say) -> dict[str, Any]:
+def restore(folder: Path, url: str, *, binaries: Path | None, say: Say, live: bool = False) -> dict[str, Any]:
     """Fill the empty database at `url` from a backup, compare, and return the manifest. Raises NotProved.
 
-    url: of a superuser or the owner. The roles have to be there; nothing is kept of a restore that fails.
+    url: of a superuser or the owner. The roles have to be there; nothing is kept of a restore that fails.   live: it takes the place of
+    the one that was backed up; else it is marked as a copy.
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
@@ -91,7 +96,13 @@ def restore(folder: Path, url: str, *, binaries: Path | None, say: Say) -> dict[
             raise NotProved(
                 "The database is not empty. Restore into a new home, or into a database that was just made."
             )
-    command = ["--exit-on-error", "--single-transaction", "--verbose", f"--dbname={_database(url)}", str(folder / DUMP)]
+    command = [
+        "--exit-on-error",
+        "--single-transaction",
+        "--verbose",
+        f"--dbname={without_password(url)}",
+        str(folder / DUMP),
+    ]
     _run(
         "pg_restore",
         command,
@@ -104,6 +115,11 @@ def restore(folder: Path, url: str, *, binaries: Path | None, say: Say) -> dict[
     with psycopg.connect(url) as connection:
         connection.execute("ANALYZE")
     verify(folder, url, manifest=manifest, say=say)
+    with psycopg.connect(url) as connection:
+        if live:
+            restored.go_live(connection)
+        else:
+            restored.mark(connection)
     return manifest
 
 
@@ -120,7 +136,11 @@ def verify(folder: Path, url: str, *, manifest: dict[str, Any], say: Say) -> Non
         if found["seal"] != manifest["seal"]:
             wrong.append(f"the newest seal: {found['seal']} instead of {manifest['seal']}")
         say("Recomputing the audit's seals and the digests of all evidence")
-        anchors = dict(_anchors(folder / HEADS, to=(manifest["seal"] or {"n": 0})["n"]))
+        newest = (manifest["seal"] or {"n": 0})["n"]
+        anchor = read_anchor(folder / HEADS)
+        if anchor.torn:
+            say(f"{folder / HEADS}: lines that say nothing, stepped over: {anchor.torn}")
+        anchors = {n: digest for n, digest in anchor.heads.items() if n <= newest}
         (problem,) = connection.execute("SELECT problem FROM audit.verify(%s)", [json.dumps(anchors)]).fetchall()[0]
         wrong += [f"the audit: {problem}"] if problem else []
         wrong += [f"evidence {digest} is not what its digest says" for digest in _false_evidence(connection)]
@@ -153,15 +173,6 @@ def _tables(connection: psycopg.Connection[Any]) -> Iterator[tuple[str, str]]:
     ).fetchall()
 
 
-def _anchors(heads: Path, *, to: int) -> Iterator[tuple[str, str]]:
-    """Seals noted outside the database, up to the newest one that the backup holds."""
-    if heads.exists():
-        for line in heads.read_text().splitlines():
-            head = json.loads(line)
-            if head["n"] <= to:
-                yield str(head["n"]), str(head["digest"])
-
-
 def _false_evidence(connection: psycopg.Connection[Any]) -> Iterator[str]:
     with connection.cursor("evidence") as cursor:
         cursor.execute("SELECT digest, body FROM metadata.evidence")
@@ -172,15 +183,7 @@ def _false_evidence(connection: psycopg.Connection[Any]) -> Iterator[str]:
 
 def _run(program: str, arguments: list[str], *, url: str, binaries: Path | None, say: Say, word: str, of: int) -> None:
     """A client program of PostgreSQL, with its progress said; the password goes by the environment. Raises NotProved."""
-    parts = urlsplit(url)
-    login = {
-        "PGHOST": parts.hostname or "",
-        "PGPORT": str(parts.port or 5432),
-        "PGUSER": unquote(parts.username or ""),
-        "PGPASSWORD": unquote(parts.password or ""),
-        "PGDATABASE": _database(url),
-        "LC_MESSAGES": "C",
-    }
+    login = {"PGPASSWORD": str(conninfo_to_dict(url).get("password", "")), "LC_MESSAGES": "C"}
     command = [str(binaries / program) if binaries else program, *arguments]
     last: list[str] = []
     done = 0
@@ -198,14 +201,9 @@ def _run(program: str, arguments: list[str], *, url: str, binaries: Path | None,
         raise NotProved(f"{program} failed: {' '.join(last)}")
 
 
-def _database(url: str) -> str:
-    return urlsplit(url).path.lstrip("/")
-
-
 def without_password(url: str) -> str:
-    """A URL to show."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """A connection string to show, and to put on a command line."""
+    return make_conninfo("", **{name: value for name, value in conninfo_to_dict(url).items() if name != "password"})
 
 
 def _sha256(file: Path) -> str:

@@ -16,6 +16,7 @@ from decisioning.access import outbound
 from decisioning.access.models import Team
 from decisioning.ledger.models import Channel, Delivery, OutboxMessage
 from decisioning.ledger.outbox import EVENTS
+from decisioning.refusals import Fault, Refused
 
 TEST = "webhook.test"
 """The type of the message that only tries a channel out: sent to it alone, once, also while the channel is off."""
@@ -23,12 +24,8 @@ MOST = 50
 _SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
 
 
-class ChannelRefused(Exception):
-    """`code` and HTTP `status` for programs, the message for people."""
-
-    def __init__(self, code: str, message: str, *, pointer: str = "", status: int = 422) -> None:
-        super().__init__(message)
-        self.code, self.pointer, self.status = code, pointer, status
+class ChannelRefused(Refused):
+    """The channel is not made, or not used."""
 
 
 def open_channel(
@@ -42,7 +39,7 @@ def open_channel(
     unknown = [event for event in events if event not in EVENTS]
     if unknown or not events:
         detail = f"There is no event {unknown[0]!r}." if unknown else "Name at least one event."
-        raise ChannelRefused("invalid", f"{detail} Choose from {', '.join(EVENTS)}.", pointer="/events")
+        raise ChannelRefused.of(Fault("/events", "invalid", f"{detail} Choose from {', '.join(EVENTS)}."))
     host = _email_host(url) if kind == Channel.Kind.EMAIL else _web_host(url)
     if Channel.objects.filter(team=team).count() >= MOST:
         message = f"{team.key} has {MOST} webhooks, which is the most a team may have. Delete one first."
@@ -141,11 +138,11 @@ def send_again(delivery: Delivery, *, now: datetime) -> Delivery:
 
 def _web_host(url: str) -> str:
     if re.search(r"[\s\x00-\x20\x7f]", url) or len(url) > 2000:
-        raise ChannelRefused("invalid", "The URL holds blanks or is too long.", pointer="/url")
+        raise ChannelRefused.of(Fault("/url", "invalid", "The URL holds blanks or is too long."))
     try:
         outbound.check_url(url)
     except outbound.Blocked as refusal:
-        raise ChannelRefused("webhook_blocked", str(refusal), pointer="/url") from refusal
+        raise ChannelRefused.of(Fault("/url", "webhook_blocked", str(refusal)), code="webhook_blocked") from refusal
     return str(urlsplit(url).hostname)
 
 
@@ -155,8 +152,8 @@ def _email_host(url: str) -> str:
         validate_email(mailbox)
     except ValidationError as refusal:
         detail = f"{url[:100]!r} is no mailto: address of one mailbox."
-        raise ChannelRefused("invalid", detail, pointer="/url") from refusal
+        raise ChannelRefused.of(Fault("/url", "invalid", detail)) from refusal
     if not settings.EMAIL_ON:
         message = "This installation sends no e-mail. Its operator can set DECISIONING_EMAIL_URL."
-        raise ChannelRefused("email_off", message, pointer="/url")
+        raise ChannelRefused.of(Fault("/url", "email_off", message), code="email_off")
     return f"to {mailbox}"

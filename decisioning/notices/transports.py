@@ -17,6 +17,7 @@ from decisioning.access import outbound
 from decisioning.ledger.channels import mailbox_of, secret_of
 from decisioning.ledger.delivery import Outcome
 from decisioning.ledger.models import Channel, Delivery, OutboxMessage
+from decisioning.literals import rfc3339
 from decisioning.notices.messages import data_of, notice_of
 
 STEP_S, CALL_S = 5.0, 10.0
@@ -53,7 +54,7 @@ def webhook_body(message: OutboxMessage) -> bytes:
     """`{type, timestamp, data}` as UTF-8 JSON; timestamp is when it happened, not when it is sent."""
     told = {
         "type": message.type,
-        "timestamp": _rfc3339(message.created_at),
+        "timestamp": rfc3339(message.created_at, timespec="milliseconds"),
         "data": {"experiment": None, **data_of(message)},
     }
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
@@ -119,7 +120,9 @@ def slack_body(message: OutboxMessage, *, picture: tuple[str, str] | None = None
     blocks.append(
         {
             "type": "context",
-            "elements": [{"type": "mrkdwn", "text": f"{message.type} · {_rfc3339(message.created_at)}"}],
+            "elements": [
+                {"type": "mrkdwn", "text": f"{message.type} · {rfc3339(message.created_at, timespec='milliseconds')}"}
+            ],
         }
     )
     return {"text": _slack(notice.title), "blocks": blocks}
@@ -139,7 +142,12 @@ def _mail(channel: Channel, message: OutboxMessage) -> Outcome:
     text = "\n\n".join(
         filter(
             None,
-            ["\n".join(notice.lines), "\n".join(facts), notice.url, f"{message.type}, {_rfc3339(message.created_at)}"],
+            [
+                "\n".join(notice.lines),
+                "\n".join(facts),
+                notice.url,
+                f"{message.type}, {rfc3339(message.created_at, timespec='milliseconds')}",
+            ],
         )
     )
     # The receiver's program sees the same message by the same id, and threads what is about one experiment.
@@ -165,7 +173,3 @@ def _mail(channel: Channel, message: OutboxMessage) -> Outcome:
 
 def _words(text: bytes | str) -> str:
     return text.decode(errors="replace") if isinstance(text, bytes) else text
-
-
-def _rfc3339(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from decisioning.refusals import Refused
 from gates.engine.compiled import REVISION, compile_plan
 from gates.engine.facts import SlotFacts, SlotSnapshot
 from gates.engine.fold import FoldResult
@@ -30,8 +31,11 @@ FORMAT = 3
 _WITH_REASONS = 3
 
 
-class EvidenceRefused(ValueError):
+class EvidenceRefused(Refused):
     """The bytes are no evidence this version can replay, or there is no evidence to make."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("not_replayable", message, status=409)
 
 
 def evidence(policy: Policy, plan: Plan, folded: FoldResult, slot: int) -> dict[str, Any]:

@@ -314,3 +314,13 @@ def rfc3339(us: int) -> str:
     ('1970-01-01T00:00:01.000005Z', '1970-01-01T00:00:00Z')
     """
     return from_us(us).isoformat().replace("+00:00", "Z")
+
+
+def newest_slot(now: dt.datetime, slot_s: int) -> dt.datetime:
+    """The slot that `now` falls on or after, on the UTC grid.
+
+    >>> newest_slot(dt.datetime(2026, 11, 24, 6, 17, tzinfo=dt.UTC), 300).isoformat()
+    '2026-11-24T06:15:00+00:00'
+    """
+    width = slot_s * SECOND
+    return from_us(to_us(now) // width * width)

@@ -2,16 +2,15 @@
 
 import os
 import re
+import zoneinfo
 from collections.abc import Iterator
-from pathlib import Path
 
-from django.conf import settings
-
+from decisioning.refusals import Fault
 from experiments.models import Metric
 from telemetry.lineage import LONGEST_JOB, kept_name
 from telemetry.models import Source, SourcePlace
-from telemetry.sources import dialects, places, query
-from telemetry.sources.refusals import Fault, SourceFailed, SourceRefused
+from telemetry.sources import dialects, folders, places, query
+from telemetry.sources.refusals import SourceFailed, SourceRefused
 
 LONGEST_S = 240
 COLUMNS = (
@@ -25,12 +24,11 @@ def check(source: Source) -> None:
     """Raises SourceRefused with every fault of a source as somebody describes it."""
     faults = list(_faults(source))
     if faults:
-        raise SourceRefused("invalid", faults[0][2], errors=faults)
+        raise SourceRefused.of(*faults)
 
 
 def _faults(source: Source) -> Iterator[Fault]:
     yield from _place_faults(source)
-    yield from query.faults(source.query)
     for name, least, most in (
         ("schedule_s", 30, 31 * 86_400),
         ("overlap_s", 0, 31 * 86_400),
@@ -38,19 +36,19 @@ def _faults(source: Source) -> Iterator[Fault]:
     ):
         value = getattr(source, name)
         if not least <= value <= most:
-            yield f"/{name}", "invalid_number", f"{name} is {value}, must be {least} to {most} seconds."
+            yield Fault(f"/{name}", "invalid_number", f"{name} is {value}, must be {least} to {most} seconds.")
     if not source.metrics:
-        yield "/metrics", "missing_field", "metrics must name what this source feeds."
+        yield Fault("/metrics", "missing_field", "metrics must name what this source feeds.")
     known = set(Metric.objects.filter(key__in=source.metrics).values_list("key", flat=True))
     for index, key in enumerate(source.metrics):
         if key not in known:
-            yield f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered."
+            yield Fault(f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered.")
     yield from _time_faults(source)
     yield from _option_faults(source)
     if source.lineage_job and "/" not in source.lineage_job:
-        yield "/lineage_job", "invalid", "lineage_job must be namespace/name."
+        yield Fault("/lineage_job", "invalid", "lineage_job must be namespace/name.")
     elif source.lineage_job != kept_name(source.lineage_job):
-        yield (
+        yield Fault(
             "/lineage_job",
             "invalid_text",
             f"lineage_job is longer than the {LONGEST_JOB:,} characters kept of a job's name.",
@@ -58,44 +56,122 @@ def _faults(source: Source) -> Iterator[Fault]:
 
 
 def _place_faults(source: Source) -> Iterator[Fault]:
-    if source.kind == Source.Kind.SQL:
-        faults = list(_url_faults(source.url_env))
-        yield from faults
-        if not faults and not places.may_read(source, SourcePlace.Kind.VARIABLE, source.url_env):
-            yield (
-                "/url_env",
-                "not_bound",
-                places.not_bound(source, f"The variable {source.url_env}", "--variable", source.url_env),
-            )
-        if source.path:
-            yield "/path", "invalid", "A database has no path."
+    if source.kind not in Source.Kind.values:
+        yield Fault("/kind", "invalid", f"kind is {source.kind!r}, must be {', '.join(Source.Kind.values)}.")
     elif source.kind == Source.Kind.FILE:
-        if source.url_env:
-            yield "/url_env", "invalid", "A file has no url_env."
-        try:
-            file = places.file_of(source.path)
-        except SourceFailed as failure:
-            yield "/path", "invalid", str(failure)
-        else:
-            place = str(file.relative_to(Path(settings.SOURCES_DIR).resolve()))
-            own = any(file.is_relative_to(folder) for folder in places.folders(source))
-            if not own and not places.may_read(source, SourcePlace.Kind.FOLDER, place):
-                yield (
-                    "/path",
-                    "not_bound",
-                    places.not_bound(source, f"The file {source.path[:80]!r}", "--folder", "..."),
-                )
+        yield from _file_faults(source)
     else:
-        yield "/kind", "invalid", f"kind is {source.kind!r}, must be sql or file."
+        yield from _variable_faults(source, "url_env", such_as="WAREHOUSE_URL")
+        if source.path and source.kind != Source.Kind.HTTP:
+            yield Fault("/path", "invalid", "A database has no path, and no Prometheus.")
+    if source.kind in CALLED:
+        if source.token_env:
+            yield from _variable_faults(source, "token_env", such_as="METRICS_TOKEN")
+    elif source.token_env:
+        yield Fault("/token_env", "invalid", "Only what is called over HTTP has a token.")
+    yield from _kind_faults(source)
+
+
+CALLED = (Source.Kind.HTTP, Source.Kind.PROMETHEUS)
+"""Kinds that are called over HTTP."""
+
+
+def _variable_faults(source: Source, name: str, *, such_as: str) -> Iterator[Fault]:
+    """Of a field that names an environment variable, which has to be bound to the source's team."""
+    variable: str = getattr(source, name)
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", variable):
+        yield Fault(f"/{name}", "missing_field", f"{name} must name an environment variable, such as {such_as}.")
+    elif _OWN_NAMES.match(variable):
+        yield Fault(f"/{name}", "invalid", f"{variable} is the portal's own. Use another, or DECISIONING_SOURCE_...")
+    elif name == "url_env" and source.kind == Source.Kind.SQL and (problem := _database_problem(variable)):
+        yield Fault(f"/{name}", "invalid", problem)
+    elif not places.may_read(source, SourcePlace.Kind.VARIABLE, variable):
+        yield Fault(
+            f"/{name}", "not_bound", places.not_bound(source, f"The variable {variable}", "--variable", variable)
+        )
+
+
+def _database_problem(variable: str) -> str:
+    url = os.environ.get(variable, "")
+    if dialects.named(url) in dialects.IN_FILES:
+        try:
+            places.database_path(url.partition("://")[2].partition("/")[2].partition("?")[0])
+        except SourceFailed as failure:
+            return f"{variable}: {failure}"
+    return ""
+
+
+def _file_faults(source: Source) -> Iterator[Fault]:
+    if source.url_env:
+        yield Fault("/url_env", "invalid", "A file has no url_env.")
+    try:
+        if folders.is_many(source):
+            refused = folders.problem(source)
+        else:
+            refused = places.refused_path(source, places.file_of(source.path))
+    except SourceFailed as failure:
+        yield Fault("/path", "invalid", str(failure))
+    else:
+        if refused:
+            yield Fault("/path", "not_bound" if "bind_source" in refused else "invalid", refused)
+
+
+_LONGEST_STEP_S = 86_400
+
+
+def _kind_faults(source: Source) -> Iterator[Fault]:
+    """What only one kind of source has."""
+    match source.kind:
+        case Source.Kind.HTTP:
+            if source.query:
+                yield Fault(
+                    "/query",
+                    "invalid",
+                    "An address has no query: its rows are filtered by {since} and {until} in its path.",
+                )
+            if source.rows_pointer and not source.rows_pointer.startswith("/"):
+                yield Fault("/rows_pointer", "invalid", "rows_pointer must be a JSON pointer, such as /data/rows.")
+        case Source.Kind.PROMETHEUS:
+            if not source.query.strip():
+                yield Fault("/query", "missing_field", "query must be an expression of PromQL.")
+            if not 1 <= source.step_s <= _LONGEST_STEP_S:
+                yield Fault(
+                    "/step_s",
+                    "invalid_number",
+                    f"step_s is {source.step_s}, must be 1 to {_LONGEST_STEP_S} seconds.",
+                )
+        case _:
+            yield from query.faults(source.query)
+    if source.rows_pointer and source.kind != Source.Kind.HTTP:
+        yield Fault("/rows_pointer", "invalid", "Only an address has a rows_pointer.")
 
 
 def _time_faults(source: Source) -> Iterator[Fault]:
     if source.time_format not in Source.TimeFormat.values:
-        yield "/time_format", "invalid", f"time_format is {source.time_format!r}, must be epoch_s or epoch_ms."
+        yield Fault("/time_format", "invalid", f"time_format is {source.time_format!r}, must be epoch_s or epoch_ms.")
     elif source.time_format and source.date_format:
-        yield "/date_format", "invalid", "Times that are numbers have no date_format. Name one of the two."
+        yield Fault("/date_format", "invalid", "Times that are numbers have no date_format. Name one of the two.")
+    if source.time_zone:
+        if source.kind in (Source.Kind.SQL, Source.Kind.PROMETHEUS):
+            yield Fault(
+                "/time_zone",
+                "invalid",
+                "Only files and addresses have one; a query says it itself, such as ts AT TIME ZONE 'Europe/Berlin'.",
+            )
+        elif source.time_zone not in zoneinfo.available_timezones():
+            yield Fault(
+                "/time_zone",
+                "invalid",
+                f"time_zone is {source.time_zone!r}, must be a name such as UTC or Europe/Berlin.",
+            )
+    elif source.date_format and "%z" not in source.date_format and not _format_problem(source.date_format):
+        yield Fault(
+            "/time_zone",
+            "missing_field",
+            "Times of this date_format have no offset. Say in time_zone where they are meant, such as UTC.",
+        )
     if source.date_format and (problem := _format_problem(source.date_format)):
-        yield "/date_format", "invalid", f"date_format {source.date_format!r} {problem}."
+        yield Fault("/date_format", "invalid", f"date_format {source.date_format!r} {problem}.")
 
 
 _DELIMITERS = ",;|\t"
@@ -103,21 +179,21 @@ _DELIMITERS = ",;|\t"
 
 def _option_faults(source: Source) -> Iterator[Fault]:
     if source.encoding not in Source.Encoding.values:
-        yield (
+        yield Fault(
             "/encoding",
             "invalid",
             f"encoding is {source.encoding!r}, must be latin-1 or utf-16; without one it is UTF-8.",
         )
     if source.delimiter and source.delimiter not in _DELIMITERS:
-        yield "/delimiter", "invalid", f"delimiter is {source.delimiter!r}, must be one of , ; | and tab."
+        yield Fault("/delimiter", "invalid", f"delimiter is {source.delimiter!r}, must be one of , ; | and tab.")
     if source.delimiter == "," and source.decimal_comma:
-        yield "/delimiter", "invalid", "A comma cannot stand between cells and in numbers too."
+        yield Fault("/delimiter", "invalid", "A comma cannot stand between cells and in numbers too.")
     names = source.columns if isinstance(source.columns, dict) else {"": ""}
     for own in names.values():
         if own not in COLUMNS:
-            yield "/columns", "invalid", f"columns names {own!r:.80}, which is none of {', '.join(COLUMNS)}."
+            yield Fault("/columns", "invalid", f"columns names {own!r:.80}, which is none of {', '.join(COLUMNS)}.")
     if len({*names.values()}) < len(names):
-        yield "/columns", "invalid", "columns gives two columns the same name."
+        yield Fault("/columns", "invalid", "columns gives two columns the same name.")
 
 
 def own_name(source: Source, name: str) -> str:
@@ -126,18 +202,6 @@ def own_name(source: Source, name: str) -> str:
     named = {theirs.lower(): own for theirs, own in source.columns.items()}
     own = named.get(plain.lower(), plain.lower())
     return str(own) if own in COLUMNS else plain
-
-
-def _url_faults(url_env: str) -> Iterator[Fault]:
-    if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", url_env):
-        yield "/url_env", "missing_field", "url_env must name an environment variable, such as WAREHOUSE_URL."
-    elif _OWN_NAMES.match(url_env):
-        yield "/url_env", "invalid", f"{url_env} is the portal's own. Use another, or DECISIONING_SOURCE_..."
-    elif (url := os.environ.get(url_env, "")) and dialects.named(url) in dialects.IN_FILES:
-        try:
-            places.database_path(url.partition("://")[2].partition("/")[2].partition("?")[0])
-        except SourceFailed as failure:
-            yield "/url_env", "invalid", f"{url_env}: {failure}"
 
 
 def _format_problem(date_format: str) -> str:

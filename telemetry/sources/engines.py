@@ -1,6 +1,7 @@
-"""Where sources are read: databases through SQLAlchemy, files (telemetry.sources.files) through DuckDB. Nothing here can write to where it reads.
+"""Where sources are read: databases through SQLAlchemy, files (telemetry.sources.files) through DuckDB, what is called over HTTP by
+telemetry.sources.calls. Nothing here can write to where it reads.
 
-Both cost half a second and tens of megabytes to load, so only a process that reads a source imports this.
+The engines cost half a second and tens of megabytes to load, so only a process that reads a source imports this.
 """
 
 import datetime as dt
@@ -18,7 +19,7 @@ from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from telemetry.models import Source
-from telemetry.sources import dialects, files
+from telemetry.sources import calls, dialects, files
 from telemetry.sources.definition import own_name
 from telemetry.sources.query import code_of, with_parameters
 from telemetry.sources.refusals import SourceFailed
@@ -28,9 +29,8 @@ from telemetry.sources.rows import CHUNK, PER_SECOND
 def read(source: Source, *, since: dt.datetime, until: dt.datetime, limit_s: float) -> Iterator[list[dict[str, Any]]]:
     """Chunks of what the query yields between since and until, as column -> value. Raises SourceFailed."""
     deadline = time.monotonic() + limit_s
-    chunks = files.read if source.kind == Source.Kind.FILE else _from_database
     try:
-        for chunk in chunks(source, {"since": since, "until": until}, limit_s):
+        for chunk in _READERS[source.kind](source, {"since": since, "until": until}, limit_s):
             if time.monotonic() > deadline:
                 raise SourceFailed(f"It took longer than {limit_s:g} s.")
             yield chunk
@@ -53,6 +53,14 @@ def _from_database(source: Source, bounds: Mapping[str, dt.datetime], limit_s: f
                     {own_name(source, str(name)): _in_zone(value, dialect) for name, value in row.items()}
                     for row in chunk
                 ]
+
+
+_READERS: dict[str, Callable[[Source, Mapping[str, dt.datetime], float], Iterator[list[dict[str, Any]]]]] = {
+    Source.Kind.SQL: _from_database,
+    Source.Kind.FILE: files.read,
+    Source.Kind.HTTP: calls.read,
+    Source.Kind.PROMETHEUS: calls.read_prometheus,
+}
 
 
 def _in_zone(value: object, dialect: dialects.Dialect) -> object:

@@ -25,11 +25,20 @@ def _places(source: Source, kind: SourcePlace.Kind) -> QuerySet[SourcePlace]:
     return SourcePlace.objects.filter(team=source.team_id, kind=kind)
 
 
+def refused_path(source: Source, found: Path) -> str:
+    """Why a source's team may not read a path, links followed; empty where it may."""
+    if any(found.is_relative_to(folder) for folder in folders(source)):
+        return ""
+    place = str(found.relative_to(root()))
+    if may_read(source, SourcePlace.Kind.FOLDER, place):
+        return ""
+    return not_bound(source, f"The file {source.path[:80]!r}", "--folder", "...")
+
+
 def folders(source: Source) -> list[Path]:
     """Where the files of a source's team lie. Links are followed, so that none leads into another team's folder."""
-    root = Path(settings.SOURCES_DIR).resolve()
     bound = _places(source, SourcePlace.Kind.FOLDER).values_list("name", flat=True)
-    return [(root / name).resolve() for name in (source.team.key, *bound)]
+    return [(root() / name).resolve() for name in (source.team.key, *bound)]
 
 
 def not_bound(source: Source, what: str, option: str, name: str) -> str:
@@ -41,10 +50,18 @@ def not_bound(source: Source, what: str, option: str, name: str) -> str:
     )
 
 
+def root() -> Path:
+    """The folder of files, DECISIONING_FILES."""
+    return Path(settings.SOURCES_DIR).resolve()
+
+
+ENDINGS = (".csv", ".csv.gz", ".parquet")
+
+
 def file_of(path: str) -> Path:
     """A source's file, which must lie below the folder of files. Raises SourceFailed."""
-    found = _below(path)
-    if not found.name.lower().endswith((".csv", ".csv.gz", ".parquet")):
+    found = below(path)
+    if not found.name.lower().endswith(ENDINGS):
         raise SourceFailed(f"{path[:80]!r} must end with .csv, .csv.gz or .parquet.")
     return found
 
@@ -60,13 +77,12 @@ def database_file(path: str) -> Path:
 def database_path(path: str) -> Path:
     if not path or path.startswith(":") or path.lower().startswith(("file:", "md:", "motherduck:")):
         raise SourceFailed("A database of this kind must be a file below the folder of files, DECISIONING_FILES.")
-    return _below(path)
+    return below(path)
 
 
-def _below(path: str) -> Path:
+def below(path: str) -> Path:
     """Where a path leads, links followed. Raises SourceFailed."""
-    root = Path(settings.SOURCES_DIR).resolve()
-    found = None if "\x00" in path else (root / path).resolve()
-    if not path or found is None or not found.is_relative_to(root):
+    found = None if "\x00" in path else (root() / path).resolve()
+    if not path or found is None or not found.is_relative_to(root()):
         raise SourceFailed(f"{path[:80]!r} is not below the folder of files, DECISIONING_FILES.")
     return found

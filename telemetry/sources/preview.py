@@ -12,7 +12,7 @@ from django.db import transaction
 from telemetry import ingest
 from telemetry.ingest import Row
 from telemetry.models import Source
-from telemetry.sources import rows
+from telemetry.sources import folders, rows
 from telemetry.sources.definition import COLUMNS, check
 from telemetry.sources.rows import CHUNK, SHOWN, Stored, Unread
 from telemetry.sources.window import reading
@@ -35,7 +35,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run would do with the first chunk: the counts it would report and the first rows as the query yields them.
+    """What a run would do with the first chunk: the counts it would report and the first rows as they are understood.
 
     summaries: of the rows as they are understood, by metric. ignored_columns: what the query yields besides. warnings: what looks wrong.
     """
@@ -51,11 +51,13 @@ class Preview:
 
 
 def preview(source: Source, *, now: dt.datetime) -> Preview:
-    """Run the query and ingest its first chunk, then undo that. Raises SourceRefused, SourceFailed."""
+    """Read the first chunk, of many files that of the newest, ingest it and undo that. Raises SourceRefused, SourceFailed."""
     from telemetry.sources import engines  # the web and most workers never read a source
 
     check(source)
     asked = reading(source, now=now)
+    if folders.is_many(source):
+        source = folders.found(source)[0].alone(source)
     chunks = engines.read(source, since=asked.since, until=asked.until, limit_s=min(PREVIEW_S, source.time_limit_s))
     chunk = next(chunks, [])
     if chunk and isinstance(chunk[0], Unread):  # what could not be read comes first, and rows after it
@@ -64,24 +66,41 @@ def preview(source: Source, *, now: dt.datetime) -> Preview:
     with transaction.atomic():
         stored = rows.store(source, chunk, reading=asked, now=now)
         transaction.set_rollback(True)
-    understood = [row for raw in chunk if (row := rows.understood(source, raw, known=True)[0]) is not None]
+    understood = [(raw.get("experiment"), row) for raw in chunk if (row := rows.understood(source, raw, known=True)[0])]
+    read = [row for _, row in understood]
     return Preview(
         asked.since,
         asked.until,
         stored,
-        tuple(_shown(raw) for raw in chunk[:SHOWN]),
+        tuple(_shown(row) for row in understood[:SHOWN]),
         more=len(chunk) == CHUNK,
-        summaries=tuple(_summaries(understood)),
+        summaries=tuple(_summaries(read)),
         ignored_columns=tuple(
             sorted({name for raw in chunk if not isinstance(raw, Unread) for name in raw} - {*COLUMNS, "line"})
         ),
-        warnings=tuple(_warnings(understood, now=now)),
+        warnings=tuple(_warnings(read, now=now)),
     )
 
 
-def _shown(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without the columns of a file of which only the name was asked for."""
-    return {name: value for name, value in raw.items() if value is not None or name in COLUMNS}
+def _shown(row: tuple[Any, Row]) -> dict[str, Any]:
+    """A row as it is understood, by the names of our columns; without those that say nothing."""
+    experiment, said = row
+    moments = said.denominator
+    values = {
+        "experiment": experiment,
+        "metric": said.metric,
+        "variant": said.variant,
+        "ts": said.ts.astimezone(dt.UTC),
+        "value": said.value,
+        "n": said.n,
+        "variance": said.variance,
+        "denominator_value": moments and moments.value,
+        "denominator_variance": moments and moments.variance,
+        "covariance": moments and moments.covariance,
+        "revision": said.revision,
+        "window_s": said.window_s,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _summaries(rows: Sequence[Row]) -> Iterator[Summary]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from telemetry.sources.refusals import Fault
+from decisioning.refusals import Fault
 
 _QUIET = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$", re.DOTALL)
 PARAMETER = re.compile(r"(?<![:\w]):(since|until)\b")
@@ -34,9 +34,11 @@ def with_parameters(query: str, *, parameter: str, colon: str) -> str:
 def faults(query: str) -> Iterator[Fault]:
     said = code_of(query).strip().removesuffix(";").rstrip()
     if not re.match(r"(select|with)\b", said, re.IGNORECASE):
-        yield "/query", "invalid", "The query must be one SELECT."
+        yield Fault("/query", "invalid", "The query must be one SELECT.")
     elif ";" in said:
-        yield "/query", "invalid", "The query must be one statement."
+        yield Fault("/query", "invalid", "The query must be one statement.")
     missing = {"since", "until"} - set(PARAMETER.findall(said))
     if missing:
-        yield "/query", "missing_field", f"The query must be bounded by :since and :until; it has no :{min(missing)}."
+        yield Fault(
+            "/query", "missing_field", f"The query must be bounded by :since and :until; it has no :{min(missing)}."
+        )

@@ -3,6 +3,7 @@
 import datetime as dt
 import math
 import re
+import zoneinfo
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,11 +11,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+import msgspec
+
+from decisioning.literals import number_or_key
+from decisioning.refusals import Fault
 from telemetry import ingest
 from telemetry.ingest import Ingested, Row
 from telemetry.models import Source
-from telemetry.sources.definition import COLUMNS
-from telemetry.sources.refusals import Fault, SourceFailed
+from telemetry.sources.definition import CALLED, COLUMNS
+from telemetry.sources.refusals import SourceFailed
 from telemetry.sources.window import Reading
 
 CHUNK = 5_000
@@ -22,11 +27,10 @@ SHOWN = 20
 MOMENTS = {"denominator_value": "value", "denominator_variance": "variance", "covariance": "covariance"}
 """Columns of a ratio's denominator, and their names in it."""
 KEYS, WHOLE = ("experiment", "metric", "variant"), ("n", "revision", "window_s")
-ISO = (
-    r"\d{4}(?:-\d{1,2}-|/\d{1,2}/)\d{1,2}"
-    r"(?:[T ](?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?(?:Z| UTC|[+-][01]\d(?::?[0-5]\d)?)?)?"
-)
-"""A time that can be read in one way only, in capitals: the year first. As Python and DuckDB both understand it."""
+_DATE, _CLOCK = r"\d{4}(?:-\d{1,2}-|/\d{1,2}/)\d{1,2}", r"[T ](?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?"
+LOCAL = f"{_DATE}(?:{_CLOCK})?"
+ISO = rf"{_DATE}{_CLOCK}(?:Z| UTC|[+-][01]\d(?::?[0-5]\d)?)"
+"""Times that can be read in one way only, in capitals: the year first; LOCAL without an offset. As Python and DuckDB both understand them."""
 DECIMAL = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _DAY_OR_MONTH = r"\d{1,2}[-./]\d{1,2}[-./]\d{2,4}(?:\D.*)?"
 
@@ -97,7 +101,7 @@ def store(
         ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in rows)), now=now, atomic=False)
         for fault in ingested.refused:
             place, row = rows[fault.index]
-            problems.append(f"{place}: {fault.detail} Row: {row}"[:300])
+            problems.append(f"{place}: {fault.detail} Row: {_told(msgspec.to_builtins(row))}"[:300])
             refused_at.append(row.ts)
         done.append(ingested)
     return Stored(
@@ -119,7 +123,7 @@ def _ref(raw: Mapping[str, Any]) -> str | int | None:
     ref = _plain(raw.get("experiment"))
     if isinstance(ref, str):
         ref = ref.strip()
-        return int(ref) if ref.isascii() and ref.isdigit() and len(ref) < 19 else ref or None
+        return number_or_key(ref) if ref else None
     if isinstance(ref, float) and ref.is_integer():
         return int(ref)
     return ref if isinstance(ref, int) and not isinstance(ref, bool) else None
@@ -128,8 +132,8 @@ def _ref(raw: Mapping[str, Any]) -> str | int | None:
 def _place(source: Source, raw: Mapping[str, Any], number: int) -> str:
     in_file = raw.get("line") if source.kind == Source.Kind.FILE else None
     if isinstance(in_file, int):
-        return f"{'Row' if source.path.lower().endswith('.parquet') else 'Line'} {in_file}"
-    return f"Row {number} of the query"
+        return f"{'Row' if source.path.lower().endswith('.parquet') else 'Line'} {in_file} of {source.path}"
+    return f"Row {number} of the {'answer' if source.kind in CALLED else 'query'}"
 
 
 def understood(source: Source, raw: Mapping[str, Any], *, known: bool) -> tuple[Row | None, str, dt.datetime | None]:
@@ -141,20 +145,20 @@ def understood(source: Source, raw: Mapping[str, Any], *, known: bool) -> tuple[
             if (value := _value(source, name, raw.get(name))) is not None:
                 said[name] = value
         except _Unfit as unfit:
-            faults.append(("", unfit.code, str(unfit)))
+            faults.append(Fault("", unfit.code, str(unfit)))
     at = said.get("ts")
     at = at if isinstance(at, dt.datetime) and at.tzinfo else None
     if isinstance(raw, Unread):
         fitting = ingest.row_faults({"metric": "", "ts": "1970-01-01T00:00:00Z", "value": 0} | said)
-        wrong = [*faults, *fitting] or [("", "invalid", raw.problem)]
+        wrong = [*faults, *fitting] or [Fault("", "invalid", raw.problem)]
         return None, _in_words(wrong), at
     if "metric" not in said and len(source.metrics) == 1:
         said["metric"] = source.metrics[0]
     if not known:
-        faults.append(("", "missing_field", "experiment is missing."))
+        faults.append(Fault("", "missing_field", "experiment is missing."))
     elif said.get("metric") not in source.metrics:
         detail = f"The source feeds {', '.join(source.metrics)}, not {said.get('metric')!r:.80}."
-        faults.append(("", "unknown_metric", detail))
+        faults.append(Fault("", "unknown_metric", detail))
     moments = {inner: said.pop(column) for column, inner in MOMENTS.items() if column in said}
     if moments:
         said["denominator"] = moments
@@ -163,10 +167,10 @@ def understood(source: Source, raw: Mapping[str, Any], *, known: bool) -> tuple[
 
 
 def _in_words(faults: Sequence[Fault]) -> str:
-    return " ".join(f"{detail} ({code})" for _, code, detail in faults)
+    return " ".join(f"{fault.detail} ({fault.code})" for fault in faults)
 
 
-class _Unfit(Exception):
+class _Unfit(ValueError):
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
         self.code = code
@@ -224,21 +228,21 @@ def _number(text: str) -> object:
 
 
 def _moment(source: Source, text: str) -> object:
-    """The time that a text is, else the text. A file's time without offset is UTC, and so is any that `date_format` reads."""
+    """The time that a text is, else the text. One without offset is meant in the source's zone. Raises _Unfit."""
     if source.date_format and text:
         try:
             found = dt.datetime.strptime(text, source.date_format)  # noqa: DTZ007 - it may have %z
         except ValueError:
             detail = f"ts {text!r:.60} is no time of the source's date_format, {source.date_format}."
             raise _Unfit("invalid_timestamp", detail) from None
-        return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+        return found if found.tzinfo else in_zone(source, found)
     if re.fullmatch(_DAY_OR_MONTH, text, re.ASCII | re.DOTALL):
         detail = (
             f"ts {text!r:.60} may have the day or the month first. Say which by the source's date_format, such as "
             "%d/%m/%Y or %m/%d/%Y, or export it as 2026-11-24T06:00:00Z."
         )
         raise _Unfit("ambiguous_date", detail)
-    if source.kind != Source.Kind.FILE or not re.fullmatch(ISO, text.upper(), re.ASCII):
+    if source.kind == Source.Kind.SQL or not re.fullmatch(f"{ISO}|{LOCAL}", text.upper(), re.ASCII):
         return text
     date, _, clock = re.sub(" UTC$", "Z", text.upper().replace("/", "-")).replace("T", " ").partition(" ")
     year, month, day = map(int, date.split("-"))
@@ -247,7 +251,23 @@ def _moment(source: Source, text: str) -> object:
         found = dt.datetime.fromisoformat(f"{year:04}-{month:02}-{day:02}T{time or '00:00'}")
     except ValueError:
         return text
-    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+    return found if found.tzinfo else in_zone(source, found)
+
+
+def in_zone(source: Source, local: dt.datetime) -> dt.datetime:
+    """A time without offset as the source means it. Raises _Unfit."""
+    if not source.time_zone:
+        detail = (
+            f"ts {local.isoformat()} has no offset. Export it with one, such as Z, or say in the source's time_zone where it is "
+            "meant, such as UTC or Europe/Berlin."
+        )
+        raise _Unfit("naive_timestamp", detail)
+    zone = zoneinfo.ZoneInfo(source.time_zone)
+    found = local.replace(tzinfo=zone)
+    if found.utcoffset() != found.replace(fold=1).utcoffset():
+        detail = f"ts {local.isoformat()} is twice or never in {source.time_zone}, where the clocks change then. Export it with its offset."
+        raise _Unfit("ambiguous_timestamp", detail)
+    return found.astimezone(dt.UTC)
 
 
 def _told(raw: Mapping[str, Any]) -> str:

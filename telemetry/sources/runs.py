@@ -7,7 +7,7 @@ take has lost its worker, and is failed by the next tick.
 import datetime as dt
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,11 @@ from decisioning.access.principal import bind_job
 from decisioning.ledger.items import alone
 from telemetry import wake
 from telemetry.models import RefreshRun, Source
-from telemetry.sources import rows
+from telemetry.sources import folders, rows
 from telemetry.sources.definition import check
 from telemetry.sources.refusals import SourceFailed, SourceRefused
 from telemetry.sources.rows import Stored
-from telemetry.sources.window import LATE, reading
+from telemetry.sources.window import LATE, Reading, everything, reading
 
 Clock = Callable[[], dt.datetime]
 MOST_ROWS = 1_000_000
@@ -179,34 +179,19 @@ def take_next(*, now: dt.datetime) -> RefreshRun | None:
 
 def pull(run: RefreshRun, *, clock: Clock) -> None:
     """Carry out a claimed run: chunk by chunk, each in a transaction of its own, together with its sign of life."""
-    from telemetry.sources import engines  # loaded where a run is, by half a second and tens of megabytes
-
     source = _source_of(run)
-    found, problems = _Found(), list[str]()
+    found = _Found()
     status, error = RefreshRun.Status.SUCCEEDED, None
     try:
         if source is None:
             raise SourceFailed("The source is gone.")  # noqa: TRY301
         check(source)
-        asked = reading(source, now=clock())
-        for chunk in engines.read(source, since=asked.since, until=asked.until, limit_s=source.time_limit_s):
-            with transaction.atomic():
-                bind_job("telemetry.sources")
-                stored = rows.store(source, chunk, reading=asked, now=clock(), first=found.seen + 1)
-                found.add(stored, len(chunk))
-                problems += stored.problems[: 5 - len(problems)]
-                _still_ours(run, rows=found.rows, now=clock())
-            if found.read - found.ignored > MOST_ROWS:
-                raise SourceFailed(f"It yields more than {MOST_ROWS:,} rows. Narrow the query.")  # noqa: TRY301
-        if found.refused:
-            good = found.read > found.refused + found.ignored or found.seen > found.read
-            status = RefreshRun.Status.PARTIAL if good else RefreshRun.Status.FAILED
-            told = (
-                f"{found.refused} of {found.read} rows were refused; the others are stored."
-                if good
-                else f"All {found.refused} rows were refused."
-            )
-            error = f"{told} {' '.join(problems)}"[:4_000]
+        if folders.is_many(source):
+            _pull_many(run, source, found, clock)
+        else:
+            _pull_one(run, source, found, clock, asked=reading(source, now=clock()), limit_s=source.time_limit_s)
+        if found.problems:
+            status, error = _with_problems(found)
     except (SourceFailed, SourceRefused) as failure:
         status, error = RefreshRun.Status.FAILED, str(failure)
     except Exception as failure:
@@ -216,9 +201,76 @@ def pull(run: RefreshRun, *, clock: Clock) -> None:
     _end(run, source, now=clock(), status=status, found=found, error=error)
 
 
+def _pull_one(
+    run: RefreshRun, source: Source, found: "_Found", clock: Clock, *, asked: Reading, limit_s: float
+) -> None:
+    from telemetry.sources import engines  # half a second and tens of megabytes, only where a run is
+
+    first, before = found.seen, found.read - found.ignored
+    for chunk in engines.read(source, since=asked.since, until=asked.until, limit_s=limit_s):
+        with transaction.atomic():
+            bind_job("telemetry.sources")
+            stored = rows.store(source, chunk, reading=asked, now=clock(), first=found.seen - first + 1)
+            found.add(stored, len(chunk))
+            _still_ours(run, rows=found.rows, now=clock())
+        if found.read - found.ignored - before > MOST_ROWS:
+            raise SourceFailed(f"It yields more than {MOST_ROWS:,} rows. Narrow the query.")
+
+
+def _pull_many(run: RefreshRun, source: Source, found: "_Found", clock: Clock) -> None:
+    """The files that were not read yet, newest first: all that may be stored of each. One that fails holds up no other; one of which rows
+    were refused is read again for as long as those of any source are. What is left when half of the time is gone, the next run reads."""
+    now = clock()
+    with transaction.atomic():
+        bind_job("telemetry.sources")
+        files, found.known = folders.unread(source, again_from=source.again_from)
+    asked = everything(now=now)
+    half = now + dt.timedelta(seconds=source.time_limit_s / 2)
+    for place, file in enumerate(files):
+        if place and (clock() > half or found.read > MOST_ROWS / 2):
+            found.left = len(files) - place
+            return
+        refused = found.refused
+        try:
+            left_s = source.time_limit_s - (clock() - now).total_seconds()
+            _pull_one(run, file.alone(source), found, clock, asked=asked, limit_s=left_s)
+        except _GivenUp:
+            raise
+        except SourceFailed as failure:
+            found.failed += 1
+            found.problems.append(f"{file.path}: {failure}")
+            continue
+        found.whole += 1
+        if found.refused == refused or file.modified_ns < (now - LATE).timestamp() * 1e9:
+            with transaction.atomic():
+                bind_job("telemetry.sources")
+                folders.note_read(source, file, now=now)
+
+
+def _with_problems(found: "_Found") -> tuple[RefreshRun.Status, str]:
+    """(status, error) of a run that refused rows, or files."""
+    good = found.read > found.refused + found.ignored or found.seen > found.read or found.known
+    good = good or (found.whole and not found.refused)
+    told = []
+    if found.failed:
+        told.append(f"{found.failed} of {found.failed + found.whole + found.known} files could not be read.")
+    if found.refused:
+        told.append(
+            f"{found.refused} of {found.read} rows were refused; the others are stored."
+            if good
+            else f"All {found.refused} rows were refused."
+        )
+    return RefreshRun.Status.PARTIAL if good else RefreshRun.Status.FAILED, " ".join([*told, *found.problems[:5]])[
+        :4_000
+    ]
+
+
 @dataclass
 class _Found:
-    """What a run has come upon so far. Of the rows that were `seen`, `read` are those that no earlier run had read."""
+    """What a run has come upon so far. Of the rows that were `seen`, `read` are those that no earlier run had read.
+
+    Of many files `known` had been read by an earlier run, `whole` were read to their end, `failed` were not, and `left` are for the next.
+    """
 
     seen: int = 0
     read: int = 0
@@ -227,19 +279,29 @@ class _Found:
     ignored: int = 0
     newest: dt.datetime | None = None
     refused_from: dt.datetime | None = None
+    known: int = 0
+    whole: int = 0
+    failed: int = 0
+    left: int = 0
+    problems: list[str] = field(default_factory=list)
 
     def add(self, stored: Stored, seen: int) -> None:
         self.seen, self.read = self.seen + seen, self.read + seen - stored.skipped
         self.rows = (self.rows or 0) + stored.accepted + stored.changed
         self.refused, self.ignored = self.refused + stored.refused, self.ignored + stored.ignored
         self.newest = max(filter(None, (self.newest, stored.newest)), default=None)
+        self.problems += stored.problems[: max(0, 5 - len(self.problems))]
         self.refused_from = min(filter(None, (self.refused_from, stored.refused_from)), default=None)
+
+
+class _GivenUp(SourceFailed):
+    """Another has ended this run: its worker was taken for lost."""
 
 
 def _still_ours(run: RefreshRun, *, rows: int | None, now: dt.datetime) -> None:
     kept = RefreshRun.objects.filter(pk=run.pk, status=RefreshRun.Status.RUNNING).update(heartbeat_at=now, rows=rows)
     if not kept:
-        raise SourceFailed("The run was given up while it went on.")
+        raise _GivenUp("The run was given up while it went on.")
 
 
 def _end(
@@ -275,6 +337,8 @@ def _end(
             held.last_refresh_at = max(filter(None, (held.last_refresh_at, now)))
             held.read_to = max(filter(None, (held.read_to, found.newest)), default=None)
             held.again_from = None
-            if found.refused_from and held.read_to and found.refused_from < held.read_to:
+            if found.left:
+                held.due_at = min(held.due_at, now)
+            if found.refused_from and not found.whole and held.read_to and found.refused_from < held.read_to:
                 held.again_from = max(found.refused_from, held.read_to - LATE)
         held.save(update_fields=["failures", "due_at", "last_refresh_at", "read_to", "again_from"])

@@ -43,6 +43,12 @@ def window(source: Source, *, now: dt.datetime) -> tuple[dt.datetime, dt.datetim
     return max(since, oldest), now
 
 
+def everything(*, now: dt.datetime) -> Reading:
+    """All that may be stored."""
+    oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
+    return Reading(oldest, now, oldest, frozenset())
+
+
 _LATE = """
 SELECT f.experiment_id, f.metric, f.variant,
        CASE WHEN f.is_new OR f.newest IS NOT NULL THEN f.reached ELSE greatest(f.reached, %(waited_for)s) END

@@ -18,7 +18,7 @@ NO_TEAM = {
     "public.login_attempts",  # asked before anybody is known
     "public.auditlog_logentry",  # auditlog's stock table: unused, granted to nobody
     "access.locks", "audit.noted",  # granted to nobody
-    "audit.heartbeats", "audit.seals", "audit.mark", "audit.verification", "audit.reads",  # about the portal itself
+    "audit.heartbeats", "audit.seals", "audit.mark", "audit.verification", "audit.reads", "access.restored",  # about the portal itself
 }  # fmt: skip
 
 # Who, beside the owner, may call what.

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from decisioning.access.models import Membership
 from experiments.models import Experiment
+from gates.consistency import differences
 from gates.tasks import tick
-from gates.tick import differences
 from telemetry import hours
 from telemetry.ingest import Row, Target, ingest
 from telemetry.tasks import hours as hours_tick

@@ -8,9 +8,16 @@ from pathlib import Path
 from decisioning.api import problems
 
 PROJECT = Path(__file__).parents[2]
-ROOMS = ("decisioning/api", "decisioning/access", "decisioning/ledger", "experiments", "gates", "telemetry")
+ROOMS = (
+    "decisioning/api",
+    "decisioning/access",
+    "decisioning/ledger",
+    "experiments",
+    "gates",
+    "telemetry",
+)
 _CODE = re.compile(r"[a-z]+(?:_[a-z0-9]+)*")
-_FIRST = {"refuse": 1, "fail": 0, "Problem": 1, "BadRow": 2, "DataRefused": 0}
+_FIRST = {"refuse": 1, "fail": 0, "Problem": 1, "Fault": 1}
 """Which argument of these is a code; of every other refusal it is the first."""
 
 
@@ -22,7 +29,11 @@ def codes() -> set[str]:
 
 def sources() -> Iterator[Path]:
     for room in ROOMS:
-        yield from (path for path in sorted((PROJECT / room).rglob("*.py")) if "migrations" not in path.parts)
+        yield from (path for path in sorted((PROJECT / room).rglob("*.py")) if is_met(path))
+
+
+def is_met(path: Path) -> bool:
+    return "migrations" not in path.parts and path.name != "expected.py"  # which nobody asks yet
 
 
 def told(node: ast.AST) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
 
 from decisioning.access.keys import GENERATIONS, create_key
@@ -243,3 +244,22 @@ def test_the_terminal_makes_a_persons_key_by_the_same_rules(ops: Caller, capsys:
         with pytest.raises(CommandError, match="not active in growth"):
             call_command("create_key", team="growth", scopes="experiments:read", owner="stray")
     assert Caller(secret, ops.team).get("/api/experiments").status_code == 200
+
+
+def test_a_restored_copy_takes_no_key_made_before_until_a_person_says_that_it_is_live(ops: Caller) -> None:
+    now = datetime.now(UTC)
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("INSERT INTO access.restored (at) VALUES (%s)", [now])
+        _, secret = create_key(ops.team, scopes=["experiments:read", "keys:manage"], now=now + timedelta(seconds=1))
+    new = Caller(secret, ops.team)
+
+    refused = ops.get("/api/experiments")
+    assert refused.status_code == 401
+    assert "restored copy" in refused.json()["detail"]
+    assert new.get("/api/experiments").status_code == 200
+    told = [key["problem"] for key in new.get("/api/keys").json()["results"]]
+    assert sorted("restored copy" in (problem or "") for problem in told) == [False, True]
+
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM access.restored")
+    assert ops.get("/api/experiments").status_code == 200

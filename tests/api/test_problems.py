@@ -1,16 +1,20 @@
 """Whatever comes in under /api/, a problem document goes out: never a page, never a 5xx for bad input."""
 
+import base64
+import errno
 import gzip
 import io
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import DatabaseError, OperationalError, connection, transaction
 from django.test import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from decisioning.api.problems import problem_of
 from tests.api.conftest import PLAN, Caller, check_problem, errors_of
 
 
@@ -137,6 +141,40 @@ def test_a_database_that_does_not_answer_is_503_with_retry_after(ops: Caller, mo
     assert int(outside["Retry-After"]) > 0
 
 
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        (
+            "SET TRANSACTION READ ONLY; CREATE TABLE made_nowhere ()",
+            (503, "database_unavailable"),
+        ),  # a primary that was
+        ("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$", (503, "storage_full")),
+        ("DO $$ BEGIN RAISE SQLSTATE 'XX000'; END $$", (500, "internal_error")),
+        ("DO $$ BEGIN RAISE SQLSTATE '42501'; END $$", (403, "permission_denied")),
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+def test_what_the_database_refuses_is_told_as_what_it_is(statement: str, told: tuple[int, str]) -> None:
+    with pytest.raises(DatabaseError) as refused, transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(statement)
+    problem = problem_of(refused.value)
+    assert (problem.status_code, problem.code) == told
+
+
+@pytest.mark.django_db
+def test_a_disk_of_the_webs_own_that_is_full_is_told_on_a_page_as_well(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("decisioning.access.middleware.bind", full)
+    client.raise_request_exception = False
+    page = client.get("/login")
+    assert page.status_code == 503
+    assert "storage_full" in page.content.decode()
+
+
 def test_a_refused_request_leaves_nothing_behind(ops: Caller) -> None:
     refused = ops.post("/api/experiments", {**PLAN, "policy": "none"})
     assert refused.status_code == 422
@@ -182,6 +220,20 @@ def test_no_body_whatever_makes_the_server_fail(
     assert response.status_code < 500, (method, path, body)
 
 
+@pytest.mark.parametrize(
+    ("path", "ordering"),
+    [("experiments", "id"), ("experiments", "created_at"), ("experiments", "name"), ("metrics", "key"), ("policies", "id"), ("sources", "due_at"),
+     ("quarantine", "received_at"), ("experiments/mine/evaluations", "slot"), ("refresh-log", ""), ("experiments/mine/kpis", "")],
+)  # fmt: skip
+def test_a_cursor_that_no_list_has_made_is_refused_or_leads_somewhere(ops: Caller, path: str, ordering: str) -> None:
+    ops.experiment(key="mine")
+    for position in ("\x03M4", "\x00", "9" * 40, "2026-13-01T00:00:00Z", "99999-01-01", "\ud800", "infinity"):
+        cursor = base64.b64encode(b"o=1&p=" + quote(position.encode("utf-8", "surrogatepass")).encode()).decode()
+        answer = ops.get(f"/api/{path}?cursor={quote(cursor)}" + (f"&ordering={ordering}" if ordering else ""))
+        assert answer.status_code in (200, 400), (position, answer.content)
+        assert answer.status_code == 200 or answer.json()["code"] == "invalid_parameter"
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.sampled_from(
@@ -193,8 +245,6 @@ def test_no_body_whatever_makes_the_server_fail(
     value=st.text(max_size=12) | st.sampled_from(["-1", "1e9", "99999999999999999999", "%", "cD0x", "cj0xJnA9eA=="]),
 )  # fmt: skip
 def test_no_parameter_whatever_makes_the_server_fail(ops: Caller, path: str, name: str, value: str) -> None:
-    from urllib.parse import quote
-
     if ops.get("/api/experiments/mine").status_code == 404:
         ops.experiment(key="mine")
     response = ops.get(f"/api/{path}?{name}={quote(value.encode('utf-8', 'surrogatepass'))}")

@@ -131,7 +131,7 @@ def test_a_mended_row_comes_with_the_next_run_though_the_others_went_on(export: 
     export.source(overlap_s=0)
     first = export.run()
     assert (first.status, first.refused, one().read_to) == ("partial", 1, TOP - timedelta(hours=1))
-    assert "Line 2: value is 'n/a'; it must be a finite number. (invalid_number)" in str(first.error)
+    assert "Line 2 of export.csv: value is 'n/a'; it must be a finite number. (invalid_number)" in str(first.error)
     assert (export.run().status, one().again_from) == ("partial", TOP - timedelta(hours=20)), "until it is mended"
 
     export.lines = [line.replace("n/a", "2") for line in export.lines]
@@ -176,7 +176,7 @@ def test_a_sum_of_which_a_line_cannot_be_read_is_not_stored(export: Export, ops:
     export.source(query=query)
     run = export.run()
     assert (run.status, hours_stored()) == ("failed", [])
-    assert str(run.error).startswith("Line 3: value is 'x'")
+    assert str(run.error).startswith("Line 3 of export.csv: value is 'x'")
     export.lines[1] = f"another-one,vrps,control,{TOP.isoformat()},x,1"
     export.add(1)
     assert (export.run().status, hours_stored()) == ("succeeded", [2, 1]), "a line of somebody else's fails nothing"
@@ -193,7 +193,7 @@ def test_an_ambiguous_date_is_refused_until_the_source_says_what_is_first(export
         True,
         True,
     )
-    told = ops.post("/api/sources", {**plan, "date_format": "%m/%d/%Y"}).json()
+    told = ops.post("/api/sources", {**plan, "date_format": "%m/%d/%Y", "time_zone": "UTC"}).json()
     assert told["date_format"] == "%m/%d/%Y"
     assert export.run().status == "succeeded"
     with as_role("worker"):

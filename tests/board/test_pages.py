@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
@@ -85,9 +86,9 @@ def test_an_effect_that_drifts_says_so_beside_its_interval(board: Client, scene:
         cursor.save()
 
     page = board.get(f"/experiments/{e.key}").text
-    assert "[+1.0%, +7.0%], drifts" in page
+    assert "[+1%, +7%], drifts" in page
     assert "what earlier looks proved and what is read now exclude each other" in page
-    assert "[+1.0%, +7.0%], drifts" in board.get("/").text
+    assert "[+1%, +7%], drifts" in board.get("/").text
 
 
 def test_a_figure_with_rows_newer_than_what_the_gates_have_read_says_that_they_are_not_judged_yet(
@@ -185,3 +186,11 @@ def test_a_fault_of_the_portal_shows_the_number_it_was_logged_under(
     assert f"<code>{response['X-Request-ID']}</code>" in response.text
     assert "ZeroDivisionError" in caplog.text
     assert "ZeroDivisionError" not in response.text
+
+
+def test_every_page_of_a_restored_copy_says_that_it_is_one(board: Client) -> None:
+    assert "restored from a backup" not in board.get(reverse("board")).text
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("INSERT INTO access.restored (at) VALUES (now())")
+    for page in (reverse("board"), reverse("audit"), reverse("profile")):
+        assert "This is a copy, restored from a backup at" in board.get(page).text

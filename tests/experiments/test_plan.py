@@ -70,7 +70,7 @@ def test_a_metric_described_otherwise_than_the_registry_has_it_is_refused(team: 
 
     with pytest.raises(PlanRefused) as refused:
         make(team, now, target_kpis=[NewKpi(metric=NewMetric(key="signup", kind="mean"))])
-    assert refused.value.errors[0][:2] == ("/target_kpis/0/metric/kind", "metric_differs")
+    assert [(e.pointer, e.code) for e in refused.value.errors] == [("/target_kpis/0/metric/kind", "metric_differs")]
 
 
 def test_n_of_a_new_metric_counts_assigned_units_only_where_it_is_a_goal_or_an_exposure(
@@ -100,7 +100,7 @@ def test_every_bad_value_is_named_with_its_place(team: Team, now: datetime) -> N
             target_kpis=[NewKpi(metric="Bad", max_harm=0), NewKpi(metric="ok", baseline_mean=1.0), NewKpi(metric="ok")],
             started_at=now + timedelta(hours=1),
         )
-    assert [(pointer, code) for pointer, code, _ in refused.value.errors] == [
+    assert [(fault.pointer, fault.code) for fault in refused.value.errors] == [
         ("/key", "invalid"),
         ("/name", "missing_field"),
         ("/variants/1/key", "duplicate"),

@@ -207,7 +207,9 @@ def test_whoever_is_killed_nothing_is_lost_doubled_or_passed_over(
         )
     ended = datetime.now(UTC)
 
-    assert soon(lambda: api.get("/readyz").json() == {"database": "ok", "broker": "ok", "tick": "ok"}, 90)
+    assert soon(
+        lambda: api.get("/readyz").json() == {"database": "ok", "writes": "ok", "broker": "ok", "tick": "ok"}, 90
+    )
     assert soon(lambda: _beat(installation) > ended + timedelta(seconds=SLOT_S), 120)
     said = [_rows(api, clients.poster), _slots(installation, number), _told(installation, hooked, clients.mover)]
     print(f"\n{times} x kill -9 {victim}: " + "\n  ".join(said))

@@ -13,8 +13,9 @@ from django.db import connection
 
 from decisioning.access.models import Team
 from experiments.models import Experiment
+from gates.consistency import differences
 from gates.models import Cursor, Evaluation
-from gates.tick import TickReport, differences, evaluate
+from gates.tick import TickReport, evaluate
 from tests.conftest import as_role
 from tests.installation import soon
 from tests.walk import HOUR, Walk

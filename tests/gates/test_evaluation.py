@@ -12,6 +12,7 @@ from django.db import connection
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from experiments.models import Experiment, Metric, TargetKpi, Variant
+from gates.consistency import differences
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine import evidence
 from gates.engine.checkpoint import Checkpoint
@@ -28,7 +29,7 @@ from gates.models import (
     Recommendation,
 )
 from gates.policies import named
-from gates.tick import differences, evaluate_due, open_recommendations
+from gates.tick import evaluate_due
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
 
@@ -359,7 +360,7 @@ def test_an_answer_given_on_rows_that_were_corrected_since_says_what_would_be_ad
         decision = proposal.decision
         assert Cursor.objects.get().revisions == {str(decision.pk): {"action": "delete", "code": "harmful"}}
         assert experiment().status == "scaled", "an answer is never undone"
-        assert not open_recommendations([experiment()]).exists(), "who has decided is not asked again"
+        assert not Recommendation.objects.open([experiment()]).exists(), "who has decided is not asked again"
         assert Decision.objects.get().action == "accept"
     better = [row for r in rows.values() for row in r]
     send(running, better, now=end + 3 * HOUR)

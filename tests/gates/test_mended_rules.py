@@ -3,23 +3,32 @@
 import datetime as dt
 import json
 import random
+import zlib
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from msgspec.structs import replace
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.board.words import SUPERSEDED
 from experiments.models import Experiment
+from gates.consistency import differences
 from gates.decisions import record_decision
+from gates.engine import narration
 from gates.engine.compiled import REVISION
+from gates.engine.evidence import digest
+from gates.engine.narration import Reader
+from gates.loading import checkpoint_in
 from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation
-from gates.tick import differences, due, evaluate, open_recommendations, skip_unchanged
+from gates.tasks import _logged
+from gates.tick import due, evaluate, skip_unchanged
 from telemetry.ingest import Target
 from tests.conftest import as_role
+from tests.gates.test_revisions import IN_SENTENCES
 from tests.gates.test_sweeps import HOUR, START, Portal, rows_at, send
 
 END = START + 9 * HOUR
@@ -34,7 +43,7 @@ def judged(team: Team) -> Target:
         send(target, rows_at(START + hour * HOUR, random.Random(hour), 0.3), now=START + hour * HOUR)
     tick(target, END)
     with as_role("worker"):
-        assert open_recommendations([experiment(target)]).get().action == "scale"
+        assert Recommendation.objects.open([experiment(target)]).get().action == "scale"
     return target
 
 
@@ -115,7 +124,7 @@ def test_what_runs_is_judged_anew_at_its_next_slot_even_when_it_is_quiet_and_onl
 def test_an_answer_given_under_earlier_rules_stays_as_it_was_given(judged: Target) -> None:
     by_earlier_rules(judged, action="review", code="undecided")
     with as_role("worker"):
-        proposal = open_recommendations([experiment(judged)]).get()
+        proposal = Recommendation.objects.open([experiment(judged)]).get()
         ann = Principal(kind="user", name="ann", owner="ann")
         record_decision(
             experiment(judged),
@@ -195,3 +204,54 @@ def test_what_earlier_rules_judged_is_no_difference(judged: Target) -> None:
     with as_role("worker"):
         call_command("rebuild", stdout=out)
     assert "1 of them judged by earlier rules and not compared" in out.getvalue()
+
+
+# When the shape of what is kept changes ----------------------------------------------------------------------------------
+
+
+def as_before_reasons(target: Target) -> None:
+    """As an installation of the version before has it: sentences in place of reasons, evidence that holds them, an older state."""
+    with as_role("owner"):
+        scene = Experiment.objects.select_related("team").get(pk=target.experiment_id)
+        bodies = [zlib.decompress(path.read_bytes()) for path in IN_SENTENCES]
+        Evidence.objects.bulk_create(
+            Evidence(
+                experiment=scene, team_id=scene.team_id, digest=digest(body), body=zlib.compress(body), created_at=END
+            )
+            for body in bodies
+        )
+        for row in Recommendation.objects.filter(experiment=scene):
+            Recommendation.objects.filter(pk=row.pk).update(
+                reasons=[], rationale=narration.rationale(row.reasons, Reader()), blockers=[]
+            )
+        cursor = Cursor.objects.get(pk=scene.pk)
+        assert cursor.shown is not None
+        assert cursor.state is not None
+        told = narration.narrated(cursor.shown, Reader())
+        for part in (told["recommendation"], *told["variants"], *told["gates"]):
+            del part["reasons"]
+        stored = replace(checkpoint_in(cursor.state), fingerprint="of another format")
+        cursor.shown, cursor.state = told, zlib.compress(stored.to_bytes())
+        cursor.save()
+
+
+def test_an_installation_that_kept_sentences_goes_on_proves_its_evidence_and_says_how_far_it_is(
+    judged: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    with as_role("worker"):
+        before = Recommendation.objects.get()
+    as_before_reasons(judged)
+    with as_role("worker"), caplog.at_level("INFO", "gates.tasks"):
+        old = Recommendation.objects.get()
+        assert [reason["code"] for reason in old.told] == ["told"] * len(old.rationale)
+        _logged(lambda: evaluate([judged.experiment_id], now=LATER))
+        assert "1 experiments judged anew from their rows" in caplog.text
+        assert "0 to go" in caplog.text
+        after = Recommendation.objects.get()
+        assert (after.pk, after.evidence_digest, after.superseded_at) == (before.pk, before.evidence_digest, None)
+        assert differences(experiment(judged)) == []
+        out = StringIO()
+        call_command("replay", "--all", stdout=out)
+        kept = Evidence.objects.count()
+    assert kept > len(IN_SENTENCES) > 20
+    assert out.getvalue() == f"{kept} replayed, all the same bytes.\n"

@@ -133,7 +133,7 @@ def test_what_lint_refuses_is_never_stored_and_shipped_ones_never_change(
 ) -> None:
     with pytest.raises(PolicyRefused) as refused:
         create_policy("broken", {"gates": []}, team=team, by=ann, now=now)
-    assert [p.code for p in refused.value.problems] == ["no_gates"]
+    assert [fault.code for fault in refused.value.errors] == ["no_gates"]
     default = named("default", team)
     assert default is not None
     with pytest.raises(PolicyRefused) as refused:

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from experiments.models import Experiment
+from gates.consistency import differences
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine.narration import Reader, in_words
-from gates.models import Cursor, Policy, PolicyBinding, PolicyVersion
-from gates.tick import TickReport, differences, evaluate, open_recommendations
+from gates.models import Cursor, Policy, PolicyBinding, PolicyVersion, Recommendation
+from gates.tick import TickReport, evaluate
 from telemetry.ingest import Target
 from tests.conftest import as_role
 from tests.gates.test_sweeps import HOUR, RULES, START, Portal, rows_at, send
@@ -147,7 +148,7 @@ class Scene:
         """The status after an answer to the open proposal, or the code it is refused with; nothing is kept of either."""
         with as_role("worker"), transaction.atomic():
             experiment = Experiment.objects.select_related("team").get(pk=target.experiment_id)
-            (proposal,) = open_recommendations([experiment])
+            (proposal,) = Recommendation.objects.open([experiment])
             given: dict[str, Any] = {"digest": proposal.evidence_digest, "by": ANN, "now": self.now}
             try:
                 record_decision(experiment, action=action, **given, **more)
@@ -218,7 +219,9 @@ def test_a_proposal_whose_evidence_is_not_there_as_it_was_written_is_not_accepte
     scene: Scene, body: str | None
 ) -> None:
     with as_role("worker"):
-        digest = open_recommendations([Experiment.objects.get(pk=scene.broken.experiment_id)]).get().evidence_digest
+        digest = (
+            Recommendation.objects.open([Experiment.objects.get(pk=scene.broken.experiment_id)]).get().evidence_digest
+        )
     of_it = f"experiment_id = %(id)s AND digest = '{digest}'"
     if body is None:
         owner_runs(f"DELETE FROM metadata.evidence WHERE {of_it}", {"id": scene.broken.experiment_id})
@@ -256,7 +259,7 @@ def test_a_cause_that_cannot_be_read_hinders_neither_its_experiment_nor_the_othe
 def test_an_answer_that_ended_it_is_shown_as_it_was_once_the_cause_is_mended(scene: Scene) -> None:
     with as_role("worker"):
         experiment = Experiment.objects.select_related("team").get(pk=scene.broken.experiment_id)
-        (proposal,) = open_recommendations([experiment])
+        (proposal,) = Recommendation.objects.open([experiment])
         record_decision(experiment, digest=proposal.evidence_digest, action="accept", by=ANN, now=scene.now)
     answered = scene.said(scene.broken)
     mend = BREAKS["a value that overflows"](scene.broken.experiment_id)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric, TargetKpi, Variant
+from gates.consistency import differences
 from gates.engine.checkpoint import Checkpoint
 from gates.models import Cursor, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation, Step
-from gates.tick import differences, due, evaluate, evaluate_due, open_recommendations, skip_unchanged
+from gates.tick import due, evaluate, evaluate_due, skip_unchanged
 from telemetry.ingest import Row, Target, ingest
 from tests.conftest import as_role
 from tests.examples import examples
@@ -139,7 +140,7 @@ def found(target: Target) -> object:
             cursor.shown["gates"],
             [(r["action"], r["code"], r["variant"], r["state"], r["first_stable_at"]) for r in told],
             list(
-                open_recommendations([Experiment.objects.get(pk=target.experiment_id)]).values_list(
+                Recommendation.objects.open([Experiment.objects.get(pk=target.experiment_id)]).values_list(
                     "variant__key", "action", "code", "slot", "first_stable_at", "knowable_at"
                 )
             ),

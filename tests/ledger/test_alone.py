@@ -188,7 +188,7 @@ def test_a_message_that_cannot_be_written_costs_no_other_alarm_its_own(
             raise ValueError("of this one")
 
     real: Callable[..., None] = tell_all_
-    monkeypatch.setattr(alarms, "tell_all", publish_all)
+    monkeypatch.setattr(alarms, "publish_all", publish_all)
     with as_role("worker"):
         assert reconcile("guard.failed", lambda: [Condition(t.pk, None, "x", {}) for t in of], now=now) == 2
         told = dict(Alarm.objects.values_list("team_id", "told_at"))

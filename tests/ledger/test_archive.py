@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 from psycopg import sql
 
+from decisioning.access import restored
 from decisioning.access.models import Team
 from decisioning.embedded import Home, Postgres
 from decisioning.ledger import archive
@@ -95,3 +96,37 @@ def test_a_dump_that_was_changed_on_the_way_is_not_restored(postgres: Postgres, 
         dump.write(b"x")
     with pytest.raises(archive.NotProved, match="SHA-256"):
         archive.restore(folder, empty, binaries=postgres.bin, say=print)
+
+
+@pytest.mark.parametrize("mark", ["as it is now", "from before there was one"])
+def test_what_is_restored_is_a_copy_unless_it_takes_the_place_of_what_was_backed_up(
+    postgres: Postgres, empty: str, tmp_path: Path, mark: str
+) -> None:
+    here, folder = str(connection.settings_dict["NAME"]), tmp_path / "backup"
+    archive.back_up(postgres.dsn("backup", here), folder, heads=tmp_path / "none", binaries=postgres.bin, say=print)
+    archive.restore(folder, empty, binaries=postgres.bin, say=print, live=True)
+    with psycopg.connect(empty) as there:
+        assert there.execute("SELECT count(*) FROM access.restored").fetchone() == (0,)
+        if mark != "as it is now":
+            there.execute("DROP TABLE access.restored CASCADE")
+            assert not restored.go_live(there)
+        for _ in range(2):  # a copy of a copy
+            restored.mark(there)
+            there.commit()
+        assert there.execute(
+            "SELECT count(*) FROM access.restored WHERE at > now() - interval '1 minute'"
+        ).fetchone() == (1,)
+        owner = "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'access.restored'::regclass"
+        assert there.execute(owner).fetchone() == ("decisioning_owner",), "or no migration could go on from there"
+        if mark == "as it is now":
+            assert there.execute("SELECT FROM audit.entries WHERE actor_name = 'restore'").rowcount > 0
+        assert restored.go_live(there)
+        assert not restored.go_live(there)
+
+
+def test_a_mark_is_set_by_the_restore_itself(postgres: Postgres, empty: str, tmp_path: Path) -> None:
+    here, folder = str(connection.settings_dict["NAME"]), tmp_path / "backup"
+    archive.back_up(postgres.dsn("backup", here), folder, heads=tmp_path / "none", binaries=postgres.bin, say=print)
+    archive.restore(folder, empty, binaries=postgres.bin, say=print)
+    with psycopg.connect(empty) as there:
+        assert there.execute("SELECT count(*) FROM access.restored").fetchone() == (1,)

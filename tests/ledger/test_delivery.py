@@ -428,3 +428,16 @@ def test_a_mail_server_that_is_down_is_a_receiver_that_is_down(team: Team, setti
 def test_every_event_has_words_of_its_own(event: str) -> None:
     said = messages._SAID
     assert event in said
+
+
+def test_a_restored_copy_tells_nobody_until_a_person_says_that_it_is_live(team: Team, receiver: Receiver) -> None:
+    opened(team, receiver.url)
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("INSERT INTO access.restored (at) VALUES (now())")
+    happened(team)
+    assert (tick(), receiver.got) == (0, [])
+
+    with as_role("owner"), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM access.restored")
+
+    assert (tick(), len(receiver.got)) == (1, 1)

@@ -1,6 +1,8 @@
 """Nobody edits history unseen: whatever is done to sealed entries, verification names the first bad one."""
 
 import json
+import resource
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, settings: object) -> Path:
-    settings.HOME = tmp_path  # type: ignore[attr-defined]
+    """Where the anchor is."""
+    settings.ANCHOR = tmp_path / "audit-head.jsonl"  # type: ignore[attr-defined]
     return tmp_path
 
 
@@ -121,7 +124,7 @@ def test_a_chain_written_anew_is_not_the_one_that_was_noted(entries: list[int]) 
                 {"n": n},
             )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(seals, "_heads", lambda: iter(()))
+            patch.setattr(seals, "read_anchor", lambda _file: seals.Anchor({}, []))
             assert seals.verify().sound  # within the database the forgery is perfect
     assert f"entry {entries[3]} or a later one up to" in seals.verify().problem
 
@@ -213,3 +216,79 @@ def test_every_seal_is_noted_outside_the_database(home: Path) -> None:
     assert (home / "audit-head.jsonl").stat().st_mode & 0o077 == 0
     standing = seals.standing()
     assert (standing.sealed_to, standing.problem) == (noted[-1]["to_id"], "")
+
+
+def test_an_anchor_that_was_torn_is_told_stepped_over_and_still_finds_a_cut_tail(
+    home: Path, entries: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "audit-head.jsonl"
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(
+        b"\n".join([lines[0], lines[1][:20], b"\xff\x00", b"[]", b'{"n": "x", "digest": 1}', lines[2], lines[0][:5]])
+    )
+
+    call_command("verify_audit")
+    said = capsys.readouterr().out.splitlines()
+    assert "Lines of it that say nothing, stepped over: 2, 3, 4, 5, 7" in said
+    assert said[-1].startswith("sound: ")
+
+    write(1, prefix="after-")
+    assert seal_all() == 1
+    assert json.loads(file.read_bytes().splitlines()[-1])["n"] == 4, "what comes after a torn line stands on its own"
+    with tampering() as db:
+        db.execute("DELETE FROM audit.entries WHERE id > %s", [entries[8]])
+        db.execute("DELETE FROM audit.seals WHERE n = 4")
+    assert seals.verify().problem == f"the tail is cut: entries from {entries[8] + 1} on are gone with their seal 4"
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_line_and_the_next_tick_notes_it(
+    home: Path, entries: list[int]
+) -> None:
+    file = home / "audit-head.jsonl"
+    before = file.read_bytes()
+    write(1, prefix="full-")
+    with _no_file_over(len(before) + 10):
+        assert seal_all() == 1
+    assert file.read_bytes() == before
+
+    seals.seal_closed()
+
+    assert json.loads(file.read_bytes().splitlines()[-1])["n"] == 4
+
+
+@contextmanager
+def _no_file_over(size: int) -> Iterator[None]:
+    """No write of this process gets beyond so many bytes of a file, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, told)
+
+
+def test_workers_with_one_anchor_and_workers_with_anchors_of_their_own_know_the_newest_seal(
+    home: Path, entries: list[int], settings: object
+) -> None:
+    """A container that is made anew, or another worker's, has not sealed what is sealed already."""
+    settings.ANCHOR = home / "another.jsonl"  # type: ignore[attr-defined]
+    seals.seal_closed()
+    assert seals.read_anchor(home / "another.jsonl").heads.keys() == {3}
+    assert seals.verify().sound
+
+    settings.ANCHOR = home / "audit-head.jsonl"  # type: ignore[attr-defined]
+    write(1, prefix="one-")
+    seal_all()
+    settings.ANCHOR = home / "another.jsonl"  # type: ignore[attr-defined]
+    seals.seal_closed()
+    seals.seal_closed()
+    assert seals.read_anchor(home / "another.jsonl").heads.keys() == {3, 4}
+
+    with tampering() as db:
+        db.execute("DELETE FROM audit.entries WHERE id > %s", [entries[8]])
+        db.execute("DELETE FROM audit.seals WHERE n = 4")
+    for file in ("another", "audit-head"):
+        settings.ANCHOR = home / f"{file}.jsonl"  # type: ignore[attr-defined]
+        assert seals.verify().problem.startswith("the tail is cut")

@@ -121,7 +121,7 @@ def test_a_source_made_here_is_checked_and_tried_out(person: Client, team: Team,
     header = "experiment,metric,variant,ts,value,n,variance"
     (tmp_path / "rows.csv").write_text("\n".join([header, line(1, "3.5")]))
     said = {
-        "key": "exports", "team": team.pk, "kind": "file", "path": "rows.csv", "schedule_s": 900, "overlap_s": 0, "time_limit_s": 5,
+        "key": "exports", "team": team.pk, "kind": "file", "path": "rows.csv", "schedule_s": 900, "overlap_s": 0, "time_limit_s": 5, "step_s": 60,
         "query": "SELECT * FROM rows WHERE ts > :since AND ts <= :until", "metrics": "vrps", "enabled": "on",
         "due_at_0": "2026-11-24", "due_at_1": "06:00:00",
     }  # fmt: skip

@@ -28,7 +28,7 @@ def folder(settings: LazySettings, tmp_path: Path) -> Path:
 
 def read(path: Path, query: str = ALL, **said: Any) -> tuple[Rows, list[Unread]]:
     """(rows, lines that could not be read)."""
-    source = Source(kind="file", path=path.name, query=query, metrics=["m"], **said)
+    source = Source(kind="file", path=path.name, query=query, metrics=["m"], **{"time_zone": "UTC"} | said)
     bounds = {"since": TOP - timedelta(days=30), "until": TOP + timedelta(days=30)}
     found = [row for chunk in files.read(source, bounds, 60) for row in chunk]
     return [row for row in found if not isinstance(row, Unread)], [row for row in found if isinstance(row, Unread)]
@@ -84,7 +84,7 @@ def test_a_time_that_begins_with_its_year_is_read_alike_by_the_engine_and_by_us(
 ) -> None:
     ((row,), unread) = read(write(folder, f"e,m,control,{text},1,1"))
     assert (row["ts"], unread) == (right, [])
-    assert _value(Source(kind="file"), "ts", text) == right
+    assert _value(Source(kind="file", time_zone="UTC"), "ts", text) == right
 
 
 @pytest.mark.parametrize(
@@ -284,3 +284,83 @@ def test_columns_of_another_name_are_ours_when_the_source_says_so(folder: Path, 
         duckdb.sql(f"COPY (FROM read_csv('{folder}/kpis.csv', all_varchar = true)) TO '{path}'")
     ((row,), _) = read(path, columns={"test id": "experiment", "DAY": "ts", "rate": "value", "users": "n"})
     assert row == {"line": row["line"], "experiment": "007", "ts": TOP.replace(hour=0), "value": 0.5, "n": 8}
+
+
+# Where times are meant, and where lines are ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["2026-11-24T06:00:00", "2026-11-24 6:00", "2026-11-24"])
+def test_a_time_without_offset_is_refused_unless_the_source_says_where_it_is_meant(folder: Path, text: str) -> None:
+    path = write(folder, f"e,m,c,{text},1,1", "e,m,c,2026-11-24T06:00:00Z,2,1")
+    rows, (line,) = read(path, time_zone="")
+    assert (of(rows, "value"), line["line"], line["ts"]) == ([2], 2, text)
+    with pytest.raises(ValueError, match="time_zone"):
+        _value(Source(kind="file"), "ts", text)
+
+
+BERLIN = [
+    ("2026-11-24 07:00", TOP),
+    ("2026-07-01 02:30", datetime(2026, 7, 1, 0, 30, tzinfo=UTC)),
+    ("2026-11-24 07:00:00Z", TOP + timedelta(hours=1)),
+    ("2026-10-25 02:30", None),
+    ("2026-03-29 02:30", None),
+    ("2026-10-25 03:00", datetime(2026, 10, 25, 2, tzinfo=UTC)),
+    ("2026-10-25 01:59", datetime(2026, 10, 24, 23, 59, tzinfo=UTC)),
+]
+
+
+@pytest.mark.parametrize(("text", "right"), BERLIN)
+def test_a_local_time_is_the_instant_that_its_clocks_show_once(folder: Path, text: str, right: datetime | None) -> None:
+    rows, unread = read(
+        write(folder, f"e,m,c,{text},1,1"), ALL.replace(":since", "'2026-01-01'::TIMESTAMPTZ + 0 * (:since - :until)"),
+        time_zone="Europe/Berlin",
+    )  # fmt: skip
+    assert (of(rows, "ts"), [line["ts"] for line in unread]) == (([right], []) if right else ([], [text]))
+    source = Source(kind="file", time_zone="Europe/Berlin")
+    if right:
+        assert _value(source, "ts", text) == right
+    else:
+        with pytest.raises(ValueError, match="twice or never"):
+            _value(source, "ts", text)
+
+
+def test_local_times_of_a_date_format_and_of_parquet_are_meant_where_the_source_says(folder: Path) -> None:
+    rows, _ = read(write(folder, "e,m,c,24.11.2026 07:00,1,1"), date_format="%d.%m.%Y %H:%M", time_zone="Europe/Berlin")
+    assert of(rows, "ts") == [TOP]
+    path = folder / "kpis.parquet"
+    shown = "VALUES ('e', TIMESTAMP '2026-11-24 07:00', 1), ('e', '2026-11-24 08:00', 1), ('e', '2026-10-25 02:30', 9)"
+    duckdb.sql(f"COPY (SELECT * FROM ({shown}) t(experiment, ts, value)) TO '{path}'")  # noqa: S608
+    rows, (line,) = read(path, time_zone="Europe/Berlin")
+    assert (of(rows, "ts"), line["ts"]) == ([TOP, TOP + timedelta(hours=1)], "2026-10-25 02:30:00")
+    with pytest.raises(SourceFailed, match="time_zone"):
+        read(path, time_zone="")
+
+
+def test_a_column_of_another_name_is_meant_there_too_and_compares_as_what_it_means(folder: Path) -> None:
+    query = "SELECT e AS experiment, day AS ts, 1 AS value FROM rows WHERE day > :since AND day <= least(:until, TIMESTAMPTZ '2026-11-24 06:30Z')"
+    path = folder / "kpis.parquet"
+    duckdb.sql(f"COPY (SELECT 'e' AS e, TIMESTAMP '2026-11-24 07:00' AS day) TO '{path}'")
+    for found in (path, write(folder, "e,2026-11-24 07:00", head="e,day")):
+        ((row,), _) = read(found, query, time_zone="Europe/Berlin")
+        assert row["ts"] == TOP
+    duckdb.sql(f"COPY (SELECT 'e' AS e, TIMESTAMP '2026-10-25 02:30' AS day) TO '{path}'")
+    with pytest.raises(SourceFailed, match="1 times in day are twice or never"):
+        read(path, query, time_zone="Europe/Berlin")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blank_lines_are_no_rows_and_every_line_is_told_as_an_editor_counts_it(folder: Path, end: str) -> None:
+    path = folder / "kpis.csv"
+    good, bad = "e,m,c,2026-11-24,1,5", "e,m,c,2026-11-24,x,5"
+    lines = [HEAD, good, "", good, "   ", ",,,,,", '"e\n\ne",m,c,2026-11-24,1,5', bad, "", "e,m", bad, good, ""]
+    path.write_bytes(end.join(lines).encode())
+    rows, unread = read(path)
+    assert of(rows, "line") == [2, 4, 7, 14]
+    assert sorted(of(list(unread), "line")) == [10, 12, 13]
+
+
+def test_numbers_of_lines_hold_beyond_the_first_million_of_characters(folder: Path) -> None:
+    good = "e,m,c,2026-11-24,1,5"
+    path = write(folder, *[good] * 80_000, "", good, "e,m,c,2026-11-24,x,5")
+    rows, (line,) = read(path)
+    assert (rows[-1]["line"], line["line"]) == (80_003, 80_004)

@@ -2,8 +2,6 @@
 # ruff: noqa: S608 - queries of a source are text
 
 import getpass
-import os
-import shutil
 import socket as sockets
 import subprocess
 import time
@@ -19,6 +17,7 @@ import pytest
 from telemetry.models import Source
 from telemetry.sources import engines
 from telemetry.sources.refusals import SourceFailed
+from tests.programs import needs_program
 
 pytestmark = pytest.mark.databases
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -39,10 +38,7 @@ GRANT SELECT, FILE ON *.* TO strong@'127.0.0.1';
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a MariaDB with a shop in it, which stands in the zone +03:00."""
-    if not (shutil.which("mariadbd") and shutil.which("mariadb-install-db")):
-        if os.environ.get("CI") == "true":
-            pytest.fail("mariadbd is missing: apt-get install mariadb-server")
-        pytest.skip("mariadbd is not installed")
+    needs_program("mariadbd", "mariadb-server")
     home, me = tmp_path_factory.mktemp("mariadb"), f"--user={getpass.getuser()}"
     with sockets.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]

@@ -52,7 +52,7 @@ def faults(of: Source) -> list[tuple[str, str]]:
         try:
             check(of)
         except SourceRefused as refusal:
-            return [(pointer, code) for pointer, code, _ in refusal.errors]
+            return [(fault.pointer, fault.code) for fault in refusal.errors]
     return []
 
 

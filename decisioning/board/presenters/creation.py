@@ -12,11 +12,14 @@ from django.db.models.functions import Lower
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
-from decisioning.board import charts, words
+from decisioning.board import words
 from decisioning.board.forms import COMES, ExperimentForm
+from decisioning.literals import whole_number
+from decisioning.refusals import Fault
 from experiments import plan
 from experiments.models import Experiment, Metric
 from gates import loading, policies
+from gates.engine.figures import percent
 from gates.engine.forecast import forecast
 from gates.engine.plan import Baseline, Kpi, Plan, Variant
 from gates.engine.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse, plan_warnings
@@ -80,8 +83,9 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
                 return made
             transaction.set_rollback(True)
     except plan.PlanRefused as refusal:
-        for pointer, _, detail in refusal.errors or [("", refusal.code, refusal.message)]:
-            form.add_error(next((field for start, field in _FIELDS if pointer.startswith(start)), None), detail)
+        for fault in refusal.errors or (Fault("", refusal.code, refusal.message),):
+            field = next((field for start, field in _FIELDS if fault.pointer.startswith(start)), None)
+            form.add_error(field, fault.detail)
     return None
 
 
@@ -153,7 +157,7 @@ def _number(sent: Mapping[str, Any], name: str) -> float | None:
 def _policy(sent: Mapping[str, Any], teams: QuerySet[Team]) -> Policy:
     """What judges the experiments of the chosen team that name no policy; until one is chosen, of the first."""
     chosen = str(sent.get("team") or "")
-    team = (teams.filter(pk=int(chosen)).first() if chosen.isdecimal() and len(chosen) < 10 else None) or teams.first()
+    team = teams.filter(pk=whole_number(chosen) or 0).first() or teams.first()
     bound = PolicyBinding.objects.filter(team=team, experiment__isnull=True).select_related("policy").first()
     version = policies.in_force(bound.policy) if bound else None
     return parse(version.body if version else DEFAULT_BODY)
@@ -193,5 +197,5 @@ def duration(sent: Mapping[str, Any], teams: QuerySet[Team]) -> dict[str, str]:
         "icon": "late",
         "title": f"Too long: {took}",
         "text": f"After {found.max_days} days it asks for a person, decided or not. With these units the smallest effect that is surely "
-        f"decided by then is {charts.percent(found.smallest_effect).lstrip('+') if found.relative else f'{found.smallest_effect:.3g}'}.",
+        f"decided by then is {percent(found.smallest_effect).lstrip('+') if found.relative else f'{found.smallest_effect:.3g}'}.",
     }

@@ -8,9 +8,12 @@ from django.http import QueryDict
 from django.urls import reverse
 from django.utils import timezone
 
+from decisioning.access import restored
 from decisioning.access.principal import Principal
 from decisioning.board import words
 from decisioning.ledger.models import Heartbeat
+from decisioning.literals import whole_number
+from gates.engine.figures import span
 
 LATE_AFTER_S = 900
 _NAV = (
@@ -24,8 +27,9 @@ _NAV = (
 
 def frame(principal: Principal, *, here: str, exact: bool, now: datetime) -> dict[str, Any]:
     """`here` is the name of the section the page belongs to; `exact` says that the page is that section's first."""
-    seen = watchdog(now)
+    seen, restored_at = watchdog(now), restored.since()
     return {
+        "copy_since": words.instant(restored_at, now) if restored_at else "",
         "nav": [
             {"url": reverse(name), "label": label, "here": ("page" if exact else "true") if name == here else ""}
             for name, label in _NAV
@@ -56,7 +60,7 @@ def watchdog(now: datetime) -> dict[str, Any]:
     behind = (now - beat.slot).total_seconds()
     slot = words.instant(beat.slot, now)
     if behind > LATE_AFTER_S:
-        detail = f"The newest slot judged is {slot}, {words.duration(behind)} ago. Verdicts are as of then."
+        detail = f"The newest slot judged is {slot}, {span(behind)} ago. Verdicts are as of then."
         return {"tone": "late", "text": f"Evaluation is late: {slot}", "detail": detail, "url": url, "late": True}
     detail = f"Read as of slot {slot}, judged {beat.at:%H:%M:%SZ}."
     return {"tone": "scale", "text": f"Slot {slot} on time", "detail": detail, "url": url, "late": False}
@@ -94,5 +98,4 @@ def older(params: QueryDict, shown: Sequence[Any], *, size: int, noun: str, noun
 
 def before(params: QueryDict) -> int | None:
     """The id in `?before=`, when it is one."""
-    text = params.get("before", "")
-    return int(text) if text.isdecimal() and len(text) < 19 else None
+    return whole_number(params.get("before", ""))

@@ -14,6 +14,8 @@ from decisioning.board import charts, words
 from decisioning.board.presenters.frame import query
 from decisioning.board.presenters.gates import svg
 from decisioning.board.presenters.records import FRESHNESS, RESULTS, present_runs
+from decisioning.literals import whole_number
+from gates.engine.figures import span
 from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST
 from telemetry.models import RefreshRun
 from telemetry.refresh import FED_SQL
@@ -169,7 +171,7 @@ def text(age: Age, *, now: datetime) -> dict[str, Any]:
     return {
         "late": late,
         "icon": "stale" if age.state in ("late", "stale") else "no_data" if age.state == "unknown" else "clock",
-        "text": "never" if age.age_s is None else words.duration(age.age_s),
+        "text": "never" if age.age_s is None else span(age.age_s),
         "state": FRESHNESS[age.state],
         "at": age.watermark.isoformat() if age.watermark else "",
         "title": f"newest row {age.watermark:%Y-%m-%d %H:%M:%SZ}" if age.watermark else "",
@@ -204,11 +206,11 @@ def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
     for i, age in enumerate(found):
         p95 = seen.get((age.experiment_id, age.metric))
         last = came[age.experiment_id, age.metric]
-        said = "never" if age.age_s is None else words.duration(age.age_s)
+        said = "never" if age.age_s is None else span(age.age_s)
         limit = age.limit_s
         meter = charts.meter(
             age.age_s or 0, limit=limit, full=limit * 5 / 3, uid=f"f{i}", title=f"{age.name}: {said} old",
-            desc=f"stale beyond {words.duration(limit)}",
+            desc=f"stale beyond {span(limit)}",
         )  # fmt: skip
         rows.append(
             {
@@ -219,9 +221,9 @@ def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
                 "pill": words.pill(age.state, FRESHNESS[age.state].capitalize()),
                 "tone": "late" if age.state in ("late", "stale") else "scale",
                 "age": said,
-                "target": words.duration(limit),
+                "target": span(limit),
                 "meter": svg(meter) if age.age_s is not None else svg(""),
-                "p95": "none" if p95 is None else words.duration(p95),
+                "p95": "none" if p95 is None else span(p95),
                 "refreshed": words.instant(last.at, now),
                 "source": last.source or "",
                 "run": words.pill(last.status, RESULTS[last.status]) if last.status else None,
@@ -236,7 +238,7 @@ def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
 def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
     found = sorted(ages(None, now=now), key=lambda a: a.badness, reverse=True)
     behind = [a for a in found if a.state in ("late", "stale", "unknown")]
-    at = int(p) - 1 if (p := params.get("page", "")).isdecimal() and 0 < int(p) < 10_000 else 0
+    at = max((whole_number(params.get("page", ""), most=9_999) or 1) - 1, 0)
     ran = RefreshRun.objects.filter(finished_at__gte=now - timedelta(days=1))
     failed = ran.filter(status__in=("failed", "aborted"))
     failures = list(failed.order_by("-id")[:20])

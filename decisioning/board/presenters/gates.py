@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from decisioning.board import charts, words
 from decisioning.board.charts import Point, Threshold
+from gates.engine.figures import MINUS, percent
 from gates.engine.plan import Kpi
 
 _ALARM = log(1_000)
@@ -119,7 +120,7 @@ def _first(*numbers: float | None) -> float:
 def sayer(gate: Mapping[str, Any] | None, metrics: Mapping[str, Kpi]) -> Callable[[float], str]:
     """How an effect of this gate is said: as a share of the control, or in the KPI's own unit."""
     if ((gate or {}).get("limits") or {}).get("effect", "relative") == "relative":
-        return charts.percent
+        return percent
     metric = metrics.get((gate or {}).get("metric") or "")
     return partial(words.figure, unit=metric.unit if metric else "")
 
@@ -135,7 +136,7 @@ def thresholds(gate: Mapping[str, Any]) -> list[Threshold]:
     relative = extra.get("effect", "relative") == "relative"
 
     def say(value: float) -> str:
-        return charts.percent(value).lstrip("+").replace(".0%", "%") if relative else f"{value:g}"
+        return percent(value).lstrip("+") if relative else f"{value:g}"
 
     if gate["kind"] == "uplift":
         above, below = extra.get("scale_above", 0.0), extra.get("delete_below")
@@ -165,7 +166,7 @@ def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Kpi]) -> tuple[str
             return "no reading", ""
         drift = ", drifts" if extra.get("drift") else ""
         if extra.get("effect", "relative") == "relative":
-            return charts.percent(point.estimate), words.bounds(point.lower, point.upper) + drift
+            return percent(point.estimate), words.bounds(point.lower, point.upper) + drift
         unit = metric.unit if metric else ""
         spread = f"[{words.figure(point.lower, unit)}, {words.figure(point.upper, unit)}]"
         return words.figure(point.estimate, unit), spread + drift
@@ -178,7 +179,7 @@ def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Kpi]) -> tuple[str
             "no buckets yet" if share is None else words.share(share, 1)
         ), f"at least {words.share(extra.get('at_least', 0))}"
     if gate["kind"] == "srm" and (found := _log_e(extra)) is not None:
-        return f"log e = {found:.2f}".replace("-", words.MINUS), f"alarm at {_ALARM:.1f}"
+        return f"log e = {found:.2f}".replace("-", MINUS), f"alarm at {_ALARM:.1f}"
     if gate["kind"] == "target":
         span = f"[{words.figure(extra.get('least'), unit, kind)}, {words.figure(extra.get('most'), unit, kind)}]"
         return words.figure(

@@ -17,6 +17,7 @@ from decisioning.board.forms import PolicyForm
 from experiments.models import Experiment
 from gates import backtests
 from gates import policies as rules
+from gates.engine.figures import MINUS
 from gates.engine.policy import canonical, parse
 from gates.models import Backtest, Cursor, Policy, PolicyVersion
 from gates.policies import second_person_missing
@@ -177,7 +178,7 @@ def _stored(body: Mapping[str, Any], then: Mapping[str, Any] | None) -> list[dic
     kinds = {"+": "add", "-": "cut"}
     found = (line for line in ndiff(json.dumps(then, indent=2).splitlines(), new) if line[0] != "?")
     return [
-        {"kind": kinds.get(line[0], ""), "text": line.replace("- ", f"{words.MINUS} ", 1) if line[0] == "-" else line}
+        {"kind": kinds.get(line[0], ""), "text": line.replace("- ", f"{MINUS} ", 1) if line[0] == "-" else line}
         for line in found
     ]
 
@@ -244,8 +245,8 @@ def _trial(
     experiments = found["experiments"]
     tally = [
         ("Turned round", str(found["flips"]), "scale to delete, or back"),
-        ("Gained, lost", f"+{found['gained']}, {words.MINUS}{found['lost']}", "decisions"),
-        ("Days saved", "none" if saved is None else f"{saved:+.1f}".replace("-", words.MINUS), "on average, where both decide"),
+        ("Gained, lost", f"+{found['gained']}, {MINUS}{found['lost']}", "decisions"),
+        ("Days saved", "none" if saved is None else f"{saved:+.1f}".replace("-", MINUS), "on average, where both decide"),
         ("Agrees with people", "none yet" if agrees is None else words.share(agrees),
          "" if before is None else f"{'what was live' if version == live else 'live version'}: {words.share(before)}"),
     ]  # fmt: skip
@@ -275,7 +276,7 @@ def _trial(
                 "variant": v["variant"],
                 "live": _said(v["live"], line=True),
                 "candidate": _said(v["candidate"]),
-                "saved": "" if v["days_saved"] is None else f"{v['days_saved']:+.1f}".replace("-", words.MINUS),
+                "saved": "" if v["days_saved"] is None else f"{v['days_saved']:+.1f}".replace("-", MINUS),
             }
             for key, v in rows
         ],

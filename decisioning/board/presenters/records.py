@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import QueryDict
 from django.urls import reverse
 from django.utils.dateparse import parse_date
@@ -24,7 +24,9 @@ from decisioning.board.presenters.gates import svg
 from decisioning.board.presenters.names import Names, name_of, names, points_to
 from decisioning.ledger import seals
 from decisioning.ledger.models import Entry, one_of_each
+from decisioning.literals import number_or_key
 from experiments.models import Experiment
+from gates.engine.figures import span
 from telemetry.freshness import FAILURES_OVER
 from telemetry.models import QuarantinedEvent, RefreshRun, Source
 from telemetry.refresh import RunState, failure_shares, fed, newest_runs, runs_feeding
@@ -90,8 +92,9 @@ _LONG = 160
 
 def find_experiment(ref: str) -> Experiment | None:
     """By number or key, among those the asking person may see."""
-    wanted = Q(pk=int(ref)) if ref.isdecimal() and len(ref) < 19 else Q(key=ref)
-    return Experiment.objects.select_related("team").filter(wanted).first()
+    named = number_or_key(ref)
+    wanted = Experiment.objects.select_related("team")
+    return wanted.filter(**{"pk" if isinstance(named, int) else "key": named}).first()
 
 
 def runs_asked(params: QueryDict) -> QuerySet[RefreshRun]:
@@ -151,7 +154,7 @@ def present_runs(runs: Iterable[RefreshRun], *, now: datetime) -> list[dict[str,
                     for count, word in ((run.refused, "refused"), (run.ignored, "not of here"))
                     if count
                 ),
-                "took": "" if took is None else f"{took * 1000:.0f} ms" if took < 1 else words.duration(took),
+                "took": "" if took is None else f"{took * 1000:.0f} ms" if took < 1 else span(took),
                 "watermark": words.instant(run.data_watermark, now) if run.data_watermark else "",
                 "error": run.error or "",
             }
@@ -358,13 +361,13 @@ def sources(principal: Principal, *, is_staff: bool, now: datetime) -> dict[str,
             {
                 "key": s.key,
                 "team": s.team.name,
-                "kind": "a SQL query" if s.kind == Source.Kind.SQL else "a file",
-                "place": s.path or f"${s.url_env}",
+                "kind": _KINDS_OF_SOURCES[s.kind],
+                "place": f"${s.url_env} {s.path}".strip() if s.url_env else s.path,
                 "pill": words.pill(*state),
-                "schedule": f"every {words.duration(s.schedule_s)}",
+                "schedule": f"every {span(s.schedule_s)}",
                 "metrics": ", ".join(s.metrics),
                 "fed": words.pill(of.state, FRESHNESS[of.state].capitalize()) if (of := feeds.get(s.pk)) else None,
-                "p95": words.duration(of.p95_s) if of and of.p95_s is not None else "",
+                "p95": span(of.p95_s) if of and of.p95_s is not None else "",
                 "last": words.instant(s.last_refresh_at, now),
                 "runs": _strip(s, runs[s.pk]),
                 "runs_said": _said_of(runs[s.pk]),
@@ -404,15 +407,14 @@ def _said_of(states: Sequence[RunState]) -> str:
 
 
 def _failing(share: float | None) -> str:
-    return (
-        ""
-        if share is None
-        else f"{words.share(share, 1)} failed or missed in {words.duration(FAILURES_OVER.total_seconds())}"
-    )
+    return "" if share is None else f"{words.share(share, 1)} failed or missed in {span(FAILURES_OVER.total_seconds())}"
+
+
+_KINDS_OF_SOURCES = {"sql": "a SQL query", "file": "files", "http": "an address", "prometheus": "a Prometheus"}
 
 
 def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
-    """What a dry run found: the counts a run would report, and the first rows as the query yields them."""
+    """What a dry run found: the counts a run would report, and the first rows as they are understood."""
     told = seen.stored
     heads = list(dict.fromkeys(name for row in seen.rows for name in row))
     counts = [
@@ -426,7 +428,9 @@ def tried(source: Source, seen: Preview, *, now: datetime) -> dict[str, Any]:
         "key": source.key,
         "said": f"Rows since {words.instant(seen.since, now)}: "
         + ", ".join(f"{n:,} {kind}" for kind, n in counts)
-        + (", in the first part alone." if seen.more else "."),
+        + (", in the first part alone." if seen.more else ".")
+        + "".join(f" {of.metric}: n {_cell(of.n)}, mean {of.mean:.6g}, newest {words.instant(of.newest, now)}." for of in seen.summaries)
+        + (f" Left out: {', '.join(seen.ignored_columns)}." if seen.ignored_columns else ""),
         "problems": [*seen.warnings, *told.problems[:5]],
         "heads": heads,
         "rows": [[_cell(row.get(name)) if not isinstance(row.get(name), datetime) else row[name].isoformat() for name in heads]

@@ -16,6 +16,7 @@ from decisioning.board.presenters.gates import svg
 from decisioning.slo import figures as slo
 from decisioning.slo.queries import WINDOW
 from experiments.models import Experiment
+from gates.engine.figures import span
 from gates.models import Decision
 
 _KEPT_FOR_S = 60.0
@@ -75,17 +76,17 @@ def levels(f: slo.Figures) -> list[_Level]:
             lambda share: words.share(share, 3), f"at least {words.share(a.target, 1)}",
             [("Counted", f"{words.plural(a.whole, 'read')} of the whole portal in {_DAYS}, {a.whole - a.part:,} failed"),
              ("Of them", f"{f.stale:,} from a copy while the database was away"),
-             ("Burn", "; ".join(f"{burn.rate:.1f} over {words.duration(burn.over.total_seconds())}" for burn in f.burns if burn.rate is not None) or "none")],
+             ("Burn", "; ".join(f"{burn.rate:.1f} over {span(burn.over.total_seconds())}" for burn in f.burns if burn.rate is not None) or "none")],
         ),
         _Level(
             "Telemetry latency, p95", "Telemetry p95", t.p95_s, t.target_s, t.target_s * 1.2, t.holds, t.budget_left,
-            words.duration, f"at most {words.duration(t.target_s)}",
+            span, f"at most {span(t.target_s)}",
             [("Counted", f"{words.plural(t.counted, 'bucket')} of the last 24 h, arrived or missing, and those missing longest"),
              ("Over the target", f"{t.late:,}"), ("Excluded", "history from before the experiment was created; what is paused")],
         ),
         _Level(
             "Decision latency, p95", "Decision p95", d.p95_s, d.target_s, d.target_s * 1.2, d.holds, d.budget_left,
-            words.duration, f"at most {words.duration(d.target_s)}",
+            span, f"at most {span(d.target_s)}",
             [("Counted", f"{words.plural(d.counted - f.not_judged, 'proposal')} of {_DAYS}, from when the stable read could be known"),
              *([("Not judged yet", f"{words.plural(f.not_judged, 'experiment')} more, each counted as late as its next slot is")] if f.not_judged else []),
              ("Over the target", f"{d.late:,}"), ("From the first read", _days(f.days))],
@@ -243,5 +244,5 @@ def _people(f: slo.Figures, now: datetime) -> list[dict[str, str]]:
         ("Overridden", f"{kinds['override']}, each with a reason"),
     ]
     if a.p95_s is not None:
-        facts.insert(1, ("p95 to an answer", f"{words.duration(a.p95_s)} after the proposal"))
+        facts.insert(1, ("p95 to an answer", f"{span(a.p95_s)} after the proposal"))
     return [{"label": label, "text": text} for label, text in facts]

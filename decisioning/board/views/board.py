@@ -13,6 +13,7 @@ from decisioning.board.presenters import (
 from decisioning.board.presenters.board import page as board_page
 from decisioning.board.presenters.board.filters import csv_rows
 from decisioning.board.views.base import page, person, polled, who
+from decisioning.literals import whole_number
 
 
 @require_GET
@@ -33,8 +34,8 @@ def board_csv(request: HttpRequest) -> HttpResponse:
 @polled
 def news(request: HttpRequest) -> HttpResponse:
     """What came since the board was opened; the list itself never moves under a reader."""
-    since = request.GET.get("since", "")
-    number = board_page.newer_than(int(since)) if since.isdecimal() and len(since) < 19 else 0
+    since = whole_number(request.GET.get("since", ""))
+    number = 0 if since is None else board_page.newer_than(since)
     return render(request, "board/_news.html", {"number": number})
 
 

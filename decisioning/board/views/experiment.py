@@ -91,7 +91,7 @@ def decide(request: HttpRequest, ref: str) -> HttpResponse:
 
 def _told(refusal: DecisionRefused, sent: Mapping[str, str]) -> dict[str, Any]:
     """Where in the form a refusal is shown; what an override lacks is said all at once."""
-    if refusal.code == "missing_field":
+    if any(fault.code == "missing_field" for fault in refusal.errors):
         return {
             "to_error": "" if sent["override_to"] else "Choose what is done instead.",
             "reason_error": "" if sent["reason"].strip() else "Say why you decide otherwise; one sentence is enough.",

@@ -18,6 +18,7 @@ from decisioning.board.presenters import (
     records,
 )
 from decisioning.board.views.base import page, person, require_scope, who
+from decisioning.refusals import Fault, Refused
 from telemetry import events
 from telemetry.models import QuarantinedEvent, Source
 from telemetry.sources import runs
@@ -62,8 +63,8 @@ def quarantine_replay(request: HttpRequest, pk: int) -> HttpResponse:
     require_scope(request, Scope.TELEMETRY, held.team_id)
 
     def create(_data: Mapping[str, Any]) -> None:
-        fault = ("/type", "not_here", f"It creates an experiment: replay it with POST /api/quarantine/{pk}/replay.")
-        raise events.DataRefused("not_here", 422, [fault])
+        detail = f"It creates an experiment: replay it with POST /api/quarantine/{pk}/replay."
+        raise Refused.of(Fault("/type", "not_here", detail), code="not_here")
 
     try:
         taken = events.replay(held, create=create, now=timezone.now())

@@ -20,6 +20,7 @@ from decisioning.board.presenters import (
 from decisioning.board.views.base import MADE_ALREADY, page, person, require_scope, who
 from decisioning.ledger import channels
 from decisioning.ledger.models import Channel, Delivery
+from decisioning.literals import MOST
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -43,7 +44,7 @@ def webhooks_page(request: HttpRequest) -> HttpResponse:
             try:
                 channel, secret = channels.open_channel(**form.cleaned_data, by=principal.owner, now=now)
             except channels.ChannelRefused as refusal:
-                form.add_error(refusal.pointer.removeprefix("/") or None, str(refusal))
+                form.add_error(refusal.errors[0].pointer.removeprefix("/") if refusal.errors else None, refusal.message)
             else:
                 once.take(request)
                 status, made = 201, {"secret": secret, "url": reverse("webhook", args=[channel.pk])}
@@ -54,7 +55,7 @@ def webhooks_page(request: HttpRequest) -> HttpResponse:
 
 
 def _channel(request: HttpRequest, pk: int) -> Channel:
-    channel = Channel.objects.select_related("team").filter(pk=pk).first() if pk < 2**63 else None
+    channel = Channel.objects.select_related("team").filter(pk=pk).first() if pk <= MOST else None
     if channel is None:
         raise Http404(str(pk))
     require_scope(request, Scope.KEYS, channel.team_id)
@@ -88,7 +89,7 @@ def webhook_test(request: HttpRequest, pk: int) -> HttpResponse:
 @person
 def webhook_again(request: HttpRequest, pk: int, delivery: int) -> HttpResponse:
     found = Delivery.objects.select_related("message", "channel").filter(channel=_channel(request, pk))
-    wanted = found.filter(pk=delivery).first() if delivery < 2**63 else None
+    wanted = found.filter(pk=delivery).first() if delivery <= MOST else None
     if wanted is None:
         raise Http404(str(delivery))
     try:

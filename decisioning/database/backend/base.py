@@ -3,10 +3,12 @@
 from typing import Any
 
 import psycopg
+from django.conf import settings
 from django.db.backends.postgresql import base
 from psycopg import IsolationLevel
 
 from decisioning.database.liveness import PRIMARY, REPLICA, GuardedConnection, ServerSilent
+from decisioning.database.schema import REFUSAL, NewerDatabase
 
 _CLASSES = {server: GuardedConnection.of(server) for server in (PRIMARY, REPLICA)}
 
@@ -24,12 +26,34 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self.server.parameters = {name: conn_params[name] for name in conn_params if name not in _NOT_FOR_PROBES}
         try:
             self.server.check()
-            return _CLASSES[self.server].connect(**conn_params)
+            made = _CLASSES[self.server].connect(**conn_params)
+            REFUSAL.check(made)
         except ServerSilent:
             raise psycopg.OperationalError("the server does not answer") from None
-        except psycopg.OperationalError:
+        except NewerDatabase:
+            raise
+        except psycopg.OperationalError as problem:
+            if "unsupported startup parameter" in str(problem):
+                said = "Here is a pooler. Set DECISIONING_POOL_MODE=transaction (docs/operations.md)."
+                raise psycopg.OperationalError(said) from problem
             self.server.ask()
             raise
+        return made
+
+    def init_connection_state(self) -> None:
+        """Raises OperationalError where a pooler's role has not the settings that a session of its own would be given."""
+        super().init_connection_state()
+        if settings.POOLED:
+            with self.cursor() as cursor:
+                cursor.execute(
+                    "SELECT current_user, current_setting('search_path'), current_setting('statement_timeout')"
+                )
+                role, path, limit = cursor.fetchone()
+            if "metadata" not in path or limit == "0":
+                raise psycopg.OperationalError(
+                    f"Through a pooler the settings of {role} hold, and it has none. Run docker/roles.sh, or "
+                    "decisioning/roles.sql as a superuser, and connect anew."
+                )
 
 
 _NOT_FOR_PROBES = frozenset({"context", "cursor_factory", "prepare_threshold", "autocommit"})

@@ -12,10 +12,10 @@ from psycopg import sql
 
 from decisioning.access.principal import bind_job
 from experiments.models import Experiment
+from gates.consistency import Change, change, differences, to_be_mended
 from gates.engine.compiled import REVISION
 from gates.management.commands._progress import shown
 from gates.suspension import cause_of
-from gates.tick import Change, change, differences, to_be_mended
 
 
 class Command(BaseCommand):

@@ -6,6 +6,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from decisioning.access.principal import bind_job
+from decisioning.literals import whole_number
 from gates.engine import evidence
 from gates.management.commands._progress import shown
 from gates.models import Cursor, Evidence, Recommendation
@@ -73,6 +74,6 @@ def _unjudgeable(evidence_ids: list[int]) -> list[str]:
 
 
 def _digest(asked: str) -> str:
-    if asked.isdigit():
-        return Recommendation.objects.filter(pk=int(asked)).values_list("evidence_digest", flat=True).first() or ""
+    if (number := whole_number(asked)) is not None:
+        return Recommendation.objects.filter(pk=number).values_list("evidence_digest", flat=True).first() or ""
     return asked

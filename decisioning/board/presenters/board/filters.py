@@ -15,6 +15,7 @@ from decisioning.board.downloads import MOST
 from decisioning.board.presenters import freshness
 from decisioning.board.presenters.frame import options, query
 from decisioning.board.presenters.page_data import CLOSED, PROPOSALS, open_proposals
+from decisioning.literals import whole_number
 from experiments.models import Experiment
 from gates import wording
 from gates.engine.narration import in_words
@@ -43,8 +44,8 @@ def matching(params: QueryDict, *, now: datetime) -> QuerySet[Experiment]:
         found = found.filter(Q(waiting) | Q(cursor__shown__recommendation__action=action))
     if (state := params.get("freshness")) in freshness.STATES:
         found = found.filter(pk__in=freshness.in_state(state, now=now))
-    if (hours := params.get("due", "").removesuffix("h")).isdecimal() and len(hours) < 5:
-        limit = now + timedelta(hours=int(hours))
+    if (hours := whole_number(params.get("due", "").removesuffix("h"), most=9_999)) is not None:
+        limit = now + timedelta(hours=hours)
         due = open_proposals().filter(experiment=OuterRef("pk"))
         due = due.annotate(
             due_at=ExpressionWrapper(
@@ -100,8 +101,7 @@ def shown_note(shown: int, hidden: int) -> str:
 
 
 def page_number(params: QueryDict, name: str) -> int:
-    text = params.get(name, "")
-    return max(int(text) - 1, 0) if text.isdecimal() and len(text) < 6 else 0
+    return max((whole_number(params.get(name, ""), most=99_999) or 1) - 1, 0)
 
 
 def pager(params: QueryDict, lane: str, at: int, found: Sequence[int]) -> dict[str, Any] | None:

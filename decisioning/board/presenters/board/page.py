@@ -27,6 +27,7 @@ from decisioning.board.presenters.frame import query
 from decisioning.board.presenters.page_data import CLOSED, OPEN, load, open_proposals
 from decisioning.board.presenters.records import NO_TEAM
 from experiments.models import Experiment
+from gates.engine.figures import span
 
 RECENTLY = timedelta(days=7)
 
@@ -144,8 +145,8 @@ def _lead(
     left = (soonest - now).total_seconds()
     when = words.instant(soonest, now)
     if left <= 0:
-        return {"title": title, "text": f"The oldest promise ran out at {when}, {words.duration(-left)} ago."}
-    return {"title": title, "text": f"The next promise runs out at {when}, in {words.duration(left)}."}
+        return {"title": title, "text": f"The oldest promise ran out at {when}, {span(-left)} ago."}
+    return {"title": title, "text": f"The next promise runs out at {when}, in {span(left)}."}
 
 
 def _lane(

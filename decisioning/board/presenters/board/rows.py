@@ -22,6 +22,7 @@ from decisioning.board.presenters.page_data import (
     trend,
 )
 from experiments.models import Experiment
+from gates.engine.figures import span
 from gates.engine.narration import rationale
 from gates.engine.plan import Kpi
 from gates.models import PolicyVersion, Recommendation
@@ -103,11 +104,7 @@ def case(pk: int, data: PageData, *, first: bool) -> dict[str, Any]:
         "spark": _spark(data, pk, variant, uid=f"s{pk}"),
         "age": freshness.text(age, now=data.now) if age else None,
         "late": left < 6 * 3600,
-        "left": "Act now"
-        if safety
-        else f"{words.duration(left)} left"
-        if left > 0
-        else f"{words.duration(-left)} overdue",
+        "left": "Act now" if safety else f"{span(left)} left" if left > 0 else f"{span(-left)} overdue",
         "clock": clock(data.now - r.proposed_at, timedelta(hours=e.team.answer_within_h), uid=f"c{pk}"),
         "since": f"of {e.team.answer_within_h} h since the proposal, {words.instant(r.proposed_at, data.now)}",
     }
@@ -248,4 +245,4 @@ def _ended(e: Experiment, data: PageData) -> tuple[str, str]:
     if d is None or e.ended_at is None:
         return words.instant(e.ended_at, data.now), ""
     took = (d.at - d.recommendation.proposed_at).total_seconds()
-    return words.instant(e.ended_at, data.now), f"{words.duration(took)} after the proposal"
+    return words.instant(e.ended_at, data.now), f"{span(took)} after the proposal"

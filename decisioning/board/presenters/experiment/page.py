@@ -19,6 +19,7 @@ from decisioning.board.presenters.frame import LATE_AFTER_S
 from decisioning.board.presenters.records import present_runs
 from experiments.lifecycle import BY_HAND, next_statuses
 from experiments.models import Experiment
+from gates.engine.figures import span
 from gates.models import Decision
 from telemetry.refresh import runs_feeding
 
@@ -117,9 +118,7 @@ def _notes(d: ExperimentContext) -> list[dict[str, str]]:
         notes.append({"tone": "late", "icon": "stale", "title": f"Suspended {since}.", "text": text})
     judged = d.cursor.judged_to if d.cursor else None
     if d.e.status == "running" and judged and (behind := (d.now - judged).total_seconds()) > LATE_AFTER_S:
-        text = (
-            f"Newest slot {words.instant(judged, d.now)}, {words.duration(behind)} ago. Verdicts below are as of then."
-        )
+        text = f"Newest slot {words.instant(judged, d.now)}, {span(behind)} ago. Verdicts below are as of then."
         notes.append({"tone": "late", "icon": "stale", "title": "Evaluation is late.", "text": text})
     return [*notes, *_revised(d)]
 

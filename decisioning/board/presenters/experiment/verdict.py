@@ -9,6 +9,7 @@ from decisioning.board import words
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters import page_data
 from decisioning.board.presenters.experiment.context import ExperimentContext, as_of, slot_of
+from gates.engine.figures import span
 from gates.engine.narration import rationale, sentence
 from gates.engine.reasons import blocking, each_once, told
 from gates.models import Decision, Recommendation
@@ -84,7 +85,7 @@ def _proposal(d: ExperimentContext, r: Recommendation, *, answer: Mapping[str, A
     left = (r.proposed_at + within - d.now).total_seconds()
     uid = "decide" if i == 0 else f"decide-{r.pk}"
     stable = (
-        f", {words.duration((r.proposed_at - r.knowable_at).total_seconds())} after the first stable read could be known"
+        f", {span((r.proposed_at - r.knowable_at).total_seconds())} after the first stable read could be known"
         if r.knowable_at
         else ""
     )
@@ -102,7 +103,7 @@ def _proposal(d: ExperimentContext, r: Recommendation, *, answer: Mapping[str, A
         "because": _because(d, each_once([*r.told, *blocking(suspended["reasons"] if suspended else [])]), r.action),
         **_digest(d, r.evidence_digest, r.slot),
         "late": left < 6 * 3600,
-        "left": f"{words.duration(left)} left" if left > 0 else f"{words.duration(-left)} overdue",
+        "left": f"{span(left)} left" if left > 0 else f"{span(-left)} overdue",
         "clock": page_data.clock(d.now - r.proposed_at, within, uid=f"k{r.pk}", width=300),
         "stable": f"Proposed {words.instant(r.proposed_at, d.now)}",
         "promised": f"Promised by {words.instant(r.proposed_at + within, d.now)}",
@@ -188,7 +189,7 @@ def _decided(d: ExperimentContext, answer: Decision) -> dict[str, Any]:
     r = answer.recommendation
     verb = {"scaled": "scale", "deleted": "delete"}.get(d.e.status, "hold")
     how = "accepted" if answer.action == "accept" else "overridden"
-    took = words.duration((answer.at - r.proposed_at).total_seconds())
+    took = span((answer.at - r.proposed_at).total_seconds())
     lines = [{"icon": "pass", "tone": "", "text": f"Answered {took} after it was proposed, by {answer.by}."}]
     if answer.reason:
         lines.append({"icon": "user", "tone": "", "text": f"“{answer.reason}”"})

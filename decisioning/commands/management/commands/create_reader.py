@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
+from psycopg.conninfo import make_conninfo
 
 from decisioning.access.models import Team
 from decisioning.access.readers import create_reader, drop_reader
@@ -47,7 +48,7 @@ class Command(BaseCommand):
     def _superuser(self) -> str:
         host, port, name = self._server()
         if url := os.environ.get("DATABASE_SUPERUSER_URL"):
-            return f"{url.rpartition('/')[0]}/{name}"
+            return make_conninfo(url, dbname=name)
         if password := Home().read("superuser.secret"):
             return f"postgresql://postgres:{password}@{host}:{port}/{name}"
         raise CommandError("Set DATABASE_SUPERUSER_URL to a login that may make roles.")

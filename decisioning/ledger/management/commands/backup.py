@@ -39,7 +39,7 @@ class Command(BaseCommand):
             self.stdout.write("not backed up: set DATABASE_BACKUP_URL to the login decisioning_backup.")
             sys.exit(1)
         try:
-            made = archive.back_up(url, folder, heads=seals.head_file(), binaries=binaries, say=self.stdout.write)
+            made = archive.back_up(url, folder, heads=seals.anchor_file(), binaries=binaries, say=self.stdout.write)
         except (archive.NotProved, psycopg.Error, OSError) as problem:
             self.stdout.write(f"not backed up: {problem}")
             sys.exit(1)
