@@ -241,7 +241,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ("access", "0007_invitations"),
         ("experiments", "0003_schedules"),
-        ("telemetry", "0015_source_options"),
+        ("telemetry", "0016_source_kinds"),
     ]
 
     operations = [
