@@ -102,7 +102,7 @@ def _dues(schedules: Sequence[MetricSchedule], now: dt.datetime) -> list[dt.date
     """Of calendars, each within the time in which it holds: as far back as rows are kept, and one at least beyond what lies ahead."""
     parts = parts_of(schedules, around=now)
     found: list[dt.datetime] = []
-    for kept, part, until in zip(schedules, parts, [*(p.since for p in parts[1:]), None], strict=True):
+    for kept, part, until in zip(schedules, parts, [*(p.since for p in parts), None][1:], strict=True):
         if kept.every_s is not None:
             continue
         behind = dt.timedelta(seconds=MOST_BEHIND * words.nominal_s(kept.expected))

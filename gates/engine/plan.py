@@ -250,8 +250,8 @@ class Dues:
 
         >>> from experiments.schedule import Grid
         >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=()))
-        >>> [Dues(Grid(10), clock, [(25, 39)]).wait(ts) for ts in (None, 21, 40)]
-        [10, 20, 10]
+        >>> [Dues(Grid(10), clock, [(25, 39)]).wait(ts) for ts in (None, 21, 29, 40)]
+        [10, 19, 11, 10]
         """
         every = self.schedule.every
         if every and not self.outages:
@@ -259,9 +259,10 @@ class Dues:
         since = self.clock.started_at if ts is None else ts
         answered = self.schedule.answered(since)
         due = self._after(answered)
+        is_next = due == self.schedule.after(answered)
         if every:
-            return due - answered
-        return due - since + (0 if ts is None else self.behind(ts))
+            return every if is_next and not self._is_out(answered) else max(every, due - since)
+        return due - since + (self.behind(ts) if ts is not None and is_next else 0)
 
     def since(self, upto: int, age: int) -> int:
         """How many are due by the instant `age` of running time before another one: those a window of that width leaves behind."""
@@ -275,6 +276,9 @@ class Dues:
             if begin < due and end is not None and due <= end:
                 due = self.schedule.after(end)
         return due
+
+    def _is_out(self, due: int) -> bool:
+        return any(begin < due and end is not None and due <= end for begin, end in self.outages)
 
 
 def _joined(stretches: Sequence[tuple[int, int | None]]) -> tuple[tuple[int, int | None], ...]:

@@ -106,8 +106,9 @@ $$;
 FRESHNESS = """
 -- Age is the time the experiment has run since the watermark (without one, or with one from before its start: since its start), as of
 -- `at`: pauses do not count, nor does the time before its start and after its end. A row is awaited until the next due instant that is
--- expected: on a grid for every_s after the watermark, wherever on the grid that lies; of a calendar as much longer as the newest row is
--- stamped after the instant it answers, at most until the next but one.
+-- expected: on a grid for every_s after the watermark, wherever on the grid that lies, at least until one that an outage puts off; of a
+-- calendar as much longer as the newest row is stamped after the instant it answers, unless an outage lies between, and at most until the
+-- next but one. So a newer watermark is never awaited for less.
 -- With that wait w and target_s = freshness_target_s it is `fresh` (age <= w), `due` (<= w + target_s / 2), `late` (<= w + target_s),
 -- `stale` (beyond), `unknown` without a watermark. overdue: beyond, with a watermark or without. due_at, stale_at: the last instants of
 -- `fresh` and `late`, null where the experiment is paused before. age_s and due_at are null without a watermark.
@@ -117,7 +118,7 @@ CREATE FUNCTION metrics.freshness(of_experiment bigint, of_metric text, watermar
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
   began timestamptz; present timestamptz; team bigint; metric bigint; on_grid boolean; in_outage boolean;
-  reached timestamptz; answered timestamptz; further timestamptz; has_row boolean; wait interval; age interval; pause record;
+  reached timestamptz; answered timestamptz; further timestamptz; has_row boolean; is_next boolean; wait interval; age interval; pause record;
   target interval := make_interval(secs => target_s);
 BEGIN
   SELECT coalesce(e.started_at, e.created_at), e.ended_at, e.team_id, m.id,
@@ -133,9 +134,12 @@ BEGIN
   ELSE
     answered := metrics.due_nearest(metric, every_s, reached);
     due_at := metrics.expected_after(team, metric, of_metric, every_s, answered);
-    IF on_grid THEN
-      due_at := due_at + (reached - answered);
-    ELSIF has_row THEN
+    is_next := due_at = metrics.due_after(metric, every_s, answered);
+    IF on_grid AND is_next AND metrics.outage_until(team, of_metric, answered) IS NULL THEN
+      due_at := reached + make_interval(secs => every_s);
+    ELSIF on_grid THEN
+      due_at := greatest(reached + make_interval(secs => every_s), due_at);
+    ELSIF has_row AND is_next THEN
       further := metrics.expected_after(team, metric, of_metric, every_s, due_at);
       due_at := least(due_at + greatest(reached - answered, interval '0'), further);
     END IF;
