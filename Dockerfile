@@ -12,6 +12,4 @@ RUN $SYNC && install -d -o decisioning /data /anchor
 ENV DECISIONING_HOME=/data
 USER decisioning
 EXPOSE 8000
-# The stack of each of the server's threads, as `manage.py up` has it.
-ENV RUST_MIN_STACK=16777216
-CMD ["granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "1", "--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536", "--workers-kill-timeout", "10", "--blocking-threads", "32", "--backpressure", "64", "--no-ws", "decisioning.wsgi:application"]
+CMD ["granian", "--interface", "asginl", "--host", "0.0.0.0", "--port", "8000", "--workers", "1", "--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536", "--workers-kill-timeout", "10", "--backpressure", "4096", "--backlog", "2048", "--no-ws", "decisioning.asgi:application"]

@@ -62,6 +62,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "decisioning.access.middleware.BoundTransaction",
     "decisioning.access.limits.RateLimited",
+    "decisioning.access.limits.BoundedSearch",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -185,6 +186,11 @@ CACHES = {
 
 # Fixed windows, as docs/api.md says: per key or person, and per address for requests with neither.
 KEY_RATE = os.environ.get("DECISIONING_KEY_RATE", "600/m")
+# Whose CloudEvents a subscription may send here, such as eventgrid.azure.net; asked by OPTIONS before the first one.
+EVENT_ORIGINS = {
+    name.strip().lower() for name in os.environ.get("DECISIONING_EVENT_ORIGINS", "").split(",") if name.strip()
+}
+LINEAGE_RATE = os.environ.get("DECISIONING_LINEAGE_RATE", "6000/m")  # of a key without a rate of its own
 ADDRESS_RATE = os.environ.get("DECISIONING_ADDRESS_RATE", "600/m")
 METRICS_TOKEN = os.environ.get("DECISIONING_METRICS_TOKEN", "")  # who sends it may read /metrics from anywhere
 TRUSTED_PROXIES = [name for name in os.environ.get("DECISIONING_TRUSTED_PROXIES", "").split(",") if name]

@@ -4,6 +4,7 @@ import argparse
 import http.client
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -32,8 +33,8 @@ DATABASE_URLS = {"web": "DATABASE_URL", "owner": "DATABASE_OWNER_URL", "worker":
 MOST_PROCESSES = 32
 WEB_THREADS = 32
 """Of each web process. Each keeps a connection to PostgreSQL once it has had one."""
-THREAD_STACK = 16 * 1024 * 1024
-"""Bytes for each of them. With the 2 MiB they get otherwise, what nests thousands deep ends the process before Python can raise RecursionError."""
+WEB_CONNECTIONS = 4096
+"""That each takes at a time: who says nothing keeps a connection, and no thread."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         say("Stop it there with Ctrl-C, or start another with --home.")
         return 1
     home.sweep()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * WEB_CONNECTIONS  # files, sockets among them, of each process we start
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
     supervisor = Supervisor(home)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
@@ -175,24 +179,17 @@ class Installation:
 
     def _keep_web(self) -> None:
         (self.home.path / "static").mkdir(exist_ok=True)  # WhiteNoise looks there, too
-        options = ["--interface", "wsgi", "--host", self.host, "--port", str(self.port)]
+        options = ["--interface", "asginl", "--host", self.host, "--port", str(self.port)]
         options += ["--workers", str(self.web)]
         environment = self._env("web")
         if self.web > 1:  # one alone is started again by the supervisor; of several the others go on answering
             options += ["--respawn-failed-workers", "--respawn-interval", "0.5"]
             environment["PROMETHEUS_MULTIPROC_DIR"] = self._counts()
-        environment["RUST_MIN_STACK"] = str(THREAD_STACK)
-        # Slow or endless headers are cut off by the server, slow bodies by availability.middleware; a stop waits for what is being answered.
+        environment["DECISIONING_WEB_THREADS"] = str(WEB_THREADS)
+        # Slow or endless headers are cut off by the server, slow bodies by availability.intake; a stop waits for what is being answered.
         options += ["--http", "1", "--http1-header-read-timeout", "5000", "--http1-buffer-size", "65536"]
-        options += ["--workers-kill-timeout", "10"]
-        options += [
-            "--blocking-threads",
-            str(WEB_THREADS),
-            "--backpressure",
-            "64",
-            "--no-ws",
-            "decisioning.wsgi:application",
-        ]
+        options += ["--workers-kill-timeout", "10", "--backpressure", str(WEB_CONNECTIONS), "--backlog", "2048"]
+        options += ["--no-ws", "decisioning.asgi:application"]
         command = [sys.executable, "-m", "granian", *options]
         self.supervisor.keep(Part("web", command, environment, answers=self._ready, grace_s=10))
 

@@ -1,4 +1,4 @@
-"""What the web server calls."""
+"""Django, loaded, as a WSGI application; `decisioning.asgi` hands it requests."""
 
 import os
 

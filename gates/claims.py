@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import Value
+from django.db.models.functions import Least
 
 from experiments.models import Experiment
 from gates.loading import JudgingInput, load
 from gates.models import Cursor
+from telemetry import wake
 
 
 class Claim(NamedTuple):
@@ -23,6 +26,15 @@ class Claim(NamedTuple):
     version: str
     judged_to: dt.datetime | None
     asked_slot: dt.datetime | None
+
+
+def ask(experiment: Experiment, slot: dt.datetime, *, now: dt.datetime) -> None:
+    """Have the slot judged by the next tick, whatever has changed, and wake it when the caller's transaction commits.
+
+    Never later than it was due: asking does not make a slot that is late a punctual one.
+    """
+    Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=Least("due_at", Value(now)))
+    transaction.on_commit(wake.tick)
 
 
 def claim(ids: Sequence[int], now: dt.datetime) -> dict[int, Claim]:

@@ -14,8 +14,8 @@ def reader(found: Iterable[Mapping[str, Any]], now: datetime | None) -> Reader:
     metrics = {reason.get("metric") for told in found for reason in reasons_in(told)} - {None}
     if not metrics:
         return Reader(now)
-    called = Metric.objects.filter(key__in=metrics).values_list("key", "name", "unit")
-    return Reader(now, {key: Called(name, unit) for key, name, unit in called})
+    called = Metric.objects.filter(key__in=metrics).values_list("key", "name", "unit", "direction")
+    return Reader(now, {key: Called(name, unit, way == "decrease") for key, name, unit, way in called})
 
 
 def sentences(told: Mapping[str, Any], now: datetime | None) -> tuple[list[str], list[str]]:

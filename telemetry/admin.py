@@ -11,6 +11,7 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 
 from decisioning.access.admin import Dated, ReadOnly
+from decisioning.access.middleware import has_room
 from telemetry.admin_import import import_rows
 from telemetry.models import QuarantinedEvent, RefreshRun, Source, SourcePlace
 from telemetry.refresh import failure_shares
@@ -94,7 +95,7 @@ class SourceAdmin(Dated):
     actions = ("try_out",)
 
     def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(lambda request: import_rows(request, self.admin_site))
+        view = has_room("files")(self.admin_site.admin_view(lambda request: import_rows(request, self.admin_site)))
         return [path("import/", view, name="telemetry_import"), *super().get_urls()]
 
     def save_model(self, request: HttpRequest, obj: Source, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature

@@ -16,7 +16,8 @@ from django.utils import timezone
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
-from telemetry.csv_import import COLUMNS, NEEDED, FileRefused, Outcome, load, refused_file
+from telemetry.columns import COLUMNS, NEEDED
+from telemetry.csv_import import FileRefused, Outcome, load, refused_file
 
 MOST_BYTES = 4 * 1024 * 1024
 _SALT = "telemetry.admin_import"

@@ -14,15 +14,11 @@ from decisioning.access.models import Team
 from decisioning.literals import number_or_key
 from decisioning.refusals import Refused
 from telemetry import ingest
+from telemetry.columns import COLUMNS, NEEDED, number_in, row_of
 from telemetry.ingest import MAX_ROWS, Row
 
-NEEDED = ("experiment", "metric", "ts", "value")
-COLUMNS = (
-    *NEEDED, "variant", "n", "variance", "revision", "window_s", "denominator_value", "denominator_variance", "covariance",
-)  # fmt: skip
 FACTS = ("value", *(name for name in COLUMNS[4:] if name != "variant"))
 """What a row says of its key."""
-_MOMENTS = {"denominator_value": "value", "denominator_variance": "variance", "covariance": "covariance"}
 SHOWN = 50
 
 Key = tuple[str, str, dt.datetime]
@@ -122,7 +118,7 @@ def refused_file(outcome: Outcome) -> str:
 
 def _harmless(text: str) -> str:
     """A spreadsheet runs what begins like a formula; a number may keep its sign."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and _number(text) == text else text
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and number_in(text) == text else text
 
 
 def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
@@ -153,23 +149,10 @@ def _understood(raw: Mapping[str, str]) -> tuple[str | int, Row | None, str]:
     if not ref:
         return "", None, "experiment is missing."
     for name in set(said) - {"metric", "variant", "ts"}:
-        said[name] = _number(said[name])
-    moments = {inner: said.pop(name) for name, inner in _MOMENTS.items() if name in said}
-    if moments:
-        said["denominator"] = moments
-    faults = list(ingest.row_faults(said))
+        said[name] = number_in(said[name])
+    row = row_of(said)
     ref = number_or_key(str(ref))
-    return (ref, None, " ".join(fault.detail for fault in faults)) if faults else (ref, ingest.row_of(said), "")
-
-
-def _number(text: str) -> object:
-    """The number that a text is, else the text, which is then told to be none; Python alone reads 1_000 as one."""
-    for kind in () if "_" in text else (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return (ref, None, " ".join(fault.detail for fault in row)) if isinstance(row, list) else (ref, row, "")
 
 
 _STORED = f"""

@@ -172,7 +172,7 @@ def _read(index: int, raw: object, *, place: str, attributes: str, at: str) -> E
     data = _payload(raw, attributes=attributes, at=at)
     if TYPES[event.type] is ExperimentCreated:
         if not isinstance(data, Mapping):
-            raise _Faulty([Fault(at, "invalid", "data must be an object.")])
+            raise _Faulty([Fault(at, "invalid", _no_object(data))])
         return replace(event, data=data)
     faults = list(_data_faults(TYPES[event.type], data, at))
     if faults:
@@ -217,7 +217,7 @@ def _payload(raw: Mapping[str, Any], *, attributes: str, at: str) -> object:
 
 def _data_faults(shape: type[msgspec.Struct], data: object, at: str) -> Iterator[Fault]:
     if not isinstance(data, Mapping):
-        yield Fault(at, "invalid", "data must be an object.")
+        yield Fault(at, "invalid", _no_object(data))
         return
     ref = data.get("experiment")
     if ref is None:
@@ -241,6 +241,14 @@ def _data_faults(shape: type[msgspec.Struct], data: object, at: str) -> Iterator
         yield from _under(at, ingest.row_faults({**data, "metric": EXPOSURES, "value": 0}))
     else:
         yield from _under(at, ingest.row_faults(data))
+
+
+def _no_object(data: object) -> str:
+    if isinstance(data, str):
+        return (
+            'data is a text. Send the JSON object itself: "data": {"experiment": ..., ...}, not a text that holds one.'
+        )
+    return "data must be an object."
 
 
 def _under(at: str, faults: Iterable[Fault]) -> Iterator[Fault]:

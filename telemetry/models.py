@@ -82,6 +82,9 @@ class RefreshRun(models.Model):
     finished_at = models.DateTimeField(null=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.RUNNING)
     rows = models.PositiveBigIntegerField(null=True, help_text="Rows written; null when the job did not say.")
+    outputs = models.PositiveSmallIntegerField(
+        null=True, help_text="Datasets that an OpenLineage run named as written."
+    )
     refused = models.PositiveBigIntegerField(null=True, help_text="Rows that were not taken; the error says why.")
     ignored = models.PositiveBigIntegerField(null=True, help_text="Rows of experiments that are not here.")
     error = models.TextField(null=True, blank=True)  # noqa: DJ001 - null: no error
@@ -227,7 +230,9 @@ class Source(models.Model):
     encoding = models.CharField(max_length=8, choices=Encoding, blank=True, db_default="", default="")
     metrics = ArrayField(models.CharField(max_length=63), help_text="Keys of the metrics it feeds.")
     lineage_job = models.CharField(
-        max_length=2000, blank=True, help_text="namespace/name of the OpenLineage job whose COMPLETE refreshes it."
+        max_length=2000,
+        blank=True,
+        help_text="namespace/name of the OpenLineage jobs whose COMPLETE refreshes it, with commas between them; * stands for anything.",
     )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField()

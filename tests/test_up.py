@@ -384,7 +384,7 @@ def test_a_command_in_a_second_terminal_joins_what_runs(installation: Installati
 @pytest.mark.faults
 def test_it_comes_back_after_each_of_its_processes_was_killed(installation: Installation) -> None:
     key, url = installation.credentials()["api_key"], installation.credentials()["url"]
-    for what in ("bin/postgres", "valkey-server", "granian wsgi", "celeryd: worker", "celeryd: courier", "run_celery"):
+    for what in ("bin/postgres", "valkey-server", "granian asgi", "celeryd: worker", "celeryd: courier", "run_celery"):
         os.kill(installation.find(what)[0], signal.SIGKILL)
 
     def works() -> bool:

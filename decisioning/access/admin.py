@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
 
+from decisioning.access.keys import revoke
 from decisioning.access.models import ApiKey, Membership, Team
 
 if TYPE_CHECKING:  # generic for the type checker alone
@@ -232,7 +233,7 @@ class ApiKeyAdmin(ReadOnly):
         lines = ["Programs that use them are refused from their next request on. This cannot be undone."]
         asked = confirmed(self, request, chosen, action="revoke", title="Revoke keys", lines=lines)
         if asked is None:
-            number = chosen.filter(revoked_at__isnull=True).update(revoked_at=timezone.now())
+            number = revoke(chosen, now=timezone.now())
             self.message_user(request, f"{number} keys revoked.", messages.SUCCESS)
         return asked
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import redis
 from django.conf import settings
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django_ratelimit.core import get_usage
 from rest_framework.exceptions import Throttled
@@ -21,9 +22,12 @@ from decisioning.access.keys import rate_of
 from decisioning.access.principal import ANONYMOUS, Principal
 from decisioning.access.proxies import origin
 
+MOST_WORDS, MOST_TEXT = 10, 200
+"""Of what is searched for: each word is looked for in every row."""
 _PAUSE_S = 5.0
 _ONE_TRIES_S = 0.5
 _GROUP = "api"
+_LINEAGE = ("/api/lineage", "/api/v1/lineage")
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,12 @@ def _of_key(request: HttpRequest, principal: Principal) -> Usage:
     """A key's request counts for the keys it comes from as well, so that many made by one are no faster than that one."""
     usages = []
     for name, rate in ((principal.name, principal.rate), *principal.makers):
-        usages.append(_usage(request, "key", f"key:{name}", rate or settings.KEY_RATE))
+        if not rate and request.path_info.startswith(
+            _LINEAGE
+        ):  # pipelines tell every step of every job, and are not asked again
+            usages.append(_usage(request, "lineage", f"lineage:{name}", settings.LINEAGE_RATE))
+        else:
+            usages.append(_usage(request, "key", f"key:{name}", rate or settings.KEY_RATE))
         if usages[-1].refused:  # it does not go through, so it uses up nothing of the others
             break
     return min(usages, key=lambda usage: usage.limit - usage.count)
@@ -107,18 +116,40 @@ def _usage(request: HttpRequest, policy: str, who: str, rate: str) -> Usage:
     return Usage(policy, limit, window_s, count, min(max(resets_s, 0), window_s))
 
 
-def _counted(request: HttpRequest, who: str, rate: str) -> tuple[int, int]:
+class BoundedSearch:
+    """Middleware: what the admin's lists search for is bounded as everywhere; Django's own would look for 3,000 words."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path_info.startswith("/admin/"):
+            for name in ("q", "term"):
+                text = request.GET.get(name, "")
+                if len(text) > MOST_TEXT or len(text.split()) > MOST_WORDS:
+                    raise BadRequest(f"At most {MOST_WORDS} words and {MOST_TEXT} characters are looked for.")
+        return self.get_response(request)
+
+
+def failures(request: HttpRequest, who: str, rate: str, *, more: bool) -> int:
+    """Seconds until somebody who has failed too often may try again; 0 while it is not too often. more: this is one more failure."""
+    limit, window_s = rate_of(rate)
+    count, left_s = _counted(request, who, f"{limit}/{window_s}s", more=more)
+    return max(1, left_s) if count >= limit else 0
+
+
+def _counted(request: HttpRequest, who: str, rate: str, *, more: bool = True) -> tuple[int, int]:
     """Redis's count; this process's own while Redis does not answer. That one always goes along, so that it never begins at 0."""
-    here = _here.count(who, *rate_of(rate))
+    here = _here.count(who, *rate_of(rate), more=more)
     if _breaker.closed():
         try:
-            usage = get_usage(request, group=_GROUP, key=lambda _group, _request: who, rate=rate, increment=True)
+            usage = get_usage(request, group=_GROUP, key=lambda _group, _request: who, rate=rate, increment=more)
         except (redis.RedisError, OSError):
             _breaker.open()
         else:
             _breaker.answered()
             if usage and usage["time_left"] >= 0:
-                return usage["count"], usage["time_left"]
+                return usage["count"], usage["time_left"] + 1  # its windows end with a second, not before it
     return here
 
 
@@ -152,7 +183,7 @@ class _Here:
         self._lock = threading.Lock()
         self._windows: dict[tuple[str, int, int], list[float]] = {}  # [ends at, count]
 
-    def count(self, who: str, limit: int, window_s: int) -> tuple[int, int]:
+    def count(self, who: str, limit: int, window_s: int, *, more: bool = True) -> tuple[int, int]:
         now = time.time()
         with self._lock:
             window = self._windows.setdefault((who, limit, window_s), [0.0, 0])
@@ -161,7 +192,7 @@ class _Here:
                     self._windows = {key: kept for key, kept in self._windows.items() if kept[0] > now}
                 window[:] = [now - now % window_s + window_s, 0]
                 self._windows[(who, limit, window_s)] = window
-            window[1] += 1
+            window[1] += more
             return int(window[1]), math.ceil(window[0] - now)
 
 

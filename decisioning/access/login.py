@@ -1,9 +1,13 @@
 """Signing in: ten wrong passwords for a name from one address, and that pair has to wait. Counted in PostgreSQL.
 
+Who sprays names has to wait as well: thirty wrong ones from one address, or a hundred from its network, whatever names they were for.
+
 A session may end while a page is open. What was typed there is kept: the sign-in page carries it, signed, and hands it back.
 """
 
 import datetime as dt
+import ipaddress
+import math
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,11 +30,13 @@ from django.urls import resolve
 from django.utils import timezone
 from django.views import csrf
 
-from decisioning.access.middleware import READS
+from decisioning.access.limits import failures
+from decisioning.access.middleware import READS, has_room
 from decisioning.access.models import LoginAttempts
 from decisioning.access.proxies import origin
 
 FAILURES = 10
+OF_ADDRESS, OF_NETWORK = "30/15m", "100/15m"
 LOCK = dt.timedelta(minutes=15)
 
 # Counted before the password is looked at, so that attempts at the same moment are counted one by one. A locked pair's time does
@@ -53,14 +59,25 @@ class GuardedBackend(ModelBackend):
         if request is None or username is None or password is None:
             return super().authenticate(request, username=username, password=password, **kwargs)
         name, address = username.casefold()[:150], origin(request)
-        until = _reserve(name, address, now=timezone.now())  # noqa: TID251 - a door reads the clock
+        now = timezone.now()  # noqa: TID251 - a door reads the clock
+        sprayed_s = _sprayed(request, address, more=False)
+        until = now + dt.timedelta(seconds=sprayed_s) if sprayed_s else _reserve(name, address, now=now)
         if until is not None:
             request.locked_until = until  # type: ignore[attr-defined]
             raise PermissionDenied
         user = super().authenticate(request, username=username, password=password, **kwargs)
         if user is not None:
             LoginAttempts.objects.filter(username=name, address=address).delete()
+        else:
+            _sprayed(request, address, more=True)
         return user
+
+
+def _sprayed(request: HttpRequest, address: str, *, more: bool) -> int:
+    """Seconds until this address may try again, whatever the name. more: one more wrong password came from it."""
+    network = ipaddress.ip_network((address, 48 if ":" in address else 24), strict=False)
+    of_address = failures(request, f"sign-in address {address}", OF_ADDRESS, more=more)
+    return max(of_address, failures(request, f"sign-in network {network}", OF_NETWORK, more=more))
 
 
 def _reserve(username: str, address: str, *, now: dt.datetime) -> dt.datetime | None:
@@ -121,7 +138,7 @@ class SignInForm(AuthenticationForm):
         if until is None:
             return super().get_invalid_login_error()
         return ValidationError(
-            f"Too many wrong passwords for this name from your address. Try again after {until:%H:%M} UTC, "
+            f"Too many wrong passwords from your address. Try again after {until:%H:%M} UTC, "
             "or ask an admin to set a new password: that unlocks it at once.",
             code="locked",
         )
@@ -131,6 +148,7 @@ class AdminSignInForm(SignInForm, AdminAuthenticationForm):
     """For staff only."""
 
 
+@has_room("passwords")
 class SignIn(LoginView):
     """The board's door. Django rotates the session and refuses a foreign `next`."""
 
@@ -150,7 +168,7 @@ class SignIn(LoginView):
         if until is not None:
             response.status_code = 429
             left = until - timezone.now()  # noqa: TID251 - a door reads the clock
-            response["Retry-After"] = str(max(1, int(left.total_seconds())))
+            response["Retry-After"] = str(max(1, math.ceil(left.total_seconds())))
         return response
 
 

@@ -107,6 +107,11 @@ def remove(member: Membership, *, now: dt.datetime) -> int:
     return ended
 
 
+def withdraw(invitation: Invitation) -> None:
+    """Its link leads nowhere from now on."""
+    invitation.delete()
+
+
 def keys_of(member: Membership, *, now: dt.datetime) -> QuerySet[ApiKey]:
     """The keys of this person that work and end with the place in the team; an admin of the installation needs none."""
     working = Q(expires_at__isnull=True) | Q(expires_at__gt=now)

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
@@ -14,6 +15,8 @@ from decisioning.database.liveness import PRIMARY
 from decisioning.database.replica import REPLICA_STATUS, instead_of_primary
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+ROOMS = ("passwords", "files")
+"""What is slow or heavy by itself has places of its own: hashing a password; taking and trying out files and queries."""
 
 
 class BoundTransaction:
@@ -126,6 +129,16 @@ def own_transaction[View: Callable[..., HttpResponse]](view: View) -> View:
     """Mark a view that touches no team's data, or opens and binds its transactions itself."""
     view.own_transaction = True  # type: ignore[attr-defined]
     return view
+
+
+def has_room[View: Callable[..., Any] | type](room: str) -> Callable[[View], View]:
+    """Mark a view, or a class of views, whose writes have places of their own, one of ROOMS."""
+
+    def marked(view: View) -> View:
+        view.room = room  # type: ignore[union-attr]
+        return view
+
+    return marked
 
 
 def id_of(request: HttpRequest) -> str:

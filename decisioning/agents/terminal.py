@@ -160,7 +160,7 @@ def print_gates(found: list[Json]) -> None:
             if isinstance(reading.get("lower"), int | float) and isinstance(reading.get("upper"), int | float):
                 told += f" ({reading['lower']:+.4g} to {reading['upper']:+.4g})"
         rows.append((gate["gate"], gate["variant"], gate["verdict"], told, gate.get("reason", "")))
-    print_table(("gate", "variant", "verdict", "reading", "reason"), rows)
+    print_table(("gate", "variant", "verdict", "reading, up is good", "reason"), rows)
 
 
 def refused(refusal: PortalError, *, as_json: bool) -> NoReturn:

@@ -7,7 +7,7 @@ from django.http import Http404, HttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from decisioning.access.keys import create_key
+from decisioning.access.keys import create_key, revoke
 from decisioning.access.models import ApiKey
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
@@ -64,10 +64,7 @@ class OneKey(PortalView):
 
     def delete(self, request: Request, ref: str) -> HttpResponse:
         """Revoke it; it stays in the list."""
-        key = self._found(ref)
-        if key.revoked_at is None:
-            key.revoked_at = self.now
-            key.save(update_fields=["revoked_at"])
+        revoke(ApiKey.objects.filter(pk=self._found(ref).pk), now=self.now)
         return HttpResponse(status=204)
 
     def _found(self, ref: str) -> ApiKey:

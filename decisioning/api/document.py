@@ -65,7 +65,7 @@ def narrated(value: dict[str, Any], now: datetime) -> dict[str, Any]:
 def reader_of(value: Mapping[str, Any], now: datetime) -> Reader:
     """Who reads a document now, or read it at its end."""
     ended = value["ended_at"]
-    called = {kpi["metric"]: Called(kpi["name"], kpi["unit"]) for kpi in value["kpis"]}
+    called = {kpi["metric"]: Called(kpi["name"], kpi["unit"], kpi["direction"] == "decrease") for kpi in value["kpis"]}
     return Reader(min(now, datetime.fromisoformat(ended)) if ended else now, called)
 
 
@@ -117,7 +117,7 @@ _AGE = FRESHNESS_SQL.format(
 
 # The newest row of each series, then of each KPI its watermark: the least over the variants that still run.
 _KPIS = f"""
-  SELECT k.position, m.key AS metric, m.name, k.role, m.unit, v.*, age.state, age.due_at
+  SELECT k.position, m.key AS metric, m.name, m.direction, k.role, m.unit, v.*, age.state, age.due_at
   FROM metadata.target_kpis k
   JOIN metadata.metrics m ON m.id = k.metric_id
   CROSS JOIN LATERAL ({_READ_TO}) AS read_to
@@ -144,7 +144,7 @@ _FRESHNESS = f"""
          CASE WHEN bool_and(kpi.watermark IS NOT NULL) THEN min(kpi.watermark) END AS watermark,
          max(kpi.last_refresh_at) AS last_refresh_at,
          coalesce(json_agg(json_build_object(
-           'metric', kpi.metric, 'name', kpi.name, 'role', kpi.role, 'unit', kpi.unit,
+           'metric', kpi.metric, 'name', kpi.name, 'direction', kpi.direction, 'role', kpi.role, 'unit', kpi.unit,
            'freshness', json_build_object('state', kpi.state, 'data_watermark', {instant("kpi.watermark")},
                                           'due_at', {instant("kpi.due_at")},
                                           'last_refresh_at', {instant("kpi.last_refresh_at")}),

@@ -7,11 +7,13 @@ from urllib.parse import unquote
 
 import django_filters  # type: ignore[import-untyped]
 import msgspec
+from django.conf import settings
 from django.http import Http404, HttpResponse
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import MethodNotAllowed, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from decisioning.access.keys import rate_of
 from decisioning.access.models import Team
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
@@ -29,6 +31,8 @@ from telemetry.models import QuarantinedEvent
 
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 Read = tuple[list[events.Event], list[Fault]]
+_SUBSCRIPTION = frozenset({"code", "key", "sig", "subscription", "token"})
+"""Words that subscriptions put into the address they call. They are no key of the portal's and say nothing here."""
 
 
 class _TakesEvents(PortalView):
@@ -56,7 +60,36 @@ class TakesEvents(_TakesEvents):
     """POST /api/events: one event (structured or binary mode) or a batch of them."""
 
     scopes: ClassVar = {"POST": Scope.TELEMETRY}
-    parameters: ClassVar = {"POST": frozenset({"atomic", "team"})}
+    parameters: ClassVar = {
+        "POST": frozenset({"atomic", "team"}) | _SUBSCRIPTION,
+        "OPTIONS": frozenset({"team"}) | _SUBSCRIPTION,
+    }
+
+    def check_permissions(self, request: Request) -> None:
+        """Whoever wants to send events asks first, without a key."""
+        if request.method != "OPTIONS":
+            super().check_permissions(request)
+
+    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
+        """The validation handshake of CloudEvents' webhooks: whether events of an origin are taken, and how many a minute."""
+        origin = request.headers.get("WebHook-Request-Origin", "").strip().lower()
+        if not origin:
+            raise MethodNotAllowed("OPTIONS", detail="OPTIONS asks for an origin: send WebHook-Request-Origin.")
+        if origin not in settings.EVENT_ORIGINS:
+            raise Problem(
+                403,
+                "origin_not_allowed",
+                "No events of this origin are taken here. The operator names it in DECISIONING_EVENT_ORIGINS.",
+            )
+        limit, window_s = rate_of(settings.KEY_RATE)
+        return Response(
+            status=200,
+            headers={
+                "Allow": "POST, OPTIONS",
+                "WebHook-Allowed-Origin": origin,
+                "WebHook-Allowed-Rate": str(max(1, limit * 60 // window_s)),
+            },
+        )
 
     def post(self, request: Request) -> HttpResponse:
         """Take events in, each once. 202 when some are not understood and wait in quarantine, 207 when some were refused."""
@@ -76,9 +109,16 @@ def _read(request: Request, *, batch: bool) -> Read:
         body = parsers.read(request._request)
         quick = events.decode(body, batch=batch)
         return (quick, []) if quick is not None else events.check(parsers.decode(body), batch=batch)
-    attributes = {
-        name[3:].lower(): unquote(value) for name, value in request.headers.items() if name.lower().startswith("ce-")
-    }
+    told = {name[3:].lower(): value for name, value in request.headers.items() if name.lower().startswith("ce-")}
+    # A web server hands on what is not ASCII as nothing, or as other letters.
+    if strange := sorted(name for name, value in told.items() if not value or not value.isascii()):
+        detail = "came empty or with other letters than ASCII. Percent-encode them (%C3%BC for ü), as CloudEvents over HTTP asks."
+        raise events.EventsRefused(
+            "invalid",
+            f"ce-{strange[0]} {detail}",
+            errors=[Fault(f"ce-{name}", "invalid_text", f"ce-{name} {detail}") for name in strange],
+        )
+    attributes = {name: unquote(value) for name, value in told.items()}
     if not attributes:
         raise Problem(
             415,

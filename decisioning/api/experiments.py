@@ -14,6 +14,7 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from decisioning.access.limits import MOST_TEXT, MOST_WORDS
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
@@ -60,6 +61,8 @@ class ExperimentFilter(django_filters.FilterSet):  # type: ignore[misc]
 
     def matching(self, experiments: QuerySet[Experiment], _name: str, words: str) -> QuerySet[Experiment]:
         """Every word somewhere in key, name, hypothesis or owner."""
+        if len(words) > MOST_TEXT or len(words.split()) > MOST_WORDS:
+            raise bad_parameter("search", f"at most {MOST_WORDS} words and {MOST_TEXT} characters are looked for")
         for word in words.split():
             experiments = experiments.filter(
                 Q(key__icontains=word)

@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import transaction
-from django.db.models import Q, Value
-from django.db.models.functions import Least
+from django.db.models import Q
 from django.http import Http404, HttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -22,14 +20,13 @@ from decisioning.api.serializers import DecisionIn
 from decisioning.api.series import instant_of
 from decisioning.literals import rfc3339
 from experiments.models import Experiment
-from gates import consistency, policies, wording
+from gates import claims, consistency, policies, wording
 from gates.decisions import record_decision
 from gates.engine.evidence import digest as digest_of
 from gates.engine.evidence import replay
 from gates.engine.narration import Reader, in_words, rationale
 from gates.engine.plan import newest_slot
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
-from telemetry import wake
 
 
 class OneDecision(PortalView):
@@ -161,9 +158,7 @@ class Evaluate(PortalView):
             detail = f"{experiment.key} is {experiment.status}: experiments are judged while they run."
             raise Problem(409, "not_running", detail)
         slot = newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
-        # Never later than it was due: asking does not make a slot that is late a punctual one.
-        Cursor.objects.filter(pk=experiment.pk).update(asked_slot=slot, due_at=Least("due_at", Value(now)))
-        transaction.on_commit(wake.tick)
+        claims.ask(experiment, slot, now=now)
         return Response({"slot": rfc3339(slot)}, status=202)
 
 

@@ -6,6 +6,7 @@
 import errno
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
@@ -104,7 +105,7 @@ def _told_by_drf(exception: exceptions.APIException) -> Problem:
     if getattr(exception, "auth_header", None):
         headers["WWW-Authenticate"] = exception.auth_header  # type: ignore[attr-defined]
     if getattr(exception, "wait", None):
-        headers["Retry-After"] = str(max(1, round(exception.wait)))  # type: ignore[attr-defined]
+        headers["Retry-After"] = str(max(1, math.ceil(exception.wait)))  # type: ignore[attr-defined]
     code, detail = _CODES.get(status, str(exception.default_code)), str(exception.detail)
     if isinstance(exception, exceptions.NotFound):
         detail = NOT_FOUND
@@ -216,6 +217,19 @@ _TOLD: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] =
     (ProgrammingError, _told_by_row_security),
     ((OperationalError, InterfaceError, InternalError, OSError), _told_by_database),
 ]
+
+
+BEFORE_READING = {
+    408: Problem(408, "body_too_slow", "The body took too long. Send it faster, or less at a time."),
+    413: Problem(413, "body_too_large", "The body has more than 8388608 bytes. Split it."),
+    503: Problem(
+        503,
+        "too_busy",
+        "Too much is being sent or answered at the moment. Nothing was changed; try again.",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    ),
+}
+"""Refusals of a body, and of more requests than can be waited for, by status: before anything of them is read."""
 
 
 # Outside DRF: addresses nobody knows, and what middleware raises --------------------------------------------------------

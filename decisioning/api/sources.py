@@ -7,25 +7,21 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import django_filters  # type: ignore[import-untyped]
-from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
 from django.http import Http404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from decisioning.access.middleware import has_room
 from decisioning.access.permissions import require
 from decisioning.access.scopes import Scope
 from decisioning.api.base import PortalView
 from decisioning.api.lists import PAGING, filtered, page
-from decisioning.api.problems import Problem, invalid
 from decisioning.api.serializers import SourceIn
 from decisioning.api.series import instant_of
 from decisioning.literals import rfc3339
-from decisioning.refusals import Fault
 from telemetry.models import Source
 from telemetry.refresh import Fed, failure_shares, fed
-from telemetry.sources import runs
-from telemetry.sources.definition import check
+from telemetry.sources import definition, runs
 from telemetry.sources.preview import Preview, preview
 
 
@@ -35,6 +31,7 @@ class SourceFilter(django_filters.FilterSet):  # type: ignore[misc]
     enabled = django_filters.BooleanFilter(field_name="enabled")
 
 
+@has_room("files")
 class Sources(PortalView):
     """The sources of the caller's teams."""
 
@@ -59,20 +56,10 @@ class Sources(PortalView):
         values, now = self.body(SourceIn), self.now
         team = self.team(values.pop("team", None), Scope.WRITE)
         source = Source(**values, team=team, created_at=now, due_at=now)
-        try:
-            check(source)
-            source.clean_fields(exclude=["metrics"])
-            if self.dry_run:
-                return Response(_previewed(preview(source, now=now)))
-            with transaction.atomic():
-                source.save(force_insert=True)
-        except ValidationError as refusal:
-            raise invalid(
-                [Fault(f"/{name}", "invalid", texts[0]) for name, texts in refusal.message_dict.items()]
-            ) from refusal
-        except IntegrityError as error:
-            detail = f"There is a source {source.key!r} already. Choose another key."
-            raise Problem(409, "key_taken", detail, errors=[Fault("/key", "key_taken", detail)]) from error
+        if self.dry_run:
+            definition.check_new(source)
+            return Response(_previewed(preview(source, now=now)))
+        definition.create(source)
         return Response(_all_told([source], now)[0], status=201, headers={"Location": f"/api/sources/{source.key}"})
 
 
@@ -86,6 +73,7 @@ class OneSource(PortalView):
         return Response(_all_told([_found(key)], self.now)[0])
 
 
+@has_room("files")
 class Refresh(PortalView):
     """POST /api/sources/{key}/refresh: a run now."""
 

@@ -54,7 +54,7 @@ class OneWebhook(PortalView):
 
     def delete(self, request: Request, pk: int) -> HttpResponse:
         """Nothing more is sent to it; what waited is dropped, and its deliveries are no longer listed."""
-        _found(self, pk).delete()
+        channels.close_channel(_found(self, pk))
         return HttpResponse(status=204)
 
 

@@ -4,30 +4,29 @@ It keeps the last good answer to every GET and gives that when the database is a
 so many requests wait for the database at a time, so that what needs no database is always answered.
 """
 
-import io
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from time import monotonic
-from typing import BinaryIO, cast
 
-from django.core.handlers.wsgi import LimitedStream
 from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
-from django.urls import get_resolver
+from django.urls import Resolver404, get_resolver, resolve
 
 from decisioning.access.limits import limited
-from decisioning.access.middleware import READS, id_of, owns_transaction
+from decisioning.access.middleware import READS, ROOMS, id_of, owns_transaction
 from decisioning.access.proxies import origin
+from decisioning.availability.intake import whose
+from decisioning.availability.known import KNOWN
 from decisioning.availability.read_counter import READ_COUNTER
-from decisioning.availability.response_cache import CachedResponse, KnownPrincipals, ResponseCache, key_of, utc_now
+from decisioning.availability.response_cache import CachedResponse, ResponseCache, key_of, utc_now
 from decisioning.database.liveness import PRIMARY, REPLICA, waiting_until
 from decisioning.database.replica import REPLICA_STATUS
 from decisioning.logs import CAUSE
 
 _log = logging.getLogger(__name__)
 
-MOST_BODY = 8 * 1024 * 1024
 _REST_S = 1.0  # after a read that got no answer its copy is given for so long, and after the next one longer
 _LONGEST_REST_S = 4.0
 _GIVEN_UP_S = 1.0  # who got no answer for so long tells those who wait behind
@@ -40,10 +39,13 @@ class StaleIfErrorMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
-        self.cache, self.known = ResponseCache(), KnownPrincipals()
-        self.uploads = UploadLimit(places=8, of_one=4)
+        self.cache, self.known = ResponseCache(), KNOWN
         self._resting_until = 0.0
-        self.limits = {True: ConcurrencyLimit(places=6, patient=4), False: ConcurrencyLimit(places=5, patient=6)}
+        self.limits = {
+            "reads": ConcurrencyLimit(places=6, of_one=4, patient=4),
+            "writes": ConcurrencyLimit(places=5, of_one=3, patient=6),
+            **{room: ConcurrencyLimit(places=2, of_one=1, patient=6) for room in ROOMS},
+        }
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         cause = CAUSE.set(id_of(request))
@@ -57,7 +59,7 @@ class StaleIfErrorMiddleware:
             response = self.get_response(request)
         else:
             began = monotonic()
-            response = self._received(request)
+            response = self._answer(request)
             seconds, principal = monotonic() - began, getattr(request, "principal", None)
             _log.info(
                 "%s %s %s", request.method, request.path, response.status_code,
@@ -72,27 +74,14 @@ class StaleIfErrorMiddleware:
         response["X-Request-ID"] = id_of(request)
         return response
 
-    def _received(self, request: HttpRequest) -> HttpResponse:
-        """With its body here: a client that sends slowly keeps no place at the database, and few places to send from."""
-        if request.method in READS or not _has_body(request):
-            return self._answer(request)
-        address = origin(request)
-        if not self.uploads.enter(address):
-            return unavailable(request)
-        try:
-            take_body(request)
-        finally:
-            self.uploads.leave(address)
-        return self._answer(request)
-
     def _answer(self, request: HttpRequest) -> HttpResponse:
         reads = request.method in READS
         cached = self._resting(request) if reads else None
         if cached is not None:
             return self._from_cache(request, cached)
-        limit, began = self.limits[reads], monotonic()
+        limit, who, began = self.limits[room_of(request)], self._who(request), monotonic()
         briefly = reads and PRIMARY.is_unwell() and self._find(request) is not None
-        if _nobody_answers(reads=reads) or not limit.enter(at_once=briefly):
+        if _nobody_answers(reads=reads) or not limit.enter(who, at_once=briefly):
             return self._without_database(request)
         entered, given_up = monotonic(), False
         try:
@@ -103,8 +92,13 @@ class StaleIfErrorMiddleware:
             no_answer = response.status_code == 503 or "Warning" in response
             given_up = no_answer and (PRIMARY.away or monotonic() - entered > _GIVEN_UP_S)
         finally:
-            limit.leave(given_up=given_up)
+            limit.leave(who, given_up=given_up)
         return response
+
+    def _who(self, request: HttpRequest) -> object:
+        """Whom to count it for: who was known a moment ago, else the address it comes from."""
+        known = self.known.find(request)
+        return whose(known) if known is not None and known.is_authenticated else origin(request)
 
     def _asked(self, request: HttpRequest) -> HttpResponse:
         """The database's answer; of a read that gets none, the copy."""
@@ -157,6 +151,20 @@ class StaleIfErrorMiddleware:
         return limited(request, principal, cached.response)
 
 
+def room_of(request: HttpRequest) -> str:
+    """The places that a request takes one of."""
+    if request.method in READS:
+        return "reads"
+    try:
+        view = resolve(request.path_info).func
+    except Resolver404:
+        return "writes"
+    for marked in (view, getattr(view, "cls", None), getattr(view, "view_class", None)):
+        if room := getattr(marked, "room", ""):
+            return str(room)
+    return "writes"
+
+
 def _nobody_answers(*, reads: bool) -> bool:
     return PRIMARY.away and not (reads and REPLICA_STATUS.answers())
 
@@ -177,58 +185,9 @@ def unavailable(request: HttpRequest) -> HttpResponse:
         return response
 
 
-def _has_body(request: HttpRequest) -> bool:
-    return request.META.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in request.META
-
-
-def take_body(request: HttpRequest) -> None:
-    """Read the body from the wire into memory. One that is too long is left for its door to refuse."""
-    length = request.META.get("CONTENT_LENGTH") or ""
-    if length and not (length.isdecimal() and int(length) <= MOST_BODY):
-        return
-    body = request.META["wsgi.input"].read(int(length) if length else MOST_BODY + 1)
-    request.META["wsgi.input"] = io.BytesIO(body)
-    if length:
-        request._stream = cast("BinaryIO", LimitedStream(io.BytesIO(body), len(body)))
-
-
-class UploadLimit:
-    """Places to send a body from: few at a time, and of one address fewer."""
-
-    def __init__(self, *, places: int, of_one: int) -> None:
-        self.of_one = of_one
-        self._all = ConcurrencyLimit(places=places, patient=2)
-        self._lock = threading.Lock()
-        # Of an address, and how many of its requests are about.
-        self._limits: dict[str, tuple[ConcurrencyLimit, int]] = {}
-
-    def enter(self, address: str) -> bool:
-        """Whether this address may send now."""
-        with self._lock:
-            limit, about = self._limits.get(address) or (ConcurrencyLimit(places=self.of_one, patient=2), 0)
-            self._limits[address] = (limit, about + 1)
-        if limit.enter():
-            if self._all.enter():
-                return True
-            limit.leave()
-        self._forget(address)
-        return False
-
-    def leave(self, address: str) -> None:
-        """The body is here, or will not come."""
-        self._all.leave()
-        self._limits[address][0].leave()
-        self._forget(address)
-
-    def _forget(self, address: str) -> None:
-        with self._lock:
-            limit, about = self._limits.pop(address)
-            if about > 1:
-                self._limits[address] = (limit, about - 1)
-
-
 class ConcurrencyLimit:
-    """At most `places` requests are inside. Others wait while it moves; `patient` of them for a while also when it does not.
+    """At most `places` requests are inside, of one principal's `of_one`. Others wait while it moves; `patient` of them for a while also
+    when it does not.
 
     Who gives up inside sends those away who wait behind: they would wait for the same. How long it has not moved is counted in
     looks, each for the time it was meant to take: while this process has no turn, nobody could have left.
@@ -236,18 +195,19 @@ class ConcurrencyLimit:
 
     STUCK_S, PATIENCE_S, LOOK_S = 0.3, 2.5, 0.1
 
-    def __init__(self, *, places: int, patient: int) -> None:
-        self.places, self.patient = places, patient
+    def __init__(self, *, places: int, patient: int, of_one: int | None = None) -> None:
+        self.places, self.of_one, self.patient = places, places if of_one is None else of_one, patient
         self._moved = threading.Condition()
-        self._inside = self._waiting = self._left = self._given_up = 0
+        self._waiting = self._left = self._given_up = 0
+        self._inside: Counter[object] = Counter()
 
-    def enter(self, *, at_once: bool = False) -> bool:
+    def enter(self, who: object = None, *, at_once: bool = False) -> bool:
         """Whether there is a place; False when nobody has left for too long, or left without an answer. at_once: does not wait."""
         with self._moved:
             self._waiting += 1
             given_up, left, still_s = self._given_up, self._left, 0.0
             try:
-                while self._inside >= self.places:
+                while self._inside.total() >= self.places or self._inside[who] >= self.of_one:
                     if at_once:
                         return False
                     began = monotonic()
@@ -258,18 +218,17 @@ class ConcurrencyLimit:
                     left = self._left
                     if still_s >= (self.PATIENCE_S if self._waiting <= self.patient else self.STUCK_S):
                         return False
-                self._inside += 1
+                self._inside[who] += 1
                 return True
             finally:
                 self._waiting -= 1
 
-    def leave(self, *, given_up: bool = False) -> None:
+    def leave(self, who: object = None, *, given_up: bool = False) -> None:
         """Make a place free."""
         with self._moved:
-            self._inside -= 1
+            self._inside[who] -= 1
+            if not self._inside[who]:
+                del self._inside[who]
             self._left += 1
             self._given_up += given_up
-            if given_up:
-                self._moved.notify_all()
-            else:
-                self._moved.notify()
+            self._moved.notify_all()  # the first who waits may be of those who have their share

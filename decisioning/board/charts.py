@@ -10,7 +10,9 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Literal, NamedTuple
 
-from gates.engine.figures import percent
+from gates.engine.figures import Change
+
+_AS_SHARE = Change()
 
 
 class Point(NamedTuple):
@@ -127,7 +129,7 @@ def uplift(
     uid: str,
     title: str,
     desc: str,
-    say: Callable[[float], str] = percent,
+    say: Change = _AS_SHARE,
     width: int = 720,
     height: int = 250,
 ) -> str:
@@ -141,9 +143,9 @@ def uplift(
     low, high = min(seen) - pad, max(seen) + pad
     left, right, top, bottom = 46, width - 8, 16, height - 24
     x, y = _scale(0, len(points) - 1, left, right - 6), _scale(low, high, bottom, top)
-    rough = say is percent and high - low > 0.04
+    rough = say.is_share and high - low > 0.04
     out = [
-        _axes(low, high, days, x, y, (lambda t: percent(round(t, 2))) if rough else say, left, right, height - 6),
+        _axes(low, high, days, x, y, (lambda t: say(round(t, 2))) if rough else say, left, right, height - 6),
         _band([_clip(p, low, high) for p in points], x, y),
     ]
     lowest = min((q.value for q in thresholds), default=0.0)

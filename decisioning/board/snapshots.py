@@ -18,7 +18,7 @@ from decisioning.board import words
 from decisioning.board.charts import Point
 from decisioning.board.presenters import page_data
 from decisioning.ledger.models import OutboxMessage
-from gates.engine.figures import MINUS, percent
+from gates.engine.figures import MINUS, Change, percent
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +41,13 @@ def of_message(message: OutboxMessage, now: datetime) -> tuple[str, str] | None:
         return None
     if len(points) < 2:
         return None
-    last = points[-1]
-    title = f"Uplift of {message.data['experiment']}: {percent(last.estimate)} {words.bounds(last.lower, last.upper)}"
+    goal = next((kpi for kpi in data.plans[message.experiment_id].kpis if kpi.role == "goal"), None)
+    say, last = Change(less_is_better=goal is not None and goal.direction == "decrease"), points[-1]
+    ends = ", ".join(say.interval(last.lower, last.upper))
+    what = "Change" if say.less_is_better else "Uplift"
+    title = f"{what} of {message.data['experiment']}: {say(last.estimate)}{say.worth(last.estimate)} [{ends}]"
+    if say.less_is_better:  # the picture is of the change as it is
+        points = [Point(-point.upper, -point.estimate, -point.lower) for point in points]
     return address(points, title), f"{title}, after {words.plural(len(points), 'day')}"
 
 

@@ -4,6 +4,7 @@ from django.contrib.auth import views as auth
 from django.urls import path
 
 from decisioning.access.login import SignIn
+from decisioning.access.middleware import has_room
 from decisioning.access.scopes import Scope
 from decisioning.board.presenters import exports
 from decisioning.board.views import (
@@ -84,6 +85,6 @@ urlpatterns = [
     path("join", teams.join, name="join"),
     path("sign-in", SignIn.as_view(), name="login"),
     path("sign-out", auth.LogoutView.as_view(), name="logout"),
-    path("password", auth.PasswordChangeView.as_view(), name="password_change"),
+    path("password", has_room("passwords")(auth.PasswordChangeView.as_view()), name="password_change"),
     path("password/changed", auth.PasswordChangeDoneView.as_view(), name="password_change_done"),
 ]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from gates.engine.figures import MINUS, percent, span
+from gates.engine.figures import MINUS, span
 from gates.engine.forecast import Forecast
 
 TONES = {
@@ -200,17 +200,6 @@ def tick(value: float, unit: str = "", kind: str = "mean") -> str:
     ('1,180', '$3.200', '3.37%')
     """
     return figure(value, unit if unit.lower() in _MONEY or unit == "%" else "", kind)
-
-
-def bounds(lower: float | None, upper: float | None) -> str:
-    """An interval of fractions, in percent.
-
-    >>> bounds(0.012, 0.071), bounds(None, None)
-    ('[+1.2%, +7.1%]', '')
-    """
-    if lower is None or upper is None or not (isfinite(lower) and isfinite(upper)):
-        return ""
-    return f"[{percent(lower)}, {percent(upper)}]"
 
 
 def initials(name: str) -> str:

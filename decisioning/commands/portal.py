@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.core.management.base import CommandError
 from django.db import DatabaseError, transaction
 
-from decisioning.access.keys import create_key
+from decisioning.access.keys import create_key, revoke
 from decisioning.access.models import ApiKey, Team, valid_key
 from decisioning.access.principal import bind_job
 from decisioning.access.scopes import Scope
@@ -78,7 +78,7 @@ def portal_as(
     finally:
         with suppress(DatabaseError), transaction.atomic():  # else it expires by itself
             bind_job("borrow_key")
-            ApiKey.objects.filter(pk=key.pk).update(revoked_at=datetime.now(UTC))
+            revoke(ApiKey.objects.filter(pk=key.pk), now=datetime.now(UTC))
 
 
 def _url(kept: dict[str, str]) -> str:

@@ -14,8 +14,8 @@ from django.utils.crypto import salted_hmac
 
 from decisioning.access import outbound
 from decisioning.access.models import Team
-from decisioning.ledger.models import Channel, Delivery, OutboxMessage
-from decisioning.ledger.outbox import EVENTS
+from decisioning.ledger.models import Channel, Delivery
+from decisioning.ledger.outbox import EVENTS, publish
 from decisioning.refusals import Fault, Refused
 
 TEST = "webhook.test"
@@ -56,6 +56,11 @@ def open_channel(
         next_at=now,
     )
     return channel, secret_of(channel) if kind == Channel.Kind.WEBHOOK else ""
+
+
+def close_channel(channel: Channel) -> None:
+    """Nothing more is sent to it; what waited is dropped, and its deliveries are no longer listed."""
+    channel.delete()
 
 
 def kind_of(url: str) -> str:
@@ -100,13 +105,13 @@ def mailbox_of(url: str) -> str:
 
 def try_out(channel: Channel, *, by: str, now: datetime) -> Delivery:
     """Queue a message that says no more than that the channel works. Arrived at a channel that is off, it turns it on again."""
-    message = OutboxMessage.objects.create(
+    message = publish(
         team_id=channel.team_id,
         experiment_id=None,
         type=TEST,
         data={"experiment": None, "webhook": channel.pk, "by": by},
-        created_at=now,
-        fanned_out_at=now,
+        now=now,
+        to_all=False,
     )
     Channel.objects.filter(pk=channel.pk).update(next_at=now)
     return Delivery.objects.create(

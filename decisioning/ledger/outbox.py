@@ -1,4 +1,4 @@
-"""The writer of the outbox, but for the message that tries a channel out. Delivery reads it later; a message is as durable as the change it tells of."""
+"""The only writer of the outbox. Delivery reads it later; a message is as durable as the change it tells of."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -25,10 +25,16 @@ def publish(
     type: str,  # noqa: A002 - the event's own word
     data: Mapping[str, object],
     now: datetime,
+    to_all: bool = True,
 ) -> OutboxMessage:
-    """Record an event in the caller's transaction."""
+    """Record an event in the caller's transaction. to_all: of the team's channels that ask for it; else who records it delivers it."""
     return OutboxMessage.objects.create(
-        team_id=team_id, experiment_id=experiment_id, type=type, data=dict(data), created_at=now
+        team_id=team_id,
+        experiment_id=experiment_id,
+        type=type,
+        data=dict(data),
+        created_at=now,
+        fanned_out_at=None if to_all else now,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -77,3 +77,40 @@ def listed(names: Sequence[str]) -> str:
     ('t1', 't1, t2 and t3')
     """
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+class Change:
+    """How a change against the control is told. Gates reckon with up as good; people read the change as it is, and where less is
+    better a word says what it is worth.
+
+    >>> slower = Change(less_is_better=True)
+    >>> slower(-0.14), slower.worth(-0.14), slower.worth(0.015), slower.interval(-0.16, -0.12)
+    ('+14%', ', worse', ', better', ('+12%', '+16%'))
+    >>> more = Change()
+    >>> more(-0.14), more.worth(-0.14), more.interval(None, 0.02)
+    ('−14%', '', ('not known', '+2%'))
+    """
+
+    def __init__(self, say: Callable[[float], str] = percent, *, less_is_better: bool = False) -> None:
+        self._say, self.less_is_better = say, less_is_better
+
+    def __call__(self, value: float | None) -> str:
+        """value: up is good; None where nothing bounds it."""
+        if value is None or not math.isfinite(value):
+            return "not known"
+        return self._say(-value if self.less_is_better else value)
+
+    def worth(self, value: float) -> str:
+        """What it is worth, where its sign does not say it."""
+        if not self.less_is_better or value == 0:
+            return ""
+        return ", better" if value > 0 else ", worse"
+
+    def interval(self, lower: float | None, upper: float | None) -> tuple[str, str]:
+        """Both ends, the smaller change first."""
+        ends = self(lower), self(upper)
+        return (ends[1], ends[0]) if self.less_is_better else ends
+
+    @property
+    def is_share(self) -> bool:
+        return self._say is percent

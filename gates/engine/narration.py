@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from gates.engine.figures import listed, percent, signed, significant, span, whole_days
+from gates.engine.figures import MINUS, Change, listed, signed, significant, span, whole_days
 from gates.engine.reasons import reasons_in
 
 LOG_ALARM = math.log(1000)
@@ -21,10 +21,11 @@ type Told = Mapping[str, Any]
 
 
 class Called(NamedTuple):
-    """What people call a metric now, and the unit of its values."""
+    """What people call a metric now, the unit of its values, and which way is good."""
 
     name: str = ""
     unit: str = ""
+    less_is_better: bool = False
 
 
 class Reader(NamedTuple):
@@ -37,13 +38,13 @@ class Reader(NamedTuple):
         metric = str(reason.get("metric", ""))
         return self.metrics.get(metric, Called()).name or metric
 
-    def effect(self, reason: Told, value: float | None) -> str:
-        if value is None:
-            return "not known"
+    def change(self, reason: Told) -> Change:
+        """How the effect of a reason's metric is told."""
+        called = self.metrics.get(str(reason.get("metric")), Called())
         if reason.get("effect", "relative") == "relative":
-            return percent(value)
-        unit = self.metrics.get(str(reason.get("metric")), Called()).unit
-        return f"{signed(value)}{f' {unit}' if unit else ''}"
+            return Change(less_is_better=called.less_is_better)
+        unit = f" {called.unit}" if called.unit else ""
+        return Change(lambda value: f"{signed(value)}{unit}", less_is_better=called.less_is_better)
 
     def age(self, instant: str) -> str:
         """How old something is, told before a comma or an end."""
@@ -117,8 +118,13 @@ def _under(reason: Told, said: str) -> str:
 
 
 def _harmed(r: Told, by: Reader) -> str:
-    least = by.effect(r, r["max_harm"]).removeprefix("+")
-    return f"{by.name(r)} of {r['variant']} is proved to lose more than {least} (at best {by.effect(r, r['upper'])}), at {r['looks']} looks in a row."
+    change = by.change(r)
+    how = "rise by" if change.less_is_better else "lose"
+    least = change(-r["max_harm"]).lstrip(f"+{MINUS}")
+    return (
+        f"{by.name(r)} of {r['variant']} is proved to {how} more than {least} (at best {change(r['upper'])}), "
+        f"at {r['looks']} looks in a row."
+    )
 
 
 def _undecided(r: Told, _: Reader) -> str:
@@ -162,33 +168,39 @@ def _shares(counts: Iterable[tuple[str, float]]) -> str:
 
 
 def _contradicts_itself(r: Told, by: Reader) -> str:
+    change = by.change(r)
     return (
-        f"{r['gate']} contradicts itself: it was proved above {by.effect(r, r['scale_above'])} "
-        f"(L {by.effect(r, r['lower'])}) and below it (U {by.effect(r, r['upper'])})."
+        f"{r['gate']} contradicts itself: it was proved above {change(r['scale_above'])} and below it "
+        f"(L {change(r['lower'])}, U {change(r['upper'])})."
     )
 
 
 def _measured(r: Told, by: Reader) -> str:
+    change = by.change(r)
     running = r["running_lower"], r["running_upper"]
     best = ""
     if running not in ((None, None), (r["lower"], r["upper"])):
-        best = f", over all looks {by.effect(r, running[0])} to {by.effect(r, running[1])}"
+        best = f", over all looks {' to '.join(change.interval(*running))}"
+    worth = change.worth(r["estimate"])
     return (
-        f"{by.name(r)}: {by.effect(r, r['estimate'])} for {r['variant']} (always-valid {100 * (1 - r['alpha']):.4g}% interval "
-        f"{by.effect(r, r['lower'])} to {by.effect(r, r['upper'])}{best}; {r['units']:,} units)."
+        f"{by.name(r)}: {change(r['estimate'])}{worth}{',' if worth else ''} for {r['variant']} "
+        f"(always-valid {100 * (1 - r['alpha']):.4g}% interval {' to '.join(change.interval(r['lower'], r['upper']))}{best}; "
+        f"{r['units']:,} units)."
     )
 
 
 def _bounded_above_only(r: Told, by: Reader) -> str:
     return (
         f"{by.name(r)}: {r['control']} is still 0, so there is no relative effect to show; {r['variant']} is proved to be at best "
-        f"{by.effect(r, r['upper'])}."
+        f"{by.change(r)(r['upper'])}."
     )
 
 
 def _scale_needs(r: Told, by: Reader) -> str:
-    word = "lower bound above" if r["goal"] else "guard's lower bound above"
-    need = f"Scale needs the {word} {by.effect(r, r['above'])} for {by.name(r)}; it is {by.effect(r, r['lower'])}"
+    change = by.change(r)
+    bound = "upper bound below" if change.less_is_better else "lower bound above"
+    whose = "" if r["goal"] else "guard's "
+    need = f"Scale needs the {whose}{bound} {change(r['above'])} for {by.name(r)}; it is {change(r['lower'])}"
     rate, stays, surely = r.get("units_per_day"), r.get("days_left"), r.get("days_left_at_most")
     if rate is None or (stays is None and surely is None):
         return f"{need}."

@@ -5,18 +5,18 @@ import re
 import zoneinfo
 from collections.abc import Iterator
 
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+
 from decisioning.refusals import Fault
 from experiments.models import Metric
-from telemetry.lineage import LONGEST_JOB, kept_name
+from telemetry.columns import COLUMNS
+from telemetry.lineage import LONGEST_JOB, kept_name, names_in
 from telemetry.models import Source, SourcePlace
 from telemetry.sources import dialects, folders, places, query
 from telemetry.sources.refusals import SourceFailed, SourceRefused
 
 LONGEST_S = 240
-COLUMNS = (
-    "experiment", "metric", "variant", "ts", "value", "n", "variance", "denominator_value", "denominator_variance",
-    "covariance", "revision", "window_s",
-)  # fmt: skip
 _OWN_NAMES = re.compile(r"DATABASE|DECISIONING(?!_SOURCE)|REDIS|POSTGRES|PG|DJANGO|CELERY")
 
 
@@ -25,6 +25,27 @@ def check(source: Source) -> None:
     faults = list(_faults(source))
     if faults:
         raise SourceRefused.of(*faults)
+
+
+def check_new(source: Source) -> None:
+    """As `check`, and that its columns hold what it says. Raises SourceRefused."""
+    check(source)
+    try:
+        source.clean_fields(exclude=["metrics"])
+    except ValidationError as refusal:
+        told = refusal.message_dict.items()
+        raise SourceRefused.of(*(Fault(f"/{name}", "invalid", texts[0]) for name, texts in told)) from refusal
+
+
+def create(source: Source) -> None:
+    """Keep a new source. Raises SourceRefused: 422 `invalid`, 409 `key_taken`."""
+    check_new(source)
+    try:
+        with transaction.atomic():
+            source.save(force_insert=True)
+    except IntegrityError as error:
+        detail = f"There is a source {source.key!r} already. Choose another key."
+        raise SourceRefused.of(Fault("/key", "key_taken", detail), code="key_taken", status=409) from error
 
 
 def _faults(source: Source) -> Iterator[Fault]:
@@ -45,8 +66,12 @@ def _faults(source: Source) -> Iterator[Fault]:
             yield Fault(f"/metrics/{index}", "unknown_metric", f"No metric {key!r:.80} is registered.")
     yield from _time_faults(source)
     yield from _option_faults(source)
-    if source.lineage_job and "/" not in source.lineage_job:
-        yield Fault("/lineage_job", "invalid", "lineage_job must be namespace/name.")
+    if not all("/" in name.strip("*") for name in names_in(source.lineage_job)):
+        yield Fault(
+            "/lineage_job",
+            "invalid",
+            "lineage_job must be namespace/name, or several with commas between them; * stands for anything.",
+        )
     elif source.lineage_job != kept_name(source.lineage_job):
         yield Fault(
             "/lineage_job",

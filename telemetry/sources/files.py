@@ -26,8 +26,9 @@ from typing import Any, Self, TextIO, cast
 
 import duckdb
 
+from telemetry.columns import COLUMNS
 from telemetry.models import Source
-from telemetry.sources.definition import COLUMNS, own_name
+from telemetry.sources.definition import own_name
 from telemetry.sources.places import database_file, file_of
 from telemetry.sources.query import with_parameters
 from telemetry.sources.refusals import SourceFailed

@@ -10,10 +10,11 @@ from typing import Any
 from django.db import transaction
 
 from telemetry import ingest
+from telemetry.columns import COLUMNS
 from telemetry.ingest import Row
 from telemetry.models import Source
 from telemetry.sources import folders, rows
-from telemetry.sources.definition import COLUMNS, check
+from telemetry.sources.definition import check
 from telemetry.sources.rows import CHUNK, SHOWN, Stored, Unread
 from telemetry.sources.window import reading
 

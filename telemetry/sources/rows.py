@@ -16,22 +16,21 @@ import msgspec
 from decisioning.literals import number_or_key
 from decisioning.refusals import Fault
 from telemetry import ingest
+from telemetry.columns import COLUMNS, number_in, row_of
 from telemetry.ingest import Ingested, Row
 from telemetry.models import Source
-from telemetry.sources.definition import CALLED, COLUMNS
+from telemetry.sources.definition import CALLED
 from telemetry.sources.refusals import SourceFailed
 from telemetry.sources.window import Reading
 
 CHUNK = 5_000
 SHOWN = 20
-MOMENTS = {"denominator_value": "value", "denominator_variance": "variance", "covariance": "covariance"}
 """Columns of a ratio's denominator, and their names in it."""
 KEYS, WHOLE = ("experiment", "metric", "variant"), ("n", "revision", "window_s")
 _DATE, _CLOCK = r"\d{4}(?:-\d{1,2}-|/\d{1,2}/)\d{1,2}", r"[T ](?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?"
 LOCAL = f"{_DATE}(?:{_CLOCK})?"
 ISO = rf"{_DATE}{_CLOCK}(?:Z| UTC|[+-][01]\d(?::?[0-5]\d)?)"
 """Times that can be read in one way only, in capitals: the year first; LOCAL without an offset. As Python and DuckDB both understand them."""
-DECIMAL = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _DAY_OR_MONTH = r"\d{1,2}[-./]\d{1,2}[-./]\d{2,4}(?:\D.*)?"
 
 
@@ -159,11 +158,8 @@ def understood(source: Source, raw: Mapping[str, Any], *, known: bool) -> tuple[
     elif said.get("metric") not in source.metrics:
         detail = f"The source feeds {', '.join(source.metrics)}, not {said.get('metric')!r:.80}."
         faults.append(Fault("", "unknown_metric", detail))
-    moments = {inner: said.pop(column) for column, inner in MOMENTS.items() if column in said}
-    if moments:
-        said["denominator"] = moments
-    faults = faults or list(ingest.row_faults(said))
-    return (None, _in_words(faults), at) if faults else (ingest.row_of(said), "", at)
+    row = faults or row_of(said)
+    return (None, _in_words(row), at) if isinstance(row, list) else (row, "", at)
 
 
 def _in_words(faults: Sequence[Fault]) -> str:
@@ -186,7 +182,7 @@ def _value(source: Source, name: str, value: object) -> object:
         if value in source.null_words:
             return None
         if name not in KEYS:
-            value = _moment(source, value) if name == "ts" else _number(_pointed(source, value))
+            value = _moment(source, value) if name == "ts" else number_in(_pointed(source, value))
     if isinstance(value, float) and math.isnan(value) and name not in ("ts", "value"):
         return None
     return None if value == "" else value
@@ -199,7 +195,7 @@ PER_SECOND = {Source.TimeFormat.SECONDS.value: 1, Source.TimeFormat.MILLISECONDS
 def _since_1970(source: Source, value: object) -> dt.datetime:
     if isinstance(value, dt.datetime) and value.tzinfo:  # a file's, which its engine has read
         return value
-    number = _number(value.strip()) if isinstance(value, str) else value
+    number = number_in(value.strip()) if isinstance(value, str) else value
     if isinstance(number, (int, float)) and not isinstance(number, bool):
         with suppress(OverflowError, ValueError):
             return EPOCH + dt.timedelta(seconds=number / PER_SECOND[source.time_format])
@@ -216,15 +212,6 @@ def _plain(value: object) -> object:
 def _pointed(source: Source, text: str) -> str:
     """A number with a decimal point. One with both signs stays as it is, and is then none."""
     return text.replace(",", ".") if source.decimal_comma and "." not in text else text
-
-
-def _number(text: str) -> object:
-    """The number that a text is, else the text, which is then told to be none."""
-    if re.fullmatch(r"[+-]?\d{1,19}", text, re.ASCII):
-        return int(text)
-    if re.fullmatch(DECIMAL, text, re.ASCII) or text.lower() == "nan":
-        return float(text)
-    return text
 
 
 def _moment(source: Source, text: str) -> object:

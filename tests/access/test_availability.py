@@ -1,10 +1,11 @@
 """Reads stay up while the database is silent; nobody sees what is another's; a revoked key is refused while the database answers."""
 
+import asyncio
 import ctypes
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -14,14 +15,15 @@ import psycopg
 import pytest
 from django.conf import settings
 from django.db import connection
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 
 from decisioning.access.keys import create_key
 from decisioning.access.models import ApiKey, Team
 from decisioning.access.principal import ANONYMOUS, Principal
 from decisioning.access.scopes import Scope
-from decisioning.availability.middleware import ConcurrencyLimit, UploadLimit
+from decisioning.availability.intake import MOST, SMALL, Intake, Refused
+from decisioning.availability.middleware import ConcurrencyLimit, room_of
 from decisioning.availability.response_cache import KnownPrincipals, ResponseCache, key_of
 from decisioning.database import liveness
 from decisioning.database.liveness import PROBE_S, GuardedConnection, Probe, ServerLiveness, ServerSilent
@@ -334,15 +336,137 @@ def test_who_gives_up_inside_sends_away_who_waits_behind() -> None:
     assert limit.enter()
 
 
-def test_one_address_does_not_take_all_places_to_send_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConcurrencyLimit, "PATIENCE_S", 0.2)
-    uploads = UploadLimit(places=3, of_one=2)
-    assert [uploads.enter("a"), uploads.enter("a")] == [True, True]
-    unavailable = threading.Thread(target=lambda: said.append(uploads.enter("a")))
-    said: list[bool] = []
-    unavailable.start()
-    assert uploads.enter("b")
-    unavailable.join()
-    assert said == [False]
-    uploads.leave("a")
-    assert uploads.enter("a")
+def test_one_principal_never_has_all_places() -> None:
+    limit = ConcurrencyLimit(places=3, patient=0, of_one=2)
+    assert [limit.enter("a"), limit.enter("a"), limit.enter("a")] == [True, True, False]
+    assert limit.enter("b")
+    limit.leave("a")
+    assert limit.enter("a")
+
+
+def test_who_has_its_share_keeps_nobody_behind_it_waiting() -> None:
+    limit = ConcurrencyLimit(places=2, patient=9, of_one=1)
+    assert limit.enter("a")
+    with ThreadPoolExecutor(3) as pool:
+        first, second = pool.submit(limit.enter, "a"), pool.submit(limit.enter, "a")
+        time.sleep(0.05)
+        assert limit.enter("b")
+        limit.leave("a")
+        assert first.result() or second.result()
+        limit.leave("a")
+
+
+# Bodies ------------------------------------------------------------------------------------------------------------------
+
+
+class Sent:
+    """A client that sends `pieces`, each after `pause_s`, and then nothing more, or the end."""
+
+    def __init__(self, *pieces: bytes, pause_s: float = 0, ends: bool = True) -> None:
+        self.pieces, self.pause_s, self.ends = list(pieces), pause_s, ends
+
+    async def receive(self) -> dict[str, object]:
+        await asyncio.sleep(self.pause_s)
+        if self.pieces:
+            piece = self.pieces.pop(0)
+            return {"type": "http.request", "body": piece, "more_body": bool(self.pieces) or not self.ends}
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
+def intake(principal: Principal, **said: int) -> Intake:
+    async def asks(_request: object) -> Principal:
+        return principal
+
+    return Intake(asks, **said)
+
+
+def posting(length: int | str = "") -> HttpRequest:
+    request = FACTORY.post("/api/experiments", b"", content_type="application/json")
+    request.META |= {"CONTENT_LENGTH": str(length), "REMOTE_ADDR": "192.0.2.1"}
+    return request
+
+
+def test_a_body_is_read_whole_in_however_many_pieces() -> None:
+    assert asyncio.run(intake(ANONYMOUS).body(posting(4), Sent(b"a", b"bc", b"d").receive)) == b"abcd"
+    assert asyncio.run(intake(ANONYMOUS).body(posting(), Sent(b"a", b"bc").receive)) == b"abc", "one in chunks"
+
+
+@pytest.mark.parametrize("sent", [Sent(b"a", ends=False), Sent(*[b"a"] * 50, pause_s=0.05)], ids=["half", "dripping"])
+def test_a_body_has_a_time_as_a_whole(monkeypatch: pytest.MonkeyPatch, sent: Sent) -> None:
+    monkeypatch.setattr("decisioning.availability.intake.GRACE_S", 0.3)
+    with pytest.raises(Refused) as refused:
+        asyncio.run(intake(reader()).body(posting(50), sent.receive))
+    assert refused.value.status == 408
+
+
+@pytest.mark.parametrize("length", [SMALL + 1, ""])
+def test_of_nobody_no_more_than_a_forms_worth_is_read(length: int | str) -> None:
+    pieces = [b"x" * (SMALL // 2)] * 40
+    sent = Sent(*pieces)
+    assert asyncio.run(intake(ANONYMOUS).body(posting(length), sent.receive)) is None
+    assert len(sent.pieces) >= 37
+    assert asyncio.run(intake(reader()).body(posting(length), Sent(*pieces).receive)) == b"x" * (SMALL // 2) * 40
+
+
+def test_what_is_too_long_is_not_read() -> None:
+    sent = Sent(b"x")
+    for request in (posting(MOST + 1), posting("9" * 19)):
+        with pytest.raises(Refused) as refused:
+            asyncio.run(intake(reader()).body(request, sent.receive))
+        assert refused.value.status == 413
+    assert sent.pieces
+    with pytest.raises(Refused):
+        asyncio.run(intake(reader()).body(posting(), Sent(*[b"x" * SMALL] * 200).receive))
+
+
+def test_large_bodies_of_one_team_leave_places_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decisioning.availability.intake.PATIENCE_S", 0.1)
+    mine, other = reader(), Principal("key", id=9, name="dk_9", teams={99: frozenset()})
+
+    async def scenario() -> Sequence[object]:
+        asked = iter([mine, mine, mine, other])
+
+        async def asks(_request: object) -> Principal:
+            return next(asked)
+
+        door = Intake(asks, places=3, of_one=2)
+        held = [asyncio.create_task(door.body(posting(SMALL + 1), Sent(b"x", ends=False).receive)) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        results = await asyncio.gather(
+            door.body(posting(SMALL + 1), Sent(b"x").receive),
+            door.body(posting(SMALL + 1), Sent(b"y").receive),
+            return_exceptions=True,
+        )
+        for task in held:
+            task.cancel()
+        return results
+
+    first, second = asyncio.run(scenario())
+    assert isinstance(first, Refused)
+    assert first.status == 503
+    assert second == b"y"
+
+
+# What is slow or heavy by itself ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "room"),
+    [
+        ("POST", "/sign-in", "passwords"),
+        ("POST", "/admin/login/", "passwords"),
+        ("POST", "/password", "passwords"),
+        ("POST", "/join", "passwords"),
+        ("GET", "/sign-in", "reads"),
+        ("POST", "/api/sources", "files"),
+        ("POST", "/api/sources/x/refresh", "files"),
+        ("POST", "/sources/1/try", "files"),
+        ("POST", "/experiments/x/variants/control/picture", "files"),
+        ("POST", "/admin/telemetry/source/import/", "files"),
+        ("POST", "/api/experiments", "writes"),
+        ("POST", "/nowhere", "writes"),
+    ],
+)
+def test_what_is_slow_or_heavy_has_places_of_its_own(method: str, path: str, room: str) -> None:
+    assert room_of(FACTORY.generic(method, path)) == room

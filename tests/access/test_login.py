@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import secrets
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture(autouse=True)
-def person(transactional_db: None, settings: Any) -> User:
+def person(transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> User:
+    monkeypatch.setattr(login, "OF_ADDRESS", "100000/15m")  # one address is all tests'
+    monkeypatch.setattr(login, "OF_NETWORK", "100000/15m")
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     return User.objects.create_user("ada", password=PASSWORD, is_staff=True)
 
@@ -121,3 +124,27 @@ def test_a_new_password_unlocks_at_once_as_the_lock_says(person: User) -> None:
 
     assert sign_in(Client(), "staple-9-pony").status_code == 302
     assert sign_in(Client(), PASSWORD, name="bob").status_code == 429
+
+
+@pytest.mark.parametrize("redis", ["there", "away"])
+@pytest.mark.parametrize("several", ["address", "network"])
+def test_who_sprays_names_has_to_wait_also_with_the_right_password(
+    person: User, settings: Any, monkeypatch: pytest.MonkeyPatch, redis: str, several: str
+) -> None:
+    """Each name is tried less often than its own lock allows."""
+    if redis == "away":
+        settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": "redis://127.0.0.1:9/0"}}
+    monkeypatch.setattr(login, f"OF_{several.upper()}", "8/15m")
+    net = f"2001:db8:{secrets.randbelow(60_000):x}"
+    addresses = [f"{net}:{n if several == 'network' else 1:x}::7" for n in range(1, 10)]
+    tried = [sign_in(Client(), name=f"name-{n}", REMOTE_ADDR=addresses[n]) for n in range(9)]
+    assert [answer.status_code for answer in tried] == [200] * 8 + [429]
+    assert int(tried[-1]["Retry-After"]) > 0
+    assert sign_in(Client(), PASSWORD, REMOTE_ADDR=addresses[0]).status_code == 429
+    assert sign_in(Client(), PASSWORD, REMOTE_ADDR="2001:db8:ffff:1::7").status_code == 302, "others go in meanwhile"
+
+
+def test_the_right_passwords_of_a_whole_office_are_no_spray(person: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "OF_ADDRESS", "3/15m")
+    office = f"2001:db8:{secrets.randbelow(60_000):x}:1::7"
+    assert {sign_in(Client(), PASSWORD, REMOTE_ADDR=office).status_code for _ in range(10)} == {302}

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
+from django.test import Client
 from pytest_django.live_server_helper import LiveServer
 
 from experiments.models import Metric, TargetKpi
@@ -442,3 +443,46 @@ def test_the_official_client_is_understood_in_all_modes_and_by_many_at_once(
     assert sum(answer.json()["duplicates"] for answer in answers) == 12
     assert again.json()["duplicates"] == 6
     assert sorted(values(made)) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+# Subscriptions of others -----------------------------------------------------------------------------------------------------
+
+
+def test_an_origin_that_the_operator_names_may_subscribe_and_no_other(ops: Caller, settings: Any) -> None:
+    settings.EVENT_ORIGINS, settings.KEY_RATE = {"eventgrid.azure.net"}, "600/m"
+    anybody = Client()
+    asked = {"WebHook-Request-Origin": "EventGrid.azure.net", "WebHook-Request-Rate": "120"}
+    answer = anybody.options("/api/events?code=abc", headers=asked)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert (answer["WebHook-Allowed-Origin"], answer["WebHook-Allowed-Rate"]) == ("eventgrid.azure.net", "600")
+    refused = anybody.options("/api/events", headers={"WebHook-Request-Origin": "evil.test"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "origin_not_allowed")
+    assert "WebHook-Allowed-Origin" not in refused
+    assert anybody.options("/api/events").status_code == 405
+    assert anybody.post("/api/events?code=abc", b"{}", content_type="application/json").status_code == 401
+
+
+def test_words_of_a_subscription_in_the_address_change_nothing(ops: Caller) -> None:
+    made = ops.experiment()
+    said = event(data=row(made))
+    assert ops.post("/api/events?code=abc&sig=x", said, Content_Type=STRUCTURED).status_code == 200
+    assert ops.post("/api/events?cod=abc", said, Content_Type=STRUCTURED).status_code == 400
+
+
+def test_a_header_that_is_not_ascii_is_told_apart_from_one_that_is_missing(ops: Caller) -> None:
+    made = ops.experiment()
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/%C3%BC", "ce-type": OBSERVED}
+    assert ops.post("/api/events", row(made), **headers).status_code == 200
+    for wrong in ("/ü", ""):  # the web server hands on nothing in its place
+        answer = ops.post("/api/events", row(made), **headers | {"ce-source": wrong})
+        assert (answer.status_code, errors_of(answer)) == (422, [("ce-source", "invalid_text")])
+        assert "Percent-encode" in answer.json()["detail"]
+    missing = ops.post("/api/events", row(made), **{k: v for k, v in headers.items() if k != "ce-source"})
+    assert errors_of(missing) == [("ce-source", "missing_field")]
+
+
+def test_data_that_is_a_text_says_what_it_should_be(ops: Caller) -> None:
+    made = ops.experiment()
+    answer = ops.post("/api/events", event(data=json.dumps(row(made))), Content_Type=STRUCTURED)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["detail"].startswith("data is a text. Send the JSON object itself")

@@ -47,6 +47,7 @@ def test_name_hypothesis_and_target_kpis_are_enough(ops: Caller) -> None:
         {
             "metric": "vrps",
             "name": "Vrps",
+            "direction": "increase",
             "role": "goal",
             "unit": "",
             "freshness": {"state": "unknown", "data_watermark": None, "due_at": None, "last_refresh_at": None},
@@ -95,6 +96,7 @@ def test_the_whole_plan_of_the_contract_is_taken(ops: Caller) -> None:
             {
                 "metric": "vrps",
                 "name": "Vrps",
+                "direction": "increase",
                 "role": "goal",
                 "minimum_effect": 0.02,
                 "baseline": {"mean": 3.1, "stddev": 22.0},

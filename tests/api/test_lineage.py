@@ -251,3 +251,95 @@ def test_the_official_client_is_understood(live_server: LiveServer, ops: Caller)
     client.emit(RunEvent(eventTime=at, producer="dbt", eventType=RunState.FAIL, run=failed, job=job))
     found = {str(run.run_id): (run.status, run.rows, run.error) for run in runs()}
     assert found == {good: ("succeeded", 12, None), bad: ("failed", None, "no such table")}
+
+
+# What a COMPLETE says ------------------------------------------------------------------------------------------------------
+
+WRITTEN = [{"namespace": "db", "name": "kpis"}]
+
+
+def complete(ops: Caller, minute: int, name: str = "daily_kpis", **said: Any) -> None:
+    job = {"namespace": "airflow", "name": name, **said.pop("job", {})}
+    assert ops.post("/api/v1/lineage", event(uuid.uuid4(), "COMPLETE", minute, job=job, **said)).status_code == 200
+
+
+def test_a_test_and_a_run_that_did_nothing_refresh_nothing(ops: Caller) -> None:
+    source(ops)
+    complete(ops, 1, outputs=WRITTEN)
+    told = {"_producer": "https://example.org", "_schemaURL": "https://example.org"}
+    complete(ops, 2, outputs=WRITTEN, job={"facets": {"jobType": {**told, "jobType": "TEST", "integration": "DBT"}}})
+    complete(ops, 3, outputs=[])
+    for number, facets in enumerate(
+        (
+            {"airflow": {"taskInstance": {"try_number": 0, "queued_dttm": None, "duration": None}}},
+            {"airflow": {"taskInstance": {"state": "skipped"}}},
+            {"airflowState": {"dagRunState": "success", "tasksState": {"a": "skipped", "b": None}}},
+        ),
+        start=4,
+    ):
+        run = event(uuid.uuid4(), "COMPLETE", number, outputs=WRITTEN)
+        run["run"]["facets"] = facets
+        ops.post("/api/v1/lineage", run)
+    assert moved_to() == NOON + timedelta(minutes=1)
+    assert [run.status for run in runs()] == ["succeeded"] * 6, "they are in the log all the same"
+    complete(ops, 9, outputs=WRITTEN)
+    assert moved_to() == NOON + timedelta(minutes=9)
+
+
+def test_a_job_whose_runs_never_name_what_they_wrote_refreshes_by_each_and_outputs_of_its_start_count(
+    ops: Caller,
+) -> None:
+    source(ops)
+    complete(ops, 1)
+    assert moved_to() == NOON + timedelta(minutes=1)
+    run = uuid.uuid4()
+    ops.post("/api/v1/lineage", event(run, "START", 2, outputs=WRITTEN))
+    ops.post("/api/v1/lineage", event(run, "COMPLETE", 3))
+    assert moved_to() == NOON + timedelta(minutes=3)
+    complete(ops, 4)
+    assert moved_to() == NOON + timedelta(minutes=3), "others of the job have written"
+
+
+@pytest.mark.parametrize(
+    ("named", "name", "moves"),
+    [
+        ("airflow/daily_kpis, airflow/model.kpis", "model.kpis", True),
+        ("airflow/other\nairflow/model.*", "model.shop.kpis.build.run", True),
+        ("airflow/model.*.run", "model.shop.kpis.build.test", False),
+        ("*/model.kpis", "model.kpis", True),
+        ("airflow/model?kpis", "model.kpis", False),
+        ("airflow/model.[k]pis", "model.kpis", False),
+    ],
+)
+def test_a_source_names_several_jobs_and_parts_of_names(ops: Caller, named: str, name: str, moves: bool) -> None:
+    source(ops, lineage_job=named)
+    complete(ops, 1, name)
+    assert (moved_to() is not None, [run.source for run in runs()]) == (moves, ["warehouse" if moves else ""])
+
+
+def test_statements_that_dbt_runs_for_a_model_are_no_runs_of_their_own(ops: Caller) -> None:
+    facets = {"jobType": {"jobType": "SQL", "integration": "DBT", "processingType": "BATCH"}}
+    for number in range(3):
+        complete(ops, number, f"model.kpis.sql.{number}", job={"facets": facets})
+    complete(ops, 4, "model.kpis")
+    assert [run.job_name for run in runs()] == ["airflow/model.kpis"]
+
+
+def test_only_runs_of_jobs_that_a_source_names_count_as_telemetry_failures(ops: Caller) -> None:
+    source(ops, enabled=False)
+    now = datetime.now(UTC)
+    for name, kind in (("some_test", "FAIL"), ("try_again", "ABORT"), ("daily_kpis", "COMPLETE")):
+        told = event(uuid.uuid4(), kind, job={"namespace": "airflow", "name": name})
+        ops.post("/api/v1/lineage", told | {"eventTime": now.isoformat()})
+    told = ops.get("/api/slo").json()["telemetry_failures"]
+    assert told["share"] == 0
+    failed = event(uuid.uuid4(), "FAIL") | {"eventTime": now.isoformat()}
+    ops.post("/api/v1/lineage", failed)
+    assert ops.get("/api/slo").json()["telemetry_failures"]["share"] == 0.5
+
+
+def test_lineage_has_a_rate_of_its_own_unless_its_key_has_one(ops: Caller, settings: Any) -> None:
+    settings.LINEAGE_RATE, settings.KEY_RATE = "7/h", "3/h"
+    told = ops.post("/api/v1/lineage", event(uuid.uuid4()))
+    assert "q=7;w=3600" in told.headers["RateLimit-Policy"]
+    assert "q=3;w=3600" in ops.get("/api/slo").headers["RateLimit-Policy"]

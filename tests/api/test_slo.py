@@ -304,7 +304,7 @@ def test_failed_runs_and_open_answers_are_counted_for_ones_own_teams(ops: Caller
         for status in ("succeeded", "failed", "running"):
             ended = None if status == "running" else NOW
             RefreshRun.objects.create(
-                run_id=f"00000000-0000-4000-8000-{len(status):012d}", job_name="feed", team=ops.team, started_at=NOW,
+                run_id=f"00000000-0000-4000-8000-{len(status):012d}", job_name="feed", source="feed", team=ops.team, started_at=NOW,
                 finished_at=ended, status=status,
             )  # fmt: skip
     made = running(ops, "open")
@@ -320,7 +320,7 @@ def test_runs_of_the_portal_itself_do_not_water_down_those_of_sources_that_fail(
         for number in range(100):
             job, team = ("feed", ops.team) if number < 2 else ("portal/evaluate", None)
             RefreshRun.objects.create(
-                run_id=f"00000000-0000-4000-8000-{number:012d}", job_name=job, team=team, started_at=NOW, finished_at=NOW,
+                run_id=f"00000000-0000-4000-8000-{number:012d}", job_name=job, source=job.replace("portal/evaluate", ""), team=team, started_at=NOW, finished_at=NOW,
                 status="succeeded" if number else "failed",
             )  # fmt: skip
         whole = slo.figures(now=NOW + HOUR).failures

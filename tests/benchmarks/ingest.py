@@ -100,8 +100,8 @@ def naive_portal(on: Scene) -> Iterator[str]:
     environment = join(Home(on.installation.home), "web")
     environment |= {"DJANGO_SETTINGS_MODULE": "tests.benchmarks.naive.settings", "DECISIONING_ROLE": "web"}
     port = free_port()
-    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--workers", "1"]
-    command += ["--blocking-threads", "32", "--no-ws", "decisioning.wsgi:application"]
+    command = [sys.executable, "-m", "granian", "--interface", "asginl", "--port", str(port), "--workers", "1"]
+    command += ["--no-ws", "decisioning.asgi:application"]
     server = subprocess.Popen(command, cwd=PROJECT, env=clean_environment() | environment, stderr=subprocess.DEVNULL)
     try:
         if not soon(lambda: not is_free(port), 60):

@@ -45,6 +45,73 @@ def test_clients_that_send_slowly_starve_nobody(installation: Installation, api:
         connection.close()
 
 
+def test_what_nobody_sends_halfway_stops_no_write_and_is_let_go_of(
+    installation: Installation, api: httpx.Client
+) -> None:
+    """Of any size, with no key, a false one, or that of a session that is none."""
+    create(api, "nobody")
+    url = installation.credentials()["url"]
+    held = []
+    for number in range(120):
+        size, sent = ((50, b"{"), (60_000, b"x" * 100), (5_000_000, b"x" * 100))[number % 3]
+        who = (b"", b"Authorization: Bearer dk_nobody00_x\r\n", b"Cookie: decisioning_session=none\r\n")[
+            number // 3 % 3
+        ]
+        path = (b"/api/experiments/nobody/kpis", b"/sign-in")[number % 2]
+        held.append(connected(url))
+        held[-1].sendall(
+            b"POST "
+            + path
+            + b" HTTP/1.1\r\nHost: localhost\r\n"
+            + who
+            + b"Content-Length: "
+            + str(size).encode()
+            + b"\r\n\r\n"
+            + sent
+        )
+    began = time.monotonic()
+    took: list[float] = []
+    statuses: list[int] = []
+    while time.monotonic() - began < 5:
+        few = {"rows": [row(len(statuses))]}
+        many = {"rows": [row(5_000 + n) for n in range(2_000)]}
+        for method, at, body in (
+            ("POST", "/api/experiments/nobody/kpis", few),
+            ("POST", "/api/experiments/nobody/kpis", many),
+            ("GET", "/healthz", None),
+            ("GET", "/api/experiments/nobody", None),
+        ):
+            asked_at = time.monotonic()
+            statuses.append(api.request(method, at, json=body).status_code)
+            took.append(time.monotonic() - asked_at)
+    ended = []
+    for connection in held:
+        connection.settimeout(max(0.1, began + 45 - time.monotonic()))
+        ended.append(connection.recv(100).split(b" ")[1:2])
+        connection.close()
+
+    print(
+        f"\n120 half bodies of nobody: {len(statuses)} requests of somebody, {set(statuses)}, worst {max(took) * 1000:.0f} ms; they got {sorted(map(str, ended))[::20]}"
+    )
+    assert set(statuses) == {200}
+    assert max(took) <= 2
+    assert all(ended), "nobody holds on for longer than a body of that size may take"
+
+
+def test_connections_that_say_nothing_cost_nobody_an_answer(installation: Installation, api: httpx.Client) -> None:
+    idle = [connected(installation.credentials()["url"]) for _ in range(600)]
+    took = []
+    for path in ["/healthz", "/api/experiments"] * 10:
+        began = time.monotonic()
+        with httpx.Client(base_url=api.base_url, headers=api.headers, timeout=30) as newcomer:
+            assert newcomer.get(path).status_code == 200
+        took.append(time.monotonic() - began)
+    for connection in idle:
+        connection.close()
+    print(f"\n600 idle connections: worst {max(took) * 1000:.0f} ms")
+    assert max(took) <= 1
+
+
 def test_headers_that_do_not_end_are_cut_off(installation: Installation) -> None:
     with connected(installation.credentials()["url"]) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")

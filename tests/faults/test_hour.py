@@ -68,7 +68,7 @@ def killed_worker(installation: Installation) -> None:
 
 
 def killed_web(installation: Installation) -> None:
-    found = installation.find("granian wsgi")
+    found = installation.find("granian asgi")
     os.kill(max(pid for pid in found if parent(pid) in found), signal.SIGKILL)
     time.sleep(10)
 

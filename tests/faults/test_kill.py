@@ -43,7 +43,7 @@ METRICS = [
 # What is killed, and how often in a row.
 VICTIMS = {"postgres": 5, "valkey": 5, "web": 10, "web's child": 3, "worker": 10, "worker's child": 3, "courier": 2}  # fmt: skip
 LINES = {
-    "postgres": "bin/postgres", "valkey": "valkey-server", "web": "granian wsgi", "worker": "celeryd: worker",
+    "postgres": "bin/postgres", "valkey": "valkey-server", "web": "granian asgi", "worker": "celeryd: worker",
     "courier": "celeryd: courier",
 }  # fmt: skip
 

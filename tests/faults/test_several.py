@@ -37,9 +37,9 @@ def test_metrics_count_what_every_process_has_answered_also_one_that_was_killed(
         httpx.get(f"{held['url']}/api/metrics", headers=headers, timeout=20).raise_for_status()
     everywhere = {reads(held["url"]) - before for _ in range(12)}
 
-    webs = installation.find("granian wsgi")
+    webs = installation.find("granian asgi")
     os.kill(next(pid for pid in webs if parent(pid) in webs), signal.SIGKILL)
-    back = soon(lambda: len(installation.find("granian wsgi")) == len(webs), 30)
+    back = soon(lambda: len(installation.find("granian asgi")) == len(webs), 30)
     after = {reads(held["url"]) - before for _ in range(12)}
 
     print(f"\n40 reads by two processes, {everywhere} told; one killed: {after}")

@@ -145,3 +145,28 @@ def test_whether_something_else_is_lacking_is_told_by_names_and_not_by_figures()
     assert [r for r in w.recommended(10).reasons if r.get("blocks")] != [
         r for r in w.recommended(11).reasons if r.get("blocks")
     ]
+
+
+def test_where_less_is_better_the_change_is_told_as_it_is_with_a_word_for_what_it_is_worth() -> None:
+    slower = {"code": "measured", "metric": "load", "variant": "t1", "effect": "relative", "alpha": 0.05, "estimate": -0.14,
+              "lower": -0.16, "upper": -0.12, "running_lower": None, "running_upper": None, "units": 2000}  # fmt: skip
+    harmed = {
+        "code": "harmed",
+        "metric": "load",
+        "variant": "t1",
+        "effect": "relative",
+        "max_harm": 0.05,
+        "upper": -0.12,
+        "looks": 2,
+    }
+    needs = {"code": "scale_needs", "metric": "load", "goal": True, "effect": "relative", "above": 0.02, "lower": -0.01}
+    by = Reader(metrics={"load": Called("Page load time", "ms", less_is_better=True)})
+
+    assert sentence(slower, by) == (
+        "Page load time: +14%, worse, for t1 (always-valid 95% interval +12% to +16%; 2,000 units)."
+    )
+    assert sentence({**slower, "estimate": 0.015}, by).startswith("Page load time: −1.5%, better, for t1")
+    assert sentence(harmed, by) == (
+        "Page load time of t1 is proved to rise by more than 5% (at best +12%), at 2 looks in a row."
+    )
+    assert sentence(needs, by) == "Scale needs the upper bound below −2% for Page load time; it is +1%."

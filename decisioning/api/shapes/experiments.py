@@ -88,6 +88,8 @@ class ValueOut(Shape):
 
 class KpiOut(Shape):
     metric = text()
+    name = text()
+    direction = maybe_text()
     role = s.ChoiceField(ROLES)
     unit = text()
     freshness = KpiFreshnessOut()

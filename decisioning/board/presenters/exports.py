@@ -201,10 +201,20 @@ def of_gates(d: ExperimentContext) -> Table:
         names = ("estimate", "lower", "upper", "running_lower", "running_upper", "n", "p")
         return [(gate.get("reading") or {}).get(name) for name in names]
 
+    def better_when(gate: Mapping[str, Any]) -> str | None:
+        kpi = d.metrics.get(gate.get("metric") or "")
+        return {"increase": "higher", "decrease": "lower"}.get(kpi.direction or "") if kpi else None
+
+    def change(gate: Mapping[str, Any]) -> float | None:
+        """As it was measured; in `estimate` and the bounds up is good."""
+        estimate = (gate.get("reading") or {}).get("estimate")
+        return -estimate if estimate is not None and better_when(gate) == "lower" else estimate
+
     return _table(
-        "gate kind variant metric verdict since estimate lower upper running_lower running_upper n p reason",
+        "gate kind variant metric better_when verdict since estimate lower upper running_lower running_upper n p change reason",
         (
-            [g["gate"], g["kind"], g.get("variant"), g.get("metric"), g["verdict"], g.get("since"), *figures(g), g.get("reason")]
+            [g["gate"], g["kind"], g.get("variant"), g.get("metric"), better_when(g), g["verdict"], g.get("since"), *figures(g),
+             change(g), g.get("reason")]
             for g in d.gates
         ),
     )  # fmt: skip
@@ -219,9 +229,10 @@ def of_effects(d: ExperimentContext) -> Table:
         else []
     )
     return _table(
-        "gate metric role variant day estimate lower upper n",
+        "gate metric better_when role variant day estimate lower upper change n",
         (
-            [c.gate.name, c.kpi.metric, c.kpi.role, variant, r.day, r.point.estimate, r.point.lower, r.point.upper, r.n]
+            [c.gate.name, c.kpi.metric, "lower" if c.kpi.direction == "decrease" else "higher", c.kpi.role, variant, r.day,
+             r.point.estimate, r.point.lower, r.point.upper, -r.point.estimate if c.kpi.direction == "decrease" else r.point.estimate, r.n]
             for c, found in read
             for (_, variant), readings in sorted(found.items())
             for r in readings

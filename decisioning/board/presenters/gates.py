@@ -5,7 +5,7 @@ reason, limits}. Names and units come from the plan's KPIs, by metric.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from math import isfinite, log
@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from decisioning.board import charts, words
 from decisioning.board.charts import Point, Threshold
-from gates.engine.figures import MINUS, percent
+from gates.engine.figures import MINUS, Change
 from gates.engine.plan import Kpi
 
 _ALARM = log(1_000)
@@ -117,36 +117,40 @@ def _first(*numbers: float | None) -> float:
     return next(n for n in numbers if n is not None)
 
 
-def sayer(gate: Mapping[str, Any] | None, metrics: Mapping[str, Kpi]) -> Callable[[float], str]:
-    """How an effect of this gate is said: as a share of the control, or in the KPI's own unit."""
-    if ((gate or {}).get("limits") or {}).get("effect", "relative") == "relative":
-        return percent
+def change(gate: Mapping[str, Any] | None, metrics: Mapping[str, Kpi]) -> Change:
+    """How an effect of this gate is told: as a share of the control, or in the KPI's own unit."""
     metric = metrics.get((gate or {}).get("metric") or "")
-    return partial(words.figure, unit=metric.unit if metric else "")
+    less_is_better = metric is not None and metric.direction == "decrease"
+    if ((gate or {}).get("limits") or {}).get("effect", "relative") == "relative":
+        return Change(less_is_better=less_is_better)
+    return Change(partial(words.figure, unit=metric.unit if metric else ""), less_is_better=less_is_better)
 
 
-def spread(say: Callable[[float], str], point: Point) -> str:
+def spread(say: Change, point: Point) -> str:
     """The interval of an effect."""
-    return f"[{say(point.lower)}, {say(point.upper)}]" if isfinite(point.lower + point.upper) else ""
+    return f"[{', '.join(say.interval(point.lower, point.upper))}]" if isfinite(point.lower + point.upper) else ""
 
 
-def thresholds(gate: Mapping[str, Any]) -> list[Threshold]:
-    """A gate's limits as posts of a drawing."""
+def thresholds(gate: Mapping[str, Any], metrics: Mapping[str, Kpi]) -> list[Threshold]:
+    """A gate's limits as posts of a drawing, in which up is good."""
     extra = gate.get("limits") or {}
-    relative = extra.get("effect", "relative") == "relative"
+    say = change(gate, metrics)
+    better, worse = ("below", "above") if say.less_is_better else ("above", "below")
 
-    def say(value: float) -> str:
-        return percent(value).lstrip("+") if relative else f"{value:g}"
+    def at(value: float) -> str:
+        return say(value).lstrip("+")
 
     if gate["kind"] == "uplift":
         above, below = extra.get("scale_above", 0.0), extra.get("delete_below")
-        found = [Threshold(above, f"scale above {say(above)}", "scale", "right")]
-        return found + ([Threshold(below, f"delete below {say(below)}", "delete", "left")] if below is not None else [])
+        found = [Threshold(above, f"scale {better} {at(above)}", "scale", "right")]
+        return found + (
+            [Threshold(below, f"delete {worse} {at(below)}", "delete", "left")] if below is not None else []
+        )
     if gate["kind"] == "guard":
         margin = -extra.get("max_harm", 0.0)
         return [
-            Threshold(margin, f"safe above {say(margin)}", "scale", "right"),
-            Threshold(margin, f"harm below {say(margin)}", "delete", "left"),
+            Threshold(margin, f"safe {better} {at(margin)}", "scale", "right"),
+            Threshold(margin, f"harm {worse} {at(margin)}", "delete", "left"),
         ]
     limits = []
     if extra.get("at_most") is not None:
@@ -164,12 +168,10 @@ def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Kpi]) -> tuple[str
     if gate["kind"] in ("uplift", "guard"):
         if point is None:
             return "no reading", ""
-        drift = ", drifts" if extra.get("drift") else ""
-        if extra.get("effect", "relative") == "relative":
-            return percent(point.estimate), words.bounds(point.lower, point.upper) + drift
-        unit = metric.unit if metric else ""
-        spread = f"[{words.figure(point.lower, unit)}, {words.figure(point.upper, unit)}]"
-        return words.figure(point.estimate, unit), spread + drift
+        say = change(gate, metrics)
+        return say(point.estimate) + say.worth(point.estimate), spread(say, point) + (
+            ", drifts" if extra.get("drift") else ""
+        )
     unit, kind = (metric.unit, metric.kind) if metric else ("", "mean")
     if gate["kind"] == "threshold" or (gate["kind"] == "density" and gate.get("metric")):
         return words.figure(_newest(extra), unit, kind), "newest value"
@@ -181,10 +183,10 @@ def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Kpi]) -> tuple[str
     if gate["kind"] == "srm" and (found := _log_e(extra)) is not None:
         return f"log e = {found:.2f}".replace("-", MINUS), f"alarm at {_ALARM:.1f}"
     if gate["kind"] == "target":
-        span = f"[{words.figure(extra.get('least'), unit, kind)}, {words.figure(extra.get('most'), unit, kind)}]"
+        seen = f"[{words.figure(extra.get('least'), unit, kind)}, {words.figure(extra.get('most'), unit, kind)}]"
         return words.figure(
             extra.get("mean"), unit, kind
-        ), f"{span} over {extra.get('days', 7)} days" if "mean" in extra else ""
+        ), f"{seen} over {extra.get('days', 7)} days" if "mean" in extra else ""
     return "", ""
 
 
@@ -207,28 +209,28 @@ def _log_e(extra: Mapping[str, Any]) -> float | None:
 def drawn(gate: Mapping[str, Any], metrics: Mapping[str, Kpi], *, uid: str) -> SafeString:
     """The reading against its posts, or a meter for a gate that counts; nothing when there is nothing to draw."""
     extra = gate.get("limits") or {}
-    name, (text, spread) = name_of(gate, metrics), value_text(gate, metrics)
-    title = f"{name}: {text} {spread}".strip()
+    name, (text, beside) = name_of(gate, metrics), value_text(gate, metrics)
+    title = f"{name}: {text} {beside}".strip()
     if gate["kind"] in ("uplift", "guard"):
         point = reading(gate)
         if point is None:
             return svg("")
-        limits = thresholds(gate)
+        limits = thresholds(gate, metrics)
         return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
     if gate["kind"] == "threshold" or (gate["kind"] == "density" and gate.get("metric")):
-        value, limits = _newest(extra), thresholds(gate)
+        value, limits = _newest(extra), thresholds(gate, metrics)
         if value is None:
             return svg("")
         return svg(charts.interval(Point(value, value, value), limits, uid=uid, title=title, desc=_told(limits)))
     if gate["kind"] == "target" and "mean" in extra:
-        limits, point = thresholds(gate), Point(extra["least"], extra["mean"], extra["most"])
+        limits, point = thresholds(gate, metrics), Point(extra["least"], extra["mean"], extra["most"])
         return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
     if gate["kind"] == "density" and (share := _density(extra)) is not None:
         limit = float(extra.get("at_least") or 0)
-        return svg(charts.meter(share, limit=limit, full=1, uid=uid, title=title, desc=spread, width=300))
+        return svg(charts.meter(share, limit=limit, full=1, uid=uid, title=title, desc=beside, width=300))
     if gate["kind"] == "srm" and (found := _log_e(extra)) is not None:
         full = _ALARM * 4 / 3
-        return svg(charts.meter(max(found, 0), limit=_ALARM, full=full, uid=uid, title=title, desc=spread, width=300))
+        return svg(charts.meter(max(found, 0), limit=_ALARM, full=full, uid=uid, title=title, desc=beside, width=300))
     return svg("")
 
 

@@ -160,7 +160,7 @@ def shown_of(data: PageData, pk: int) -> Mapping[str, Any]:
 def reader_of(data: PageData, pk: int) -> Reader:
     """Who reads what the gates say of an experiment: now, or at its end."""
     ended = data.experiments[pk].ended_at
-    called = {metric: Called(kpi.name, kpi.unit) for metric, kpi in data.metrics.items()}
+    called = {metric: Called(kpi.name, kpi.unit, kpi.direction == "decrease") for metric, kpi in data.metrics.items()}
     return Reader(min(data.now, ended) if ended else data.now, called)
 
 

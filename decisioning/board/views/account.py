@@ -84,7 +84,7 @@ def key_revoke(request: HttpRequest, pk: int) -> HttpResponse:
         raise Http404(str(pk))
     require_scope(request, Scope.KEYS, key.team_id)
     if request.method == "POST":
-        ApiKey.objects.filter(pk=pk, revoked_at__isnull=True).update(revoked_at=timezone.now())
+        access_keys.revoke(ApiKey.objects.filter(pk=pk), now=timezone.now())
         messages.success(request, f"{key} is revoked; it is refused from now on.")
         return redirect("keys")
     asked = {

@@ -15,7 +15,7 @@ from django.utils.html import format_html
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from decisioning.access import pictures
-from decisioning.access.middleware import own_transaction
+from decisioning.access.middleware import has_room, own_transaction
 from decisioning.access.scopes import Scope
 from decisioning.board import snapshots
 from decisioning.board.downloads import MOST_OF_ONE, spreadsheet
@@ -26,7 +26,7 @@ from decisioning.board.presenters.experiment import page as experiment_page
 from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.board.presenters.experiment.verdict import verdicts
 from decisioning.board.views.base import experiment_or_404, page, person, require_scope, signed_in, who
-from experiments import lifecycle
+from experiments import assets, lifecycle
 from experiments.models import Asset, Experiment, Variant
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine.evidence import EvidenceRefused
@@ -221,6 +221,7 @@ def replay(request: HttpRequest, ref: str, digest: str) -> HttpResponse:
     return redirect(reverse("experiment", args=[e.key]) + "#evidence")
 
 
+@has_room("files")
 @require_POST
 @person
 def upload(request: HttpRequest, ref: str, variant: str) -> HttpResponse:
@@ -236,10 +237,14 @@ def upload(request: HttpRequest, ref: str, variant: str) -> HttpResponse:
         messages.error(request, f"The picture was not taken. {problem[0].capitalize()}: {problem[1][0]}")
         return redirect(reverse("experiment", args=[e.key]) + "#variants")
     image = form.cleaned_data["image"]
-    Asset.objects.create(
-        experiment=e, variant=arm, title=image.name[:200], alt=form.cleaned_data["alt"], media_type=form.media_type, body=form.body,
-        created_at=timezone.now(),
-    )  # fmt: skip
+    assets.keep(
+        arm,
+        title=image.name,
+        alt=form.cleaned_data["alt"],
+        media_type=form.media_type,
+        body=form.body,
+        now=timezone.now(),
+    )
     messages.success(request, f"The picture of {arm} is kept.")
     return redirect(reverse("experiment", args=[e.key]) + "#variants")
 

@@ -17,6 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from decisioning.access import members
+from decisioning.access.middleware import has_room
 from decisioning.access.models import Invitation, Membership, Team
 from decisioning.access.scopes import Scope
 from decisioning.board import once, words
@@ -102,11 +103,12 @@ def member_remove(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
 @require_POST
 @person
 def invitation_withdraw(request: HttpRequest, ref: str, pk: int) -> HttpResponse:
-    get_object_or_404(Invitation, team=_team(request, ref, need=Scope.KEYS), pk=pk).delete()
+    members.withdraw(get_object_or_404(Invitation, team=_team(request, ref, need=Scope.KEYS), pk=pk))
     messages.success(request, "The invitation is withdrawn; its link leads nowhere now.")
     return redirect("team", ref=ref)
 
 
+@has_room("passwords")
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def join(request: HttpRequest) -> HttpResponse:

@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
+from decisioning.access.middleware import has_room
 from decisioning.access.scopes import Scope
 from decisioning.board.downloads import spreadsheet
 from decisioning.board.presenters import (
@@ -85,6 +86,7 @@ def sources(request: HttpRequest) -> HttpResponse:
     return page(request, "board/sources.html", shown, here="freshness", title="Sources", exact=False)
 
 
+@has_room("files")
 @require_POST
 @person
 def source_try(request: HttpRequest, pk: int) -> HttpResponse:

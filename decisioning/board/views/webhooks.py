@@ -106,7 +106,7 @@ def webhook_again(request: HttpRequest, pk: int, delivery: int) -> HttpResponse:
 def webhook_delete(request: HttpRequest, pk: int) -> HttpResponse:
     channel = _channel(request, pk)
     if request.method == "POST":
-        channel.delete()
+        channels.close_channel(channel)
         messages.success(request, f"{channel} is deleted; nothing is sent to it any more.")
         return redirect("webhooks")
     asked = {

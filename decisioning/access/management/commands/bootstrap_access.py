@@ -10,7 +10,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection, transaction
 
-from decisioning.access.keys import create_key
+from decisioning.access.keys import create_key, revoke
 from decisioning.access.models import ApiKey, Membership, Team
 from decisioning.access.principal import bind_job
 from decisioning.access.scopes import Scope
@@ -59,7 +59,7 @@ class Command(BaseCommand):
             Membership.objects.get_or_create(team=team, user=admin, defaults={"role": Membership.Role.ADMIN})
             held = ApiKey.objects.filter(team=team, owner=admin, revoked_at__isnull=True, agent=False)
             if options["new_key"]:
-                held.update(revoked_at=now)
+                revoke(held, now=now)
             elif held.exists():
                 return
             _, secret = create_key(team, scopes=list(Scope), owner=admin, now=now)

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django.db.models import DateTimeField, Exists, ExpressionWrapper, F, OuterRef, Q, QuerySet, Value
 from django.http import QueryDict
 
+from decisioning.access.limits import MOST_TEXT
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.board import words
@@ -27,7 +28,7 @@ SORTS = {"name": ("name",), "-name": ("-name",), "started": ("started_at", "id")
 def matching(params: QueryDict, *, now: datetime) -> QuerySet[Experiment]:
     """The experiments a query asks for, whatever lane they are in."""
     found = Experiment.objects.all()
-    if text := params.get("q", "").strip():
+    if text := params.get("q", "").strip()[:MOST_TEXT]:
         found = found.filter(
             Q(name__icontains=text) | Q(key__icontains=text) | Q(hypothesis__icontains=text) | Q(owner__icontains=text)
         )

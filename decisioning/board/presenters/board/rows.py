@@ -60,8 +60,8 @@ def _spark(data: PageData, pk: int, variant: str | None, *, uid: str) -> SafeStr
     if not points:
         return gate_presenter.svg("")
     gate = next((g for g in shown_of(data, pk).get("gates") or [] if g["kind"] == "uplift"), None)
-    say, last = gate_presenter.sayer(gate, data.metrics), points[-1]
-    title = f"So far: {say(last.estimate)} {gate_presenter.spread(say, last)}"
+    say, last = gate_presenter.change(gate, data.metrics), points[-1]
+    title = f"So far: {say(last.estimate)}{say.worth(last.estimate)} {gate_presenter.spread(say, last)}"
     if gate_presenter.split_is_wrong(shown_of(data, pk).get("gates") or []):
         title = "So far: not trusted, the split is wrong"
     return gate_presenter.svg(

@@ -24,34 +24,44 @@ def uplift_chart(
         return None
     mine = (g for g in d.gates if g["kind"] == "uplift" and g.get("metric") == goal.metric)
     gate = next((g for g in mine if g.get("variant") in (None, treatment.key)), None)
-    say, name = gate_presenter.sayer(gate, d.metrics), goal.name or goal.metric
+    say, name = gate_presenter.change(gate, d.metrics), goal.name or goal.metric
     points, days = [r.point for r in found], [history.day_text(r.day) for r in found]
     last = points[-1]
+    said = say(last.estimate) + say.worth(last.estimate)
     spread = gate_presenter.spread(say, last)
     trusted = not gate_presenter.split_is_wrong(d.gates)
     draw: dict[str, Any] = {
         "days": days,
-        "thresholds": gate_presenter.thresholds(gate) if gate else [],
+        "thresholds": gate_presenter.thresholds(gate, d.metrics) if gate else [],
         "events": _events(d, [r.day for r in found]),
         "say": say,
-        "title": f"Uplift of {name}, {treatment.key}: {say(last.estimate)} {spread}",
+        "title": f"Uplift of {name}, {treatment.key}: {said} {spread}",
         "desc": "Estimate and always-valid interval at the last look of each day",
     }
-    better = "higher is better" if goal.direction == "increase" else "lower is better, up is good here"
+    better = "higher is better" if goal.direction == "increase" else "lower is better; drawn with better above"
     return {
         "tone": {"scale": "scale", "delete": "delete", "review": "review"}.get(d.said.get("action", ""), "hold")
         if trusted
         else "review",
         "title": f"Uplift of {name}" + (f", {treatment}" if several else ""),
         "what": f"{goal.metric}, {better}",
-        "estimate": say(last.estimate) if trusted else "not trusted",
+        "estimate": said if trusted else "not trusted",
         "range": spread if trusted else "the split is wrong",
         "wide": svg(charts.uplift(points, uid=f"u{i}w", **draw)),
         "narrow": svg(charts.uplift(points, uid=f"u{i}n", width=340, height=220, **draw)),
         "table": {
             "summary": "Uplift as a table" + (f", {treatment}" if several else ""),
             "heads": ["Day", "Lower", "Estimate", "Upper", "Units"],
-            "rows": [[history.day_text(r.day), *(say(value) for value in r.point), words.count(r.n)] for r in found],
+            "rows": [
+                [
+                    history.day_text(r.day),
+                    (ends := say.interval(r.point.lower, r.point.upper))[0],
+                    say(r.point.estimate),
+                    ends[1],
+                    words.count(r.n),
+                ]
+                for r in found
+            ],
         },
     }
 
