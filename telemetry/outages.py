@@ -91,14 +91,12 @@ def _faults(new: NewOutage, team: Team, now: dt.datetime) -> Iterator[Fault]:
         return
     known = set(Metric.objects.filter(key__in=new.metrics).values_list("key", flat=True))
     bound = set(Source.objects.filter(team=team, key__in=new.sources).values_list("key", flat=True))
-    for name, keys, there in (("metrics", new.metrics, known), ("sources", new.sources, bound)):
-        for position, key in enumerate(keys):
-            if key not in there:
-                yield Fault(
-                    f"/{name}/{position}",
-                    f"unknown_{name[:-1]}",
-                    f"There is no {name[:-1]} {key!r}. Correct its key.",
-                )
+    for position, key in enumerate(new.metrics):
+        if key not in known:
+            yield Fault(f"/metrics/{position}", "unknown_metric", f"There is no metric {key!r}. Correct its key.")
+    for position, key in enumerate(new.sources):
+        if key not in bound:
+            yield Fault(f"/sources/{position}", "unknown_source", f"The team has no source {key!r}. Correct its key.")
 
 
 # What is read of them -----------------------------------------------------------------------------------------------------

@@ -158,6 +158,21 @@ class Choice(Text):
         return data
 
 
+class Texts(_Strict):
+    """A list of keys."""
+
+    expects = "a list of keys"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        set_override(self, "field", {"type": "array", "items": {"type": "string"}})
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        if not isinstance(data, list) or not all(isinstance(key, str) and len(key) <= 200 for key in data):
+            self.refuse(f"{self.field_name} is {_shown(data)}, must be a list of keys.")
+        return data
+
+
 class Expected(_Strict):
     """When the buckets of a metric end: an object with every_s, cron, or every; what is in it is the domain's to refuse."""
 
@@ -362,6 +377,29 @@ class WebhookIn(serializers.Serializer[Any]):
 
 
 # Sources ----------------------------------------------------------------------------------------------------------------
+
+
+class OutageChange(serializers.Serializer[Any]):
+    """What PATCH may change of an outage."""
+
+    metrics = Texts(required=False)
+    sources = Texts(required=False)
+    reason = Text(required=False, max_length=500)
+
+    def get_fields(self) -> dict[str, Any]:
+        """With `from` and `to`, the first of which is no name in Python."""
+        return {"from": Timestamp(required=self.needed), "to": Timestamp(required=self.needed), **super().get_fields()}
+
+    needed = False
+
+
+class OutageIn(OutageChange):
+    """A stretch of time, both ends included, in which these metrics, or all that these sources feed, are not expected."""
+
+    reason = Text(max_length=500)
+    team = Text(required=False, max_length=200)
+
+    needed = True
 
 
 class SourceIn(serializers.Serializer[Any]):

@@ -276,7 +276,7 @@ FEEDS: list[list[tuple[float | None, dict[str, Any]]]] = [
 )
 def test_the_database_and_the_gates_have_the_same_calendars_and_outages(
     team: Team,
-    calendar: Callable[..., tuple[CompiledPlan, Callable[[str, Sequence[object]], Any]]],
+    calendar: Callable[..., tuple[CompiledPlan, Callable[[str, Sequence[Any]], Any]]],
     feed: list[tuple[float | None, dict[str, Any]]],
     outages: list[tuple[int, int]],
     stops: list[int],
@@ -315,13 +315,13 @@ def test_the_database_and_the_gates_have_the_same_calendars_and_outages(
 
 
 @pytest.fixture
-def calendar(team: Team) -> Callable[..., tuple[CompiledPlan, Callable[[str, Sequence[object]], Any]]]:
+def calendar(team: Team) -> Callable[..., tuple[CompiledPlan, Callable[[str, Sequence[Any]], Any]]]:
     """An experiment whose metric is due by these schedules, with outages and pauses, minutes from its start; and how to ask the database."""
     target = Portal(team).start()
 
     def staged(
         feed: list[tuple[float | None, dict[str, Any]]], outages: list[tuple[int, int]], stops: list[int], target_s: int
-    ) -> tuple[CompiledPlan, Callable[[str, Sequence[object]], Any]]:
+    ) -> tuple[CompiledPlan, Callable[[str, Sequence[Any]], Any]]:
         with as_role("owner"):
             experiment = Experiment.objects.get(pk=target.experiment_id)
             metric = experiment.targetkpis.select_related("metric").get(metric__key="vrps").metric
@@ -343,7 +343,7 @@ def calendar(team: Team) -> Callable[..., tuple[CompiledPlan, Callable[[str, Seq
         with as_role("worker"):
             (judging,) = load([experiment.pk])
 
-        def asked(sql: str, values: Sequence[object]) -> Any:
+        def asked(sql: str, values: Sequence[Any]) -> Any:
             with as_role("worker"), connection.cursor() as cursor:
                 cursor.execute(sql, [experiment.pk if value == "experiment" else value for value in values])
                 return cursor.fetchone()

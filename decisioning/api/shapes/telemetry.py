@@ -139,6 +139,22 @@ class FedOut(Shape):
     telemetry_p95_s = maybe_number()
 
 
+class OutageOut(Shape):
+    """A stretch of time in which feeds of a team are not expected to bring anything."""
+
+    id = whole()
+    team = text()
+    to = at()
+    metrics = texts()
+    sources = texts()
+    reason = text()
+    created_at = at()
+
+    def get_fields(self) -> dict[str, s.Field]:  # type: ignore[type-arg]
+        """With `from`, which is no name in Python."""
+        return {"from": at(), **super().get_fields()}
+
+
 class SourceOut(Shape):
     """Where rows are pulled from, and how it fares. failure_share: failed and missed runs of those due in the last 7 days, null when
     none was. freshness: null when it feeds nothing that is judged now."""
