@@ -7,7 +7,7 @@ cursor's row, meet no lock until all is made; where they were faster, nothing of
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from django.db import connection, transaction
@@ -17,7 +17,7 @@ from django.db.models.functions import Least
 from experiments.models import Experiment
 from gates.loading import JudgingInput, load
 from gates.models import Cursor
-from telemetry import wake
+from telemetry import arrays, wake
 
 
 class Claim(NamedTuple):
@@ -142,23 +142,39 @@ def save_cursors(judgings: Sequence[JudgingInput]) -> None:
     for judging in judgings:
         if judging.experiment.status == Experiment.Status.DRAFT:
             judging.cursor.due_at = judging.cursor.unjudgeable = None
-    with connection.cursor() as db:
-        db.execute(
-            """
-            UPDATE metadata.cursors c SET judged_to = w.judged_to, due_at = w.due_at, quiet_to = w.quiet_to, asked_slot = w.asked_slot,
-              fold = w.fold, policy_version_id = w.policy_version_id, state = decode(w.state, 'base64'), shown = w.shown,
-              revisions = w.revisions, readable_at = w.readable_at, missed_slots = w.missed_slots, unjudgeable = w.unjudgeable,
-              rules = w.rules
-            FROM json_to_recordset(%s) AS w(experiment_id bigint, judged_to timestamptz, due_at timestamptz, quiet_to timestamptz,
-              asked_slot timestamptz, fold int, policy_version_id bigint, state text, shown jsonb, revisions jsonb, readable_at timestamptz,
-              missed_slots bigint, unjudgeable jsonb, rules smallint)
-            WHERE c.experiment_id = w.experiment_id AND c.experiment_id = ANY (%s)
-            """,  # the ids once more, so that one experiment's cursor is found without reading all of them
-            [
-                msgspec.json.encode([_written(judging.cursor) for judging in judgings]).decode(),
-                [judging.cursor.pk for judging in judgings],
-            ],
-        )
+    given = {
+        "ids": arrays.int8s([judging.cursor.pk for judging in judgings]),
+        "states": arrays.byteas(
+            [None if (state := judging.cursor.state) is None else bytes(state) for judging in judgings]
+        ),
+        "shown": arrays.texts([_shown(judging.cursor) for judging in judgings]),
+        "gates": arrays.texts([judging.gates for judging in judgings]),
+        "rest": arrays.texts(
+            [msgspec.json.encode({n: getattr(judging.cursor, n) for n in _WRITTEN}) for judging in judgings]
+        ),
+    }
+    with connection.wrap_database_errors, arrays.cursor() as db:
+        db.execute(_SAVE, given)
+
+
+_SAVE = """
+UPDATE metadata.cursors c SET judged_to = r.judged_to, due_at = r.due_at, quiet_to = r.quiet_to, asked_slot = r.asked_slot,
+  fold = r.fold, policy_version_id = r.policy_version_id, state = w.state,
+  shown = CASE WHEN w.shown IS NOT NULL THEN w.shown::jsonb
+    WHEN w.gates IS NOT NULL THEN jsonb_set(c.shown, '{gates}', w.gates::jsonb) ELSE c.shown END,
+  revisions = r.revisions, readable_at = r.readable_at, missed_slots = r.missed_slots, unjudgeable = r.unjudgeable, rules = r.rules,
+  on_record = r.on_record
+FROM unnest(%(ids)s, %(states)s, %(shown)s, %(gates)s, %(rest)s) AS w(experiment_id, state, shown, gates, rest)
+CROSS JOIN LATERAL json_to_record(w.rest::json) AS r(judged_to timestamptz, due_at timestamptz, quiet_to timestamptz,
+  asked_slot timestamptz, fold int, policy_version_id bigint, revisions jsonb, readable_at timestamptz, missed_slots bigint,
+  unjudgeable jsonb, rules smallint, on_record jsonb)
+WHERE c.experiment_id = w.experiment_id AND c.experiment_id = ANY (%(ids)s)
+"""  # the ids once more, so that one experiment's cursor is found without reading all of them
+
+
+def _shown(cursor: Cursor) -> bytes | None:
+    """What is shown, where it was told anew; what was not read stays as it is."""
+    return msgspec.json.encode(cursor.shown) if "shown" in cursor.__dict__ else None
 
 
 _WRITTEN = (
@@ -168,15 +184,10 @@ _WRITTEN = (
     "asked_slot",
     "fold",
     "policy_version_id",
-    "shown",
     "revisions",
     "readable_at",
     "missed_slots",
     "unjudgeable",
     "rules",
+    "on_record",
 )
-
-
-def _written(cursor: Cursor) -> dict[str, Any]:
-    state = None if cursor.state is None else bytes(cursor.state)
-    return {"experiment_id": cursor.pk, "state": state, **{name: getattr(cursor, name) for name in _WRITTEN}}

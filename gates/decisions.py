@@ -51,7 +51,7 @@ def record_decision(
     Raises DecisionRefused: 422 `missing_field`, `invalid`; 403 `person_required`; 409 `nothing_to_decide`,
     `already_decided`, `recommendation_replaced`, `recommendation_suspended`.
     """
-    _complete(action, override_to, reason)
+    _check_complete(action, override_to, reason)
     if by.agent:
         raise DecisionRefused(
             "person_required", "Agents propose, people decide. Ask a person with the approver role.", status=403
@@ -65,11 +65,11 @@ def record_decision(
     recommendation = _answerable(experiment, digest, cursor)
     scales = (override_to or recommendation.action) == "scale"
     if scales or action == Decision.Action.ACCEPT:
-        _stands(recommendation, cursor, now)
+        _check_stands(recommendation, cursor, now)
     if action == Decision.Action.ACCEPT:
-        _proved(recommendation)
+        _check_proved(recommendation)
     if scales:
-        _fresh_enough(experiment, recommendation, now)
+        _check_fresh(experiment, recommendation, now)
     decision = Decision.objects.create(
         experiment=experiment,
         recommendation=recommendation,
@@ -107,7 +107,7 @@ def record_decision(
     return decision
 
 
-def _complete(action: str, override_to: str, reason: str) -> None:
+def _check_complete(action: str, override_to: str, reason: str) -> None:
     if action not in Decision.Action.values:
         raise DecisionRefused.of(Fault("/action", "invalid", f"action is {action!r}; it must be accept or override."))
     if action == "accept":
@@ -156,7 +156,7 @@ def _answerable(experiment: Experiment, digest: str, cursor: Cursor) -> Recommen
     )
 
 
-def _stands(recommendation: Recommendation, cursor: Cursor, now: dt.datetime) -> None:
+def _check_stands(recommendation: Recommendation, cursor: Cursor, now: dt.datetime) -> None:
     """What is suspended as of the newest slot is not accepted, and scales nothing: its rows died, were restated, or break judging."""
     if cursor.unjudgeable:
         raise DecisionRefused(
@@ -176,7 +176,7 @@ def _stands(recommendation: Recommendation, cursor: Cursor, now: dt.datetime) ->
         )
 
 
-def _proved(recommendation: Recommendation) -> None:
+def _check_proved(recommendation: Recommendation) -> None:
     """Who accepts answers for what the evidence says: it has to be there, as its digest names it. An override rests on its own reason."""
     digest = recommendation.evidence_digest
     try:
@@ -190,7 +190,7 @@ def _proved(recommendation: Recommendation) -> None:
         ) from error
 
 
-def _fresh_enough(experiment: Experiment, recommendation: Recommendation, now: dt.datetime) -> None:
+def _check_fresh(experiment: Experiment, recommendation: Recommendation, now: dt.datetime) -> None:
     """Nothing is scaled on telemetry that has died or changed since the newest slot, should the tick itself be late."""
     try:
         (judging,) = load([experiment.pk])

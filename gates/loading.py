@@ -1,25 +1,23 @@
 """What a fold reads: plan, policy in force, stored state and the rows after it, for many experiments in a few queries."""
 
-import datetime as dt
+import re
 import zlib
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import lru_cache
 
 import msgspec
+import numpy as np
 from django.db import connection
 
-from experiments.feeds import parts_of, schedules_of
-from experiments.models import Experiment, MetricSchedule, Pause, TargetKpi, Variant
+from experiments.models import Experiment
 from gates.engine.checkpoint import Checkpoint
-from gates.engine.plan import Answer, Baseline, Kpi, Plan, Target, from_us, to_us
-from gates.engine.plan import Variant as PlannedVariant
+from gates.engine.plan import Plan
 from gates.engine.policy import Policy, parse
 from gates.engine.series import Rows, Series, SeriesKey
-from gates.models import Cursor, Decision, PolicyVersion
-from telemetry.models import Outage, Source
-from telemetry.outages import windows
+from gates.feeds import with_feeds
+from gates.models import Cursor, PolicyVersion
+from telemetry import arrays
 
 
 class Unjudgeable(Exception):
@@ -38,17 +36,18 @@ class JudgingInput:
     changed: list[tuple[str, int, int]] = field(
         default_factory=list
     )  # (metric, from_ts, from_received_at) in microseconds
+    gates: bytes | None = None  # of `shown`, as JSON, where they alone are other ones
 
 
 def load(ids: Sequence[int]) -> list[JudgingInput]:
     """Experiments with cursor, policy in force and plan, in the order of their ids. Raises Unjudgeable."""
-    experiments = {e.pk: e for e in Experiment.objects.select_related("team").filter(pk__in=ids)}
-    cursors = {c.pk: c for c in Cursor.objects.filter(pk__in=ids)}
+    experiments = {e.pk: e for e in Experiment.objects.filter(pk__in=ids)}
+    cursors = {c.pk: c for c in Cursor.objects.defer("shown").filter(pk__in=ids)}
     versions = versions_in_force(ids)
     if without := [e.key for pk, e in experiments.items() if pk not in versions]:
         raise Unjudgeable(f"No version of the policy of {', '.join(without)} is active.")
     policies = {pk: policy_of(version) for pk, version in {v.pk: v for v in versions.values()}.items()}
-    plans = plans_of(experiments.values())
+    plans = plans_of(ids)
     return [
         JudgingInput(experiments[i], cursors[i], versions[i], policies[versions[i].pk], plans[i])
         for i in sorted(experiments)
@@ -64,178 +63,113 @@ def policy_of(version: PolicyVersion) -> Policy:
 
 
 def versions_in_force(ids: Sequence[int]) -> dict[int, PolicyVersion]:
-    """By experiment: the newest activated version of its own policy, else its team's default, else the shipped `default`."""
+    """By experiment, the version that judges it (`metadata.policy_in_force`); one without is left out."""
     with connection.cursor() as db:
         db.execute(
-            """
-            SELECT e.id, v.id FROM metadata.experiments e
-            CROSS JOIN LATERAL (
-              SELECT policy_id FROM (
-                SELECT policy_id, 1 AS rank FROM metadata.policy_bindings b WHERE b.experiment_id = e.id
-                UNION ALL SELECT policy_id, 2 FROM metadata.policy_bindings b WHERE b.team_id = e.team_id AND b.experiment_id IS NULL
-                UNION ALL SELECT id, 3 FROM metadata.policies p WHERE p.team_id IS NULL AND p.name = 'default') AS choices
-              ORDER BY rank LIMIT 1) AS chosen
-            CROSS JOIN LATERAL (
-              SELECT id FROM metadata.policy_versions w WHERE w.policy_id = chosen.policy_id AND w.activated_at IS NOT NULL
-              ORDER BY activated_at DESC, number DESC LIMIT 1) AS v
-            WHERE e.id = ANY (%s)
-            """,
+            "SELECT e.id, metadata.policy_in_force(e.id, e.team_id) FROM metadata.experiments e WHERE e.id = ANY (%s)",
             [list(ids)],
         )
-        chosen = dict(db.fetchall())
+        chosen = {pk: version for pk, version in db.fetchall() if version is not None}
     versions = PolicyVersion.objects.select_related("policy").in_bulk(set(chosen.values()))
     return {experiment: versions[version] for experiment, version in chosen.items()}
 
 
-def plans_of(experiments: Iterable[Experiment]) -> dict[int, Plan]:
-    """The plan of each experiment as the engine reads it; a constant number of queries. Drafts have the plan they would start with.
+_PLANS = """
+WITH asked AS MATERIALIZED (SELECT * FROM metadata.experiments WHERE id = ANY (%(ids)s)),
+variants AS (
+  SELECT v.experiment_id, json_agg(json_build_object('key', v.key, 'weight', v.weight, 'control', v.control,
+    'position', v.position, 'dropped_at', us(v.dropped_at)) ORDER BY v.position) AS told
+  FROM metadata.variants v WHERE v.experiment_id = ANY (%(ids)s) GROUP BY 1),
+kpis AS (
+  SELECT t.experiment_id, json_agg(json_strip_nulls(json_build_object('metric', m.key, 'role', t.role, 'kind', m.kind,
+    'direction', m.direction, 'temporality', m.temporality, 'expected_every_s', m.expected_every_s,
+    'freshness_target_s', m.freshness_target_s, 'counts_assignment', m.counts_assignment,
+    'minimum_effect', t.minimum_effect, 'max_harm', t.max_harm, 'unit', m.unit, 'name', m.name,
+    'target', CASE WHEN num_nonnulls(t.target_at_least, t.target_at_most) > 0
+      THEN json_build_object('at_least', t.target_at_least, 'at_most', t.target_at_most) END,
+    'baseline', CASE WHEN t.baseline_mean IS NOT NULL AND t.baseline_stddev <> 0
+      THEN json_build_object('mean', t.baseline_mean, 'stddev', t.baseline_stddev) END)) ORDER BY t.position) AS told
+  FROM metadata.target_kpis t JOIN metadata.metrics m ON m.id = t.metric_id WHERE t.experiment_id = ANY (%(ids)s) GROUP BY 1),
+pauses AS (
+  SELECT p.experiment_id, json_agg(json_build_array(us(p.paused_at), us(p.resumed_at)) ORDER BY p.paused_at) AS told
+  FROM metadata.pauses p WHERE p.experiment_id = ANY (%(ids)s) GROUP BY 1),
+answers AS (
+  SELECT d.experiment_id, json_agg(json_build_object('at', us(d.at), 'action', d.action, 'of', json_build_array(r.action, r.code),
+    'variant', v.key, 'override_to', nullif(d.override_to, '')) ORDER BY d.at, d.id) AS told
+  FROM metadata.decisions d JOIN metadata.recommendations r ON r.id = d.recommendation_id
+  LEFT JOIN metadata.variants v ON v.id = r.variant_id WHERE d.experiment_id = ANY (%(ids)s) GROUP BY 1)
+SELECT e.id, json_build_object('started_at', us(coalesce(e.started_at, e.created_at)), 'created_at', us(e.created_at),
+  'ended_at', us(e.ended_at), 'expected_units_per_day', e.expected_units_per_day, 'variants', coalesce(variants.told, '[]'),
+  'kpis', coalesce(kpis.told, '[]'), 'pauses', coalesce(pauses.told, '[]'), 'answers', coalesce(answers.told, '[]'))::text
+FROM asked e LEFT JOIN variants ON variants.experiment_id = e.id LEFT JOIN kpis ON kpis.experiment_id = e.id
+LEFT JOIN pauses ON pauses.experiment_id = e.id LEFT JOIN answers ON answers.experiment_id = e.id
+"""
+_PLANS = re.sub(r"\bus\(((?:[^()]|\([^()]*\))*)\)", r"(extract(epoch FROM \1) * 1000000)::bigint", _PLANS)
 
-    Raises Unjudgeable.
-    """
-    by_id = {e.pk: e for e in experiments}
-    kpis: dict[int, list[TargetKpi]] = defaultdict(list)
-    for kpi in TargetKpi.objects.filter(experiment__in=by_id).select_related("metric").order_by("position"):
-        kpis[kpi.experiment_id].append(kpi)
-    variants: dict[int, list[PlannedVariant]] = defaultdict(list)
-    for v in Variant.objects.filter(experiment__in=by_id):
-        variants[v.experiment_id].append(PlannedVariant(v.key, v.weight, v.control, _us(v.dropped_at), v.position))
-    pauses: dict[int, list[tuple[int, int | None]]] = defaultdict(list)
-    for pause in Pause.objects.filter(experiment__in=by_id):
-        pauses[pause.experiment_id].append((to_us(pause.paused_at), _us(pause.resumed_at)))
-    answers: dict[int, list[Answer]] = defaultdict(list)
-    for decision in (
-        Decision.objects.filter(experiment__in=by_id).select_related("recommendation__variant").order_by("at")
-    ):
-        of = decision.recommendation
-        answers[decision.experiment_id].append(
-            Answer(
-                at=to_us(decision.at),
-                action="accept" if decision.action == Decision.Action.ACCEPT else "override",
-                of=(of.action, of.code),  # type: ignore[arg-type]
-                variant=of.variant.key if of.variant else None,
-                override_to=decision.override_to or None,  # type: ignore[arg-type]
-            )
-        )
-    feeds = _feeds(by_id.values(), [kpi for of in kpis.values() for kpi in of])
-    plans = {
-        pk: Plan(
-            started_at=to_us(e.started_at or e.created_at),
-            created_at=to_us(e.created_at),
-            variants=tuple(sorted(variants[pk], key=lambda v: v.position)),
-            kpis=tuple(_kpi(k, kpis[pk], e, feeds) for k in kpis[pk]),
-            ended_at=_us(e.ended_at),
-            pauses=tuple(sorted(pauses[pk])),
-            answers=tuple(answers[pk]),
-            expected_units_per_day=e.expected_units_per_day,
-        )
-        for pk, e in by_id.items()
-    }
+
+def plan_texts(ids: Sequence[int]) -> dict[int, str]:
+    """Plans by experiment, as JSON that `Plan.from_json` reads; in two queries, more where a feed follows a calendar. Drafts have the plan they would start with."""
+    with connection.cursor() as db:
+        db.execute(_PLANS, {"ids": list(ids)})
+        return with_feeds(dict(db.fetchall()))
+
+
+@lru_cache(maxsize=4096)
+def plan_in(text: str) -> Plan:
+    """The plan that a text of `plan_texts` holds; the same object for the same text. Raises Unjudgeable."""
     try:
-        return {
-            pk: Plan.from_json(plan.to_json()) for pk, plan in plans.items()
-        }  # texts from the database become the literals
+        return Plan.from_json(text.encode())
     except msgspec.MsgspecError as error:
         raise Unjudgeable(f"A plan cannot be read: {error}") from error
 
 
+def plans_of(ids: Sequence[int]) -> dict[int, Plan]:
+    """The plan of each experiment as the engine reads it. Raises Unjudgeable."""
+    return {pk: plan_in(text) for pk, text in plan_texts(ids).items()}
+
+
+_ROWS = """
+SELECT a.place::int, k.*
+FROM unnest(%(ids)s, %(metrics)s, %(variants)s, %(afters)s) WITH ORDINALITY AS a(experiment_id, metric, variant, after, place)
+CROSS JOIN LATERAL (
+  SELECT array_agg(us) AS ts, array_agg(value), array_agg(n), array_agg(variance), array_agg(received),
+         CASE WHEN bool_or(is_ratio) THEN array_agg(denominator_value) END,
+         CASE WHEN bool_or(is_ratio) THEN array_agg(denominator_variance) END,
+         CASE WHEN bool_or(is_ratio) THEN array_agg(covariance) END
+  FROM (
+    SELECT (extract(epoch FROM k.ts) * 1000000)::bigint AS us, k.value, k.n, k.variance,
+           (extract(epoch FROM k.first_received_at) * 1000000)::bigint AS received,
+           k.denominator_value, k.denominator_variance, k.covariance,
+           num_nonnulls(k.denominator_value, k.denominator_variance, k.covariance) > 0 AS is_ratio
+    FROM metrics.experiment_kpis k
+    WHERE k.experiment_id = a.experiment_id AND k.metric = a.metric AND k.variant = a.variant AND k.ts > a.after
+    ORDER BY k.ts) AS sorted) AS k
+WHERE k.ts IS NOT NULL
+"""  # each series by the index of the partitions it is in, however many rows all others have
+
+
 def rows_of(wanted: Mapping[int, Mapping[SeriesKey, int]]) -> dict[int, Rows]:
     """Rows newer than the given instant (microseconds), by experiment and series, in one query."""
-    asked = [
-        (e, metric, variant, from_us(after))
-        for e, series in wanted.items()
-        for (metric, variant), after in series.items()
-    ]
+    asked = [(e, metric, variant, after) for e, series in wanted.items() for (metric, variant), after in series.items()]
     found: dict[int, dict[SeriesKey, Series]] = {e: {} for e in wanted}
     if not asked:
         return dict(found)
-    with connection.cursor() as db:
-        db.execute(
-            """
-            SELECT experiment_id, metric, variant, array_agg(us), array_agg(value), array_agg(n), array_agg(variance), array_agg(received),
-                   array_agg(denominator_value), array_agg(denominator_variance), array_agg(covariance)
-            FROM (
-              SELECT k.experiment_id, k.metric, k.variant, (extract(epoch FROM k.ts) * 1000000)::bigint AS us, k.value, k.n, k.variance,
-                     (extract(epoch FROM k.first_received_at) * 1000000)::bigint AS received,
-                     k.denominator_value, k.denominator_variance, k.covariance
-              FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[]) AS a(experiment_id, metric, variant, after)
-              JOIN metrics.experiment_kpis k ON k.experiment_id = a.experiment_id AND k.metric = a.metric AND k.variant = a.variant
-                AND k.ts > a.after
-              ORDER BY k.experiment_id, k.metric, k.variant, k.ts) AS sorted
-            GROUP BY 1, 2, 3
-            """,
-            [list(column) for column in zip(*asked, strict=True)],
-        )
-        for experiment, metric, variant, ts, value, n, variance, received, dv, dvar, cov in db.fetchall():
+    ids, metrics, variants, afters = zip(*asked, strict=True)
+    given = {
+        "ids": arrays.int8s(ids),
+        "metrics": arrays.texts([metric.encode() for metric in metrics]),
+        "variants": arrays.texts([variant.encode() for variant in variants]),
+        "afters": arrays.instants(np.array(afters, np.int64) - arrays.EPOCH_US),
+    }
+    with connection.wrap_database_errors, arrays.cursor() as db:
+        db.execute(_ROWS, given)
+        for place, ts, value, n, variance, received, dv, dvar, cov in db.fetchall():
+            experiment, metric, variant, _ = asked[place - 1]
             found[experiment][metric, variant] = Series(
                 ts=ts, value=value, n=n, variance=variance, first_received_at=received,
-                denominator_value=dv, denominator_variance=dvar, covariance=cov,
+                denominator_value=dv or (), denominator_variance=dvar or (), covariance=cov or (),
             )  # fmt: skip
     return dict(found)
-
-
-def _us(instant: dt.datetime | None) -> int | None:
-    return None if instant is None else to_us(instant)
-
-
-class _Feeds(NamedTuple):
-    """When what feeds the KPIs is due: schedules by metric, outages by team and metric, and by team what each source feeds."""
-
-    schedules: Mapping[int, Sequence[MetricSchedule]]
-    outages: Mapping[tuple[int, str], Sequence[Outage]]
-    sources: Mapping[int, Sequence[Collection[str]]]
-
-
-def _feeds(experiments: Iterable[Experiment], kpis: Sequence[TargetKpi]) -> _Feeds:
-    started = {e.pk: e.started_at or e.created_at for e in experiments}
-    if not kpis:
-        return _Feeds({}, {}, {})
-    teams = {kpi.team_id for kpi in kpis}
-    sources: dict[int, list[Collection[str]]] = defaultdict(list)
-    if sparse := {kpi.team_id for kpi in kpis if kpi.sparse}:
-        for team, metrics in Source.objects.filter(team__in=sparse).values_list("team_id", "metrics"):
-            sources[team].append(set(metrics))
-    return _Feeds(
-        schedules_of(kpi.metric_id for kpi in kpis), windows(teams, since=min(started.values())), dict(sources)
-    )
-
-
-def _kpi(kpi: TargetKpi, kpis: Sequence[TargetKpi], experiment: Experiment, feeds: _Feeds) -> Kpi:
-    metric = kpi.metric
-    started_at = experiment.started_at or experiment.created_at
-    outages = feeds.outages.get((kpi.team_id, metric.key), ())
-    has_target = kpi.target_at_least is not None or kpi.target_at_most is not None
-    told = Kpi(
-        metric=metric.key,
-        role=kpi.role,  # type: ignore[arg-type]
-        kind=metric.kind,  # type: ignore[arg-type]
-        direction=metric.direction,  # type: ignore[arg-type]
-        temporality=metric.temporality,  # type: ignore[arg-type]
-        expected_every_s=metric.expected_every_s,
-        freshness_target_s=metric.freshness_target_s,
-        counts_assignment=metric.counts_assignment,
-        target=Target(kpi.target_at_least, kpi.target_at_most) if has_target else None,
-        baseline=Baseline(kpi.baseline_mean, kpi.baseline_stddev)
-        if kpi.baseline_mean is not None and kpi.baseline_stddev
-        else None,
-        unit=metric.unit,
-        name=metric.name,
-        expected=parts_of(feeds.schedules.get(kpi.metric_id, ()), around=started_at),
-        outages=tuple((to_us(o.begins_at), to_us(o.ends_at)) for o in outages if o.ends_at > started_at),
-        sparse_beside=_goal_beside(kpi, kpis, feeds.sources.get(kpi.team_id, ())) if kpi.sparse else "",
-    )
-    given = {name: v for name in ("minimum_effect", "max_harm") if (v := getattr(kpi, name)) is not None}
-    return msgspec.structs.replace(told, **given)
-
-
-def _goal_beside(kpi: TargetKpi, kpis: Sequence[TargetKpi], sources: Sequence[Collection[str]]) -> str:
-    """The first goal that counts units bucket by bucket and comes from where the KPI comes from; empty: none does."""
-    feeding = [metrics for metrics in sources if kpi.metric.key in metrics]
-    for goal in kpis:
-        key, counts = goal.metric.key, goal.metric.temporality == "delta" and goal.metric.kind != "gauge"
-        together = any(key in metrics for metrics in feeding) if feeding else all(key not in of for of in sources)
-        if goal.role == TargetKpi.Role.GOAL and counts and together:
-            return key
-    return ""
 
 
 def series_of(plan: Plan) -> list[SeriesKey]:

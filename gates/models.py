@@ -133,6 +133,11 @@ class Cursor(models.Model):
     policy_version = models.ForeignKey(PolicyVersion, null=True, on_delete=models.PROTECT, related_name="+")
     state = models.BinaryField(null=True)
     shown = models.JSONField(null=True)
+    on_record = models.JSONField(
+        null=True,
+        help_text="Of the newest evaluation on record {day, fold, version, gist}, and of `shown` {open, basis, gates}: its open proposals, and "
+        "digests of what it follows from and of its gates; null: they have to be read.",
+    )
     revisions = models.JSONField(
         default=dict,
         db_default={},

@@ -13,6 +13,7 @@ from decisioning.access.principal import Principal
 from decisioning.refusals import Fault, Refused
 from experiments.models import Experiment, Metric
 from gates.engine.policy import MetricSpec, Problem, lint
+from gates.loading import versions_in_force
 from gates.models import Policy, PolicyBinding, PolicyVersion
 
 SHIPPED_DEFAULT = "default"
@@ -88,17 +89,6 @@ def _scope(binding: PolicyBinding) -> tuple[str, int]:
     return ("experiment", binding.experiment_id) if binding.experiment_id else ("team", binding.team_id)
 
 
-def policy_of(experiment: Experiment) -> Policy:
-    """The policy that judges: the experiment's own, else the team's default, else the shipped default."""
-    bound = (
-        PolicyBinding.objects.filter(Q(experiment=experiment) | Q(experiment__isnull=True), team_id=experiment.team_id)
-        .select_related("policy")
-        .order_by("experiment_id")  # nulls last: the experiment's own comes first
-        .first()
-    )
-    return bound.policy if bound else Policy.objects.get(team__isnull=True, name=SHIPPED_DEFAULT)
-
-
 def in_force(policy: Policy) -> PolicyVersion | None:
     """The version that was activated last."""
     return policy.versions.filter(activated_at__isnull=False).order_by("-activated_at", "-number").first()
@@ -106,9 +96,9 @@ def in_force(policy: Policy) -> PolicyVersion | None:
 
 def version_for(experiment: Experiment) -> PolicyVersion:
     """The policy version in force for an experiment."""
-    version = in_force(policy_of(experiment))
+    version = versions_in_force([experiment.pk]).get(experiment.pk)
     if version is None:  # a policy's first version is active at once, so there is always one
-        raise PolicyVersion.DoesNotExist(f"{policy_of(experiment)} has no active version.")
+        raise PolicyVersion.DoesNotExist(f"No version of the policy of {experiment} is active.")
     return version
 
 

@@ -5,6 +5,7 @@ names a digest that is not kept.
 """
 
 import datetime as dt
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +20,15 @@ from experiments.models import Experiment, Variant
 from gates.engine import evidence
 from gates.engine.facts import SlotFacts, SlotSnapshot
 from gates.engine.fold import FoldResult, fold
-from gates.engine.plan import Plan, from_us, newest_slot, to_us
+from gates.engine.plan import DAY, Plan, from_us, newest_slot, to_us
 from gates.engine.reasons import blocking, reasons_in, subject_of
 from gates.engine.results import Evaluation as Judged
 from gates.engine.results import Recommendation as JudgedRecommendation
 from gates.engine.series import Rows
 from gates.loading import JudgingInput, policy_of, rows_of, series_of
-from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation, Step
+from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation
 from gates.shown import evaluation_as_json, recommendation_as_json, shown
+from telemetry import arrays
 
 Superseded = Recommendation.Superseded
 _STEP = msgspec.msgpack.Decoder(SlotFacts)
@@ -77,7 +79,7 @@ def prepare_records(outcomes: Sequence[FoldOutcome], now: dt.datetime) -> list[P
 
     By a constant number of statements, however many experiments there are.
     """
-    batch = _pending_records([o for o in outcomes if o.folded.evaluated_slots])
+    batch = _pending_records([o for o in outcomes if o.folded.evaluated_slots and not _is_quiet(o)])
     for pending in batch:
         _choose(pending, now)
     steps = _steps_behind(batch)
@@ -89,9 +91,46 @@ def prepare_records(outcomes: Sequence[FoldOutcome], now: dt.datetime) -> list[P
     return batch
 
 
+def _is_quiet(outcome: FoldOutcome) -> bool:
+    """Whether a fold says nothing new but its newest figures, told here: then what is on record need not be read.
+
+    So it is when one slot was judged at which nothing changed, nobody asked, nothing is proposed or answered, and what is on
+    record is of the same day and about the same.
+    """
+    judging, folded = outcome.judging, outcome.folded
+    cursor, newest = judging.cursor, folded.evaluated_slots[-1]
+    known = cursor.on_record
+    if (
+        not known
+        or known["open"]
+        or known["fold"] != cursor.fold
+        or known["day"] != newest.slot // DAY
+        or outcome.reprocessed
+        or newest.changed
+        or len(folded.evaluated_slots) > 1
+        or folded.proposals
+        or judging.plan.answers
+        or judging.plan.ended_at is not None
+        or cursor.policy_version_id != known["version"]
+        or (cursor.asked_slot is not None and cursor.asked_slot <= from_us(newest.slot))
+        or "shown" in cursor.__dict__
+    ):
+        return False
+    if known["basis"] == newest.basis:
+        return True
+    found = evaluation_as_json(newest.evaluation)
+    if known["gist"] != digest_of_gist(found):
+        return False
+    gates = msgspec.json.encode(found["gates"])
+    if (digest := _digest(gates)) != known["gates"]:
+        judging.gates = gates
+    cursor.on_record = {**known, "gates": digest, "basis": newest.basis}
+    return True
+
+
 def save_steps(outcomes: Sequence[FoldOutcome]) -> None:
     """Facts of reprocessed slots replace the old ones, where they differ: evidence is made of what the newest fold read."""
-    by_id = {o.judging.experiment.pk: o.judging.experiment for o in outcomes}
+    teams = {o.judging.experiment.pk: o.judging.experiment.team_id for o in outcomes}
     told = {
         (o.judging.experiment.pk, from_us(s.slot)): msgspec.msgpack.encode(s) for o in outcomes for s in o.folded.steps
     }
@@ -119,12 +158,21 @@ def save_steps(outcomes: Sequence[FoldOutcome]) -> None:
                     [list(column) for column in zip(*gone, strict=True)],
                 )
         told = {of: body for of, body in told.items() if stored.get(of) != body}
-    Step.objects.bulk_create(
-        [
-            Step(experiment=by_id[pk], team_id=by_id[pk].team_id, slot=slot, body=body)
-            for (pk, slot), body in told.items()
-        ]
-    )
+    if told:
+        given = {
+            "experiments": arrays.int8s([pk for pk, _ in told]),
+            "teams": arrays.int8s([teams[pk] for pk, _ in told]),
+            "slots": arrays.instants(arrays.microseconds([slot for _, slot in told])),
+            "bodies": arrays.byteas(list(told.values())),
+        }
+        with connection.wrap_database_errors, arrays.cursor() as db:
+            db.execute(
+                """
+                INSERT INTO metadata.steps (experiment_id, team_id, slot, body)
+                SELECT * FROM unnest(%(experiments)s, %(teams)s, %(slots)s, %(bodies)s)
+                """,
+                given,
+            )
 
 
 def _pending_records(outcomes: Sequence[FoldOutcome]) -> list[PendingRecords]:
@@ -211,6 +259,14 @@ def _gist(found: Mapping[str, Any], *, with_blockers: bool) -> object:
     )
 
 
+def digest_of_gist(found: Mapping[str, Any]) -> str:
+    return _digest(msgspec.json.encode(_gist(found, with_blockers=True)))
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
+
+
 def _evaluation(judging: JudgingInput, judged: Judged, now: dt.datetime) -> Evaluation:
     return Evaluation(
         experiment=judging.experiment,
@@ -292,7 +348,19 @@ def _set_proposals(pending: PendingRecords, rows: Mapping[int, Rows], now: dt.da
     over = is_over(judging.plan)
     open_ = [] if over else _reconcile(pending, now)  # who has decided is not asked again
     found = evaluation_as_json(pending.outcome.folded.evaluated_slots[-1].evaluation)
-    judging.cursor.shown = shown(judging, found, pending.records[max(pending.records)], open_, is_over=over)
+    newest = pending.records[max(pending.records)]
+    judging.cursor.shown = shown(judging, found, newest, open_, is_over=over)
+    judging.cursor.on_record = None
+    if not over and "reasons" in newest.found["recommendation"]:
+        judging.cursor.on_record = {
+            "day": to_us(newest.slot) // DAY,
+            "fold": newest.fold,
+            "version": newest.policy_version_id,
+            "gist": digest_of_gist(newest.found),
+            "open": len(open_),
+            "basis": pending.outcome.folded.evaluated_slots[-1].basis,
+            "gates": _digest(msgspec.json.encode(found["gates"])),
+        }
 
 
 def is_over(plan: Plan) -> bool:

@@ -63,8 +63,8 @@ def shown(
     The words of a recommendation never run ahead of its evidence, so that each of its figures can be proved. found: the newest slot.
     on_record: the newest evaluation on record. open_: what is proposed. is_over: an answer has ended the experiment; it stays.
     """
-    before = judging.cursor.shown or {}
-    if is_over and "recommendation" in before:
+    before = (judging.cursor.shown or {}) if is_over else {}  # read apart: only then it is needed
+    if "recommendation" in before:
         recommendation, variants = before["recommendation"], before["variants"]
     else:
         recorded = {r["variant"]: r for r in on_record.found["variants"]}

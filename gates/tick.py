@@ -217,9 +217,11 @@ def _prepare(
     judgings = load(ids)
     for judging in judgings:
         judging.changed = [(note.metric, note.from_ts, note.received) for note in notes[judging.experiment.pk]]
-    later = _beyond_a_few(judgings)
-    judged = [j for j in judgings if j.experiment.pk not in later and j.experiment.status != Experiment.Status.DRAFT]
-    outcomes = _fold_all(judged, now)
+    judged = [j for j in judgings if j.experiment.status != Experiment.Status.DRAFT]
+    starts = {j.experiment.pk: _start_of(j) for j in judged}
+    later = _beyond_a_few(judged, starts)
+    judged = [j for j in judged if j.experiment.pk not in later]
+    outcomes = _fold_all(judged, starts, now)
     batch = prepare_records(outcomes, now)
     prepared.later |= later
     prepared.judgings += judgings
@@ -275,14 +277,18 @@ def _suspend(
         report.overtaken += [] if held else [pk]
 
 
-def _beyond_a_few(judgings: Sequence[JudgingInput]) -> set[int]:
+type Starts = Mapping[int, tuple[Checkpoint | None, Superseded | None]]
+"""By experiment: the checkpoint to go on from, and why it is reprocessed."""
+
+
+def _beyond_a_few(judgings: Sequence[JudgingInput], starts: Starts) -> set[int]:
     """Those whose state is none to go on from, by another version, policy or plan, but for the first few."""
-    return {j.experiment.pk for j in [j for j in judgings if j.cursor.state and _start_of(j)[1] in _ANEW][LONG_CHUNK:]}
+    told_anew = [j.experiment.pk for j in judgings if j.cursor.state and starts[j.experiment.pk][1] in _ANEW]
+    return set(told_anew[LONG_CHUNK:])
 
 
-def _fold_all(judgings: Sequence[JudgingInput], now: dt.datetime) -> list[FoldOutcome]:
+def _fold_all(judgings: Sequence[JudgingInput], starts: Starts, now: dt.datetime) -> list[FoldOutcome]:
     """Fold every experiment up to its newest slot; the rows of all are read by one query."""
-    starts = {j.experiment.pk: _start_of(j) for j in judgings}
     rows = rows_of(
         {
             j.experiment.pk: state.needs_rows_after()

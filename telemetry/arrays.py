@@ -14,6 +14,8 @@ from psycopg import Cursor, pq
 from psycopg.adapt import Dumper
 
 _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+EPOCH_US = 946_684_800_000_000
+"""What PostgreSQL counts from, in microseconds since 1970."""
 
 
 class Array:
@@ -56,6 +58,21 @@ class _Instants(Array):
     oid, element, form = 1185, 1184, ">i8"
 
 
+class _Byteas(Array):
+    oid, element = 1001, 17
+
+    def __init__(self, values: Sequence[bytes | None]) -> None:
+        cells = [_NULL if value is None else len(value).to_bytes(4) + value for value in values]
+        self.data = np.array([1, None in values, self.element, len(values), 1], ">i4").tobytes() + b"".join(cells)
+
+
+class _Texts(_Byteas):
+    oid, element = 1009, 25
+
+
+_NULL = (-1).to_bytes(4, signed=True)
+
+
 def int4s(values: Sequence[int | None]) -> Array | None:
     """Integers of 32 bits; None when all are NULL, which `unnest` reads the same."""
     return _unless_empty(_Int4s, values)
@@ -67,6 +84,15 @@ def int8s(values: Sequence[int | None]) -> Array | None:
 
 def float8s(values: Sequence[float | None]) -> Array | None:
     return _unless_empty(_Float8s, values)
+
+
+def byteas(values: Sequence[bytes | None]) -> Array:
+    return _Byteas(values)
+
+
+def texts(values: Sequence[bytes | None]) -> Array:
+    """Texts that are encoded already."""
+    return _Texts(values)
 
 
 def instants(counted: NDArray[np.int64]) -> Array:
@@ -114,5 +140,5 @@ class _Sender(Dumper):
 
 _SENDERS: dict[type[Array], type[Dumper]] = {
     kind: type(f"{kind.__name__}Sender", (_Sender,), {"oid": kind.oid})
-    for kind in (_Int4s, _Int8s, _Float8s, _Instants)
+    for kind in (_Int4s, _Int8s, _Float8s, _Instants, _Byteas, _Texts)
 }

@@ -125,7 +125,7 @@ def check(payload: object, *, batch: bool, binary: bool = False) -> tuple[list[E
     if batch and not isinstance(payload, list):
         raise _wrong_body("A batch is a JSON array of events.")
     raws: Sequence[object] = payload if batch and isinstance(payload, list) else [payload]
-    _not_too_many(len(raws))
+    _check_count(len(raws))
     good: list[Event] = []
     bad: list[Fault] = []
     for index, raw in enumerate(raws):
@@ -148,7 +148,7 @@ def _wrong_body(detail: str) -> EventsRefused:
     return EventsRefused.of(Fault("", "invalid", detail))
 
 
-def _not_too_many(events: int, rows: int = 0) -> None:
+def _check_count(events: int, rows: int = 0) -> None:
     if events > MAX_EVENTS:
         raise EventsRefused("batch_too_large", f"{events} events; at most {MAX_EVENTS} go in one request.", status=413)
     if rows > MAX_ROWS:
@@ -231,7 +231,7 @@ def _data_faults(shape: type[msgspec.Struct], data: object, at: str) -> Iterator
         if not isinstance(rows, list):
             yield Fault(f"{at}/rows", "missing_field" if "rows" not in data else "invalid", "rows must be a list.")
             return
-        _not_too_many(1, len(rows))
+        _check_count(1, len(rows))
         for index, row in enumerate(rows):
             yield from _under(f"{at}/rows/{index}", ingest.row_faults(row))
     elif shape is ExposureCounted:
@@ -286,7 +286,7 @@ def receive(
     bad: faults that reading found already. atomic: refuse all when one is bad. single: the request is one event, whose refusal
     keeps its own code. Raises EventsRefused.
     """
-    _not_too_many(len(events) + len({fault.index for fault in bad}))
+    _check_count(len(events) + len({fault.index for fault in bad}))
     faults = list(bad)
     if faults and atomic:
         raise _refusal(faults, single=single)
@@ -416,7 +416,7 @@ def _store_rows(events: Sequence[Event], *, team: Team, now: dt.datetime) -> tup
         if isinstance(event.data, ExposureCounted) and pk not in exposed:
             exposed[pk] = exposure_metric(Experiment.objects.get(pk=pk), now=now)
         by_experiment[pk] += [(event, pointer, row) for pointer, row in _rows(event, exposed.get(pk, EXPOSURES))]
-    _not_too_many(0, sum(map(len, by_experiment.values())))
+    _check_count(0, sum(map(len, by_experiment.values())))
     done: list[ingest.Ingested] = []
     for pk, rows in sorted(by_experiment.items()):
         ingested = ingest.ingest(targets[pk], list(enumerate(row for _, _, row in rows)), now=now, atomic=False)

@@ -130,7 +130,7 @@ def check(payload: object) -> tuple[list[tuple[int, Row]], list[Fault]]:
         code, detail = ("missing_field", "The body has no rows.") if missing else ("invalid", "rows must be a list.")
         fault = Fault("/rows", code, f'{detail} Send {{"rows": [{{"metric", "variant", "ts", "value"}}, ...]}}.', 0)
         raise IngestRefused("invalid_rows", fault.detail, errors=[fault])
-    _not_too_many(len(rows))
+    _check_count(len(rows))
     good: list[tuple[int, Row]] = []
     bad: list[Fault] = []
     for index, raw in enumerate(rows):
@@ -155,7 +155,7 @@ def ingest(
     rows: with their index in the batch. bad: faults that decoding found already. atomic: refuse all when one is bad.
     Raises IngestRefused: 422 `invalid_rows`, 409 `conflicting_row`, 413 `batch_too_large`.
     """
-    _not_too_many(len(rows) + len({fault.index for fault in bad}))
+    _check_count(len(rows) + len({fault.index for fault in bad}))
     keys = _Keys.of(rows)
     kinds = _metric_kinds(set(keys.metrics))
     faults = list(bad)
@@ -194,7 +194,7 @@ def ingest(
 _CONFLICT = "This revision of the row is stored with another value. Send a higher revision to replace it."
 
 
-def _not_too_many(count: int) -> None:
+def _check_count(count: int) -> None:
     if count > MAX_ROWS:
         raise IngestRefused(
             "batch_too_large", f"{count} rows; at most {MAX_ROWS} go in one request. Split the batch.", status=413

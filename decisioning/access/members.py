@@ -94,14 +94,14 @@ def join(request: HttpRequest, invited: Invitation, user: User, *, now: dt.datet
 def change_role(member: Membership, role: str) -> None:
     """Raises MemberRefused `last_admin`."""
     if role != Membership.Role.ADMIN:
-        _keep_an_admin(member)
+        _check_another_admin(member)
     member.role = role
     member.save(update_fields=["role"])
 
 
 def remove(member: Membership, *, now: dt.datetime) -> int:
     """Out of the team from the next request on; the number of keys that end with it. Raises MemberRefused `last_admin`."""
-    _keep_an_admin(member)
+    _check_another_admin(member)
     ended = keys_of(member, now=now).count()
     member.delete()  # the database ends them, whoever deletes
     return ended
@@ -120,7 +120,7 @@ def keys_of(member: Membership, *, now: dt.datetime) -> QuerySet[ApiKey]:
     ).order_by("pk")
 
 
-def _keep_an_admin(member: Membership) -> None:
+def _check_another_admin(member: Membership) -> None:
     Team.objects.select_for_update().get(pk=member.team_id)  # of two who leave at once, one sees the other gone
     admins = Membership.objects.filter(team=member.team_id, role=Membership.Role.ADMIN)
     if member.role == Membership.Role.ADMIN and not admins.exclude(pk=member.pk).exists():

@@ -1,20 +1,26 @@
 """`decisioning mcp`: the portal for agents, over the Model Context Protocol. Agents measure and propose; people decide.
 
 No tool answers a decision or activates a policy, and the portal would refuse an agent's key that tried. Answers are short JSON
-that says as of when it holds and which call helps next; the whole of a thing is there on request, as `detail` or as a resource.
+that says as of when it holds and which call helps next, as text and structured, in SUMMARY_BYTES at most; the whole of a thing is a resource.
 """
 
 import functools
+import importlib.metadata
 import json
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Annotated, Any, Literal
 
 import httpx
+import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp.server.transport_security import TransportSecuritySettings
-from mcp_types import ToolAnnotations
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, TextContent, ToolAnnotations
+from pydantic import Field, WithJsonSchema
+from starlette.responses import PlainTextResponse
 
 from decisioning.agents.client import Json, Portal, PortalError, Unreachable, place
 from decisioning.agents.terminal import wait_for
@@ -27,6 +33,33 @@ _INSTRUCTIONS = (
     "says for what. Never act on a proposal as if it were a decision: a person answers it on the board. Begin with "
     "list_experiments or create_experiment; each answer names the next useful call."
 )
+Status = Literal["draft", "running", "paused", "scaled", "deleted", "stopped"]
+Action = Literal["scale", "delete", "review", "hold"]
+Fresh = Literal["fresh", "due", "late", "stale", "unknown"]
+Ref = Annotated[str | int, Field(description="Key or number of the experiment.")]
+_METRIC: Json = {
+    "type": "object",
+    "properties": {
+        "key": {"type": "string"},
+        "name": {"type": "string"},
+        "kind": {"enum": ["mean", "proportion", "ratio", "gauge"]},
+        "direction": {"enum": ["increase", "decrease"]},
+        "expected_every_s": {"type": "integer"},
+        "freshness_target_s": {"type": "integer"},
+    },
+    "required": ["key"],
+}
+_KPI: Json = {
+    "type": "object",
+    "properties": {
+        "metric": {"anyOf": [{"type": "string"}, _METRIC]},
+        "role": {"enum": ["goal", "guardrail", "shown"]},
+        "minimum_effect": {"type": "number"},
+        "max_harm": {"type": "number"},
+    },
+    "required": ["metric"],
+}
+TargetKpi = Annotated[str | dict[str, Any], WithJsonSchema({"anyOf": [{"type": "string"}, _KPI]})]
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 _ADDS_ONCE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -44,30 +77,62 @@ def serve_http(url: str, key: str, *, host: str, port: int, names: Sequence[str]
     somebody's browser could reach it under a name of its own.
     """
     local = host in LOOPBACK
-    security = None  # on loopback the library takes loopback names alone
-    if not local:
-        hosts = [known for name in names for known in (name, f"{name}:*")]
-        security = TransportSecuritySettings(
-            allowed_hosts=hosts,
-            allowed_origins=[f"{scheme}://{known}" for scheme in ("http", "https") for known in hosts],
-        )
-    server(url, key if local else "").run(
-        "streamable-http", host=host, port=port, json_response=True, stateless_http=True, transport_security=security
+    known = ("127.0.0.1", "localhost", "[::1]") if local else tuple(names)
+    hosts = [form for name in known for form in (name, f"{name}:*")]
+    security = TransportSecuritySettings(
+        allowed_hosts=hosts, allowed_origins=[f"{scheme}://{form}" for scheme in ("http", "https") for form in hosts]
     )
+    app = server(url, key if local else "").streamable_http_app(
+        json_response=True, stateless_http=True, host=host, transport_security=security
+    )
+    uvicorn.run(_Named(app, known), host=host, port=port, log_level="warning")
+
+
+type _Scope = MutableMapping[str, Any]
+type _Receive = Callable[[], Awaitable[_Scope]]
+type _Send = Callable[[_Scope], Awaitable[None]]
+
+
+class _Named:
+    """Says of a Host that is none of ours what to do, before the library says no more than that it is invalid."""
+
+    def __init__(self, app: Callable[[_Scope, _Receive, _Send], Awaitable[None]], names: Sequence[str]) -> None:
+        self._app, self._names = app, names
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        host = next((value.decode("latin-1") for name, value in scope.get("headers", ()) if name == b"host"), "")
+        if scope["type"] == "http" and re.sub(r":\d+$", "", host) not in self._names:
+            said = (
+                f"This server is not called {host[:200]!r}. It is called {', '.join(self._names)}; to call it by another name start it "
+                "with --host 0.0.0.0 --name NAME."
+            )
+            return await PlainTextResponse(said, status_code=421)(scope, receive, send)
+        return await self._app(scope, receive, send)
 
 
 def server(url: str, key: str, *, transport: httpx.BaseTransport | None = None) -> MCPServer[Any]:
     """The server with its tools and resources; `key` is used for callers that bring none, "" for none."""
-    mcp: MCPServer[Any] = MCPServer("decisioning", instructions=_INSTRUCTIONS, log_level="WARNING")
     tools = Tools(url, key, transport)
-    for annotations, group in (
-        (_READS, (tools.list_experiments, tools.get_experiment, tools.get_decision, tools.explain_gate)),
-        (_READS, (tools.get_freshness,)),
-        (_ADDS, (tools.create_experiment,)),
-        (_ADDS_ONCE, (tools.push_kpis, tools.backtest_policy)),
-    ):
-        for tool in group:
-            mcp.tool(annotations=annotations, structured_output=False)(tool)
+    reads = (
+        tools.list_experiments, tools.get_experiment, tools.get_decision, tools.explain_gate, tools.forecast, tools.get_freshness,
+        tools.list_sources, tools.list_metrics, tools.list_policies,
+    )  # fmt: skip
+    offered = [
+        _strict(tool, annotations)
+        for annotations, group in (
+            (_READS, reads),
+            (_ADDS, (tools.create_experiment,)),
+            (_ADDS_ONCE, (tools.push_kpis, tools.backtest_policy)),
+        )
+        for tool in group
+    ]
+    mcp = _Server(
+        "decisioning",
+        instructions=_INSTRUCTIONS,
+        log_level="WARNING",
+        version=importlib.metadata.version("decisioning"),
+        tools=offered,
+    )
     for uri, resource in (
         ("decisioning://experiments/{key}", tools.experiment),
         ("decisioning://decisions/{key}", tools.decision),
@@ -77,25 +142,61 @@ def server(url: str, key: str, *, transport: httpx.BaseTransport | None = None) 
     return mcp
 
 
-def _refusing[**Asked](kind: type[Exception]) -> Callable[[Callable[Asked, str]], Callable[Asked, str]]:
-    """Let the portal's refusals reach the model in the portal's own words."""
-
-    def decorate(tool: Callable[Asked, str]) -> Callable[Asked, str]:
-        @functools.wraps(tool)
-        def refusing(*args: Asked.args, **options: Asked.kwargs) -> str:
-            try:
-                return tool(*args, **options)
-            except PortalError as refusal:
-                raise kind(str(refusal)) from refusal
-            except Unreachable as problem:
-                raise kind(f"{problem}. Try again later.") from problem
-
-        return refusing
-
-    return decorate
+class _Server(MCPServer[Any]):
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None) -> Any:
+        """A tool that is not there is the protocol's own error; what a tool refuses is short."""
+        if name not in {tool.name for tool in await self.list_tools()}:
+            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name[:100]}")
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as refusal:
+            raise type(refusal)(_fitting(str(refusal))) from refusal.__cause__
 
 
-_tool, _resource = _refusing(ToolError), _refusing(ResourceError)
+def _strict(tool: Callable[..., CallToolResult], annotations: ToolAnnotations) -> Tool:
+    """A tool that takes no argument it does not know."""
+    made = Tool.from_function(tool, annotations=annotations, structured_output=False)
+    arguments = made.fn_metadata.arg_model
+    arguments.model_config["extra"] = "forbid"
+    arguments.model_rebuild(force=True)
+    made.parameters = arguments.model_json_schema(by_alias=True)
+    return made
+
+
+def _fitting(text: str) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= SUMMARY_BYTES else encoded[: SUMMARY_BYTES - 3].decode(errors="ignore") + "…"
+
+
+def _tool[**Asked](tool: Callable[Asked, str]) -> Callable[Asked, CallToolResult]:
+    """The answer as text and structured; the portal's refusals in its own words."""
+
+    @functools.wraps(tool)
+    def answering(*args: Asked.args, **options: Asked.kwargs) -> CallToolResult:
+        try:
+            text = tool(*args, **options)
+        except PortalError as refusal:
+            raise ToolError(str(refusal)) from refusal
+        except Unreachable as problem:
+            raise ToolError(f"{problem}. Try again later.") from problem
+        return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=json.loads(text))
+
+    return answering
+
+
+def _resource[**Asked](read: Callable[Asked, str]) -> Callable[Asked, str]:
+    """The portal's refusals in its own words; what is not there as the protocol says it."""
+
+    @functools.wraps(read)
+    def reading(*args: Asked.args, **options: Asked.kwargs) -> str:
+        try:
+            return read(*args, **options)
+        except PortalError as refusal:
+            raise (ResourceNotFoundError if refusal.status == 404 else ResourceError)(str(refusal)) from refusal
+        except Unreachable as problem:
+            raise ResourceError(f"{problem}. Try again later.") from problem
+
+    return reading
 
 
 class Tools:
@@ -116,21 +217,33 @@ class Tools:
     def list_experiments(
         self,
         ctx: Context[Any, Any],
-        status: str | None = None,
-        recommendation: str | None = None,
-        freshness: str | None = None,
+        status: Status | list[Status] | None = None,
+        recommendation: Action | list[Action] | None = None,
+        freshness: Fresh | list[Fresh] | None = None,
         search: str | None = None,
         limit: int = 10,
         cursor: str | None = None,
     ) -> str:
         """Experiments, newest first, a line each.
 
-        status: draft, running, paused, scaled, deleted, stopped. recommendation: scale, delete, review, hold. freshness: fresh,
-        due, late, stale, unknown. Several words with commas. search: words in key, name, hypothesis or owner. limit: at most 50.
+        status, recommendation, freshness: any of these. search: words in key, name, hypothesis or owner. limit: at most 50, fewer where
+        they would be too long; `more` goes on from there as cursor.
         """
-        asked = {"status": status, "recommendation": recommendation, "freshness": freshness, "search": search}
-        with self._portal(ctx) as portal:
-            page = portal.get("/api/experiments", limit=max(1, min(limit, 50)), cursor=cursor, **asked)
+        given = {"status": status, "recommendation": recommendation, "freshness": freshness}
+        words = {name: [one] if isinstance(one, str) else one for name, one in given.items()}
+        asked = {name: ",".join(any_of) for name, any_of in words.items() if any_of} | (
+            {"search": search} if search else {}
+        )
+        limit = max(1, min(limit, 50))
+        while True:
+            with self._portal(ctx) as portal:
+                page = portal.get("/api/experiments", limit=limit, cursor=cursor, **asked)
+            text = self._listed(page)
+            if len(text.encode()) <= SUMMARY_BYTES or limit == 1:
+                return text
+            limit = max(1, limit // 2)
+
+    def _listed(self, page: Json) -> str:
         found = [
             {
                 "experiment": e["key"],
@@ -147,13 +260,12 @@ class Tools:
         return _json(told)
 
     @_tool
-    def get_experiment(self, ctx: Context[Any, Any], experiment: str, *, detail: bool = False) -> str:
-        """One experiment by key or number: status, data, gates that do not pass, recommendation. detail: all there is, large."""
+    def get_experiment(self, ctx: Context[Any, Any], experiment: Ref) -> str:
+        """One experiment by key or number: status, data, gates that do not pass, recommendation. All there is is the resource
+        decisioning://experiments/{key}."""
         with self._portal(ctx) as portal:
-            document = portal.experiment(experiment)
+            document = portal.experiment(str(experiment))
             board = portal.url + document["links"]["board"]
-        if detail:
-            return _json(document)
         open_gates = [gate for gate in document["gates"] if gate["verdict"] != "pass"]
         told = {
             "experiment": document["key"],
@@ -173,14 +285,14 @@ class Tools:
         return _short(told, _next_of(document, open_gates))
 
     @_tool
-    def get_decision(self, ctx: Context[Any, Any], experiment: str, wait_s: int = 0) -> str:
+    def get_decision(self, ctx: Context[Any, Any], experiment: Ref, wait_s: int = 0) -> str:
         """What is recommended and why, per variant, and what a person answered.
 
         wait_s: wait so many seconds, at most 60, for as long as it is a hold; rows are judged within seconds of their arrival.
         """
         with self._portal(ctx) as portal:
             found = wait_for(
-                lambda: portal.decision(experiment),
+                lambda: portal.decision(str(experiment)),
                 lambda found: found["recommendation"]["action"] != "hold",
                 max(0, min(wait_s, LONGEST_WAIT_S)),
             )
@@ -204,10 +316,10 @@ class Tools:
         return _short(told, next_)
 
     @_tool
-    def explain_gate(self, ctx: Context[Any, Any], experiment: str, gate: str, variant: str | None = None) -> str:
+    def explain_gate(self, ctx: Context[Any, Any], experiment: Ref, gate: str, variant: str | None = None) -> str:
         """Why one gate says what it says: verdict, reading, reason, and the policy's rule behind it."""
         with self._portal(ctx) as portal:
-            document = portal.experiment(experiment)
+            document = portal.experiment(str(experiment))
             named = [g for g in document["gates"] if g["gate"] == gate and variant in (None, g["variant"])]
             if not named:
                 there = ", ".join(sorted({g["gate"] for g in document["gates"]})) or "none before the first look"
@@ -228,8 +340,64 @@ class Tools:
         return _short(told, f"get_freshness({experiment!r})" if stale else f"get_decision({experiment!r})")
 
     @_tool
-    def get_freshness(self, ctx: Context[Any, Any], experiment: str | None = None, state: str | None = None) -> str:
-        """How fresh the data is of every KPI that is judged, the worst first. state: fresh, due, late, stale, unknown."""
+    def forecast(self, ctx: Context[Any, Any], experiment: Ref) -> str:
+        """What each goal of a plan needs before it is decided, whatever the effect is: units of both arms, days at the expected units a day; a
+        warning where the plan cannot end."""
+        with self._portal(ctx) as portal:
+            key = portal.experiment(str(experiment))["key"]
+            goals = portal.get(place("experiments", key, "forecast"))["results"]
+            told = {"experiment": key, "as_of": portal.answered_at, "goals": goals}
+        return _short(told, f"get_decision({key!r})")
+
+    @_tool
+    def list_sources(self, ctx: Context[Any, Any]) -> str:
+        """What the portal reads by itself, on a schedule: which metrics each source feeds, how it fares, when it runs next."""
+        with self._portal(ctx) as portal:
+            found = list(portal.pages("/api/sources", limit=200))
+            as_of = portal.answered_at
+        names = ("key", "kind", "enabled", "metrics", "failures", "failure_share", "last_refresh_at", "due_at")
+        sources = sorted(({name: s[name] for name in names} for s in found), key=lambda s: -s["failures"])
+        return _short({"as_of": as_of, "count": len(found), "sources": sources}, "get_freshness() for what they feed")
+
+    @_tool
+    def list_metrics(self, ctx: Context[Any, Any], search: str | None = None) -> str:
+        """Metrics that are registered, to name them in a plan. search: a part of key or name."""
+        with self._portal(ctx) as portal:
+            found = list(portal.pages("/api/metrics", limit=200))
+            as_of = portal.answered_at
+        part = (search or "").lower()
+        named = [m for m in found if part in m["key"].lower() or part in m["name"].lower()]
+        metrics = [f"{m['key']} ({m['kind']}, {m['direction']}): {m['name']}" for m in named]
+        told = {"as_of": as_of, "count": len(named), "metrics": metrics}
+        return _short(
+            told, "create_experiment(...)" if named else "create_experiment(...), which registers what it names"
+        )
+
+    @_tool
+    def list_policies(self, ctx: Context[Any, Any]) -> str:
+        """The policies that may judge, each with its versions. The whole of one is the resource decisioning://policies/{name}."""
+        with self._portal(ctx) as portal:
+            found = list(portal.pages("/api/policies", limit=200))
+            as_of = portal.answered_at
+        policies = [
+            {
+                "policy": p["name"],
+                "team": p["team"],
+                "active": p.get("active_version"),
+                "versions": [v["version"] for v in p["versions"]],
+            }
+            for p in found
+        ]
+        return _short({"as_of": as_of, "count": len(found), "policies": policies}, "backtest_policy(policy)")
+
+    @_tool
+    def get_freshness(
+        self,
+        ctx: Context[Any, Any],
+        experiment: Annotated[str | int | None, Field(description="Key or number.")] = None,
+        state: Fresh | None = None,
+    ) -> str:
+        """How fresh the data is of every KPI that is judged, the worst first."""
         with self._portal(ctx) as portal:
             found = list(portal.pages("/api/freshness", limit=200, experiment=experiment, state=state))
             as_of = portal.answered_at
@@ -256,7 +424,7 @@ class Tools:
         ctx: Context[Any, Any],
         name: str,
         hypothesis: str,
-        target_kpis: list[str | dict[str, Any]],
+        target_kpis: list[TargetKpi],
         key: str | None = None,
         team: str | None = None,
         policy: str | None = None,
@@ -290,14 +458,14 @@ class Tools:
         return _short(told, f"push_kpis({document['key']!r}, rows)")
 
     @_tool
-    def push_kpis(self, ctx: Context[Any, Any], experiment: str, rows: list[dict[str, Any]]) -> str:
+    def push_kpis(self, ctx: Context[Any, Any], experiment: Ref, rows: list[dict[str, Any]]) -> str:
         """Send rows: {"metric", "variant", "ts", "value", "n", "variance"}; all of them or none. Sending again changes nothing.
 
         ts: the END of the time the row covers, RFC 3339 with an offset. n: the independent units in it. variance: of one unit's
         value, for kind mean. Without n (and variance) a goal cannot be judged.
         """
         with self._portal(ctx) as portal:
-            receipt = portal.push(experiment, rows)
+            receipt = portal.push(str(experiment), rows)
             as_of = portal.answered_at
         told = {
             "experiment": experiment,

@@ -30,7 +30,7 @@ class Keys(PortalView):
         keys = ApiKey.objects.judged().select_related("team", "owner", "made_by")
         if not self.principal.is_admin:
             keys = keys.filter(team__in=[team for team, held in self.principal.teams.items() if Scope.KEYS in held])
-        return page(request, keys, shown=lambda found: [_told(k) for k in found])
+        return page(request, keys, shown=lambda found: [_as_json(k) for k in found])
 
     def post(self, request: Request) -> Response:
         """A new key; `key` is its secret, which exists nowhere else."""
@@ -50,7 +50,9 @@ class Keys(PortalView):
             now=now,
         )
         headers = {"Location": f"/api/keys/{key.public_id}", "Cache-Control": "no-store"}
-        return Response({**_told(ApiKey.objects.judged().get(pk=key.pk)), "key": secret}, status=201, headers=headers)
+        return Response(
+            {**_as_json(ApiKey.objects.judged().get(pk=key.pk)), "key": secret}, status=201, headers=headers
+        )
 
 
 class OneKey(PortalView):
@@ -60,14 +62,14 @@ class OneKey(PortalView):
 
     def get(self, request: Request, ref: str) -> Response:
         """What it may do, and when it was last used."""
-        return Response(_told(self._found(ref)))
+        return Response(_as_json(self._key_or_404(ref)))
 
     def delete(self, request: Request, ref: str) -> HttpResponse:
         """Revoke it; it stays in the list."""
-        revoke(ApiKey.objects.filter(pk=self._found(ref).pk), now=self.now)
+        revoke(ApiKey.objects.filter(pk=self._key_or_404(ref).pk), now=self.now)
         return HttpResponse(status=204)
 
-    def _found(self, ref: str) -> ApiKey:
+    def _key_or_404(self, ref: str) -> ApiKey:
         keys = ApiKey.objects.judged().select_related("team", "owner", "made_by")
         key = keys.filter(public_id=ref.removeprefix("dk_")).first()
         if key is None and (number := whole_number(ref)) is not None:
@@ -78,7 +80,7 @@ class OneKey(PortalView):
         return key
 
 
-def _told(key: ApiKey) -> dict[str, Any]:
+def _as_json(key: ApiKey) -> dict[str, Any]:
     return {
         "id": key.pk,
         "public_id": key.public_id,

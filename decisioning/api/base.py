@@ -83,7 +83,7 @@ class PortalView(APIView):
 
         scope: what has to be held in the experiment's team; by default what the method needs.
         """
-        experiment = found(Experiment.objects.select_related("team"), ref)
+        experiment = experiment_or_404(Experiment.objects.select_related("team"), ref)
         about(self.request._request, experiment.team_id)
         method = "GET" if self.request.method == "HEAD" else str(self.request.method)
         require(self.principal, scope or self.scopes[method], experiment.team_id)
@@ -116,7 +116,7 @@ class PortalView(APIView):
         return values
 
 
-def found(experiments: QuerySet[Experiment], ref: str) -> Experiment:
+def experiment_or_404(experiments: QuerySet[Experiment], ref: str) -> Experiment:
     """By number or by key; keys hold a letter, so the two never meet."""
     named = number_or_key(ref)
     experiment = experiments.filter(**{"pk" if isinstance(named, int) else "key": named}).first()

@@ -172,15 +172,10 @@ _LATENCY = f"""
     now=_NOW,
 )
 
-# The experiment's own policy, else its team's default, else the shipped default; of it the version activated last.
 _POLICY = """
   SELECT json_build_object('name', p.name, 'version', v.number) AS policy
-  FROM metadata.policies p JOIN metadata.policy_versions v ON v.policy_id = p.id AND v.activated_at IS NOT NULL
-  WHERE p.id = coalesce(
-    (SELECT b.policy_id FROM metadata.policy_bindings b WHERE b.experiment_id = e.id),
-    (SELECT b.policy_id FROM metadata.policy_bindings b WHERE b.team_id = e.team_id AND b.experiment_id IS NULL),
-    (SELECT s.id FROM metadata.policies s WHERE s.team_id IS NULL AND s.name = 'default'))
-  ORDER BY v.activated_at DESC, v.number DESC LIMIT 1
+  FROM metadata.policy_versions v JOIN metadata.policies p ON p.id = v.policy_id
+  WHERE v.id = metadata.policy_in_force(e.id, e.team_id)
 """
 
 _AS_OF = f"""coalesce(c.judged_to, to_timestamp(floor(extract(epoch FROM {_NOW}) / {SLOT_S}) * {SLOT_S}))"""

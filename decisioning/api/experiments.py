@@ -153,6 +153,16 @@ class OneExperiment(PortalView):
         return Response({**shown.value, "warnings": _warnings(experiment)}, headers={"ETag": shown.etag})
 
 
+class ForecastOf(PortalView):
+    """What the plan needs before it is decided."""
+
+    scopes = {"GET": Scope.READ}
+
+    def get(self, request: Request, ref: str) -> Response:
+        """Each goal's units and days, whatever the effect is; a warning where the plan cannot end."""
+        return Response({"results": _planning(self.experiment(ref)), "next": None, "previous": None})
+
+
 class Transitions(PortalView):
     """Where an experiment goes next."""
 
@@ -220,7 +230,7 @@ def _rebind(experiment: Experiment, name: str | None) -> None:
 def _check(experiment: Experiment) -> None:
     """What only policy and plan together can get wrong, such as a goal on a gauge."""
     version = policies.version_for(experiment)
-    planned = loading.plans_of([experiment])[experiment.pk]
+    planned = loading.plans_of([experiment.pk])[experiment.pk]
     places = {kpi.metric: f"/target_kpis/{position}" for position, kpi in enumerate(planned.kpis)}
     errors: list[Fault] = [
         Fault(f"{places[p.metric]}/{p.key}" if p.metric and p.key else "/target_kpis", p.code, p.message)

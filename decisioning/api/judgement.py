@@ -72,7 +72,7 @@ class OneDecision(PortalView):
             now=self.now,
         )
         experiment.refresh_from_db()
-        return Response({"experiment": experiment.key, "status": experiment.status, **_told(decision)}, status=201)
+        return Response({"experiment": experiment.key, "status": experiment.status, **_as_json(decision)}, status=201)
 
 
 class Gates(PortalView):
@@ -271,10 +271,10 @@ def _standing(experiment: Experiment, until: datetime | None = None) -> dict[str
         else newer.filter(superseded_at__isnull=True, withdrawn_at__isnull=True)
     ).exists():
         return None
-    return _told(decision, _revisions(experiment))
+    return _as_json(decision, _revisions(experiment))
 
 
-def _told(decision: Decision, revisions: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _as_json(decision: Decision, revisions: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {
         "action": decision.action,
         "override_to": decision.override_to or None,
@@ -293,7 +293,7 @@ def _revisions(experiment: Experiment) -> dict[str, dict[str, str]]:
 
 def _with_answers(found: Sequence[Decision], revised: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
     who = wording.reader(({"reasons": d.recommendation.told} for d in found), now)
-    return [{**_told(d, revised), "recommended": _answered(d, who)} for d in found]
+    return [{**_as_json(d, revised), "recommended": _answered(d, who)} for d in found]
 
 
 def _answered(decision: Decision, who: Reader) -> dict[str, Any]:

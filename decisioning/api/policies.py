@@ -29,7 +29,7 @@ class Policies(PortalView):
         """Each with its versions."""
         found = Policy.objects.select_related("team").prefetch_related("versions")
         return page(
-            request, found, shown=lambda rows: [_told(p) for p in rows], ordering="id", orderings=("id", "name")
+            request, found, shown=lambda rows: [_as_json(p) for p in rows], ordering="id", orderings=("id", "name")
         )
 
     def post(self, request: Request) -> Response:
@@ -38,7 +38,7 @@ class Policies(PortalView):
         team = self.team(values.get("team"), Scope.POLICIES)
         with transaction.atomic():
             version = policies.create_policy(values["name"], values["body"], team=team, by=self.principal, now=self.now)
-            told = _told(version.policy)
+            told = _as_json(version.policy)
             if trying:
                 transaction.set_rollback(True)
         if trying:
@@ -54,7 +54,7 @@ class OnePolicy(PortalView):
 
     def get(self, request: Request, name: str) -> Response:
         """Its versions, newest first."""
-        return Response(_told(_found(self, name)))
+        return Response(_as_json(_policy_or_404(self, name)))
 
 
 class Versions(PortalView):
@@ -65,20 +65,20 @@ class Versions(PortalView):
 
     def get(self, request: Request, name: str) -> Response:
         """Newest first."""
-        return Response({"results": _told(_found(self, name))["versions"], "next": None, "previous": None})
+        return Response({"results": _as_json(_policy_or_404(self, name))["versions"], "next": None, "previous": None})
 
     def post(self, request: Request, name: str) -> Response:
         """The next version; it judges once it is activated. `?dry_run=true` only says what is wrong with it."""
-        policy, values, trying = _found(self, name), self.body(PolicyVersionIn), self.dry_run
+        policy, values, trying = _policy_or_404(self, name), self.body(PolicyVersionIn), self.dry_run
         require(self.principal, Scope.POLICIES, policy.team_id)
         with transaction.atomic():
             version = policies.add_version(policy, values["body"], by=self.principal, now=self.now)
             if trying:
                 transaction.set_rollback(True)
         if trying:
-            return Response(_version(version))
+            return Response(_version_as_json(version))
         location = f"/api/policies/{policy.name}/versions/{version.number}"
-        return Response(_version(version), status=201, headers={"Location": location})
+        return Response(_version_as_json(version), status=201, headers={"Location": location})
 
 
 class OneVersion(PortalView):
@@ -89,7 +89,7 @@ class OneVersion(PortalView):
 
     def get(self, request: Request, name: str, number: int) -> Response:
         """Its body, author and when it was activated."""
-        return Response(_version(_numbered(self, name, number)))
+        return Response(_version_as_json(_numbered(self, name, number)))
 
 
 class Backtests(PortalView):
@@ -103,7 +103,7 @@ class Backtests(PortalView):
         trial = backtests.newest(_numbered(self, name, number))
         if trial is None:
             raise Http404
-        return Response(_trial(trial))
+        return Response(_backtest_as_json(trial))
 
     def post(self, request: Request, name: str, number: int) -> Response:
         """Ask for one; poll its Location until state is finished or failed."""
@@ -113,7 +113,7 @@ class Backtests(PortalView):
             raise Problem(403, "permission_denied", f"{name} ships with the portal: only an admin may try it.")
         trial = backtests.ask(version, by=self.principal, now=self.now)
         location = f"/api/policies/{name}/versions/{number}/backtest"
-        return Response(_trial(trial), status=202, headers={"Location": location})
+        return Response(_backtest_as_json(trial), status=202, headers={"Location": location})
 
 
 class Activation(PortalView):
@@ -127,13 +127,13 @@ class Activation(PortalView):
         version = _numbered(self, name, number)
         require(self.principal, Scope.POLICIES, version.team_id)
         policies.activate(version, by=self.principal, now=self.now, backtested=backtests.passed(version))
-        return Response(_version(version))
+        return Response(_version_as_json(version))
 
 
-def _found(door: PortalView, name: str) -> Policy:
+def _policy_or_404(view: PortalView, name: str) -> Policy:
     """By name; `?team=` tells apart equal names of several teams one belongs to."""
     named = Policy.objects.select_related("team").filter(name=name).order_by("team_id")
-    team = door.request.query_params.get("team")
+    team = view.request.query_params.get("team")
     if team is not None:
         named = named.filter(team__key=team)
     found = list(named)
@@ -145,14 +145,16 @@ def _found(door: PortalView, name: str) -> Policy:
     return found[0]
 
 
-def _numbered(door: PortalView, name: str, number: int) -> PolicyVersion:
-    version = _found(door, name).versions.select_related("policy__team").filter(number=min(number, 2**31 - 1)).first()
+def _numbered(view: PortalView, name: str, number: int) -> PolicyVersion:
+    version = (
+        _policy_or_404(view, name).versions.select_related("policy__team").filter(number=min(number, 2**31 - 1)).first()
+    )
     if version is None:
         raise Http404
     return version
 
 
-def _told(policy: Policy) -> dict[str, Any]:
+def _as_json(policy: Policy) -> dict[str, Any]:
     versions = sorted(policy.versions.all(), key=lambda v: -v.number)
     active = [v for v in versions if v.activated_at is not None]
     newest = max(active, key=lambda v: (v.activated_at, v.number), default=None)
@@ -161,11 +163,11 @@ def _told(policy: Policy) -> dict[str, Any]:
         "team": policy.team.key if policy.team else None,
         "active_version": newest.number if newest else None,
         "created_at": rfc3339(policy.created_at),
-        "versions": [_version(v) for v in versions],
+        "versions": [_version_as_json(v) for v in versions],
     }
 
 
-def _version(version: PolicyVersion) -> dict[str, Any]:
+def _version_as_json(version: PolicyVersion) -> dict[str, Any]:
     return {
         "version": version.number,
         "body": version.body,
@@ -177,7 +179,7 @@ def _version(version: PolicyVersion) -> dict[str, Any]:
     }
 
 
-def _trial(trial: Backtest) -> dict[str, Any]:
+def _backtest_as_json(trial: Backtest) -> dict[str, Any]:
     nothing = dict.fromkeys(("flips", "gained", "lost", "days_saved", "agreement", "live_agreement"))
     return {
         "state": trial.state,

@@ -90,7 +90,7 @@ def handle(exception: Exception, context: Mapping[str, Any]) -> HttpResponse:
 
 def problem_of(exception: BaseException | None, context: Mapping[str, Any] | None = None) -> Problem:
     """What to tell the caller about any exception."""
-    for kind, tell in _TOLD:
+    for kind, tell in _PROBLEMS:
         if isinstance(exception, kind):
             problem: Problem = tell(exception)
             return problem
@@ -99,7 +99,7 @@ def problem_of(exception: BaseException | None, context: Mapping[str, Any] | Non
     return _internal()
 
 
-def _told_by_drf(exception: exceptions.APIException) -> Problem:
+def _of_drf(exception: exceptions.APIException) -> Problem:
     status = exception.status_code
     headers: dict[str, str] = {}
     if getattr(exception, "auth_header", None):
@@ -114,14 +114,14 @@ def _told_by_drf(exception: exceptions.APIException) -> Problem:
     return Problem(status, code, detail, headers=headers)
 
 
-def _told_by_domain(refusal: Refused) -> Problem:
+def _of_refusal(refusal: Refused) -> Problem:
     """What a domain refuses, in its words. One that is about values says at which of them it begins."""
     if refusal.errors and refusal.message == refusal.errors[0].detail:
         return invalid(refusal.errors, code=refusal.code, status=refusal.status)
     return Problem(refusal.status, refusal.code, refusal.message, errors=refusal.errors, extra=refusal.extra)
 
 
-def _told_by_validation(exception: exceptions.ValidationError) -> Problem:
+def _of_validation(exception: exceptions.ValidationError) -> Problem:
     return invalid(list(flattened(exception.detail)) or [Fault("", "invalid", "The body is not valid.")])
 
 
@@ -132,7 +132,7 @@ def is_out_of_room(failure: BaseException) -> bool:
     return getattr(failure.__cause__, "sqlstate", None) == "53100"
 
 
-def _told_by_database(failure: Exception) -> Problem:
+def _of_database(failure: Exception) -> Problem:
     """It could not answer, or not do this; in either case nothing was changed."""
     if is_out_of_room(failure):
         return _unavailable("storage_full", "A disk of the portal's is full. Nothing was changed; try again later.")
@@ -151,7 +151,7 @@ def _unavailable(code: str, detail: str) -> Problem:
     return Problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def _told_by_row_security(error: ProgrammingError) -> Problem:
+def _of_row_security(error: ProgrammingError) -> Problem:
     """The database's own refusal, should a view ever let through what the team may not do."""
     if getattr(error.__cause__, "sqlstate", None) == "42501":
         return Problem(403, "permission_denied", "This team may not do that.")
@@ -199,11 +199,11 @@ _CODES = {
     429: "rate_limited",
 }
 _FIELD_CODES = {"required": "missing_field", "max_length": "invalid_text", "blank": "missing_field"}
-_TOLD: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] = [
+_PROBLEMS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] = [
     (Problem, lambda problem: problem),
-    (Refused, _told_by_domain),
-    (exceptions.ValidationError, _told_by_validation),
-    (exceptions.APIException, _told_by_drf),
+    (Refused, _of_refusal),
+    (exceptions.ValidationError, _of_validation),
+    (exceptions.APIException, _of_drf),
     (Http404, lambda _: Problem(404, "not_found", NOT_FOUND)),
     (PermissionDenied, lambda _: Problem(403, "permission_denied", "You may not do this.")),
     (RequestDataTooBig, lambda _: Problem(413, "body_too_large", "The body is too large. Send less at a time.")),
@@ -214,8 +214,8 @@ _TOLD: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] =
         lambda _: Problem(422, "invalid", "A value does not fit: out of range, or text that cannot be stored."),
     ),
     (IntegrityError, lambda _: Problem(409, "conflict", "Somebody changed this at the same moment. Read it again.")),
-    (ProgrammingError, _told_by_row_security),
-    ((OperationalError, InterfaceError, InternalError, OSError), _told_by_database),
+    (ProgrammingError, _of_row_security),
+    ((OperationalError, InterfaceError, InternalError, OSError), _of_database),
 ]
 
 

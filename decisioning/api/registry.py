@@ -43,7 +43,7 @@ class Metrics(PortalView):
         return page(
             request,
             filtered(request, Metric.objects.select_related("team").prefetch_related("schedules"), _MetricFilter),
-            shown=lambda found: [_told(m, self.now) for m in found],
+            shown=lambda found: [_as_json(m, self.now) for m in found],
             ordering="key",
             orderings=("key", "name", "created_at"),
         )
@@ -53,7 +53,7 @@ class Metrics(PortalView):
         values = self.body(MetricCreate)
         team = self.team(values.pop("team", None), Scope.WRITE)
         metric = plan.register(plan.NewMetric(**values), team=team, now=self.now)
-        return Response(_told(metric, self.now), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
+        return Response(_as_json(metric, self.now), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
 
 
 class OneMetric(PortalView):
@@ -63,11 +63,11 @@ class OneMetric(PortalView):
 
     def get(self, request: Request, key: str) -> Response:
         """Its definition."""
-        return Response(_told(_found(key), self.now))
+        return Response(_as_json(_metric_or_404(key), self.now))
 
     def patch(self, request: Request, key: str) -> Response:
         """Change its definition; running experiments are judged anew by it. A schedule holds from now on, or from `expected_from`."""
-        metric = _found(key)
+        metric = _metric_or_404(key)
         if not self.principal.is_admin:
             if metric.team_id is None or metric.team_id not in self.principal.teams:
                 raise Problem(
@@ -77,17 +77,17 @@ class OneMetric(PortalView):
         values = self.body(MetricChange)
         since = values.pop("expected_from", UNSET)
         changed = plan.redefine(metric, plan.NewMetric(key=key, **values), now=self.now, since=since)
-        return Response(_told(changed, self.now))
+        return Response(_as_json(changed, self.now))
 
 
-def _found(key: str) -> Metric:
+def _metric_or_404(key: str) -> Metric:
     metric = Metric.objects.select_related("team").filter(key=key).first()
     if metric is None:
         raise Http404
     return metric
 
 
-def _told(metric: Metric, now: datetime) -> dict[str, Any]:
+def _as_json(metric: Metric, now: datetime) -> dict[str, Any]:
     expected, warnings = feeds.expected_of(metric, now=now), plan.warnings(metric)
     # Another team's key is not this reader's to know, so only a team that row security lets through is named.
     return {

@@ -77,6 +77,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("OneDecision", "POST"): Operation({201: experiments.DecidedOut}, takes=bodies.DecisionIn, conflict=True),
     ("Decisions", "GET"): Operation({200: _PAGE(experiments.PastDecisionOut)}),
     ("Gates", "GET"): Operation({200: experiments.GatesOut}),
+    ("ForecastOf", "GET"): Operation({200: experiments.ForecastsOut}),
     ("Evaluations", "GET"): Operation({200: _PAGE(experiments.EvaluationOut)}),
     ("Evaluate", "POST"): Operation({202: experiments.SlotOut}, conflict=True),
     ("OneEvidence", "GET"): Operation({200: _OBJECT}, conflict=True),

@@ -46,7 +46,7 @@ class Sources(PortalView):
         return page(
             request,
             filtered(request, Source.objects.select_related("team"), SourceFilter),
-            shown=lambda found: _all_told(found, self.now),
+            shown=lambda found: _all_as_json(found, self.now),
             ordering="key",
             orderings=("key", "id", "due_at", "created_at"),
         )
@@ -60,7 +60,7 @@ class Sources(PortalView):
             definition.check_new(source)
             return Response(_previewed(preview(source, now=now)))
         definition.create(source)
-        return Response(_all_told([source], now)[0], status=201, headers={"Location": f"/api/sources/{source.key}"})
+        return Response(_all_as_json([source], now)[0], status=201, headers={"Location": f"/api/sources/{source.key}"})
 
 
 class OneSource(PortalView):
@@ -70,7 +70,7 @@ class OneSource(PortalView):
 
     def get(self, request: Request, key: str) -> Response:
         """How it is set up, and how it fares."""
-        return Response(_all_told([_found(key)], self.now)[0])
+        return Response(_all_as_json([_source_or_404(key)], self.now)[0])
 
 
 @has_room("files")
@@ -85,7 +85,7 @@ class Refresh(PortalView):
 
         since: read again from there, for rows that were mended or that came later than the overlap.
         """
-        source, since = _found(key), instant_of(request, "since")
+        source, since = _source_or_404(key), instant_of(request, "since")
         require(self.principal, Scope.TELEMETRY, source.team_id)
         if self.dry_run:
             source.again_from = min(filter(None, (source.again_from, since)), default=None)
@@ -95,17 +95,17 @@ class Refresh(PortalView):
         return Response(told, status=202, headers={"Location": f"/api/refresh-log?job={run.job_name}"})
 
 
-def _found(key: str) -> Source:
+def _source_or_404(key: str) -> Source:
     source = Source.objects.select_related("team").filter(key=key).first()
     if source is None:
         raise Http404
     return source
 
 
-def _all_told(found: Sequence[Source], now: datetime) -> list[dict[str, Any]]:
+def _all_as_json(found: Sequence[Source], now: datetime) -> list[dict[str, Any]]:
     shares, feeds = failure_shares(found, now=now), fed(found, now=now)
     return [
-        {**_told(source), "failure_share": shares[source.pk], "freshness": _freshness(feeds.get(source.pk))}
+        {**_as_json(source), "failure_share": shares[source.pk], "freshness": _freshness(feeds.get(source.pk))}
         for source in found
     ]
 
@@ -114,7 +114,7 @@ def _freshness(of: Fed | None) -> dict[str, Any] | None:
     return None if of is None else {"state": of.state, "telemetry_p95_s": of.p95_s}
 
 
-def _told(source: Source) -> dict[str, Any]:
+def _as_json(source: Source) -> dict[str, Any]:
     return {
         "key": source.key,
         "team": source.team.key,

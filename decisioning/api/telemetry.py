@@ -53,11 +53,11 @@ def _response(done: Ingested) -> HttpResponse:
         "last_ts": rfc3339(done.last_ts),
     }
     if done.refused:
-        body["errors"] = [_told(bad) for bad in done.refused]
+        body["errors"] = [_as_json(bad) for bad in done.refused]
     return json_response(msgspec.json.encode(body), status=207 if done.refused else 200)
 
 
-def _told(bad: Fault) -> dict[str, Any]:
+def _as_json(bad: Fault) -> dict[str, Any]:
     return {"index": bad.index, "pointer": bad.pointer, "code": bad.code, "detail": bad.detail}
 
 

@@ -32,7 +32,7 @@ class Webhooks(PortalView):
         found = Channel.objects.select_related("team")
         if not self.principal.is_admin:
             found = found.filter(team__in=[team for team, held in self.principal.teams.items() if Scope.KEYS in held])
-        return page(request, found, shown=lambda shown: [_told(c) for c in shown])
+        return page(request, found, shown=lambda shown: [_as_json(c) for c in shown])
 
     def post(self, request: Request) -> Response:
         """A new one; `secret` signs its messages, is shown this once, and is null for Slack and e-mail."""
@@ -40,7 +40,7 @@ class Webhooks(PortalView):
         team = self.team(values.pop("team", None), Scope.KEYS)
         channel, secret = channels.open_channel(team, **values, by=self.principal.owner, now=self.now)
         headers = {"Location": f"/api/webhooks/{channel.pk}", "Cache-Control": "no-store"}
-        return Response({**_told(channel), "secret": secret or None}, status=201, headers=headers)
+        return Response({**_as_json(channel), "secret": secret or None}, status=201, headers=headers)
 
 
 class OneWebhook(PortalView):
@@ -50,11 +50,11 @@ class OneWebhook(PortalView):
 
     def get(self, request: Request, pk: int) -> Response:
         """Where it leads, what it gets and how it fares."""
-        return Response(_told(_found(self, pk)))
+        return Response(_as_json(_channel_or_404(self, pk)))
 
     def delete(self, request: Request, pk: int) -> HttpResponse:
         """Nothing more is sent to it; what waited is dropped, and its deliveries are no longer listed."""
-        channels.close_channel(_found(self, pk))
+        channels.close_channel(_channel_or_404(self, pk))
         return HttpResponse(status=204)
 
 
@@ -65,8 +65,8 @@ class TriesWebhook(PortalView):
 
     def post(self, request: Request, pk: int) -> Response:
         """202: a message of type webhook.test is on its way, once. Arrived at one that is off, it turns it on again."""
-        delivery = channels.try_out(_found(self, pk), by=self.principal.owner, now=self.now)
-        return Response(_delivery(delivery), status=202, headers={"Location": f"/api/webhooks/{pk}/deliveries"})
+        delivery = channels.try_out(_channel_or_404(self, pk), by=self.principal.owner, now=self.now)
+        return Response(_delivery_as_json(delivery), status=202, headers={"Location": f"/api/webhooks/{pk}/deliveries"})
 
 
 class Deliveries(PortalView):
@@ -77,9 +77,9 @@ class Deliveries(PortalView):
 
     def get(self, request: Request, pk: int) -> Response:
         """Newest first, 30 days back; `?state=dead` are the dead letters."""
-        found = Delivery.objects.select_related("message").filter(channel=_found(self, pk))
+        found = Delivery.objects.select_related("message").filter(channel=_channel_or_404(self, pk))
         return page(
-            request, filtered(request, found, DeliveryFilter), shown=lambda shown: [_delivery(d) for d in shown]
+            request, filtered(request, found, DeliveryFilter), shown=lambda shown: [_delivery_as_json(d) for d in shown]
         )
 
 
@@ -90,7 +90,7 @@ class Redelivery(PortalView):
 
     def post(self, request: Request, pk: int, delivery: int) -> Response:
         """202: it is sent once more, under the id it had."""
-        channel = _found(self, pk)
+        channel = _channel_or_404(self, pk)
         found = (
             Delivery.objects.select_related("message", "channel")
             .filter(channel=channel, pk=min(delivery, MOST))
@@ -98,18 +98,18 @@ class Redelivery(PortalView):
         )
         if found is None:
             raise Http404
-        return Response(_delivery(channels.send_again(found, now=self.now)), status=202)
+        return Response(_delivery_as_json(channels.send_again(found, now=self.now)), status=202)
 
 
-def _found(door: PortalView, pk: int) -> Channel:
+def _channel_or_404(view: PortalView, pk: int) -> Channel:
     channel = Channel.objects.select_related("team").filter(pk=min(pk, MOST)).first()
     if channel is None:
         raise Http404
-    require(door.principal, Scope.KEYS, channel.team_id)
+    require(view.principal, Scope.KEYS, channel.team_id)
     return channel
 
 
-def _told(channel: Channel) -> dict[str, Any]:
+def _as_json(channel: Channel) -> dict[str, Any]:
     return {
         "id": channel.pk,
         "team": channel.team.key,
@@ -126,7 +126,7 @@ def _told(channel: Channel) -> dict[str, Any]:
     }
 
 
-def _delivery(delivery: Delivery) -> dict[str, Any]:
+def _delivery_as_json(delivery: Delivery) -> dict[str, Any]:
     return {
         "id": delivery.pk,
         "message": f"msg_{delivery.message_id}",

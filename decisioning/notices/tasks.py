@@ -34,7 +34,7 @@ def watch(**_later: object) -> None:
     """Tell what only time brings about: overdue answers, data that is late or back, guards that fail; beat calls it every 30 seconds."""
     for look in (alarms.tell_overdue, alarms.tell_failed_guards, breaches.tell_changes):
         with alone(look.__name__):
-            _told(look)
+            _logged(look)
 
 
 @shared_task(name="access.readers", ignore_result=True)
@@ -50,7 +50,7 @@ def limit_readers(**_later: object) -> None:
 @shared_task(name="notices.promises", ignore_result=True)
 def promises(**_later: object) -> None:
     """Tell each team which of the portal's promises to it are broken; beat calls it every five minutes."""
-    _told(tell_broken)
+    _logged(tell_broken)
 
 
 @shared_task(name="notices.sweep", ignore_result=True)
@@ -59,7 +59,7 @@ def sweep(**_later: object) -> None:
     delivery.sweep(now=timezone.now())
 
 
-def _told(look: Callable[..., int]) -> None:
+def _logged(look: Callable[..., int]) -> None:
     """One look; that it failed is in the refresh log."""
     now: datetime = timezone.now()
     with logged(f"portal/{look.__name__.replace('_', '-')}", clock=timezone.now), connection.cursor() as cursor:

@@ -7,6 +7,7 @@ facts (`gates.engine.facts`) in `FactExtractor`; what follows from facts is deci
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import cached_property
@@ -40,7 +41,7 @@ from gates.engine.recommendations import proposals, recommended
 from gates.engine.results import Evaluation, Proposal, Recommendation
 from gates.engine.screening import FastForward
 from gates.engine.series import Rows
-from gates.engine.state import OVERDUE, STALE, ExperimentState
+from gates.engine.state import FRESH, OVERDUE, STALE, ExperimentState
 
 
 class EvaluatedSlot:
@@ -66,6 +67,21 @@ class EvaluatedSlot:
     def state(self) -> ExperimentState:
         held = self._checkpoint_of
         return msgspec.msgpack.decode(held, type=ExperimentState) if isinstance(held, bytes) else held
+
+    @cached_property
+    def basis(self) -> str:
+        """A digest of all that `evaluation` follows from beside policy and plan: where it is the same, nothing is told anew.
+
+        Of a series that is fresh it does not matter which row makes it so.
+        """
+        detail, state = self.detail, replace(self.state, slot=0)
+        late = {
+            name: detail.fresh[name]
+            for name, status in zip(self._compiled.series_index, state.fresh, strict=True)
+            if status != FRESH and name in detail.fresh
+        }
+        told = ENCODER.encode((state, late, detail.watched, detail.dense, detail.split))
+        return hashlib.blake2b(told, digest_size=12).hexdigest()
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -164,18 +180,16 @@ def unchanged_until(policy: Policy, plan: Plan, rows: Rows, checkpoint: Checkpoi
     gives the same whenever it runs, so up to that slot it need not run.
     """
     compiled, slot = compile_plan(policy, plan), checkpoint.slot
+    next_look, next_day = ((slot // width + 1) * width for width in (compiled.look_us, DAY))
+    next_slot = slot + compiled.slot_us
+    is_last = plan.ended_at is not None or compiled.newest_judged(next_slot) == slot
+    if slot < plan.created_at or is_last or min(next_look, next_day) <= next_slot:
+        return slot
     body = BODY.decode(checkpoint.body)
     latched = any(variant_state.latch is not None for variant_state in body.state.variant_states)
-    ages = latched and any(status in (STALE, OVERDUE) for status in body.state.fresh)  # said of what is suspended
-    if (
-        slot < plan.created_at
-        or plan.ended_at is not None
-        or ages
-        or compiled.newest_judged(slot + compiled.slot_us) == slot
-    ):
+    if latched and any(status in (STALE, OVERDUE) for status in body.state.fresh):  # said of what is suspended
         return slot
     extractor = FactExtractor(compiled, body.progress, rows, slot, NO_END)
-    next_look, next_day = ((slot // width + 1) * width for width in (compiled.look_us, DAY))
     return max(slot, min(next_look, next_day, *extractor.events()) - compiled.slot_us)
 
 

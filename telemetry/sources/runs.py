@@ -212,7 +212,7 @@ def _pull_one(
             bind_job("telemetry.sources")
             stored = rows.store(source, chunk, reading=asked, now=clock(), first=found.seen - first + 1)
             found.add(stored, len(chunk))
-            _still_ours(run, rows=found.rows, now=clock())
+            _check_ours(run, rows=found.rows, now=clock())
         if found.read - found.ignored - before > MOST_ROWS:
             raise SourceFailed(f"It yields more than {MOST_ROWS:,} rows. Narrow the query.")
 
@@ -298,7 +298,7 @@ class _GivenUp(SourceFailed):
     """Another has ended this run: its worker was taken for lost."""
 
 
-def _still_ours(run: RefreshRun, *, rows: int | None, now: dt.datetime) -> None:
+def _check_ours(run: RefreshRun, *, rows: int | None, now: dt.datetime) -> None:
     kept = RefreshRun.objects.filter(pk=run.pk, status=RefreshRun.Status.RUNNING).update(heartbeat_at=now, rows=rows)
     if not kept:
         raise _GivenUp("The run was given up while it went on.")

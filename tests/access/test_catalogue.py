@@ -44,6 +44,7 @@ CALLABLE = {
     "audit.signed": {WEB, WORKER},
     "audit.verify": {WORKER},
     "metadata.place_is_free": {WEB, WORKER},
+    "metadata.policy_in_force": {WEB, WORKER},
     "metrics.answered": {WEB, WORKER},
     "metrics.default_partition_rows": {WORKER},
     "metrics.drop_partition": {WORKER},

@@ -248,7 +248,8 @@ def test_partitions_old_and_new_are_nobodys_to_read(names: dict[str, str]) -> No
         partitions = [
             row[0]
             for row in worker.execute(
-                "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'metrics.experiment_kpis'::regclass"
+                "SELECT 'metrics.' || c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid "
+                "WHERE inhparent = 'metrics.experiment_kpis'::regclass"
             )
         ]
         assert {"metrics.experiment_kpis_2031_02", "metrics.experiment_kpis_default"} <= set(partitions)

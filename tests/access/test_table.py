@@ -13,9 +13,9 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from decisioning.access.keys import create_key
 from decisioning.access.models import Membership, Team
 from decisioning.access.scopes import ROLES, Scope
-from decisioning.access.table import ADMIN, API, BOARD, REST, SHARED, Need, Row
 from tests.access.logins import psql
 from tests.access.scene import FOREIGN, OWN, lay_out
+from tests.access.table import ADMIN, API, BOARD, REST, SHARED, Need, Row
 from tests.conftest import as_role
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -48,7 +48,7 @@ def test_every_address_has_a_row_and_every_row_an_address() -> None:
             known.add(route.removeprefix("api/v1/") if route.startswith("api/v1/") else route.removeprefix("api/"))
         elif not route.startswith("admin/"):
             known.add(route)
-    assert known - set(API) - set(BOARD) - set(REST) == set(), "an address without a row in decisioning/access/table.py"
+    assert known - set(API) - set(BOARD) - set(REST) == set(), "an address without a row in tests/access/table.py"
     for prefix in ("api/", "api/v1/"):
         assert {route.removeprefix(prefix) for route in ROUTES if route.startswith(prefix)} >= set(API)
     assert set(BOARD) <= set(ROUTES)

@@ -207,7 +207,7 @@ def test_the_cron_job_of_the_quick_starts_pushes_its_rows(
 
 TOOLS = {
     "list_experiments", "get_experiment", "get_decision", "explain_gate", "get_freshness", "create_experiment", "push_kpis",
-    "backtest_policy",
+    "backtest_policy", "forecast", "list_sources", "list_metrics", "list_policies",
 }  # fmt: skip
 SERVE = [sys.executable, "-c", "from decisioning.agents.cli import main; main()", "mcp"]
 
@@ -276,6 +276,15 @@ def test_an_agent_goes_from_an_idea_to_a_proposal_over_stdio_and_a_person_decide
             why = await told(client, "explain_gate", experiment="warmer-greeting", gate="replied_uplift")
             assert why["rule"]["name"] == "{metric}_uplift"
             assert (await told(client, "get_freshness", experiment="warmer-greeting"))["tracked"] == 1
+            (goal,) = (await told(client, "forecast", experiment=shown["experiment"]))["goals"] or [
+                {"metric": "replied"}
+            ]
+            assert goal["metric"] == "replied"
+            assert (await told(client, "list_sources"))["count"] == 0
+            assert any(
+                m.startswith("replied (") for m in (await told(client, "list_metrics", search="repl"))["metrics"]
+            )
+            assert "default" in [p["policy"] for p in (await told(client, "list_policies"))["policies"]]
             for uri in ("experiments/warmer-greeting", "decisions/warmer-greeting", "policies/default"):
                 (content,) = (await client.read_resource(f"decisioning://{uri}")).contents
                 assert isinstance(content, TextResourceContents)
@@ -318,7 +327,7 @@ def test_agents_over_http_come_by_loopback_names_and_with_their_own_key(
         assert soon(lambda: listens(port), 30)
         loop.run(walk)
         rebound = httpx.post(url, json={}, headers={"Host": "evil.example", "Accept": "application/json"})
-        assert rebound.status_code == 421
+        assert (rebound.status_code, "not called 'evil.example'" in rebound.text) == (421, True)
     finally:
         serving.terminate()
         serving.wait(10)

@@ -1,5 +1,6 @@
 """What agents are told: short answers that say as of when, and what to call next; refusals in the portal's words."""
 
+import importlib.metadata
 import json
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 
 from decisioning.agents import mcp_server
 from tests.agents import loop
@@ -80,14 +82,18 @@ def ask(answers: dict[str, httpx.Response], asked: list[httpx.Request]) -> Ask:
                 result = await client.call_tool(tool, arguments)
                 (content,) = result.content
                 text = str(getattr(content, "text", ""))
-                return {"refused": text} if result.is_error else {"bytes": len(text.encode()), **json.loads(text)}
+                assert len(text.encode()) <= 2048
+                if result.is_error:
+                    return {"refused": text}
+                assert result.structured_content == json.loads(text)
+                return {"bytes": len(text.encode()), **json.loads(text)}
 
         return loop.run(within)
 
     return call
 
 
-def test_a_summary_of_the_largest_experiment_is_short_and_the_whole_is_there_on_request(
+def test_a_summary_of_the_largest_experiment_is_short_and_structured_too(
     ask: Ask, answers: dict[str, httpx.Response]
 ) -> None:
     answers["GET /api/experiments/checkout"] = httpx.Response(200, json=DOCUMENT)
@@ -98,8 +104,8 @@ def test_a_summary_of_the_largest_experiment_is_short_and_the_whole_is_there_on_
     assert told["recommendation"]["evidence_digest"] == DOCUMENT["recommendation"]["evidence_digest"]
     assert told["gates_not_passing"][-1].startswith("and ")
     assert told["next"].startswith("explain_gate('checkout', ")
-    whole = ask("get_experiment", experiment="checkout", detail=True)
-    assert {name: whole[name] for name in DOCUMENT} == DOCUMENT
+    answers["GET /api/experiments/7"] = answers["GET /api/experiments/checkout"]
+    assert ask("get_experiment", experiment=7) == told, "a number is as good as a key"
 
 
 @pytest.mark.parametrize(
@@ -182,3 +188,101 @@ def test_without_a_key_nothing_is_asked(ask: Ask, asked: list[httpx.Request]) ->
 def test_what_a_plan_is_warned_of_reaches_the_agent(ask: Ask, answers: dict[str, httpx.Response]) -> None:
     answers["POST /api/experiments"] = httpx.Response(201, json=DOCUMENT | {"warnings": ["kept: 60%."]})
     assert ask("create_experiment", name="n", hypothesis="h", target_kpis=["m"])["warnings"] == ["kept: 60%."]
+
+
+# The protocol ---------------------------------------------------------------------------------------------------------------
+
+
+def with_client(use: Callable[[Client], Any]) -> Any:
+    """What is found over a client of a server whose portal has nothing."""
+
+    async def within() -> Any:
+        gone = httpx.Response(404, json={"code": "not_found", "detail": "There is no such experiment."})
+        portal = httpx.MockTransport(lambda _request: gone)
+        async with Client(mcp_server.server("http://portal.test", "dk_own", transport=portal)) as client:
+            return await use(client)
+
+    return loop.run(within)
+
+
+def test_an_argument_that_nobody_knows_is_refused(ask: Ask, asked: list[httpx.Request]) -> None:
+    for tool, said in (
+        ("get_experiment", {"experiment": "checkout", "detail": True}),
+        ("list_experiments", {"state": "running"}),
+        ("list_experiments", {"status": ["lost"]}),
+        ("get_experiment", {"experiment": ["checkout"]}),
+    ):
+        assert "validation error" in ask(tool, **said)["refused"], (tool, said)
+    assert asked == []
+
+
+def test_every_tool_says_what_it_takes_and_what_words_there_are() -> None:
+    listed = with_client(lambda client: client.list_tools())
+    tools = {tool.name: tool.input_schema for tool in listed.tools}
+    assert {name for name, schema in tools.items() if schema.get("additionalProperties") is not False} == set()
+    assert {"list_sources", "list_metrics", "list_policies", "forecast"} <= tools.keys()
+    text = json.dumps(tools)
+    for words in (["draft", "running", "paused", "scaled", "deleted", "stopped"], ["goal", "guardrail", "shown"]):
+        assert json.dumps(words) in text
+    assert {kind["type"] for kind in tools["get_experiment"]["properties"]["experiment"]["anyOf"]} == {
+        "string",
+        "integer",
+    }
+
+
+def test_what_is_not_there_is_an_error_of_the_protocol_and_the_server_has_a_version() -> None:
+    async def codes(client: Client) -> list[int]:
+        found = []
+        for asking in (
+            lambda: client.call_tool("decide", {}),
+            lambda: client.read_resource("decisioning://nothing/x"),
+            lambda: client.read_resource("decisioning://experiments/x"),
+        ):
+            with pytest.raises(MCPError) as told:
+                await asking()
+            found.append(told.value.error.code)
+        return found
+
+    assert with_client(codes) == [-32602] * 3
+
+    async def version(client: Client) -> str:
+        return str(getattr(client.server_info, "version", ""))
+
+    assert with_client(version) == importlib.metadata.version("decisioning")
+
+
+def test_a_list_that_is_too_long_is_asked_for_again_shorter(asked: list[httpx.Request]) -> None:
+    one = {"key": "x" * 63, "status": "running", "recommendation": DOCUMENT["recommendation"],
+           "freshness": {"state": "fresh"}, "as_of": "2026-11-24T06:00:00Z"}  # fmt: skip
+
+    def page(request: httpx.Request) -> httpx.Response:
+        limit = int(request.url.params["limit"])
+        return httpx.Response(200, json={"results": [one] * limit, "next": f"http://portal.test/?cursor=c{limit}"})
+
+    async def within() -> Any:
+        mcp = mcp_server.server("http://portal.test", "dk_own", transport=httpx.MockTransport(page))
+        async with Client(mcp) as client:
+            return await client.call_tool("list_experiments", {"limit": 50})
+
+    result = loop.run(within)
+    (content,) = result.content
+    told = json.loads(content.text)
+    assert len(content.text.encode()) <= 2048
+    assert told["more"] == f"c{len(told['experiments'])}", "the cursor goes on where the list was cut"
+
+
+def test_a_host_of_another_name_is_told_what_to_do() -> None:
+    async def inner(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise AssertionError
+
+    async def within() -> httpx.Response:
+        app = mcp_server._Named(inner, ("127.0.0.1", "localhost"))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://evil.test:8100") as client:
+            return await client.post("/mcp", json={})
+
+    answer = loop.run(within)
+    assert (answer.status_code, "not called 'evil.test:8100'" in answer.text, "--name NAME" in answer.text) == (
+        421,
+        True,
+        True,
+    )

@@ -102,7 +102,7 @@ def test_the_boards_plan_is_the_gates_plan(scene: Scene, board: Client) -> None:
             target_at_most=0.1,
         )
     with as_role("worker"):
-        assert page_data.load([e.pk], now=scene.now).plans == plans_of([e])
+        assert page_data.load([e.pk], now=scene.now).plans == plans_of([e.pk])
 
 
 def test_a_day_without_a_look_is_left_out(scene: Scene, board: Client) -> None:

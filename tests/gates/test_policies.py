@@ -20,7 +20,6 @@ from gates.policies import (
     create_policy,
     in_force,
     named,
-    policy_of,
     version_for,
 )
 from tests.conftest import as_role
@@ -61,10 +60,10 @@ def test_the_shipped_policies_are_the_engines_own_bodies(team: Team) -> None:
 def test_an_experiment_is_judged_by_its_own_policy_else_its_teams_else_the_shipped(
     team: Team, experiment: Experiment, ann: Principal, now: datetime
 ) -> None:
-    assert policy_of(experiment).name == "default"
+    assert version_for(experiment).policy.name == "default"
     careful = create_policy("careful", BODY, team=team, by=ann, now=now).policy
     PolicyBinding.objects.create(team=team, policy=careful)
-    assert policy_of(experiment) == careful
+    assert version_for(experiment).policy == careful
     bind(experiment, "quick")
     assert version_for(experiment).policy.name == "quick"
     with pytest.raises(PolicyRefused, match="policy 'none'"):

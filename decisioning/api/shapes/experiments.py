@@ -178,6 +178,12 @@ class OutlookOut(Shape):
     warning = maybe_text()
 
 
+class ForecastsOut(Shape):
+    results = OutlookOut(many=True)
+    next = maybe_text()
+    previous = maybe_text()
+
+
 class ChangedOut(DocumentOut):
     warnings = s.ListField(
         child=s.CharField(),

@@ -91,7 +91,7 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
 
 def _fits(form: ExperimentForm, made: Experiment) -> bool:
     """Whether its policy can judge the new experiment; what it cannot, such as a goal on a gauge, is said at its field."""
-    policy, planned = parse(policies.version_for(made).body), loading.plans_of([made])[made.pk]
+    policy, planned = parse(policies.version_for(made).body), loading.plans_of([made.pk])[made.pk]
     kinds = {gate.name: gate.kind for gate in derive(policy, planned)}
     problems = lint_plan(policy, planned)
     for problem in problems:

@@ -196,13 +196,13 @@ def of_deliveries(channel: Channel, params: QueryDict) -> Table:
 # One experiment --------------------------------------------------------------------------------------------------------
 
 
-def of_gates(d: ExperimentContext) -> Table:
+def of_gates(context: ExperimentContext) -> Table:
     def figures(gate: Mapping[str, Any]) -> list[object]:
         names = ("estimate", "lower", "upper", "running_lower", "running_upper", "n", "p")
         return [(gate.get("reading") or {}).get(name) for name in names]
 
     def better_when(gate: Mapping[str, Any]) -> str | None:
-        kpi = d.metrics.get(gate.get("metric") or "")
+        kpi = context.metrics.get(gate.get("metric") or "")
         return {"increase": "higher", "decrease": "lower"}.get(kpi.direction or "") if kpi else None
 
     def change(gate: Mapping[str, Any]) -> float | None:
@@ -215,16 +215,19 @@ def of_gates(d: ExperimentContext) -> Table:
         (
             [g["gate"], g["kind"], g.get("variant"), g.get("metric"), better_when(g), g["verdict"], g.get("since"), *figures(g),
              change(g), g.get("reason")]
-            for g in d.gates
+            for g in context.gates
         ),
     )  # fmt: skip
 
 
-def of_effects(d: ExperimentContext) -> Table:
+def of_effects(context: ExperimentContext) -> Table:
     """Every goal's and guardrail's effect on each treatment, as the gates read it at the last look of each day."""
-    compiled = next((compile_plan(policy, d.plan) for policy in policies_of(d.data).values()), None)
+    compiled = next((compile_plan(policy, context.plan) for policy in policies_of(context.data).values()), None)
     read = (
-        [(c, effects({d.e.pk: compiled}, now=d.now, of={d.e.pk: c})) for c in compiled.comparisons]
+        [
+            (c, effects({context.experiment.pk: compiled}, now=context.now, of={context.experiment.pk: c}))
+            for c in compiled.comparisons
+        ]
         if compiled and compiled.control
         else []
     )
@@ -240,17 +243,17 @@ def of_effects(d: ExperimentContext) -> Table:
     )  # fmt: skip
 
 
-def of_days(d: ExperimentContext) -> Table:
+def of_days(context: ExperimentContext) -> Table:
     """Every KPI of every variant day by day, and the units that were in by the end of each day."""
     return _table(
         "metric variant day value units_so_far value_so_far",
         (
             [metric, variant, day.day, day.value, day.units, day.so_far]
-            for (_, metric, variant), days in sorted(d.series.items())
+            for (_, metric, variant), days in sorted(context.series.items())
             for day in days
         ),
     )
 
 
-def of_timeline(d: ExperimentContext) -> Table:
-    return _table("at what detail", ([line["at"], line["what"], line["detail"]] for line in timeline(d)))
+def of_timeline(context: ExperimentContext) -> Table:
+    return _table("at what detail", ([line["at"], line["what"], line["detail"]] for line in timeline(context)))

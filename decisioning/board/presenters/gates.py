@@ -216,15 +216,15 @@ def drawn(gate: Mapping[str, Any], metrics: Mapping[str, Kpi], *, uid: str) -> S
         if point is None:
             return svg("")
         limits = thresholds(gate, metrics)
-        return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
+        return svg(charts.interval(point, limits, uid=uid, title=title, desc=_limits_text(limits)))
     if gate["kind"] == "threshold" or (gate["kind"] == "density" and gate.get("metric")):
         value, limits = _newest(extra), thresholds(gate, metrics)
         if value is None:
             return svg("")
-        return svg(charts.interval(Point(value, value, value), limits, uid=uid, title=title, desc=_told(limits)))
+        return svg(charts.interval(Point(value, value, value), limits, uid=uid, title=title, desc=_limits_text(limits)))
     if gate["kind"] == "target" and "mean" in extra:
         limits, point = thresholds(gate, metrics), Point(extra["least"], extra["mean"], extra["most"])
-        return svg(charts.interval(point, limits, uid=uid, title=title, desc=_told(limits)))
+        return svg(charts.interval(point, limits, uid=uid, title=title, desc=_limits_text(limits)))
     if gate["kind"] == "density" and (share := _density(extra)) is not None:
         limit = float(extra.get("at_least") or 0)
         return svg(charts.meter(share, limit=limit, full=1, uid=uid, title=title, desc=beside, width=300))
@@ -241,7 +241,7 @@ def _drifts(gate: Mapping[str, Any]) -> str:
     return "It drifts: what earlier looks proved and what is read now exclude each other. Drawn as read now; the verdict stands."
 
 
-def _told(limits: Sequence[Threshold]) -> str:
+def _limits_text(limits: Sequence[Threshold]) -> str:
     return "Posts: " + "; ".join(post.label for post in limits) if limits else "No posts"
 
 

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from django.db import connection
 from django.db.models import QuerySet
 from django.utils.safestring import SafeString
 
@@ -20,7 +19,7 @@ from gates.engine.compiled import compile_plan
 from gates.engine.narration import Called, Reader, in_words
 from gates.engine.plan import DAY, Clock, Kpi, Plan, from_us, to_us
 from gates.engine.policy import Policy
-from gates.loading import Unjudgeable, policy_of
+from gates.loading import Unjudgeable, plan_in, plan_texts, policy_of
 from gates.models import Cursor, Decision, PolicyVersion, Recommendation
 
 OPEN = ("draft", "running", "paused")
@@ -68,7 +67,7 @@ def load(ids: Sequence[int], *, now: datetime, waiting: Sequence[int] | None = N
         cursor.policy_version = held.get(cursor.policy_version_id or 0)
     for picture in Asset.objects.filter(experiment__in=ids).select_related("variant").defer("body").order_by("pk"):
         data.assets.setdefault(picture.experiment_id, {})[picture.variant.key] = picture  # the newest of each
-    data.plans = _plans(ids)
+    data.plans = {pk: _plan(text) for pk, text in plan_texts(ids).items()}
     data.metrics = {kpi.metric: kpi for plan in data.plans.values() for kpi in plan.kpis}
     closed = [pk for pk, e in data.experiments.items() if e.status in CLOSED]
     for d in Decision.objects.filter(experiment__in=closed).select_related("recommendation").order_by("pk"):
@@ -79,45 +78,11 @@ def load(ids: Sequence[int], *, now: datetime, waiting: Sequence[int] | None = N
     return data
 
 
-_PLANS = """
-SELECT e.id, json_build_object(
-  'started_at', (extract(epoch FROM coalesce(e.started_at, e.created_at)) * 1000000)::bigint,
-  'created_at', (extract(epoch FROM e.created_at) * 1000000)::bigint,
-  'ended_at', (extract(epoch FROM e.ended_at) * 1000000)::bigint,
-  'expected_units_per_day', e.expected_units_per_day,
-  'pauses', (
-    SELECT coalesce(json_agg(json_build_array((extract(epoch FROM p.paused_at) * 1000000)::bigint,
-      (extract(epoch FROM p.resumed_at) * 1000000)::bigint) ORDER BY p.paused_at), '[]')
-    FROM pauses p WHERE p.experiment_id = e.id),
-  'variants', (
-    SELECT coalesce(json_agg(json_build_object('key', v.key, 'weight', v.weight, 'control', v.control, 'position', v.position,
-      'dropped_at', (extract(epoch FROM v.dropped_at) * 1000000)::bigint) ORDER BY v.position), '[]')
-    FROM variants v WHERE v.experiment_id = e.id),
-  'kpis', (
-    SELECT coalesce(json_agg(json_strip_nulls(json_build_object('metric', m.key, 'role', t.role, 'kind', m.kind, 'direction', m.direction,
-      'temporality', m.temporality, 'expected_every_s', m.expected_every_s, 'freshness_target_s', m.freshness_target_s,
-      'counts_assignment', m.counts_assignment, 'minimum_effect', t.minimum_effect, 'max_harm', t.max_harm, 'unit', m.unit, 'name', m.name,
-      'target', CASE WHEN num_nonnulls(t.target_at_least, t.target_at_most) > 0
-        THEN json_build_object('at_least', t.target_at_least, 'at_most', t.target_at_most) END,
-      'baseline', CASE WHEN t.baseline_mean IS NOT NULL AND t.baseline_stddev <> 0
-        THEN json_build_object('mean', t.baseline_mean, 'stddev', t.baseline_stddev) END)) ORDER BY t.position), '[]')
-    FROM target_kpis t JOIN metrics m ON m.id = t.metric_id WHERE t.experiment_id = e.id))::text
-FROM experiments e WHERE e.id = ANY (%s)
-"""
-
-
-def _plans(ids: Sequence[int]) -> dict[int, Plan]:
-    """Plans as gates.loading gives them, by one query; without answers, which no figure here depends on."""
-    with connection.cursor() as cursor:
-        cursor.execute(_PLANS, [list(ids)])
-        return {pk: _plan(text.encode()) for pk, text in cursor.fetchall()}
-
-
-def _plan(text: bytes) -> Plan:
+def _plan(text: str) -> Plan:
     """One that cannot be read is shown without its variants and KPIs: its page says why it is suspended."""
     try:
-        return Plan.from_json(text)
-    except msgspec.ValidationError:
+        return plan_in(text)
+    except Unjudgeable:
         bare = {**msgspec.json.decode(text), "variants": [], "kpis": [], "expected_units_per_day": None}
         return msgspec.convert(bare, Plan)
 

@@ -35,10 +35,10 @@ from gates.engine.evidence import EvidenceRefused
 @require_GET
 @person
 def experiment(request: HttpRequest, ref: str) -> HttpResponse:
-    return _dossier(request, experiment_or_404(request, ref))
+    return _page(request, experiment_or_404(request, ref))
 
 
-def _dossier(
+def _page(
     request: HttpRequest, e: Experiment, *, answer: Mapping[str, Any] | None = None, status: int = 200
 ) -> HttpResponse:
     d = ExperimentContext(e, who(request), now=timezone.now())
@@ -48,7 +48,7 @@ def _dossier(
     return page(
         request,
         "board/experiment.html",
-        experiment_page.experiment(d, answer=answer),
+        experiment_page.page(d, answer=answer),
         here="board",
         title=e.name,
         status=status,
@@ -75,7 +75,7 @@ def decide(request: HttpRequest, ref: str) -> HttpResponse:
             reason=sent["reason"].strip(),
         )
     except DecisionRefused as refusal:
-        return _dossier(request, e, answer=sent | _told(refusal, sent), status=refusal.status)
+        return _page(request, e, answer=sent | _errors_of(refusal, sent), status=refusal.status)
     e.refresh_from_db()
     done = _done(e, decision.override_to or decision.recommendation.action, override=override)
     number, first = board_page.waits_next(who(request))
@@ -89,7 +89,7 @@ def decide(request: HttpRequest, ref: str) -> HttpResponse:
     return response
 
 
-def _told(refusal: DecisionRefused, sent: Mapping[str, str]) -> dict[str, Any]:
+def _errors_of(refusal: DecisionRefused, sent: Mapping[str, str]) -> dict[str, Any]:
     """Where in the form a refusal is shown; what an override lacks is said all at once."""
     if any(fault.code == "missing_field" for fault in refusal.errors):
         return {
@@ -176,7 +176,7 @@ def report(request: HttpRequest, ref: str) -> HttpResponse:
     return page(
         request,
         "board/report.html",
-        experiment_page.experiment(d),
+        experiment_page.page(d),
         here="board",
         title=f"Report: {e.name}",
         exact=False,

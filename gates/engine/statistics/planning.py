@@ -45,17 +45,35 @@ def units_for_half(half: float, se: float, n: int, rho2: float, alpha: float) ->
     def decided(units: int) -> bool:
         return bool(half_width(se * math.sqrt(n / units), units, rho2, alpha) <= half)
 
-    low, high = n, n
+    if n > MOST_UNITS:
+        return n if decided(n) else None
     if decided(n):
         return n
-    while not decided(high):
-        low, high = high, high * 2
-        if high > MOST_UNITS:
-            return None
+    farthest = n << (MOST_UNITS // n).bit_length() - 1
+    if not decided(farthest):
+        return None
+    units = min(max(_near(half, se, n, rho2, alpha), n + 1), farthest)
+    low, high, stride = n, farthest, 1  # undecided and decided, closing in around the estimate
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decided(middle) else (middle, high)
+        if decided(units):
+            high, units = units, max(units - stride, (low + units) // 2)
+        else:
+            low, units = units, min(units + stride, (units + high + 1) // 2)
+        stride *= 2
     return high
+
+
+def _near(half: float, se: float, n: int, rho2: float, alpha: float) -> int:
+    """About how many units that is: the fixed point of N = n (se/half)^2 (r + 1)/r (ln(r + 1) - 2 ln a), r = N rho^2."""
+    scale, units = n * (se / half) ** 2, float(n)
+    for _ in range(30):
+        r = units * rho2
+        before, units = units, scale * (r + 1.0) / r * (math.log(r + 1.0) - 2.0 * math.log(alpha))
+        if not units < MOST_UNITS:
+            return MOST_UNITS
+        if abs(units - before) < 0.25:
+            break
+    return math.ceil(units)
 
 
 def smallest_effect(units: float, stddev: float, rho2: float, alpha: float, *, share: float = 0.5) -> float:

@@ -70,32 +70,34 @@ def _spark(data: PageData, pk: int, variant: str | None, *, uid: str) -> SafeStr
 
 
 def case(pk: int, data: PageData, *, first: bool) -> dict[str, Any]:
-    e, r = data.experiments[pk], _foremost(data.proposals[pk])
+    experiment, recommendation = data.experiments[pk], _foremost(data.proposals[pk])
     shown = shown_of(data, pk)
     gates = shown.get("gates") or []
-    variant = r.variant.key if r.variant else (shown.get("recommendation") or {}).get("variant")
-    gate = gate_presenter.telling(gates, code=r.code, variant=variant)
+    variant = (
+        recommendation.variant.key if recommendation.variant else (shown.get("recommendation") or {}).get("variant")
+    )
+    gate = gate_presenter.telling(gates, code=recommendation.code, variant=variant)
     text, spread = gate_presenter.value_text(gate, data.metrics) if gate else ("", "")
-    distrust = gate_presenter.distrust(gates, gate, code=r.code)
-    due = r.proposed_at + timedelta(hours=e.team.answer_within_h)
+    distrust = gate_presenter.distrust(gates, gate, code=recommendation.code)
+    due = recommendation.proposed_at + timedelta(hours=experiment.team.answer_within_h)
     left = (due - data.now).total_seconds()
-    safety = r.code in URGENT
+    safety = recommendation.code in URGENT
     age = data.ages.get(pk)
     return {
-        "tone": words.TONES[r.action],
+        "tone": words.TONES[recommendation.action],
         "next": first,
         "safety": safety,
-        "icon": r.action,
-        "verb": r.action.capitalize(),
-        "why": words.CODES.get(r.code, r.code)
-        + (f": {r.variant}" if r.variant and len(data.plans[pk].variants) > 2 else ""),
-        "name": e.name,
-        "url": reverse("experiment", args=[e.key]),
-        "hypothesis": e.hypothesis,
-        "reason": next(iter(rationale(r.told, reader_of(data, pk))), ""),
+        "icon": recommendation.action,
+        "verb": recommendation.action.capitalize(),
+        "why": words.CODES.get(recommendation.code, recommendation.code)
+        + (f": {recommendation.variant}" if recommendation.variant and len(data.plans[pk].variants) > 2 else ""),
+        "name": experiment.name,
+        "url": reverse("experiment", args=[experiment.key]),
+        "hypothesis": experiment.hypothesis,
+        "reason": next(iter(rationale(recommendation.told, reader_of(data, pk))), ""),
         "revised": _revised(data, pk),
         "chips": gate_presenter.chips(gates, data.metrics),
-        "meta": [e.team.name, e.owner, _day_of(e, data, pk)],
+        "meta": [experiment.team.name, experiment.owner, _day_of(experiment, data, pk)],
         "kpi": gate_presenter.name_of(gate, data.metrics) if gate else "",
         "estimate": "not trusted" if distrust else text,
         "range": distrust or spread,
@@ -105,17 +107,19 @@ def case(pk: int, data: PageData, *, first: bool) -> dict[str, Any]:
         "age": freshness.text(age, now=data.now) if age else None,
         "late": left < 6 * 3600,
         "left": "Act now" if safety else f"{span(left)} left" if left > 0 else f"{span(-left)} overdue",
-        "clock": clock(data.now - r.proposed_at, timedelta(hours=e.team.answer_within_h), uid=f"c{pk}"),
-        "since": f"of {e.team.answer_within_h} h since the proposal, {words.instant(r.proposed_at, data.now)}",
+        "clock": clock(
+            data.now - recommendation.proposed_at, timedelta(hours=experiment.team.answer_within_h), uid=f"c{pk}"
+        ),
+        "since": f"of {experiment.team.answer_within_h} h since the proposal, {words.instant(recommendation.proposed_at, data.now)}",
     }
 
 
 def _foremost(found: Sequence[Recommendation]) -> Recommendation:
-    return min(found, key=lambda r: (URGENT.get(r.code, 2), r.pk))
+    return min(found, key=lambda recommendation: (URGENT.get(recommendation.code, 2), recommendation.pk))
 
 
-def _day_of(e: Experiment, data: PageData, pk: int) -> str:
-    if e.started_at is None:
+def _day_of(experiment: Experiment, data: PageData, pk: int) -> str:
+    if experiment.started_at is None:
         return "not started"
     cursor = data.cursors.get(pk)
     most = _body(cursor.policy_version if cursor else None).get("max_days", 28)
@@ -123,7 +127,7 @@ def _day_of(e: Experiment, data: PageData, pk: int) -> str:
 
 
 def row(pk: int, data: PageData, *, lane: str) -> dict[str, Any]:
-    e = data.experiments[pk]
+    experiment = data.experiments[pk]
     shown = shown_of(data, pk)
     gates = shown.get("gates") or []
     said = said_of(data, pk)
@@ -131,23 +135,23 @@ def row(pk: int, data: PageData, *, lane: str) -> dict[str, Any]:
     gate = gate_presenter.telling(gates, code="", variant=variant)
     text, spread = gate_presenter.value_text(gate, data.metrics) if gate else ("", "")
     goal = _goal(data, pk)
-    pill, reason = _said_closed(e, data) if lane == "closed" else _said_open(e, said, data)
-    left, since = _last(e, said, data) if lane == "progress" else _ended(e, data)
-    age = data.ages.get(pk) if e.status in ("running", "paused") else None
+    pill, reason = _said_closed(experiment, data) if lane == "closed" else _said_open(experiment, said, data)
+    left, since = _last(experiment, said, data) if lane == "progress" else _ended(experiment, data)
+    age = data.ages.get(pk) if experiment.status in ("running", "paused") else None
     invalid = said.get("code") == "invalid" or gate_presenter.split_is_wrong(gates)
     return {
-        "name": e.name,
-        "url": reverse("experiment", args=[e.key]),
-        "hypothesis": e.hypothesis,
-        "status": words.status(e.status),
-        "team": e.team.name,
-        "owner": e.owner,
+        "name": experiment.name,
+        "url": reverse("experiment", args=[experiment.key]),
+        "hypothesis": experiment.hypothesis,
+        "status": words.status(experiment.status),
+        "team": experiment.team.name,
+        "owner": experiment.owner,
         "pill": pill,
         "reason": reason,
         "revised": _revised(data, pk),
         "chips": gate_presenter.chips(gates, data.metrics),
         "kpi": (goal.name or goal.metric) if goal else "Goal KPI",
-        "tone": {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold"),
+        "tone": {"scaled": "scale", "deleted": "delete"}.get(experiment.status, "hold"),
         "pictures": _assets(data, pk, variant),
         "spark": _spark(data, pk, variant, uid=f"s{pk}"),
         "estimate": "not trusted" if invalid and text else text,
@@ -159,16 +163,16 @@ def row(pk: int, data: PageData, *, lane: str) -> dict[str, Any]:
     }
 
 
-def _said_open(e: Experiment, said: Mapping[str, Any], data: PageData) -> tuple[dict[str, Any], str]:
+def _said_open(experiment: Experiment, said: Mapping[str, Any], data: PageData) -> tuple[dict[str, Any], str]:
     reasons = [*(said.get("blockers") or []), *(said.get("rationale") or [])]
     first = reasons[0] if reasons else ""
-    if e.status == "draft":
+    if experiment.status == "draft":
         return words.pill("hold", "Not started"), "Start it, and it is judged as soon as rows arrive."
-    if e.status == "paused":
+    if experiment.status == "paused":
         return words.pill(
             "hold", "Hold, paused"
         ), "Rows still arrive and are kept; gates rest until it is started again."
-    if (cursor := data.cursors.get(e.pk)) and cursor.unjudgeable:
+    if (cursor := data.cursors.get(experiment.pk)) and cursor.unjudgeable:
         action = said.get("action", "hold")
         how = "suspended" if said.get("state") == "suspended" else "cannot be judged"
         return words.pill(action, f"{action.capitalize()}, {how}", line=True), cursor.unjudgeable["reason"]
@@ -188,39 +192,41 @@ def _revised(data: PageData, pk: int) -> str:
     return words.on_older_data(revisions[max(revisions, key=int)]) if revisions else ""
 
 
-def _said_closed(e: Experiment, data: PageData) -> tuple[dict[str, Any], str]:
-    d = data.decisions.get(e.pk)
-    verb = {"scaled": "scale", "deleted": "delete"}.get(e.status, "hold")
-    if d is None:
-        return words.pill(verb, words.STATUSES[e.status], line=True), "Ended without a proposal that was answered."
-    accepted = d.action == "accept"
+def _said_closed(experiment: Experiment, data: PageData) -> tuple[dict[str, Any], str]:
+    decision = data.decisions.get(experiment.pk)
+    verb = {"scaled": "scale", "deleted": "delete"}.get(experiment.status, "hold")
+    if decision is None:
+        return words.pill(
+            verb, words.STATUSES[experiment.status], line=True
+        ), "Ended without a proposal that was answered."
+    accepted = decision.action == "accept"
     said = (
-        f"Accepted by {d.by}, on the evidence as proposed.{f' “{d.reason}”' if d.reason else ''}"
+        f"Accepted by {decision.by}, on the evidence as proposed.{f' “{decision.reason}”' if decision.reason else ''}"
         if accepted
-        else f"{d.recommendation.action.capitalize()} was proposed. {d.by}: “{d.reason}”"
+        else f"{decision.recommendation.action.capitalize()} was proposed. {decision.by}: “{decision.reason}”"
     )
-    cursor = data.cursors.get(e.pk)
-    if cursor and (revised := cursor.revisions.get(str(d.pk))):
+    cursor = data.cursors.get(experiment.pk)
+    if cursor and (revised := cursor.revisions.get(str(decision.pk))):
         said = words.on_older_data(revised)
-    return words.pill(verb, f"{words.STATUSES[e.status]}, {'accepted' if accepted else 'overridden'}"), said
+    return words.pill(verb, f"{words.STATUSES[experiment.status]}, {'accepted' if accepted else 'overridden'}"), said
 
 
-def _last(e: Experiment, said: Mapping[str, Any], data: PageData) -> tuple[str, str]:
-    if e.started_at is None:
-        return "no date", f"draft since {words.day(e.created_at)}"
-    plan = data.plans[e.pk]
+def _last(experiment: Experiment, said: Mapping[str, Any], data: PageData) -> tuple[str, str]:
+    if experiment.started_at is None:
+        return "no date", f"draft since {words.day(experiment.created_at)}"
+    plan = data.plans[experiment.pk]
     ran = ran_days(plan, data.now)
-    if e.status == "paused":
+    if experiment.status == "paused":
         return "not counting", f"ran {words.plural(ran, 'day')}"
-    cursor = data.cursors.get(e.pk)
+    cursor = data.cursors.get(experiment.pk)
     body = _body(cursor.policy_version if cursor else None)
     least, most = body.get("min_days", 7), body.get("max_days", 28)
     suspended = said.get("state") == "suspended"
-    if suspended and not gate_presenter.late(shown_of(data, e.pk).get("gates") or []):
+    if suspended and not gate_presenter.late(shown_of(data, experiment.pk).get("gates") or []):
         return "when it holds again", f"day {ran} of {most}"
     if suspended or said.get("code") in ("stale", "no_data"):
         return "when data is back", f"day {ran} of {most}"
-    left = _days_left(data, e.pk)
+    left = _days_left(data, experiment.pk)
     if left is not None and left < most - ran:
         when = words.day(data.now + timedelta(days=max(left, least - ran)))[:-5]
         return f"about {when}", f"if the effect stays; day {ran} of {most}"
@@ -240,9 +246,9 @@ def _days_left(data: PageData, pk: int) -> float | None:
     return max(known) if known and len(known) == len(found) else None
 
 
-def _ended(e: Experiment, data: PageData) -> tuple[str, str]:
-    d = data.decisions.get(e.pk)
-    if d is None or e.ended_at is None:
-        return words.instant(e.ended_at, data.now), ""
-    took = (d.at - d.recommendation.proposed_at).total_seconds()
-    return words.instant(e.ended_at, data.now), f"{span(took)} after the proposal"
+def _ended(experiment: Experiment, data: PageData) -> tuple[str, str]:
+    decision = data.decisions.get(experiment.pk)
+    if decision is None or experiment.ended_at is None:
+        return words.instant(experiment.ended_at, data.now), ""
+    took = (decision.at - decision.recommendation.proposed_at).total_seconds()
+    return words.instant(experiment.ended_at, data.now), f"{span(took)} after the proposal"

@@ -24,7 +24,7 @@ class ExperimentContext:
     """Everything read about one experiment, each kind once."""
 
     def __init__(self, experiment: Experiment, principal: Principal, *, now: datetime) -> None:
-        self.e, self.principal, self.now = experiment, principal, now
+        self.experiment, self.principal, self.now = experiment, principal, now
         self.data = page_data.load([experiment.pk], now=now)
         self.cursor: Cursor | None = self.data.cursors.get(experiment.pk)
         self.reader = page_data.reader_of(self.data, experiment.pk)
@@ -46,12 +46,12 @@ class ExperimentContext:
     @cached_property
     def _judging(self) -> list[tuple[Policy, Plan]]:
         """Plan and the policy that judges it, or will when it is judged for the first time; none when it is over."""
-        if self.e.status not in ("draft", "running", "paused"):
+        if self.experiment.status not in ("draft", "running", "paused"):
             return []
-        policy = page_data.policies_of(self.data).get(self.e.pk)
+        policy = page_data.policies_of(self.data).get(self.experiment.pk)
         if policy is None:  # not judged yet: by the policy that would
             with suppress(loading.Unjudgeable):
-                return [(judging.policy, judging.plan) for judging in loading.load([self.e.pk])]
+                return [(judging.policy, judging.plan) for judging in loading.load([self.experiment.pk])]
             return []
         return [(policy, self.plan)]
 
@@ -69,24 +69,24 @@ class ExperimentContext:
     @cached_property
     def newest(self) -> Mapping[tuple[str, str], datetime]:
         """The newest row's time of each (metric, variant), whether the gates have read it or not."""
-        return freshness.newest(self.e.pk)
+        return freshness.newest(self.experiment.pk)
 
     @property
     def body(self) -> Mapping[str, Any]:
         return self.cursor.policy_version.body if self.cursor and self.cursor.policy_version else {}
 
     def url(self, name: str, *args: object) -> str:
-        return reverse(name, args=[self.e.key, *args])
+        return reverse(name, args=[self.experiment.key, *args])
 
 
-def as_of(d: ExperimentContext) -> str:
-    at = d.cursor.judged_to if d.cursor else None
-    return f" at slot {words.instant(at, d.now)}" if at else ""
+def as_of(context: ExperimentContext) -> str:
+    at = context.cursor.judged_to if context.cursor else None
+    return f" at slot {words.instant(at, context.now)}" if at else ""
 
 
-def slot_of(d: ExperimentContext, digest: str) -> datetime | None:
+def slot_of(context: ExperimentContext, digest: str) -> datetime | None:
     """The slot that evidence proves: the one on record with it, and not the newest judged, at which nothing had changed."""
     if not digest:
         return None
-    found = Evaluation.objects.filter(experiment=d.e, evidence_digest=digest).order_by("-slot", "-fold")
+    found = Evaluation.objects.filter(experiment=context.experiment, evidence_digest=digest).order_by("-slot", "-fold")
     return found.values_list("slot", flat=True).first()

@@ -14,11 +14,15 @@ from gates.models import Evidence, Recommendation
 from telemetry.models import ExperimentKpi
 
 
-def evidence_card(d: ExperimentContext) -> dict[str, Any] | None:
-    digest = next((r.evidence_digest for r in d.proposals), "") or d.said.get("evidence_digest") or ""
+def evidence_card(context: ExperimentContext) -> dict[str, Any] | None:
+    digest = (
+        next((recommendation.evidence_digest for recommendation in context.proposals), "")
+        or context.said.get("evidence_digest")
+        or ""
+    )
     if not digest:
         last = (
-            Recommendation.objects.filter(experiment=d.e)
+            Recommendation.objects.filter(experiment=context.experiment)
             .order_by("-pk")
             .values_list("evidence_digest", flat=True)
             .first()
@@ -26,27 +30,27 @@ def evidence_card(d: ExperimentContext) -> dict[str, Any] | None:
         digest = last or ""
     if not digest:
         return None
-    version = d.cursor.policy_version if d.cursor else None
+    version = context.cursor.policy_version if context.cursor else None
     facts: list[dict[str, Any]] = [{"label": "Digest", "text": digest, "code": True}]
-    if slot := slot_of(d, digest):
-        facts.append({"label": "Of the slot", "text": words.instant(slot, d.now)})
+    if slot := slot_of(context, digest):
+        facts.append({"label": "Of the slot", "text": words.instant(slot, context.now)})
     if version:
         url = reverse("policy_version", args=[version.policy_id, version.number])
         facts.append({"label": "Policy", "text": f"{version.policy.name}, version {version.number}", "url": url})
-    plan = [words.plural(len(d.arms), "variant"), words.plural(len(d.kpis), "KPI")]
-    if d.e.expected_units_per_day:
-        plan.append(f"{words.count(d.e.expected_units_per_day)} units a day expected")
+    plan = [words.plural(len(context.arms), "variant"), words.plural(len(context.kpis), "KPI")]
+    if context.experiment.expected_units_per_day:
+        plan.append(f"{words.count(context.experiment.expected_units_per_day)} units a day expected")
     facts.append({"label": "Plan", "text": ", ".join(plan)})
-    facts += [{"label": f"Planned for {o.metric}", "text": words.forecast(o)} for o in d.forecast]
-    if d.cursor and d.cursor.judged_to:
-        facts.append({"label": "Judged to", "text": words.instant(d.cursor.judged_to, d.now)})
-        facts.append({"label": "Judged late", "text": words.plural(d.cursor.missed_slots, "slot")})
-    stored = Evidence.objects.filter(experiment=d.e, digest=digest).exists()
+    facts += [{"label": f"Planned for {o.metric}", "text": words.forecast(o)} for o in context.forecast]
+    if context.cursor and context.cursor.judged_to:
+        facts.append({"label": "Judged to", "text": words.instant(context.cursor.judged_to, context.now)})
+        facts.append({"label": "Judged late", "text": words.plural(context.cursor.missed_slots, "slot")})
+    stored = Evidence.objects.filter(experiment=context.experiment, digest=digest).exists()
     return {
         "facts": facts,
-        "url": d.url("evidence", digest) if stored else "",
-        "rows_url": d.url("rows_csv"),
-        "replay_url": d.url("replay", digest) if stored else "",
+        "url": context.url("evidence", digest) if stored else "",
+        "rows_url": context.url("rows_csv"),
+        "replay_url": context.url("replay", digest) if stored else "",
         "replayed": "",
     }
 

@@ -17,30 +17,33 @@ from gates.engine.plan import Kpi
 
 
 def uplift_chart(
-    d: ExperimentContext, goal: Kpi, treatment: Variant, *, several: bool, i: int
+    context: ExperimentContext, goal: Kpi, treatment: Variant, *, several: bool, i: int
 ) -> dict[str, Any] | None:
-    found = d.data.effects.get((d.e.pk, treatment.key), [])
+    found = context.data.effects.get((context.experiment.pk, treatment.key), [])
     if not found:
         return None
-    mine = (g for g in d.gates if g["kind"] == "uplift" and g.get("metric") == goal.metric)
+    mine = (g for g in context.gates if g["kind"] == "uplift" and g.get("metric") == goal.metric)
     gate = next((g for g in mine if g.get("variant") in (None, treatment.key)), None)
-    say, name = gate_presenter.change(gate, d.metrics), goal.name or goal.metric
-    points, days = [r.point for r in found], [history.day_text(r.day) for r in found]
+    say, name = gate_presenter.change(gate, context.metrics), goal.name or goal.metric
+    points, days = (
+        [recommendation.point for recommendation in found],
+        [history.day_text(recommendation.day) for recommendation in found],
+    )
     last = points[-1]
     said = say(last.estimate) + say.worth(last.estimate)
     spread = gate_presenter.spread(say, last)
-    trusted = not gate_presenter.split_is_wrong(d.gates)
+    trusted = not gate_presenter.split_is_wrong(context.gates)
     draw: dict[str, Any] = {
         "days": days,
-        "thresholds": gate_presenter.thresholds(gate, d.metrics) if gate else [],
-        "events": _events(d, [r.day for r in found]),
+        "thresholds": gate_presenter.thresholds(gate, context.metrics) if gate else [],
+        "events": _events(context, [recommendation.day for recommendation in found]),
         "say": say,
         "title": f"Uplift of {name}, {treatment.key}: {said} {spread}",
         "desc": "Estimate and always-valid interval at the last look of each day",
     }
     better = "higher is better" if goal.direction == "increase" else "lower is better; drawn with better above"
     return {
-        "tone": {"scale": "scale", "delete": "delete", "review": "review"}.get(d.said.get("action", ""), "hold")
+        "tone": {"scale": "scale", "delete": "delete", "review": "review"}.get(context.said.get("action", ""), "hold")
         if trusted
         else "review",
         "title": f"Uplift of {name}" + (f", {treatment}" if several else ""),
@@ -54,29 +57,31 @@ def uplift_chart(
             "heads": ["Day", "Lower", "Estimate", "Upper", "Units"],
             "rows": [
                 [
-                    history.day_text(r.day),
-                    (ends := say.interval(r.point.lower, r.point.upper))[0],
-                    say(r.point.estimate),
+                    history.day_text(recommendation.day),
+                    (ends := say.interval(recommendation.point.lower, recommendation.point.upper))[0],
+                    say(recommendation.point.estimate),
                     ends[1],
-                    words.count(r.n),
+                    words.count(recommendation.n),
                 ]
-                for r in found
+                for recommendation in found
             ],
         },
     }
 
 
-def _events(d: ExperimentContext, days: Sequence[date]) -> list[tuple[int, str]]:
-    stable = next((r.first_stable_at for r in d.proposals if r.first_stable_at), None)
+def _events(context: ExperimentContext, days: Sequence[date]) -> list[tuple[int, str]]:
+    stable = next(
+        (recommendation.first_stable_at for recommendation in context.proposals if recommendation.first_stable_at), None
+    )
     return [(days.index(stable.date()), "stable read")] if stable and stable.date() in days else []
 
 
 _CSS = ("control", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
-def kpi_card(d: ExperimentContext, kpi: Kpi, ages: Mapping[str, freshness.Age], i: int) -> dict[str, Any]:
-    arms = [*([d.control] if d.control else []), *(v for v in d.arms if not v.control)]
-    found = {v.key: d.series.get((d.e.pk, kpi.metric, v.key), []) for v in arms}
+def kpi_card(context: ExperimentContext, kpi: Kpi, ages: Mapping[str, freshness.Age], i: int) -> dict[str, Any]:
+    arms = [*([context.control] if context.control else []), *(v for v in context.arms if not v.control)]
+    found = {v.key: context.series.get((context.experiment.pk, kpi.metric, v.key), []) for v in arms}
     days = sorted({day.day for row in found.values() for day in row})
     by_day = {key: {x.day: x.value for x in row} for key, row in found.items()}
     labels = [history.day_text(day) for day in days]
@@ -85,7 +90,7 @@ def kpi_card(d: ExperimentContext, kpi: Kpi, ages: Mapping[str, freshness.Age], 
         return words.figure(value, kpi.unit, kpi.kind)
 
     lines = [
-        (_CSS[min(j + (0 if d.control else 1), 8)], [by_day[v.key].get(day) for day in days])
+        (_CSS[min(j + (0 if context.control else 1), 8)], [by_day[v.key].get(day) for day in days])
         for j, v in enumerate(arms)
     ]
     limits = []
@@ -110,12 +115,14 @@ def kpi_card(d: ExperimentContext, kpi: Kpi, ages: Mapping[str, freshness.Age], 
         "role": words.ROLES[kpi.role],
         "tone": "scale" if kpi.role == "goal" else "hold",
         "what": ", ".join(filter(None, (kpi.metric, kpi.unit, better))),
-        "age": freshness.text(age, now=d.now) if age and d.e.status not in page_data.CLOSED else None,
-        "trip": _trip(d, kpi, arms, found),
+        "age": freshness.text(age, now=context.now)
+        if age and context.experiment.status not in page_data.CLOSED
+        else None,
+        "trip": _trip(context, kpi, arms, found),
         "wide": svg(charts.values(lines, uid=f"v{i}w", **draw)) if days else "",
         "narrow": svg(charts.values(lines, uid=f"v{i}n", width=340, **draw)) if days else "",
         "legend": [{"css": css, "text": v.name or v.key} for (css, _), v in zip(lines, arms, strict=True)],
-        "post": f"/api/experiments/{d.e.key}/kpis",
+        "post": f"/api/experiments/{context.experiment.key}/kpis",
         "table": {
             "summary": f"{kpi.name or kpi.metric} as a table",
             "heads": ["Day", *(v.name or v.key for v in arms)],
@@ -128,33 +135,33 @@ def kpi_card(d: ExperimentContext, kpi: Kpi, ages: Mapping[str, freshness.Age], 
 
 
 def _trip(
-    d: ExperimentContext, kpi: Kpi, arms: Sequence[Variant], found: Mapping[str, Sequence[history.Day]]
+    context: ExperimentContext, kpi: Kpi, arms: Sequence[Variant], found: Mapping[str, Sequence[history.Day]]
 ) -> list[dict[str, str]]:
     out = []
-    read = any(g.get("metric") == kpi.metric for g in d.gates) and d.e.status in page_data.OPEN
-    to = gate_presenter.read_to(d.gates, kpi.metric)
+    read = any(g.get("metric") == kpi.metric for g in context.gates) and context.experiment.status in page_data.OPEN
+    to = gate_presenter.read_to(context.gates, kpi.metric)
     for v in arms:
         newest = found[v.key][-1] if found[v.key] else None
         value = None if newest is None else newest.value if newest.so_far is None else newest.so_far
-        at = d.newest.get((kpi.metric, v.key))
+        at = context.newest.get((kpi.metric, v.key))
         ahead = read and at is not None and (to is None or at > to)
-        note = f"newest {words.instant(at, d.now)}, not judged yet" if ahead else ""
+        note = f"newest {words.instant(at, context.now)}, not judged yet" if ahead else ""
         out.append({"label": v.name or v.key, "figure": words.figure(value, kpi.unit, kpi.kind), "note": note})
-    several = len(d.treatments) > 1
-    for g in d.gates:
+    several = len(context.treatments) > 1
+    for g in context.gates:
         if g.get("metric") == kpi.metric and g["kind"] in ("uplift", "guard"):
-            text, _ = gate_presenter.value_text(g, d.metrics)
+            text, _ = gate_presenter.value_text(g, context.metrics)
             label = "Effect, + is better" if kpi.direction == "decrease" else "Uplift"
             out.append({"label": f"{label}, {g['variant']}" if several else label, "figure": text})
     return out
 
 
-def split_text(d: ExperimentContext) -> str:
-    if len(d.arms) < 2:
+def split_text(context: ExperimentContext) -> str:
+    if len(context.arms) < 2:
         return "One variant: there is nothing to split."
-    total = sum(v.weight for v in d.arms)
-    planned = "/".join(f"{v.weight / total * 100:.0f}" for v in d.arms)
-    gate = next((g for g in d.gates if g["kind"] == "srm"), None)
+    total = sum(v.weight for v in context.arms)
+    planned = "/".join(f"{v.weight / total * 100:.0f}" for v in context.arms)
+    gate = next((g for g in context.gates if g["kind"] == "srm"), None)
     return (
         f"Planned {planned}. {gate['reason']}"
         if gate and gate.get("reason")
@@ -162,18 +169,21 @@ def split_text(d: ExperimentContext) -> str:
     )
 
 
-def shares_chart(d: ExperimentContext, goal: Kpi | None) -> dict[str, Any] | None:
+def shares_chart(context: ExperimentContext, goal: Kpi | None) -> dict[str, Any] | None:
     """Each variant's share of the units that were in by the end of each day; None while there is nothing to split."""
-    if goal is None or len(d.arms) < 2:
+    if goal is None or len(context.arms) < 2:
         return None
-    units = {v.key: {x.day: x.units for x in d.series.get((d.e.pk, goal.metric, v.key), [])} for v in d.arms}
+    units = {
+        v.key: {x.day: x.units for x in context.series.get((context.experiment.pk, goal.metric, v.key), [])}
+        for v in context.arms
+    }
     days = sorted(day for day in set.intersection(*map(set, units.values())) if any(of[day] for of in units.values()))
     if not days:
         return None
     whole = {day: sum(of[day] for of in units.values()) for day in days}
-    arms = sorted(d.arms, key=lambda v: not v.control)
+    arms = sorted(context.arms, key=lambda v: not v.control)
     lines = [
-        (_CSS[min(j + (0 if d.control else 1), 8)], [units[v.key][day] / whole[day] for day in days])
+        (_CSS[min(j + (0 if context.control else 1), 8)], [units[v.key][day] / whole[day] for day in days])
         for j, v in enumerate(arms)
     ]
     labels, weights = [history.day_text(day) for day in days], sum(v.weight for v in arms)
@@ -204,22 +214,22 @@ def shares_chart(d: ExperimentContext, goal: Kpi | None) -> dict[str, Any] | Non
     }  # fmt: skip
 
 
-def variant_cards(d: ExperimentContext, goal: Kpi | None) -> list[dict[str, Any]]:
-    total = sum(v.weight for v in d.arms) or 1
+def variant_cards(context: ExperimentContext, goal: Kpi | None) -> list[dict[str, Any]]:
+    total = sum(v.weight for v in context.arms) or 1
     counted: dict[str, int] = {}
     if goal:
-        for v in d.arms:
-            row = d.series.get((d.e.pk, goal.metric, v.key), [])
+        for v in context.arms:
+            row = context.series.get((context.experiment.pk, goal.metric, v.key), [])
             counted[v.key] = row[-1].units if row else 0
     units = sum(counted.values())
     pictures: dict[int, Asset] = {}
-    for kept in Asset.objects.filter(experiment=d.e).defer("body").order_by("pk"):
+    for kept in Asset.objects.filter(experiment=context.experiment).defer("body").order_by("pk"):
         pictures[kept.variant_id] = kept
     out = []
-    for i, v in enumerate(d.arms):
+    for i, v in enumerate(context.arms):
         planned, n = v.weight / total, counted.get(v.key, 0)
         share = n / units if units else 0.0
-        role = "control" if v.control else "treatment" if d.control else "the only one"
+        role = "control" if v.control else "treatment" if context.control else "the only one"
         facts = [
             {
                 "label": "Units",
@@ -229,7 +239,7 @@ def variant_cards(d: ExperimentContext, goal: Kpi | None) -> list[dict[str, Any]
             }
         ]
         if goal and n:
-            row = d.series[d.e.pk, goal.metric, v.key]
+            row = context.series[context.experiment.pk, goal.metric, v.key]
             facts.append(
                 {
                     "label": goal.name or goal.metric,
@@ -237,7 +247,7 @@ def variant_cards(d: ExperimentContext, goal: Kpi | None) -> list[dict[str, Any]
                 }
             )
         if v.dropped_at:
-            facts.append({"label": "Dropped", "text": words.instant(v.dropped_at, d.now)})
+            facts.append({"label": "Dropped", "text": words.instant(v.dropped_at, context.now)})
         title = f"{v.key}: {words.share(share, 2)} of units, planned {words.share(planned)}"
         picture = pictures.get(v.pk)
         out.append(
@@ -256,7 +266,7 @@ def variant_cards(d: ExperimentContext, goal: Kpi | None) -> list[dict[str, Any]
                 else "",
                 "image": reverse("asset", args=[picture.pk]) if picture else "",
                 "alt": picture.alt if picture else "",
-                "upload_url": d.url("upload", v.key),
+                "upload_url": context.url("upload", v.key),
             }
         )
     return out

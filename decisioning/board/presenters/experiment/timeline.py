@@ -20,26 +20,26 @@ def answered(a: Decision) -> str:
     return f"{a.recommendation.action.capitalize()}{of} {'accepted' if a.action == 'accept' else 'overridden'}"
 
 
-def timeline(d: ExperimentContext) -> list[dict[str, Any]]:
+def timeline(context: ExperimentContext) -> list[dict[str, Any]]:
     """Status, recommendations, answers, corrections, newest first."""
-    e, now = d.e, d.now
+    experiment, now = context.experiment, context.now
     told: list[tuple[datetime, dict[str, str]]] = []
-    if e.started_at:
+    if experiment.started_at:
         detail = "From here on rows are judged."
-        told.append((e.started_at, {"icon": "play", "tone": "", "what": "Started", "detail": detail}))
-    told.append((e.created_at, {"icon": "doc", "tone": "", "what": "Created", "detail": _made_by(e)}))
-    for pause in Pause.objects.filter(experiment=e).order_by("paused_at"):
+        told.append((experiment.started_at, {"icon": "play", "tone": "", "what": "Started", "detail": detail}))
+    told.append((experiment.created_at, {"icon": "doc", "tone": "", "what": "Created", "detail": _made_by(experiment)}))
+    for pause in Pause.objects.filter(experiment=experiment).order_by("paused_at"):
         told.append((pause.paused_at, {"icon": "s-paused", "tone": "hold", "what": "Paused", "detail": ""}))
         if pause.resumed_at:
             told.append((pause.resumed_at, {"icon": "play", "tone": "", "what": "Resumed", "detail": ""}))
-    for r in (
-        Recommendation.objects.filter(experiment=e)
+    for recommendation in (
+        Recommendation.objects.filter(experiment=experiment)
         .select_related("variant", "policy_version__policy")
         .order_by("-pk")[:LONGEST_TIMELINE]
     ):
-        told += _told(d, r)
+        told += _proposal_events(context, recommendation)
     for a in (
-        Decision.objects.filter(experiment=e)
+        Decision.objects.filter(experiment=experiment)
         .select_related("recommendation__variant")
         .order_by("-pk")[:LONGEST_TIMELINE]
     ):
@@ -56,9 +56,9 @@ def timeline(d: ExperimentContext) -> list[dict[str, Any]]:
                 },
             )
         )
-    told += _policy_changes(e, d)
+    told += _policy_changes(experiment, context)
     corrections = Entry.objects.filter(
-        experiment_id=e.pk, content_type__model="experimentkpi", action__gte=Entry.Action.UPDATE
+        experiment_id=experiment.pk, content_type__model="experimentkpi", action__gte=Entry.Action.UPDATE
     )
     for entry in corrections.order_by("-id")[:20]:
         rows = (entry.changes or {}).get("rows") or [None, None]
@@ -74,14 +74,14 @@ def timeline(d: ExperimentContext) -> list[dict[str, Any]]:
                 },
             )
         )
-    if e.ended_at:
+    if experiment.ended_at:
         told.append(
             (
-                e.ended_at,
+                experiment.ended_at,
                 {
-                    "icon": f"s-{e.status}",
-                    "tone": words.TONES.get({"scaled": "scale", "deleted": "delete"}.get(e.status, ""), ""),
-                    "what": words.STATUSES[e.status],
+                    "icon": f"s-{experiment.status}",
+                    "tone": words.TONES.get({"scaled": "scale", "deleted": "delete"}.get(experiment.status, ""), ""),
+                    "what": words.STATUSES[experiment.status],
                     "detail": "The experiment ended.",
                 },
             )
@@ -90,10 +90,10 @@ def timeline(d: ExperimentContext) -> list[dict[str, Any]]:
     return [{"at": at.isoformat(), "when": words.instant(at, now), **line} for at, line in told[:LONGEST_TIMELINE]]
 
 
-def _policy_changes(e: Experiment, d: ExperimentContext) -> list[tuple[datetime, dict[str, str]]]:
+def _policy_changes(experiment: Experiment, context: ExperimentContext) -> list[tuple[datetime, dict[str, str]]]:
     """Versions of its policy that went live while it was open, and when another policy was chosen for it or its team."""
-    version = d.cursor.policy_version if d.cursor else None
-    began, ended = e.created_at, e.ended_at or d.now
+    version = context.cursor.policy_version if context.cursor else None
+    began, ended = experiment.created_at, experiment.ended_at or context.now
     out = []
     if version:
         live = PolicyVersion.objects.filter(policy=version.policy_id, activated_at__range=(began, ended))
@@ -101,7 +101,7 @@ def _policy_changes(e: Experiment, d: ExperimentContext) -> list[tuple[datetime,
             what = f"Policy {version.policy.name}, version {v.number} went live"
             out.append((v.activated_at, what, f"By {v.activated_by or 'the portal'}. It judges from the next slot on."))
     chosen = Entry.objects.filter(
-        Q(experiment_id=e.pk) | Q(experiment_id=None, team_id=e.team_id),
+        Q(experiment_id=experiment.pk) | Q(experiment_id=None, team_id=experiment.team_id),
         content_type__app_label="gates",
         content_type__model="policybinding",
         timestamp__range=(began, ended),
@@ -113,9 +113,9 @@ def _policy_changes(e: Experiment, d: ExperimentContext) -> list[tuple[datetime,
     return [(at, {"icon": "doc", "tone": "", "what": what, "detail": said}) for at, what, said in out if at]
 
 
-def _made_by(e: Experiment) -> str:
+def _made_by(experiment: Experiment) -> str:
     first = Entry.objects.filter(
-        experiment_id=e.pk, content_type__model="experiment", action=Entry.Action.CREATE
+        experiment_id=experiment.pk, content_type__model="experiment", action=Entry.Action.CREATE
     ).first()
     if first is None:
         return ""
@@ -128,42 +128,44 @@ def _made_by(e: Experiment) -> str:
     )
 
 
-def _told(d: ExperimentContext, r: Recommendation) -> list[tuple[datetime, dict[str, str]]]:
-    variant = f" {r.variant.key}" if r.variant else ""
-    version = r.policy_version
-    why = next(iter(rationale(r.told, d.reader)), "")
+def _proposal_events(
+    context: ExperimentContext, recommendation: Recommendation
+) -> list[tuple[datetime, dict[str, str]]]:
+    variant = f" {recommendation.variant.key}" if recommendation.variant else ""
+    version = recommendation.policy_version
+    why = next(iter(rationale(recommendation.told, context.reader)), "")
     detail = f"{why} Policy {version.policy.name}, version {version.number}."
     out = [
         (
-            r.proposed_at,
+            recommendation.proposed_at,
             {
-                "icon": r.action,
-                "tone": words.TONES[r.action],
-                "what": f"{r.action.capitalize()}{variant} proposed: {words.CODES.get(r.code, r.code).lower()}",
+                "icon": recommendation.action,
+                "tone": words.TONES[recommendation.action],
+                "what": f"{recommendation.action.capitalize()}{variant} proposed: {words.CODES.get(recommendation.code, recommendation.code).lower()}",
                 "detail": detail,
             },
         )
     ]
-    if r.superseded_at:
+    if recommendation.superseded_at:
         out.append(
             (
-                r.superseded_at,
+                recommendation.superseded_at,
                 {
                     "icon": "edit",
                     "tone": "late",
-                    "what": f"{r.action.capitalize()}{variant} superseded",
-                    "detail": words.SUPERSEDED.get(r.superseded_because, "Why was not recorded then."),
+                    "what": f"{recommendation.action.capitalize()}{variant} superseded",
+                    "detail": words.SUPERSEDED.get(recommendation.superseded_because, "Why was not recorded then."),
                 },
             )
         )
-    if r.withdrawn_at:
+    if recommendation.withdrawn_at:
         out.append(
             (
-                r.withdrawn_at,
+                recommendation.withdrawn_at,
                 {
                     "icon": "fail",
                     "tone": "hold",
-                    "what": f"{r.action.capitalize()}{variant} withdrawn",
+                    "what": f"{recommendation.action.capitalize()}{variant} withdrawn",
                     "detail": "Something more urgent took its place.",
                 },
             )

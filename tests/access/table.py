@@ -1,6 +1,6 @@
 """The permission table: every address of the portal, by method, and what one has to hold there.
 
-The views refuse by themselves; this is what they are held against. `tests/access/test_table.py` walks every address the
+The views refuse by themselves; this is what they are held against. `tests.access.test_table` walks every address the
 router knows: one without a row here fails, and so does a row whose word does not hold for each role of two teams.
 Addresses are written as in the URL files. An object of another team is 404 wherever one is named, unless SHARED.
 """
@@ -32,6 +32,7 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "experiments/<str:ref>/decision": {"GET": READ, "POST": Scope.REVIEW},
     "experiments/<str:ref>/decisions": {"GET": READ},
     "experiments/<str:ref>/gates": {"GET": READ},
+    "experiments/<str:ref>/forecast": {"GET": READ},
     "experiments/<str:ref>/evaluations": {"GET": READ},
     "experiments/<str:ref>/evaluate": {"POST": WRITE},
     "experiments/<str:ref>/evidence/<str:digest>": {"GET": READ},
