@@ -13,8 +13,9 @@ from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from decisioning.access.middleware import own_transaction
@@ -96,7 +97,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
         )
         refusal["WWW-Authenticate"] = 'Bearer realm="decisioning metrics"'
         return refusal
-    return HttpResponse(generate_latest(_REGISTRY), content_type=CONTENT_TYPE_LATEST)
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))  # OpenMetrics for those who ask for it
+    return HttpResponse(encode(_REGISTRY), content_type=content_type)
 
 
 def _may_scrape(request: HttpRequest) -> bool:
@@ -171,12 +173,12 @@ def _figures(now: datetime) -> Iterator[GaugeMetricFamily]:
         "decisioning_slo_budget_left", "Part of the error budget that is left; below 0 when it is overdrawn.",
         {name: f.budget_left for name, f in both.items()},
     )  # fmt: skip
-    days = {"0.5": found.days.median, "0.95": found.days.p95}
+    days = {"50": found.days.median, "95": found.days.p95}
     yield _gauges(
-        "decisioning_days_to_decide",
-        "Days from the first look that could be read to a proposal.",
-        days,
-        label="quantile",
+        "decisioning_time_to_decide_seconds",
+        "From the first look that could be read to a proposal.",
+        {percentile: None if told is None else told * 86_400 for percentile, told in days.items()},
+        label="percentile",
     )
     burns = {f"{burn.over.total_seconds() / 3600:.0f}h": burn.rate for burn in found.burns}
     yield _gauges(

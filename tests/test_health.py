@@ -1,16 +1,21 @@
 """`/readyz` and `/metrics`: what machines ask the portal about itself."""
 
+import dataclasses
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection
 from django.test import Client
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from decisioning import health
 from decisioning.access.models import Reads
 from decisioning.ledger.models import Heartbeat
+from decisioning.slo import figures as slo
 from tests.conftest import as_role
+from tests.programs import needs_program
 
 pytestmark = pytest.mark.django_db
 
@@ -71,3 +76,24 @@ def test_readyz_says_when_a_database_takes_no_writes(client: Client) -> None:
         cursor.execute("SET LOCAL transaction_read_only = on")
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["database"], answer.json()["writes"]) == (503, "ok", "read_only")
+
+
+def test_metrics_are_openmetrics_for_whoever_asks_for_it(client: Client) -> None:
+    asked = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+    answer = client.get("/metrics", headers={"Accept": asked})
+    assert answer["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    families = {family.name for family in openmetrics(answer.content.decode())}  # type: ignore[no-untyped-call]
+    assert {"decisioning_share", "decisioning_database_up"} <= families
+    assert client.get("/metrics")["Content-Type"].startswith("text/plain")
+
+
+@pytest.mark.databases
+def test_prometheus_finds_nothing_wrong_with_the_metrics(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, decided = slo.recent, slo.Days(3.0, 9.0, 4, 0)
+    monkeypatch.setattr(slo, "recent", lambda *of, **said: dataclasses.replace(real(*of, **said), days=decided))
+    assert scraped(client)["decisioning_time_to_decide_seconds 95"] == 9 * 86_400
+    text = client.get("/metrics").content
+    said = subprocess.run(
+        [needs_program("promtool", "prometheus"), "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    assert (said.returncode, said.stdout + said.stderr) == (0, b"")

@@ -101,7 +101,8 @@ def _post(url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
 
 
 def slack_body(message: OutboxMessage, *, picture: tuple[str, str] | None = None) -> dict[str, Any]:
-    """An incoming webhook's body: Block Kit with a button to the board; `text` is what a notification shows."""
+    """An incoming webhook's body: Block Kit with a button to the board. `text` is what a notification shows, and all that Mattermost and
+    Discord's /slack show, so it has reason and link too."""
     notice = notice_of(message)
     blocks: list[dict[str, Any]] = [
         {"type": "header", "text": {"type": "plain_text", "text": notice.title[:150], "emoji": False}}
@@ -125,7 +126,8 @@ def slack_body(message: OutboxMessage, *, picture: tuple[str, str] | None = None
             ],
         }
     )
-    return {"text": _slack(notice.title), "blocks": blocks}
+    text = "\n".join([_slack(notice.title), *(_slack(line) for line in notice.lines[:1]), notice.url])
+    return {"text": text[:3_000], "blocks": blocks}
 
 
 def _slack(text: str) -> str:

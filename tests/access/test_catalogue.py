@@ -57,6 +57,7 @@ CALLABLE = {
     "metrics.freshness": {WEB, WORKER},
     "metrics.latencies": {WEB, WORKER},
     "metrics.make_partitions": {WORKER},
+    "metrics.not_copied": {READER},
     "metrics.old_partitions": {WORKER},
     "metrics.outage_until": {WEB, WORKER},
     "metrics.watermark": {WEB, WORKER},

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -14,10 +15,13 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
 from decisioning.access.models import Team
+from decisioning.access.principal import bind_job
 from decisioning.access.readers import Limits, end_beyond_limits
-from decisioning.embedded import FOR_READERS, Home, Postgres
+from decisioning.embedded import FOR_READERS, PROJECT, Home, Postgres
 from decisioning.ledger import alarms, archive
+from experiments.models import Experiment
 from telemetry import retention
+from telemetry.models import ExperimentKpi
 from telemetry.sources import runs
 from tests.access.logins import Psql, dsn, psql
 from tests.conftest import as_role, log_in_as
@@ -28,6 +32,7 @@ pytestmark = [
 ]
 DENIED = psycopg.errors.InsufficientPrivilege
 LONG = dt.timedelta(days=1)
+NOON = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 Makes = Callable[[], str]
 
 
@@ -118,6 +123,43 @@ def test_what_people_ask_of_their_own_rows_still_works(reader: Psql, team: Team)
         ]
         > 5
     )
+
+
+@pytest.mark.parametrize(
+    "statement", ["COPY experiment_kpis TO STDOUT", '/* x */ copy Metrics."experiment_kpis" (ts) TO STDOUT']
+)
+def test_rows_are_copied_by_a_query_and_a_copy_that_would_read_none_says_so(
+    reader: Psql, team: Team, statement: str
+) -> None:
+    with transaction.atomic():
+        bind_job("test")
+        experiment = Experiment.objects.create(key="copied", team=team, name="C", hypothesis="H", created_at=NOON)
+        ExperimentKpi.objects.create(
+            experiment_id=experiment.pk,
+            team_id=team.pk,
+            metric="m",
+            variant="all",
+            ts=NOON,
+            value=1,
+            first_received_at=NOON,
+            received_at=NOON,
+        )
+    with pytest.raises(psycopg.errors.WrongObjectType) as refused, reader.cursor().copy(statement) as copy:
+        list(copy)
+    assert refused.value.diag.message_hint == "Write COPY (SELECT * FROM metrics.experiment_kpis) TO ..."
+    with reader.cursor().copy("COPY (SELECT value FROM metrics.experiment_kpis) TO STDOUT") as copy:
+        assert [*copy.rows()] == [("1",)]
+    assert reader.execute("SELECT 'copy experiment_kpis', count(*) FROM experiment_kpis").fetchall()[0][1] == 1
+
+
+def test_what_the_page_on_tables_says_can_be_read(reader: Psql) -> None:
+    page = (PROJECT / "docs" / "bi.md").read_text()
+    queries = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert len(queries) == 2
+    for query in queries:
+        reader.execute(query)
+    for table in re.findall(r"^\| [^|]+ \| `([\w.]+)`", page, re.MULTILINE):
+        reader.execute(f"SELECT FROM {table} LIMIT 1")
 
 
 def test_the_limits_of_a_session_are_those_we_gave_it_and_the_ones_on_disk_stay(make: Makes) -> None:

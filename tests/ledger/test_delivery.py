@@ -365,7 +365,8 @@ def test_slack_gets_blocks_with_a_button_to_the_board(team: Team, receiver: Rece
     (got,) = receiver.got
     assert "webhook-signature" not in got.headers
     said = json.loads(got.body)
-    assert said["text"] == "Scale? e7, treatment"
+    reason_and_link = "vrps &lt;b&gt; &amp; more: +4%\nhttps://decisions.example.org/experiments/e7"
+    assert said["text"] == f"Scale? e7, treatment\n{reason_and_link}"
     kinds = [block["type"] for block in said["blocks"]]
     assert kinds == ["header", "section", "section", "actions", "context"]
     assert said["blocks"][1]["text"] == {"type": "mrkdwn", "text": "• vrps &lt;b&gt; &amp; more: +4%"}
