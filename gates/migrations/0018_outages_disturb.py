@@ -24,5 +24,5 @@ DROP TRIGGER disturb_update ON metadata.sources;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("gates", "0015_reasons"), ("telemetry", "0018_outages")]
+    dependencies = [("gates", "0017_on_record"), ("telemetry", "0019_outages")]
     operations = [migrations.RunSQL([FORWARD, TRIGGERS], [REVERSE, BEFORE])]

@@ -245,7 +245,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ("access", "0007_invitations"),
         ("experiments", "0003_schedules"),
-        ("telemetry", "0017_outputs_of_runs"),
+        ("telemetry", "0018_copied_whole"),
     ]
 
     operations = [
