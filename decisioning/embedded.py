@@ -286,7 +286,7 @@ class Postgres:
     def bootstrap(self, *, for_tests: bool = False) -> None:
         """As superuser: the roles with their passwords and an empty database that the owner owns. Safe to repeat.
 
-        for_tests: web may become owner and worker to set a scene, yet has not their rights; owner may make databases.
+        for_tests: web may become owner and worker to set a scene, yet has not their rights; owner may make databases and leave triggers out.
         """
         import psycopg  # here, so that a process that only starts servers does not pay for it
         from psycopg import sql
@@ -301,6 +301,7 @@ class Postgres:
                 )
             if for_tests:
                 connection.execute("ALTER ROLE decisioning_owner CREATEDB")
+                connection.execute("GRANT SET ON PARAMETER session_replication_role TO decisioning_owner")
                 connection.execute(
                     "GRANT decisioning_owner, decisioning_worker TO decisioning_web WITH INHERIT FALSE, SET TRUE"
                 )

@@ -69,23 +69,27 @@ def as_role(role: str) -> Iterator[None]:
 
 
 def _empty_every_table(_case: TransactionTestCase) -> None:
-    """Django's own flush would run as web and miss unmanaged tables."""
+    """Django's own flush would run as web and miss unmanaged tables. Only what holds rows is emptied, which most tables do not: to
+    truncate them all takes ten times as long. What ships with the portal stays."""
     connection.close()
     with as_role("owner"), connection.cursor() as cursor:
         cursor.execute(
-            "SELECT string_agg(format('%%I.%%I', schemaname, tablename), ', ') FROM pg_tables "
+            "SELECT format('%%I.%%I', schemaname, tablename), tablename FROM pg_tables "
             "WHERE tableowner = 'decisioning_owner' AND tablename <> ALL (%s)",
             [_KEPT],
         )
-        (tables,) = cursor.fetchone() or ("",)
-        cursor.execute("CREATE TEMP TABLE kept_policies ON COMMIT DROP AS SELECT * FROM policies WHERE team_id IS NULL")
+        tables = dict(cursor.fetchall())
+        cursor.execute(" UNION ALL ".join(f"(SELECT '{table}' FROM {table} LIMIT 1)" for table in tables))  # noqa: S608
+        filled = [table for (table,) in cursor.fetchall()]
+        if "audit.entries" in filled:
+            cursor.execute("TRUNCATE audit.entries")  # which nobody deletes from
+        cursor.execute("SET LOCAL session_replication_role = replica")  # neither triggers nor foreign keys
         cursor.execute(
-            "CREATE TEMP TABLE kept_versions ON COMMIT DROP AS SELECT * FROM policy_versions WHERE team_id IS NULL"
+            ";".join(
+                [f"DELETE FROM {table}" for table in filled]  # noqa: S608
+                + [f"DELETE FROM {table} WHERE team_id IS NOT NULL" for table in ("policies", "policy_versions")]  # noqa: S608
+            )
         )
-        cursor.execute(f"TRUNCATE {tables}, policies, policy_versions")
-        cursor.execute("INSERT INTO policies SELECT * FROM kept_policies")
-        cursor.execute("INSERT INTO policy_versions SELECT * FROM kept_versions")
-        cursor.execute("TRUNCATE audit.entries")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ from django.urls import path
 from decisioning.access.login import SignIn
 from decisioning.access.middleware import has_room
 from decisioning.access.scopes import Scope
+from decisioning.board.downloads import MOST_OF_ONE
 from decisioning.board.presenters import exports
 from decisioning.board.views import (
     account,
@@ -24,14 +25,14 @@ urlpatterns = [
     path("", board.board, name="board"),
     path("board/news", board.news, name="news"),
     path("board/watch", board.watch, name="watch"),
-    path("board.csv", board.board_csv, name="board_csv"),
+    path("board.csv", base.export("experiments", exports.of_board), name="board_csv"),
     path("new", creation.experiment_new, name="experiment_new"),
     path("new/duration", creation.planned_duration, name="planned_duration"),
     path("experiments/<slug:ref>", experiment.experiment, name="experiment"),
     path("experiments/<slug:ref>/decision", experiment.decide, name="decide"),
     path("experiments/<slug:ref>/to/<slug:status>", experiment.move, name="move"),
     path("experiments/<slug:ref>/report", experiment.report, name="report"),
-    path("experiments/<slug:ref>/rows.csv", experiment.rows_csv, name="rows_csv"),
+    path("experiments/<slug:ref>/rows.csv", base.export_of("rows", exports.of_rows, most=MOST_OF_ONE), name="rows_csv"),
     path("experiments/<slug:ref>/gates.csv", base.export_of("gates", exports.of_gates), name="gates_csv"),
     path("experiments/<slug:ref>/effects.csv", base.export_of("effects", exports.of_effects), name="effects_csv"),
     path("experiments/<slug:ref>/days.csv", base.export_of("days", exports.of_days), name="days_csv"),
@@ -45,7 +46,7 @@ urlpatterns = [
     path("freshness", telemetry.freshness_page, name="freshness"),
     path("freshness.csv", base.export("freshness", exports.of_freshness), name="freshness_csv"),
     path("refresh-log", telemetry.refresh_log, name="refresh_log"),
-    path("refresh-log.csv", telemetry.refresh_log_csv, name="refresh_log_csv"),
+    path("refresh-log.csv", base.export("refresh-log", exports.of_refresh_log), name="refresh_log_csv"),
     path("quarantine", telemetry.quarantine, name="quarantine"),
     path("quarantine.csv", base.export("quarantine", exports.of_quarantine), name="quarantine_csv"),
     path("quarantine/<int:pk>/replay", telemetry.quarantine_replay, name="quarantine_replay"),
@@ -65,7 +66,7 @@ urlpatterns = [
     path("policies/<int:pk>/<int:number>/backtest.csv", policies.policy_backtest_csv, name="policy_backtest_csv"),
     path("policies/<int:pk>/<int:number>/activate", policies.policy_activate, name="policy_activate"),
     path("audit", portal.audit, name="audit"),
-    path("audit.csv", portal.audit_csv, name="audit_csv"),
+    path("audit.csv", base.export("audit", exports.of_audit), name="audit_csv"),
     path("keys", account.keys, name="keys"),
     path("keys.csv", base.export("keys", exports.of_keys, need=Scope.KEYS), name="keys_csv"),
     path("keys/<int:pk>/revoke", account.key_revoke, name="key_revoke"),

@@ -56,6 +56,14 @@ def test_every_code_that_has_words_is_in_the_documentation_and_the_other_way_rou
     assert set().union(*(codes_of_line for codes_of_line, _ in rows_of_codes())) == codes()
 
 
+def test_the_glossary_has_every_code_once() -> None:
+    glossary = (
+        (DOCS.parent / "glossary.md").read_text().partition("**Reason codes**")[2].partition("In the portal's own")[0]
+    )
+
+    assert sorted(re.findall(r"`(\w+)`", glossary)) == sorted(codes())
+
+
 def test_what_histories_say_is_codes_and_numbers_that_are_documented_and_can_be_told() -> None:
     documented = {code: words for codes_of_line, words in rows_of_codes() for code in codes_of_line}
     names = {"code", "blocks", "of", "metric", "variant", "gate", "control", "expected_every_s", "freshness_target_s"}

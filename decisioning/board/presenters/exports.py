@@ -1,10 +1,7 @@
-"""Tables for a spreadsheet: the headings, then one line a row, with values as they are stored and nothing rounded.
-
-The board's list, the audit, the refresh log and an experiment's rows have theirs beside their pages; these are all others.
-"""
+"""Tables for a spreadsheet: the headings, then one line a row, with values as they are stored and nothing rounded."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,17 +10,20 @@ from django.http import QueryDict
 
 from decisioning.access.models import ApiKey
 from decisioning.access.principal import Principal
-from decisioning.board.downloads import MOST
-from decisioning.board.presenters import freshness, slo, webhooks
+from decisioning.board.downloads import MOST, MOST_OF_ONE
+from decisioning.board.presenters import freshness, records, slo, webhooks
+from decisioning.board.presenters.board.filters import matching
 from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.board.presenters.experiment.timeline import timeline
 from decisioning.board.presenters.history import effects
 from decisioning.board.presenters.page_data import policies_of
 from decisioning.ledger.models import Channel, Delivery
-from gates import backtests
+from experiments.models import Experiment
+from gates import backtests, wording
 from gates.engine.compiled import compile_plan
+from gates.engine.narration import in_words
 from gates.models import Cursor, PolicyVersion
-from telemetry.models import QuarantinedEvent, Source
+from telemetry.models import ExperimentKpi, QuarantinedEvent, Source
 from telemetry.refresh import failure_shares, fed
 
 type Table = list[Sequence[object]]
@@ -34,6 +34,57 @@ def _table(heads: str, rows: Iterable[Sequence[object]]) -> Table:
 
 
 # The portal ------------------------------------------------------------------------------------------------------------
+
+
+_OF_AN_EXPERIMENT: Mapping[str, Callable[[Experiment, Mapping[str, Any]], object]] = {
+    "id": lambda e, _: e.pk,
+    "key": lambda e, _: e.key,
+    "name": lambda e, _: e.name,
+    "team": lambda e, _: e.team.key,
+    "owner": lambda e, _: e.owner,
+    "status": lambda e, _: e.status,
+    "started_at": lambda e, _: e.started_at,
+    "ended_at": lambda e, _: e.ended_at,
+    "action": lambda _, said: said.get("action"),
+    "code": lambda _, said: said.get("code"),
+    "rationale": lambda _, said: " ".join(said.get("rationale") or []),
+}
+"""Columns of the board: of the experiment and of what is recommended of it, in words."""
+
+
+def of_board(_who: Principal, params: QueryDict, now: datetime) -> Table:
+    """The experiments a query asks for."""
+    found = matching(params, now=now).select_related("team", "cursor").defer("cursor__state").order_by("-id")
+    experiments = list(found[: MOST + 1])
+    said_of = {
+        e.pk: ((e.cursor.shown if hasattr(e, "cursor") else None) or {}).get("recommendation") or {}
+        for e in experiments
+    }
+    reader = wording.reader(said_of.values(), now)
+    return _table(
+        " ".join(_OF_AN_EXPERIMENT),
+        (
+            [cell(e, said) for cell in _OF_AN_EXPERIMENT.values()]
+            for e in experiments
+            for said in [in_words(said_of[e.pk], reader)]
+        ),
+    )
+
+
+def of_refresh_log(_who: Principal, params: QueryDict, _now: datetime) -> Table:
+    heads = "id run_id job_name source started_at finished_at status rows refused ignored error"
+    return _table(heads, records.runs_asked(params).values_list(*heads.split())[: MOST + 1])
+
+
+def of_audit(_who: Principal, params: QueryDict, _now: datetime) -> Table:
+    return _table(
+        "id at actor_kind actor address action model object experiment_id changes",
+        (
+            [e.pk, e.timestamp.isoformat(), e.actor_kind, e.actor_name, e.remote_addr, e.get_action_display(),
+             e.content_type.model, e.object_repr, e.experiment_id, json.dumps(e.changes, ensure_ascii=False)]
+            for e in records.entries_asked(params)[: MOST + 1]
+        ),
+    )  # fmt: skip
 
 
 def of_freshness(_who: Principal, _params: QueryDict, now: datetime) -> Table:
@@ -257,3 +308,11 @@ def of_days(context: ExperimentContext) -> Table:
 
 def of_timeline(context: ExperimentContext) -> Table:
     return _table("at what detail", ([line["at"], line["what"], line["detail"]] for line in timeline(context)))
+
+
+def of_rows(context: ExperimentContext) -> Table:
+    """Every row as it was stored."""
+    heads = ("metric variant ts value n variance denominator_value denominator_variance covariance revision "
+             "first_received_at received_at")  # fmt: skip
+    stored = ExperimentKpi.objects.filter(experiment_id=context.experiment.pk).order_by("ts", "metric", "variant")
+    return _table(heads, stored.values_list(*heads.split())[: MOST_OF_ONE + 1])

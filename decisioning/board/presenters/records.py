@@ -18,7 +18,6 @@ from decisioning.access.models import ApiKey, Membership, Team
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import charts, words
-from decisioning.board.downloads import MOST
 from decisioning.board.presenters.frame import before, older, options, query
 from decisioning.board.presenters.gates import svg
 from decisioning.board.presenters.names import Names, name_of, names, points_to
@@ -162,23 +161,6 @@ def present_runs(runs: Iterable[RefreshRun], *, now: datetime) -> list[dict[str,
     return shown
 
 
-def refresh_log_rows(params: QueryDict) -> list[list[object]]:
-    head: list[object] = [
-        "id",
-        "run_id",
-        "job_name",
-        "source",
-        "started_at",
-        "finished_at",
-        "status",
-        "rows",
-        "refused",
-        "ignored",
-        "error",
-    ]
-    return [head, *(list(row) for row in runs_asked(params).values_list(*head)[: MOST + 1])]  # type: ignore[arg-type]
-
-
 def entries_asked(params: QueryDict) -> QuerySet[Entry]:
     """The audit entries a query asks for, newest first."""
     entries = one_of_each(Entry.objects.select_related("content_type").order_by("-id"))
@@ -288,18 +270,6 @@ def _cell(value: object) -> str:
     else:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONG else f"{text[:_LONG]}…"
-
-
-def audit_rows(params: QueryDict) -> list[list[object]]:
-    rows: list[list[object]] = [
-        ["id", "at", "actor_kind", "actor", "address", "action", "model", "object", "experiment_id", "changes"]
-    ]
-    for e in entries_asked(params)[: MOST + 1]:
-        changes = json.dumps(e.changes, ensure_ascii=False)
-        who = [e.actor_kind, e.actor_name, e.remote_addr]
-        rows.append([e.pk, e.timestamp.isoformat(), *who, e.get_action_display(), e.content_type.model, e.object_repr])
-        rows[-1] += [e.experiment_id, changes]
-    return rows
 
 
 def _date(text: str) -> datetime | None:

@@ -20,7 +20,7 @@ from decisioning.access.middleware import about
 from decisioning.access.principal import Principal
 from decisioning.access.scopes import Scope
 from decisioning.board import zones
-from decisioning.board.downloads import spreadsheet
+from decisioning.board.downloads import MOST, spreadsheet
 from decisioning.board.presenters import (
     frame,
     records,
@@ -106,14 +106,15 @@ def export(
     return view
 
 
-def export_of(name: str, rows: Callable[[ExperimentContext], Iterable[Iterable[object]]]) -> View:
-    """The same for a table of one experiment."""
+def export_of(name: str, rows: Callable[[ExperimentContext], Iterable[Iterable[object]]], *, most: int = MOST) -> View:
+    """The same for a table of one experiment; most: rows that are taken along."""
 
     @require_GET
     @person
     def view(request: HttpRequest, ref: str) -> HttpResponse:
-        e = experiment_or_404(request, ref)
-        return spreadsheet(f"{e.key}-{name}.csv", rows(ExperimentContext(e, who(request), now=timezone.now())))
+        experiment = experiment_or_404(request, ref)
+        context = ExperimentContext(experiment, who(request), now=timezone.now())
+        return spreadsheet(f"{experiment.key}-{name}.csv", rows(context), most=most)
 
     return view
 

@@ -5,13 +5,11 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from decisioning.board.downloads import spreadsheet
 from decisioning.board.presenters import (
     frame,
     slo,
 )
 from decisioning.board.presenters.board import page as board_page
-from decisioning.board.presenters.board.filters import csv_rows
 from decisioning.board.views.base import page, person, polled, who
 from decisioning.literals import whole_number
 
@@ -22,12 +20,6 @@ def board(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
     shown = board_page.board(who(request), request.GET, now=now) | {"summary": slo.summary(who(request), now=now)}
     return page(request, "board/board.html", shown, here="board", title=shown["lead"]["title"])
-
-
-@require_GET
-@person
-def board_csv(request: HttpRequest) -> HttpResponse:
-    return spreadsheet("experiments.csv", csv_rows(request.GET, now=timezone.now()))
 
 
 @require_GET

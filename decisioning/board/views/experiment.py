@@ -18,7 +18,6 @@ from decisioning.access import pictures
 from decisioning.access.middleware import has_room, own_transaction
 from decisioning.access.scopes import Scope
 from decisioning.board import snapshots
-from decisioning.board.downloads import MOST_OF_ONE, spreadsheet
 from decisioning.board.forms import ImageForm
 from decisioning.board.presenters.board import page as board_page
 from decisioning.board.presenters.experiment import evidence as evidence_page
@@ -181,13 +180,6 @@ def report(request: HttpRequest, ref: str) -> HttpResponse:
         title=f"Report: {e.name}",
         exact=False,
     )
-
-
-@require_GET
-@person
-def rows_csv(request: HttpRequest, ref: str) -> HttpResponse:
-    e = experiment_or_404(request, ref)
-    return spreadsheet(f"{e.key}-rows.csv", evidence_page.rows(e), most=MOST_OF_ONE)
 
 
 @require_GET

@@ -4,7 +4,6 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from decisioning.board.downloads import spreadsheet
 from decisioning.board.presenters import (
     records,
     slo,
@@ -26,9 +25,3 @@ def audit(request: HttpRequest) -> HttpResponse:
     return page(
         request, "board/audit.html", records.audit(request.GET, now=timezone.now()), here="audit", title="Audit log"
     )
-
-
-@require_GET
-@person
-def audit_csv(request: HttpRequest) -> HttpResponse:
-    return spreadsheet("audit.csv", records.audit_rows(request.GET))

@@ -13,7 +13,6 @@ from django.views.decorators.http import require_GET, require_POST
 
 from decisioning.access.middleware import has_room
 from decisioning.access.scopes import Scope
-from decisioning.board.downloads import spreadsheet
 from decisioning.board.presenters import (
     freshness,
     records,
@@ -39,12 +38,6 @@ def freshness_page(request: HttpRequest) -> HttpResponse:
 def refresh_log(request: HttpRequest) -> HttpResponse:
     shown = records.refresh_log(request.GET, now=timezone.now())
     return page(request, "board/refresh_log.html", shown, here="freshness", title="Refresh log", exact=False)
-
-
-@require_GET
-@person
-def refresh_log_csv(request: HttpRequest) -> HttpResponse:
-    return spreadsheet("refresh-log.csv", records.refresh_log_rows(request.GET))
 
 
 @require_GET

@@ -12,14 +12,11 @@ from decisioning.access.limits import MOST_TEXT
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.board import words
-from decisioning.board.downloads import MOST
 from decisioning.board.presenters import freshness
 from decisioning.board.presenters.frame import options, query
 from decisioning.board.presenters.page_data import CLOSED, PROPOSALS, open_proposals
 from decisioning.literals import whole_number
 from experiments.models import Experiment
-from gates import wording
-from gates.engine.narration import in_words
 
 PAGE = 25  # a lane: what is on the page is what costs
 SORTS = {"name": ("name",), "-name": ("-name",), "started": ("started_at", "id"), "-started": ("-started_at", "-id")}
@@ -128,35 +125,3 @@ def sort_link(label: str, name: str, params: QueryDict) -> dict[str, str]:
         "icon": {name: "up", f"-{name}": "down"}.get(now, "sort"),
         "aria": {name: "ascending", f"-{name}": "descending"}.get(now, ""),
     }
-
-
-def csv_rows(params: QueryDict, *, now: datetime) -> list[list[object]]:
-    """The experiments a query asks for, one a line."""
-    rows: list[list[object]] = [
-        ["id", "key", "name", "team", "owner", "status", "started_at", "ended_at", "action", "code", "rationale"]
-    ]
-    found = matching(params, now=now).select_related("team", "cursor").defer("cursor__state").order_by("-id")
-    experiments = list(found[: MOST + 1])
-    said_of = {
-        e.pk: ((e.cursor.shown if hasattr(e, "cursor") else None) or {}).get("recommendation") or {}
-        for e in experiments
-    }
-    who = wording.reader(said_of.values(), now)
-    for e in experiments:
-        said = in_words(said_of[e.pk], who)
-        rows.append(
-            [
-                e.pk,
-                e.key,
-                e.name,
-                e.team.key,
-                e.owner,
-                e.status,
-                e.started_at,
-                e.ended_at,
-                said.get("action"),
-                said.get("code"),
-            ]
-        )
-        rows[-1].append(" ".join(said.get("rationale") or []))
-    return rows

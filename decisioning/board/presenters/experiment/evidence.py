@@ -6,12 +6,10 @@ from typing import Any
 from django.urls import reverse
 
 from decisioning.board import words
-from decisioning.board.downloads import MOST_OF_ONE
 from decisioning.board.presenters.experiment.context import ExperimentContext, slot_of
 from experiments.models import Experiment
 from gates.engine import evidence
 from gates.models import Evidence, Recommendation
-from telemetry.models import ExperimentKpi
 
 
 def evidence_card(context: ExperimentContext) -> dict[str, Any] | None:
@@ -77,11 +75,3 @@ def replayed(experiment: Experiment, digest: str, *, now: datetime) -> dict[str,
         else f"Replayed {now:%H:%M:%SZ}: the bytes differ; tell an admin"
     )
     return {"same": same, "text": text}
-
-
-def rows(experiment: Experiment) -> list[list[object]]:
-    """Every row as it was stored, for a spreadsheet."""
-    head = ["metric", "variant", "ts", "value", "n", "variance", "denominator_value", "denominator_variance", "covariance",
-            "revision", "first_received_at", "received_at"]  # fmt: skip
-    stored = ExperimentKpi.objects.filter(experiment_id=experiment.pk).order_by("ts", "metric", "variant")
-    return [list(head), *(list(row) for row in stored.values_list(*head)[: MOST_OF_ONE + 1])]
