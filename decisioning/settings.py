@@ -295,6 +295,7 @@ SPECTACULAR_SETTINGS = {
         "BacktestState": "decisioning.api.shapes.fields.BACKTEST_STATES",
         "MetricKind": "decisioning.api.serializers.METRIC_KINDS",
         "Direction": "decisioning.api.serializers.DIRECTIONS",
+        "ScheduleWord": "experiments.expected.WORDS",
         "Temporality": "decisioning.api.serializers.TEMPORALITIES",
         "SourceKind": "decisioning.api.serializers.SOURCE_KINDS",
         "Scope": "decisioning.api.serializers.SCOPES",

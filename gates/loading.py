@@ -15,6 +15,7 @@ from gates.engine.checkpoint import Checkpoint
 from gates.engine.plan import Plan
 from gates.engine.policy import Policy, parse
 from gates.engine.series import Rows, Series, SeriesKey
+from gates.feeds import with_feeds
 from gates.models import Cursor, PolicyVersion
 from telemetry import arrays
 
@@ -114,10 +115,10 @@ _YEAR_9998 = 253_339_228_800_000_000  # microseconds since the epoch
 
 
 def plan_texts(ids: Sequence[int]) -> dict[int, str]:
-    """Plans by experiment, as JSON that `Plan.from_json` reads; by one query. Drafts have the plan they would start with."""
+    """Plans by experiment, as JSON that `Plan.from_json` reads; in two queries, more where a feed follows a calendar. Drafts have the plan they would start with."""
     with connection.cursor() as db:
         db.execute(_PLANS, {"ids": list(ids)})
-        return dict(db.fetchall())
+        return with_feeds(dict(db.fetchall()))
 
 
 @lru_cache(maxsize=4096)
