@@ -14,7 +14,7 @@ from tests.access.logins import Psql, bound, psql
 from tests.access.scene import FOREIGN, OURS, OWN, lay_out, team_tables
 from tests.conftest import as_role, log_in_as
 
-SHARED = {"metadata.metrics"}  # read by every team, by design
+SHARED = {"metadata.metrics", "metadata.metric_schedules"}  # read by every team, by design
 DENIED = psycopg.errors.InsufficientPrivilege
 
 
