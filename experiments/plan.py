@@ -19,6 +19,7 @@ from msgspec import UNSET, UnsetType
 
 from decisioning.access.models import KEY_PATTERN, Team
 from decisioning.access.principal import Principal
+from decisioning.access.quotas import refuse_one_more
 from decisioning.ledger.outbox import publish
 from decisioning.refusals import Fault, Refused
 from experiments import expected as words
@@ -116,14 +117,18 @@ class NewExperiment:
     started_at: datetime | None = None
 
 
+_OPEN = (Experiment.Status.DRAFT, Experiment.Status.RUNNING, Experiment.Status.PAUSED)
+
+
 def create(new: NewExperiment, *, team: Team, by: Principal, now: datetime) -> Experiment:
     """The experiment with all its parts, running unless `start` is false.
 
-    Raises PlanRefused: `key_taken`, or `invalid` with one entry in `errors` for each bad value.
+    Raises PlanRefused: `key_taken`, or `invalid` with one entry in `errors` for each bad value; QuotaExceeded.
     """
     problems = list(_problems(new, now))
     if problems:
         raise PlanRefused.of(*problems)
+    refuse_one_more(team, "experiments", has=Experiment.objects.filter(team=team, status__in=_OPEN).count())
     started_at = new.started_at if new.started_at or not new.start else now
     experiment = Experiment(
         name=new.name,

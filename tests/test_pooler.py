@@ -10,6 +10,9 @@ import psycopg
 import pytest
 
 from decisioning.embedded import Home, Postgres, free_port, launch, start
+from telemetry.models import Source
+from telemetry.sources import engines
+from telemetry.sources.refusals import SourceFailed
 from tests.installation import Installation, soon
 from tests.programs import needs_program
 
@@ -37,11 +40,14 @@ def pooler(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
     program = needs_program("pgbouncer")
     folder, port = tmp_path_factory.mktemp("pooler"), free_port()
     folder.chmod(0o755)
-    users = [f'"decisioning_{role}" "{postgres.home.secret(role)}"' for role in NAMES]
+    users = [f'"decisioning_{role}" "{postgres.home.secret(role)}"' for role in NAMES] + ['"shop" "shop"']
+    with psycopg.connect(postgres.dsn("superuser", "postgres"), autocommit=True) as db:
+        db.execute("CREATE ROLE shop LOGIN PASSWORD 'shop'")
+        db.execute("CREATE DATABASE shop OWNER shop")
     (folder / "users.txt").write_text("\n".join([*users, ""]))
     (folder / "pgbouncer.ini").write_text(f"""
 [databases]
-decisioning = host=127.0.0.1 port={postgres.port}
+* = host=127.0.0.1 port={postgres.port}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -125,6 +131,36 @@ def test_an_experiment_is_decided_through_the_pooler_by_many_clients_at_once(ins
         assert soon(lambda: api.get("/readyz").status_code == 200)
     log = "".join(path.read_text() for path in Path(installation.home).rglob("*.log"))
     assert "prepared statement" not in log
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("through", ["the pooler", "nothing"])
+def test_a_source_is_read_through_it_as_it_is_without_and_writes_nothing(
+    postgres: Postgres, pooler: int, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    port = pooler if through == "the pooler" else postgres.port
+    monkeypatch.setenv("SHOP_URL", f"postgresql://shop:shop@127.0.0.1:{port}/shop")
+    top = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+    def ask(query: str, limit_s: float = 10) -> list[dict[str, object]]:
+        source = Source(kind="sql", url_env="SHOP_URL", query=query, metrics=["m"])
+        return [
+            row
+            for chunk in engines.read(source, since=top - timedelta(days=1), until=top, limit_s=limit_s)
+            for row in chunk
+        ]
+
+    shown = "SELECT i AS n, 1 / 3::float8 AS value, ts FROM (SELECT i, timestamptz '2026-11-24 12:00+03' - i * interval '1 s' AS ts FROM generate_series(1, 12000) AS i) AS t"
+    rows = ask(f"{shown} WHERE ts > :since AND ts <= :until ORDER BY i")
+    assert (len(rows), rows[0]["value"], rows[0]["ts"]) == (12_000, 1 / 3, top - timedelta(hours=3, seconds=1))
+    assert [*ask("SELECT current_setting('TimeZone') AS value WHERE :since < :until")] == [{"value": "UTC"}]
+    for query, said in (
+        ("SELECT lo_create(0) AS value WHERE :since < :until", "read-only transaction"),
+        ("SELECT pg_sleep(9) AS value WHERE :since < :until", "statement timeout"),
+        ("SELECT set_config('transaction_read_only', 'off', true) AS value WHERE :since < :until", "read-write mode"),
+    ):
+        with pytest.raises(SourceFailed, match=said):
+            ask(query, limit_s=1)
 
 
 def refused(made: Installation) -> str:

@@ -433,7 +433,7 @@ def _instant(text: str, source: Source) -> str:
     """The instant that a text in capitals is, NULL where it is none; one without offset is in the source's zone."""
     local = _in_zone(f"TRY_CAST({text} AS TIMESTAMP)", source)
     return (
-        f"CASE WHEN regexp_full_match({text}, {_text(ISO)}) THEN TRY_CAST({text} AS TIMESTAMPTZ) "
+        f"CASE WHEN regexp_full_match({text}, {_text(ISO)}) THEN TRY_CAST(regexp_replace({text}, ' ([Z+-])', '\\1') AS TIMESTAMPTZ) "
         f"WHEN regexp_full_match({text}, {_text(LOCAL)}) THEN {local} END"
     )
 

@@ -29,7 +29,7 @@ SHOWN = 20
 KEYS, WHOLE = ("experiment", "metric", "variant"), ("n", "revision", "window_s")
 _DATE, _CLOCK = r"\d{4}(?:-\d{1,2}-|/\d{1,2}/)\d{1,2}", r"[T ](?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?"
 LOCAL = f"{_DATE}(?:{_CLOCK})?"
-ISO = rf"{_DATE}{_CLOCK}(?:Z| UTC|[+-][01]\d(?::?[0-5]\d)?)"
+ISO = rf"{_DATE}{_CLOCK}(?: ?Z| UTC| ?[+-][01]\d(?::?[0-5]\d)?)"
 """Times that can be read in one way only, in capitals: the year first; LOCAL without an offset. As Python and DuckDB both understand them."""
 _DAY_OR_MONTH = r"\d{1,2}[-./]\d{1,2}[-./]\d{2,4}(?:\D.*)?"
 
@@ -97,7 +97,10 @@ def store(
     by_number = {target.experiment_id: target for target in targets.values()}
     done: list[Ingested] = []
     for pk, rows in sorted(good.items()):
-        ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in rows)), now=now, atomic=False)
+        try:
+            ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in rows)), now=now, atomic=False)
+        except ingest.IngestRefused as refusal:
+            raise SourceFailed(refusal.message) from refusal
         for fault in ingested.refused:
             place, row = rows[fault.index]
             problems.append(f"{place}: {fault.detail} Row: {_told(msgspec.to_builtins(row))}"[:300])
@@ -231,7 +234,11 @@ def _moment(source: Source, text: str) -> object:
         raise _Unfit("ambiguous_date", detail)
     if source.kind == Source.Kind.SQL or not re.fullmatch(f"{ISO}|{LOCAL}", text.upper(), re.ASCII):
         return text
-    date, _, clock = re.sub(" UTC$", "Z", text.upper().replace("/", "-")).replace("T", " ").partition(" ")
+    date, _, clock = (
+        re.sub(" UTC$| Z$", "Z", re.sub(r" (?=[+-]\d)", "", text.upper().replace("/", "-")))
+        .replace("T", " ")
+        .partition(" ")
+    )
     year, month, day = map(int, date.split("-"))
     time = clock if clock[1:2] != ":" else f"0{clock}"
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
 from experiments.schedule import Part, offsets
+from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import Answer, Kind, Kpi, Plan, Target, Temporality, Variant
 from gates.engine.policy import Policy, parse
 from gates.engine.series import Series, SeriesKey
@@ -43,6 +45,13 @@ def world(seed: int) -> World:
     )
     policy, rows = _policy(draw), _rows(draw, plan, hours)
     return _restamped(random.Random(seed + 1), World(policy, plan, rows, end))
+
+
+@lru_cache(maxsize=120)
+def folded(seed: int) -> tuple[World, FoldResult]:
+    """A world and what it comes to; those that several tests read are folded once."""
+    w = world(seed)
+    return w, fold(w.policy, w.plan, w.rows, to=w.end)
 
 
 def _restamped(draw: random.Random, w: World) -> World:

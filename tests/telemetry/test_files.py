@@ -73,6 +73,8 @@ def test_heads_are_found_whatever_their_case_delimiter_and_mark(folder: Path) ->
         ("2026-11-24t06:00:00z", TOP),
         ("2026-11-24 07:00:00+01", TOP),
         ("2026-11-24 07:30+0130", TOP),
+        ("2026-11-24 06:00:00.000 +0000", TOP),
+        ("2026-11-24 06:00:00 Z", TOP),
         ("2026-11-24 6:00", TOP),
         ("2026/11/24 06:00:00 UTC", TOP),
         ("2026-11-24T06:00:00.123456789Z", TOP.replace(microsecond=123456)),

@@ -18,12 +18,17 @@ SELECT string_agg(what, ', ') FROM (
 """
 
 
-def _connecting(_url: URL, limit_s: float) -> dict[str, Any]:
-    asked = f"-c default_transaction_read_only=on -c statement_timeout={max(1, int(limit_s * 1000))} -c lock_timeout=5s"
-    return {"connect_args": {"connect_timeout": 5, "options": f"{asked} -c timezone=UTC"}}
+def _connecting(_url: URL, _limit_s: float) -> dict[str, Any]:
+    """Nothing is asked for while connecting and nothing prepared: a pooler refuses the one and mixes up the other."""
+    return {"connect_args": {"connect_timeout": 5, "prepare_threshold": None}}
 
 
-def _begin(connection: Connection, _limit_s: float) -> None:
+def _begin(connection: Connection, limit_s: float) -> None:
+    """Of its one transaction, which is read-only from its first word."""
+    limit_ms = max(1, int(limit_s * 1000))
+    settings = {"statement_timeout": str(limit_ms), "lock_timeout": "5s", "timezone": "UTC"}
+    asked = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    connection.exec_driver_sql(f"SELECT {asked}").one()
     if held := connection.exec_driver_sql(_STRONG).scalar_one():
         kind = "a superuser" if held.startswith("superuser") else f"a member of {held}"
         raise SourceFailed(f"Its login is {kind}. Use one that may only read.")
