@@ -134,7 +134,7 @@ def test_every_door_says_of_data_what_the_gate_says(team: Team, name: str) -> No
         states = {k["metric"]: k["freshness"]["state"] for k in told.value["kpis"]}
         experiment = Experiment.objects.get(pk=target.experiment_id)
         late = stale_series(experiment, now)
-        alarms = [wrong.subject for wrong in breached(now=now)]
+        alarms = list(dict.fromkeys(wrong.data["experiment"] for wrong in breached(now=now)))
         ages = {age.metric: age.state for age in board.ages([experiment.pk], now=now)}
         tracked = _tracked(list(TargetKpi.objects.filter(experiment=experiment).values_list("pk", flat=True)), now)
 
