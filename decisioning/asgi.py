@@ -5,6 +5,7 @@ Django's own ASGI handler would hold a thread while a body comes in; here a clie
 
 import asyncio
 import contextlib
+import functools
 import io
 import os
 import threading
@@ -24,6 +25,8 @@ from decisioning.access.proxies import TrustedProxies  # noqa: E402
 from decisioning.api.problems import BEFORE_READING  # noqa: E402
 from decisioning.availability.intake import Gone, Intake, Refused  # noqa: E402
 from decisioning.availability.known import asked  # noqa: E402
+from decisioning.availability.read_counter import READ_COUNTER  # noqa: E402
+from decisioning.database.replica import REPLICA_STATUS  # noqa: E402
 
 THREADS = int(os.environ.get("DECISIONING_WEB_THREADS", "32"))
 MOST_WAITING = 512
@@ -44,8 +47,16 @@ _ASIDE = ("/healthz", "/static/")
 _waiting = 0
 
 
+@functools.cache
+def _start_threads() -> None:
+    """What a web server does besides answering, from its first request on: whoever only imports this module does not."""
+    READ_COUNTER.start()
+    REPLICA_STATUS.start()
+
+
 async def application(scope: Message, receive: Receive, send: Send) -> None:
     """One request."""
+    _start_threads()
     environ = environ_of(scope)
     with contextlib.suppress(Gone):
         try:

@@ -295,6 +295,7 @@ SPECTACULAR_SETTINGS = {
         "BacktestState": "decisioning.api.shapes.fields.BACKTEST_STATES",
         "MetricKind": "decisioning.api.serializers.METRIC_KINDS",
         "Direction": "decisioning.api.serializers.DIRECTIONS",
+        "ScheduleWord": "experiments.expected.WORDS",
         "Temporality": "decisioning.api.serializers.TEMPORALITIES",
         "SourceKind": "decisioning.api.serializers.SOURCE_KINDS",
         "Scope": "decisioning.api.serializers.SCOPES",
@@ -306,6 +307,12 @@ SPECTACULAR_SETTINGS = {
 
 SOURCES_DIR = Path(os.environ.get("DECISIONING_FILES", HOME / "files"))  # CSV and Parquet files that sources may read
 SOURCE_PULLS = int(os.environ.get("DECISIONING_PULLS", "1"))  # runs of sources at a time; fewer than there are workers
+QUOTAS = {  # of a team that has none of its own
+    "rows_a_day": int(os.environ.get("DECISIONING_QUOTA_ROWS_A_DAY", "100000000")),
+    "experiments": int(os.environ.get("DECISIONING_QUOTA_EXPERIMENTS", "5000")),
+    "sources": int(os.environ.get("DECISIONING_QUOTA_SOURCES", "200")),
+    "webhooks": int(os.environ.get("DECISIONING_QUOTA_WEBHOOKS", "50")),
+}
 RETENTION_DAYS = int(os.environ.get("DECISIONING_RETENTION_DAYS", "400"))
 ANCHOR = Path(os.environ.get("DECISIONING_ANCHOR", HOME / "audit-head.jsonl"))  # outlives whoever writes it
 

@@ -11,9 +11,3 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "decisioning.settings")
 application = get_wsgi_application()
 get_resolver().url_patterns  # noqa: B018 - loads every view now, not when the first person asks
 liveness.watch()
-
-from decisioning.availability.read_counter import READ_COUNTER  # noqa: E402
-from decisioning.database.replica import REPLICA_STATUS  # noqa: E402 - after the settings are there
-
-READ_COUNTER.start()
-REPLICA_STATUS.start()

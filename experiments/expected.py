@@ -11,6 +11,7 @@ the weekday of `weekly` and the day of `monthly`, 1 to 28 or "last". Without a t
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -18,7 +19,6 @@ from itertools import pairwise
 from typing import Any
 from zoneinfo import available_timezones
 
-import msgspec
 from cronsim import CronSim, CronSimError
 
 from decisioning.refusals import Fault
@@ -53,36 +53,36 @@ def faults(expected: Expected) -> Iterator[Fault]:
         return
     for key in sorted(expected.keys() - _KEYS[said[0]]):
         if expected[key] is not None:
-            yield Fault(key, "unknown_field", f"{key} says nothing beside {said[0]}. Leave it out.")
+            yield Fault(f"/{key}", "unknown_field", f"{key} says nothing beside {said[0]}. Leave it out.")
     if said[0] == "every_s":
         every_s = expected["every_s"]
         if isinstance(every_s, bool) or not isinstance(every_s, int) or not 1 <= every_s <= MOST_S:
             yield Fault(
-                "every_s", "invalid_number", f"every_s is {_json(every_s)}, must be 1 to {MOST_S} whole seconds."
+                "/every_s", "invalid_number", f"every_s is {_json(every_s)}, must be 1 to {MOST_S} whole seconds."
             )
         return
     zone = expected.get("timezone")
     if zone is not None and (not isinstance(zone, str) or zone not in available_timezones()):
         yield Fault(
-            "timezone", "unknown_timezone", f"{_json(zone)} is no time zone. Use a name such as Europe/Berlin or UTC."
+            "/timezone", "unknown_timezone", f"{_json(zone)} is no time zone. Use a name such as Europe/Berlin or UTC."
         )
     yield from _cron_faults(expected["cron"]) if said[0] == "cron" else _word_faults(expected)
 
 
 def _cron_faults(cron: object) -> Iterator[Fault]:
     if not isinstance(cron, str):
-        yield Fault("cron", "invalid_cron", f"cron is {_json(cron)}, must be text such as 0 6 * * 1-5.")
+        yield Fault("/cron", "invalid_cron", f"cron is {_json(cron)}, must be text such as 0 6 * * 1-5.")
         return
     fields = len(cron.split())
     if fields == 6:
         yield Fault(
-            "cron",
+            "/cron",
             "too_often",
             f"{cron!r} has six fields, the first for seconds. A bucket is a minute at least: give five, minute first.",
         )
     elif fields != 5 or len(cron) > 200:
         yield Fault(
-            "cron",
+            "/cron",
             "invalid_cron",
             f"{cron[:60]!r} has {fields} fields, must have five: minute hour day month weekday.",
         )
@@ -91,16 +91,16 @@ def _cron_faults(cron: object) -> Iterator[Fault]:
             found = CronSim(cron, dt.datetime(2000, 1, 1))  # noqa: DTZ001 - a wall time
         except CronSimError as error:
             if str(error) == "Bad day-of-month" and _is_cron(" ".join((*cron.split()[:2], "1", *cron.split()[3:]))):
-                yield Fault("cron", "never_due", f"{cron!r} is never due: {error}. Name a day that its months have.")
+                yield Fault("/cron", "never_due", f"{cron!r} is never due: {error}. Name a day that its months have.")
             else:
                 yield Fault(
-                    "cron", "invalid_cron", f"{cron!r} cannot be read: {error}. Correct it, such as 0 6 * * 1-5."
+                    "/cron", "invalid_cron", f"{cron!r} cannot be read: {error}. Correct it, such as 0 6 * * 1-5."
                 )
         else:
             days = (dt.date(2000, 1, 1) + dt.timedelta(days=n) for n in range(_YEARS_LOOKED_AT * 366))
             if not any(day.month in found.months and found.match_day(day) for day in days):
                 yield Fault(
-                    "cron",
+                    "/cron",
                     "never_due",
                     f"{cron!r} is never due: no day is all of what it asks. Name days that there are.",
                 )
@@ -117,19 +117,21 @@ def _is_cron(text: str) -> bool:
 def _word_faults(expected: Expected) -> Iterator[Fault]:
     every, at, on = expected["every"], expected.get("at"), expected.get("on")
     if every not in WORDS:
-        yield Fault("every", "invalid", f"every is {_json(every)}, must be one of {', '.join(WORDS)}; or give every_s.")
+        yield Fault(
+            "/every", "invalid", f"every is {_json(every)}, must be one of {', '.join(WORDS)}; or give every_s."
+        )
         return
     if at is not None and _minute_of_day(every, at) is None:
         how = "the minute, as :10" if every == "hourly" else "a time of day, as 06:00, up to 24:00"
-        yield Fault("at", "invalid", f"at is {_json(at)}, must be {how}.")
+        yield Fault("/at", "invalid", f"at is {_json(at)}, must be {how}.")
     if every == "weekly" and on is not None and str(on).lower() not in WEEKDAYS:
-        yield Fault("on", "invalid", f"on is {_json(on)}, must be a weekday: {', '.join(WEEKDAYS)}.")
+        yield Fault("/on", "invalid", f"on is {_json(on)}, must be a weekday: {', '.join(WEEKDAYS)}.")
     elif every == "monthly" and on is not None and on != "last" and (type(on) is not int or not 1 <= on <= 28):
-        yield Fault("on", "invalid", f'on is {_json(on)}, must be a day from 1 to 28, or "last".')
+        yield Fault("/on", "invalid", f'on is {_json(on)}, must be a day from 1 to 28, or "last".')
     elif every == "monthly" and on == 28 and at == "24:00":
-        yield Fault("at", "invalid", "The 28th at 24:00 is another date every four years. Use 23:59, or on: last.")
+        yield Fault("/at", "invalid", "The 28th at 24:00 is another date every four years. Use 23:59, or on: last.")
     elif every not in ("weekly", "monthly") and on is not None:
-        yield Fault("on", "unknown_field", f"on says nothing beside {every}. Leave it out.")
+        yield Fault("/on", "unknown_field", f"on says nothing beside {every}. Leave it out.")
 
 
 def _minute_of_day(every: str, at: object) -> int | None:
@@ -258,4 +260,4 @@ def _span(seconds: int) -> str:
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()[:60]
+    return json.dumps(value, ensure_ascii=False, default=str)[:60]

@@ -35,7 +35,9 @@ class Metric(models.Model):
     direction = models.CharField(max_length=10, choices=Direction, null=True, blank=True, default=Direction.INCREASE)  # noqa: DJ001 - null: no way is better
     temporality = models.CharField(max_length=10, choices=Temporality, default=Temporality.DELTA)
     expected_every_s = models.PositiveIntegerField(
-        default=900, validators=[MinValueValidator(1)], help_text="A bucket is due this often, in seconds."
+        default=900,
+        validators=[MinValueValidator(1)],
+        help_text="A bucket is due this often, in seconds, counted from 1970; where it has schedules, this often mostly.",
     )
     freshness_target_s = models.PositiveIntegerField(
         default=900, validators=[MinValueValidator(1)], help_text="How late a bucket may come, in seconds."
@@ -59,6 +61,29 @@ class Metric(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class MetricSchedule(models.Model):
+    """How the buckets of a metric are due from an instant on. A metric without any is due every `expected_every_s`.
+
+    Written by experiments.feeds alone, which lays out its due instants in metrics.due_instants beside it.
+    """
+
+    metric = models.ForeignKey(Metric, on_delete=models.CASCADE, related_name="schedules")
+    since = models.DateTimeField(null=True, blank=True, help_text="Null: from the beginning.")
+    expected = models.JSONField(help_text="As experiments.expected keeps it.")
+    every_s = models.PositiveIntegerField(null=True, blank=True, help_text="Seconds; null: by the calendar.")
+    team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        db_table = "metric_schedules"
+        ordering = ("metric_id", F("since").asc(nulls_first=True))
+        constraints = [
+            models.UniqueConstraint(fields=["metric", "since"], name="schedule_once_an_instant", nulls_distinct=False)
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'from the beginning' if self.since is None else f'since {self.since:%Y-%m-%d %H:%MZ}'}"
 
 
 class Experiment(models.Model):
@@ -164,6 +189,11 @@ class TargetKpi(OfExperiment):
     baseline_stddev = models.FloatField(null=True, blank=True)
     target_at_least = models.FloatField(null=True, blank=True)
     target_at_most = models.FloatField(null=True, blank=True)
+    sparse = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Of a guardrail: where the goal's row came and its own did not, nothing happened.",
+    )
 
     class Meta:
         db_table = "target_kpis"

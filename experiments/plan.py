@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from itertools import count
+from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
@@ -18,14 +19,18 @@ from msgspec import UNSET, UnsetType
 
 from decisioning.access.models import KEY_PATTERN, Team
 from decisioning.access.principal import Principal
+from decisioning.access.quotas import refuse_one_more
 from decisioning.ledger.outbox import publish
 from decisioning.refusals import Fault, Refused
+from experiments import expected as words
+from experiments import feeds
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 
 METRIC_KEY_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 MOST_VARIANTS = 20
 MOST_KPIS = 50
 MAY_BE_AHEAD = timedelta(minutes=5)
+MOST_LATE_S = 10 * 366 * 86_400
 LARGEST, SMALLEST = 1e100, 1e-100
 """Between these lies the magnitude of every number but 0 that is kept as a float: three of them can be multiplied, which is what sums
 of squares do."""
@@ -46,6 +51,8 @@ class NewMetric:
     direction: str | UnsetType | None = UNSET
     temporality: str | UnsetType = UNSET
     expected_every_s: int | UnsetType = UNSET
+    expected: Mapping[str, Any] | UnsetType = UNSET
+    """When its buckets end, as experiments.expected reads it; `expected_every_s` is the same for seconds alone."""
     freshness_target_s: int | UnsetType = UNSET
     counts_assignment: bool | UnsetType = UNSET
     definition: str | UnsetType = UNSET
@@ -53,6 +60,12 @@ class NewMetric:
     def given(self) -> dict[str, object]:
         """Only what was said."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not UNSET}
+
+    def schedule(self) -> dict[str, Any] | None:
+        """What was said of when its buckets end, as it is kept; None: nothing."""
+        if self.expected is not UNSET:
+            return words.normal(self.expected)
+        return None if self.expected_every_s is UNSET else {"every_s": self.expected_every_s}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +90,7 @@ class NewKpi:
     baseline_stddev: float | None = None
     target_at_least: float | None = None
     target_at_most: float | None = None
+    sparse: bool = False
 
     @property
     def key(self) -> str:
@@ -103,14 +117,18 @@ class NewExperiment:
     started_at: datetime | None = None
 
 
+_OPEN = (Experiment.Status.DRAFT, Experiment.Status.RUNNING, Experiment.Status.PAUSED)
+
+
 def create(new: NewExperiment, *, team: Team, by: Principal, now: datetime) -> Experiment:
     """The experiment with all its parts, running unless `start` is false.
 
-    Raises PlanRefused: `key_taken`, or `invalid` with one entry in `errors` for each bad value.
+    Raises PlanRefused: `key_taken`, or `invalid` with one entry in `errors` for each bad value; QuotaExceeded.
     """
     problems = list(_problems(new, now))
     if problems:
         raise PlanRefused.of(*problems)
+    refuse_one_more(team, "experiments", has=Experiment.objects.filter(team=team, status__in=_OPEN).count())
     started_at = new.started_at if new.started_at or not new.start else now
     experiment = Experiment(
         name=new.name,
@@ -178,22 +196,37 @@ def register(new: NewMetric, *, team: Team | None, now: datetime) -> Metric:
         with transaction.atomic():
             metric = _metric(new, team=team, now=now)
             metric.save(force_insert=True)
+            if (schedule := new.schedule()) is not None:
+                feeds.set_out(metric, schedule, since=None, now=now)
     except IntegrityError as error:
         message = f"There is a metric {new.key!r} already. Use it, or choose another key."
         raise PlanRefused.of(Fault("/key", "key_taken", message), code="key_taken", status=409) from error
     return metric
 
 
-def redefine(metric: Metric, changes: NewMetric) -> Metric:
-    """Change what was given of a metric, beside its key. Raises PlanRefused `invalid`."""
+def redefine(
+    metric: Metric, changes: NewMetric, *, now: datetime, since: datetime | UnsetType | None = UNSET
+) -> Metric:
+    """Change what was given of a metric, beside its key.
+
+    since: from when on a schedule that was given holds; unset: from now on, None: always. Raises PlanRefused `invalid`.
+    """
     problems = list(_metric_problems(changes, ""))
+    schedule = None if problems else changes.schedule()
+    if since is not UNSET and not problems:
+        problems += _since_problems(since, schedule, now)
     if problems:
         raise PlanRefused.of(*problems)
-    given = {name: value for name, value in changes.given().items() if name != "key"}
+    given = {name: value for name, value in changes.given().items() if name not in ("key", *_SCHEDULE)}
     for name, value in given.items():
         setattr(metric, name, value)
     metric.save(update_fields=list(given))
+    if schedule is not None and (since is not UNSET or schedule != feeds.expected_of(metric, now=now)):
+        feeds.set_out(metric, schedule, since=now if since is UNSET else since, now=now)
     return metric
+
+
+_SCHEDULE = ("expected", "expected_every_s")
 
 
 # Writing ----------------------------------------------------------------------------------------------------
@@ -267,23 +300,62 @@ def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[st
     wanted = {kpi.key: kpi.metric if isinstance(kpi.metric, NewMetric) else NewMetric(key=kpi.key) for kpi in kpis}
     known = Metric.objects.in_bulk(list(wanted), field_name="key")
     _new_metrics([_as_used(wanted[kpi.key], kpi.role) for kpi in kpis if kpi.key not in known], team=team, now=now)
-    metrics = Metric.objects.in_bulk(list(wanted), field_name="key")
-    differing = [
+    found = Metric.objects.filter(key__in=wanted).prefetch_related("schedules")
+    metrics = {metric.key: metric for metric in found}
+    problems = [
         Fault(
             f"/target_kpis/{position}/metric/{name}",
             "metric_differs",
-            f"{kpi.key} is registered with {name} {_json(getattr(metrics[kpi.key], name))}, not {_json(value)}. Use its key.",
+            f"{kpi.key} is registered with {name} {_json(registered)}, not {_json(value)}. Use its key.",
         )
         for position, kpi in enumerate(kpis)
-        for name, value in wanted[kpi.key].given().items()
-        if name in _MEANING and getattr(metrics[kpi.key], name) != value
+        for name, value in _meaning(wanted[kpi.key])
+        if (registered := _registered(metrics[kpi.key], name, now)) != value
     ]
-    if differing:
-        raise PlanRefused.of(*differing)
+    problems += [
+        problem for position, kpi in enumerate(kpis) for problem in _sparse_problems(position, kpi, kpis, metrics)
+    ]
+    if problems:
+        raise PlanRefused.of(*problems)
     return metrics
 
 
-# What changes a verdict when it differs; names and units may be told in many ways.
+def _meaning(new: NewMetric) -> list[tuple[str, object]]:
+    """What was said of a metric that changes a verdict when it differs; names and units may be told in many ways."""
+    said = [(name, value) for name, value in new.given().items() if name in _MEANING]
+    return [*said, ("expected", new.schedule())] if new.expected is not UNSET else said
+
+
+def _registered(metric: Metric, name: str, now: datetime) -> object:
+    return feeds.expected_of(metric, now=now) if name == "expected" else getattr(metric, name)
+
+
+def _sparse_problems(
+    position: int, kpi: NewKpi, kpis: Sequence[NewKpi], metrics: Mapping[str, Metric]
+) -> Iterator[Fault]:
+    """Where nothing may happen, units are those of a goal's rows: both have to be told bucket by bucket."""
+    if not kpi.sparse:
+        return
+    metric, at = metrics[kpi.key], f"/target_kpis/{position}/sparse"
+    if metric.kind not in (Metric.Kind.MEAN, Metric.Kind.PROPORTION) or metric.temporality != Metric.Temporality.DELTA:
+        said = f"{metric.kind}, {metric.temporality}"
+        yield Fault(
+            at,
+            "invalid",
+            f"{kpi.key} is {said}: only a mean or proportion of delta rows can be sparse. Leave it out.",
+        )
+    elif not any(
+        metrics[goal.key].temporality == Metric.Temporality.DELTA and metrics[goal.key].kind != Metric.Kind.GAUGE
+        for goal in kpis
+        if goal.role == TargetKpi.Role.GOAL
+    ):
+        yield Fault(
+            at,
+            "invalid",
+            "No goal counts units bucket by bucket, so nothing tells that nothing happened. Leave it out.",
+        )
+
+
 _MEANING = {"kind", "direction", "temporality", "expected_every_s", "freshness_target_s", "counts_assignment"}
 
 
@@ -300,10 +372,17 @@ def _new_metrics(new: Sequence[NewMetric], *, team: Team, now: datetime) -> None
     Metric.objects.bulk_create(
         [_metric(m, team=team, now=now) for m in sorted(new, key=lambda m: m.key)], ignore_conflicts=True
     )
+    scheduled = {m.key: schedule for m in new if (schedule := m.schedule()) is not None and "every_s" not in schedule}
+    for metric in Metric.objects.filter(key__in=scheduled, team=team, created_at=now).order_by("key"):
+        if not metric.schedules.exists():  # else somebody else has just made it
+            feeds.set_out(metric, scheduled[metric.key], since=None, now=now)
 
 
 def _metric(new: NewMetric, *, team: Team | None, now: datetime) -> Metric:
-    return Metric(**{"name": new.key.replace("_", " ").capitalize(), **new.given()}, team=team, created_at=now)
+    said = {name: value for name, value in new.given().items() if name not in _SCHEDULE}
+    if (schedule := new.schedule()) is not None:
+        said["expected_every_s"] = words.nominal_s(schedule)
+    return Metric(**{"name": new.key.replace("_", " ").capitalize(), **said}, team=team, created_at=now)
 
 
 def _completed(variants: Sequence[NewVariant], kpis: Sequence[NewKpi]) -> list[NewVariant]:
@@ -415,6 +494,8 @@ def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[Fault]:
         yield Fault(
             f"{at}/role", "invalid", f"role is {_json(kpi.role)}, must be one of {', '.join(TargetKpi.Role.values)}."
         )
+    if kpi.sparse and kpi.role != TargetKpi.Role.GUARDRAIL:
+        yield Fault(f"{at}/sparse", "invalid", f"sparse is for a guardrail, and this is a {kpi.role}. Leave it out.")
     for name, value, least in (
         ("minimum_effect", kpi.minimum_effect, 0.0),
         ("max_harm", kpi.max_harm, 0.0),
@@ -453,16 +534,49 @@ def _metric_problems(new: NewMetric, at: str) -> Iterator[Fault]:
         ("temporality", Metric.Temporality.values),
     ):
         if name in given and given[name] not in choices:
-            words = ", ".join(str(choice) for choice in choices if choice)
-            yield Fault(f"{at}/{name}", "invalid", f"{name} is {_json(given[name])}, must be one of {words}.")
-    for name in ("expected_every_s", "freshness_target_s"):
+            listed = ", ".join(str(choice) for choice in choices if choice)
+            yield Fault(f"{at}/{name}", "invalid", f"{name} is {_json(given[name])}, must be one of {listed}.")
+    for name, most in (("expected_every_s", words.MOST_S), ("freshness_target_s", MOST_LATE_S)):
         value = given.get(name, 1)
-        if not isinstance(value, int) or not 1 <= value <= 366 * 86_400:
-            yield Fault(
-                f"{at}/{name}",
-                "invalid_number",
-                f"{name} is {_json(value)}, must be 1 to {366 * 86_400} whole seconds.",
-            )
+        if not isinstance(value, int) or not 1 <= value <= most:
+            said = f"{name} is {_json(value)}, must be 1 to {most} whole seconds."
+            yield Fault(f"{at}/{name}", "invalid_number", said)
+    if new.expected is not UNSET:
+        yield from _expected_problems(new.expected, given, f"{at}/expected")
+
+
+def _expected_problems(expected: Mapping[str, Any], given: Mapping[str, object], at: str) -> Iterator[Fault]:
+    faults = list(words.faults(expected))
+    yield from (fault.under(at) for fault in faults)
+    every_s = given.get("expected_every_s")
+    if not faults and every_s is not None and every_s != words.nominal_s(words.normal(expected)):
+        said = f"expected_every_s says {_json(every_s)} beside expected. Give one of them."
+        yield Fault(at, "two_schedules", said)
+
+
+def _since_problems(since: datetime | None, schedule: object, now: datetime) -> Iterator[Fault]:
+    if schedule is None:
+        yield Fault(
+            "/expected_from",
+            "missing_field",
+            "expected_from says from when on, and nothing says what. Give expected.",
+        )
+    elif since is not None and since > now + timedelta(days=366):
+        yield Fault(
+            "/expected_from",
+            "timestamp_in_future",
+            f"{since.isoformat()} is more than a year ahead. Give an earlier one.",
+        )
+
+
+def warnings(metric: Metric) -> list[str]:
+    """What a metric says and is hardly meant."""
+    late_s = metric.freshness_target_s
+    if late_s <= 365 * 86_400:
+        return []
+    return [
+        f"{metric.key} may be {late_s // 86_400} days late, so silence is hardly ever noticed. Lower freshness_target_s."
+    ]
 
 
 def _text_problems(at: str, text: str, most: int, *, required: bool = True) -> Iterator[Fault]:

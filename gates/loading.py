@@ -15,6 +15,7 @@ from gates.engine.checkpoint import Checkpoint
 from gates.engine.plan import Plan
 from gates.engine.policy import Policy, parse
 from gates.engine.series import Rows, Series, SeriesKey
+from gates.feeds import with_feeds
 from gates.models import Cursor, PolicyVersion
 from telemetry import arrays
 
@@ -103,23 +104,33 @@ SELECT e.id, json_build_object('started_at', us(coalesce(e.started_at, e.created
 FROM asked e LEFT JOIN variants ON variants.experiment_id = e.id LEFT JOIN kpis ON kpis.experiment_id = e.id
 LEFT JOIN pauses ON pauses.experiment_id = e.id LEFT JOIN answers ON answers.experiment_id = e.id
 """
-_PLANS = re.sub(r"\bus\(((?:[^()]|\([^()]*\))*)\)", r"(extract(epoch FROM \1) * 1000000)::bigint", _PLANS)
+_PLANS = re.sub(
+    r"\bus\(((?:[^()]|\([^()]*\))*)\)",
+    r"(CASE WHEN isfinite(\1) THEN extract(epoch FROM \1) * 1000000 END)::bigint",
+    _PLANS,
+)
+
+
+_YEAR_9998 = 253_339_228_800_000_000  # microseconds since the epoch
 
 
 def plan_texts(ids: Sequence[int]) -> dict[int, str]:
-    """Plans by experiment, as JSON that `Plan.from_json` reads; by one query. Drafts have the plan they would start with."""
+    """Plans by experiment, as JSON that `Plan.from_json` reads; in two queries, more where a feed follows a calendar. Drafts have the plan they would start with."""
     with connection.cursor() as db:
         db.execute(_PLANS, {"ids": list(ids)})
-        return dict(db.fetchall())
+        return with_feeds(dict(db.fetchall()))
 
 
 @lru_cache(maxsize=4096)
 def plan_in(text: str) -> Plan:
     """The plan that a text of `plan_texts` holds; the same object for the same text. Raises Unjudgeable."""
     try:
-        return Plan.from_json(text.encode())
+        plan = Plan.from_json(text.encode())
     except msgspec.MsgspecError as error:
         raise Unjudgeable(f"A plan cannot be read: {error}") from error
+    if not 0 <= plan.started_at < _YEAR_9998:  # by SQL: no door takes such a time
+        raise Unjudgeable("A plan cannot be read: it begins at a time that is none.")
+    return plan
 
 
 def plans_of(ids: Sequence[int]) -> dict[int, Plan]:

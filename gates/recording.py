@@ -7,8 +7,10 @@ names a digest that is not kept.
 import datetime as dt
 import hashlib
 import zlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import batched
 from typing import Any
 
 import msgspec
@@ -26,11 +28,13 @@ from gates.engine.results import Evaluation as Judged
 from gates.engine.results import Recommendation as JudgedRecommendation
 from gates.engine.series import Rows
 from gates.loading import JudgingInput, policy_of, rows_of, series_of
-from gates.models import Cursor, Decision, Evaluation, Evidence, Recommendation
+from gates.models import Cursor, Decision, Evaluation, Recommendation
 from gates.shown import evaluation_as_json, recommendation_as_json, shown
 from telemetry import arrays
 
 Superseded = Recommendation.Superseded
+MOST_EVIDENCE = 5
+"""How much is written by one statement."""
 _STEP = msgspec.msgpack.Decoder(SlotFacts)
 
 type Identity = tuple[str | None, str, str, int | None]
@@ -307,37 +311,50 @@ def _prove(pending: PendingRecords, stored: Sequence[bytes]) -> None:
     if not pending.evaluations:
         return
     judging, folded = pending.judging, pending.outcome.folded
-    steps = [*(_STEP.decode(body) for body in stored), *folded.steps]
+    steps = b",".join([evidence.step_bytes(_STEP.decode(body)) for body in stored])
+    onward = deque(folded.steps)
     judged = {evaluated.slot: evaluated for evaluated in folded.evaluated_slots}
     for evaluation, detail in zip(pending.evaluations, pending.details, strict=True):
-        behind = [step for step in steps if step.slot <= detail.slot]
-        assembled = evidence.assemble(judging.policy, judging.plan, behind, detail, judged[detail.slot].evaluation)
-        body = evidence.canonical_bytes(assembled)
+        newer = []
+        while onward and onward[0].slot <= detail.slot:
+            newer.append(onward.popleft())
+        steps = b",".join([part for part in (steps, *map(evidence.step_bytes, newer)) if part])
+        body = evidence.bytes_with(steps, judging.policy, judging.plan, detail, judged[detail.slot].evaluation)
         evaluation.evidence_digest = evidence.digest(body)
         pending.bodies[evaluation.evidence_digest] = zlib.compress(body)
 
 
 def save(batch: Sequence[PendingRecords], now: dt.datetime) -> None:
     """Evidence first: an evaluation never names a digest that is not kept. One that is on record already is left as it is."""
-    Evidence.objects.bulk_create(
-        [
-            Evidence(
-                experiment=pending.judging.experiment,
-                team_id=pending.judging.experiment.team_id,
-                digest=digest,
-                body=body,
-                created_at=now,
-            )
-            for pending in batch
-            for digest, body in pending.bodies.items()
-        ],
-        ignore_conflicts=True,
-    )
+    _save_evidence(batch, now)
     Evaluation.objects.bulk_create([e for pending in batch for e in pending.evaluations], ignore_conflicts=True)
     if ended := [row for pending in batch for row in pending.waiting if row.superseded_at or row.withdrawn_at]:
         Recommendation.objects.bulk_update(ended, ("superseded_at", "superseded_because", "withdrawn_at"))
     Recommendation.objects.bulk_create([row for pending in batch for row in pending.proposed])
     publish_all([_message(pending.judging.experiment, row, now) for pending in batch for row in pending.proposed])
+
+
+def _save_evidence(batch: Sequence[PendingRecords], now: dt.datetime) -> None:
+    """A few at a time, in binary: of a long history there is much."""
+    for pending in batch:
+        of = pending.judging.experiment
+        for some in batched(pending.bodies.items(), MOST_EVIDENCE):
+            given = {
+                "experiment": of.pk,
+                "team": of.team_id,
+                "now": now,
+                "digests": arrays.texts([digest.encode() for digest, _ in some]),
+                "bodies": arrays.byteas([body for _, body in some]),
+            }
+            with connection.wrap_database_errors, arrays.cursor() as db:
+                db.execute(_SAVE_EVIDENCE, given)
+
+
+_SAVE_EVIDENCE = """
+INSERT INTO metadata.evidence (experiment_id, team_id, digest, body, created_at)
+SELECT %(experiment)s::bigint, %(team)s::bigint, e.digest, e.body, %(now)s::timestamptz
+FROM unnest(%(digests)s, %(bodies)s) AS e(digest, body) ON CONFLICT DO NOTHING
+"""
 
 
 def _set_proposals(pending: PendingRecords, rows: Mapping[int, Rows], now: dt.datetime) -> None:

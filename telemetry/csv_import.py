@@ -90,7 +90,10 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
                 continue
             pk, sent = targets[ref].experiment_id, [row for _, row in rows]
             before = _stored(pk, sent)
-            result = ingest.ingest(targets[ref], rows, now=now, atomic=False)
+            try:
+                result = ingest.ingest(targets[ref], rows, now=now, atomic=False)
+            except ingest.IngestRefused as refusal:
+                raise FileRefused(refusal.code, refusal.message) from refusal
             changes += _changes(str(ref), before, _stored(pk, sent))
             refused += [RefusedLine(fault.index, fault.detail, raws[fault.index]) for fault in result.refused]
             done.append(result)

@@ -1,8 +1,8 @@
 """How old data may be: asked of the database by every door, in the words below. The gates, which are pure, count by the same clock.
 
-With e = expected_every_s, t = freshness_target_s and age = the time the experiment has run since the data watermark: `fresh` (age <= e),
-`due` (<= e + t/2), `late` (<= e + t), `stale` (beyond), `unknown` (no row). The watermark of a KPI is the least over its variants of
-the newest ts that brought something new.
+With w = how long the next row is awaited (until the next due instant that is expected; docs/gates.md, Freshness), t = freshness_target_s and
+age = the time the experiment has run since the data watermark: `fresh` (age <= w), `due` (<= w + t/2), `late` (<= w + t), `stale` (beyond),
+`unknown` (no row). The watermark of a KPI is the least over its variants of the newest ts that brought something new.
 """
 
 from datetime import timedelta
@@ -33,7 +33,7 @@ WATERMARK_SQL = "metrics.watermark({experiment}, {metric}, {variant}, {temporali
 WATERMARK_BESIDE_SQL = f"CASE WHEN {{row}}.n IS DISTINCT FROM 0 AND {{temporality}} <> 'cumulative' THEN {{row}}.ts ELSE {WATERMARK_SQL} END"
 """The same where the newest row of any kind is at hand as {row}: most are what is looked for. Null where there is none."""
 
-FRESHNESS_SQL = "metrics.freshness({experiment}, {watermark}, {every_s}, {target_s}, {at})"
+FRESHNESS_SQL = "metrics.freshness({experiment}, {metric}, {watermark}, {every_s}, {target_s}, {at})"
 """(state, age_s, due_at, stale_at, overdue) of the series of one KPI by the experiment's own clock, for a LATERAL; age_s in seconds of
 running time. The gates say the same of the same instant (`gates.engine.verdicts.freshness`)."""
 
@@ -43,4 +43,4 @@ RANK_SQL = "array_position('{{fresh,due,late,unknown,stale}}'::text[], {state})"
 LATENCIES_SQL = "SELECT l AS latency_s FROM metrics.latencies({experiment}, {metric}, {variant}, {every_s}, {target_s}, {began}, {since}, {now}) AS l"
 """One latency, in seconds, for each bucket of one series that ended in (since, now], and for the oldest that is missing since its newest
 row or since `began`: first_received_at - ts of one that is there, its age so far of one that is missing for longer than the target.
-Buckets that end while the experiment is paused are not expected."""
+Buckets that end while the experiment is paused, or in an outage of the team, are not expected."""

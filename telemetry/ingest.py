@@ -153,7 +153,7 @@ def ingest(
     """Store rows in the caller's transaction and wake the tick when it commits.
 
     rows: with their index in the batch. bad: faults that decoding found already. atomic: refuse all when one is bad.
-    Raises IngestRefused: 422 `invalid_rows`, 409 `conflicting_row`, 413 `batch_too_large`.
+    Raises IngestRefused: 422 `invalid_rows`, 409 `conflicting_row`, 413 `batch_too_large`, 429 `quota_exceeded`.
     """
     _check_count(len(rows) + len({fault.index for fault in bad}))
     keys = _Keys.of(rows)
@@ -174,6 +174,7 @@ def ingest(
     if faults and atomic:
         raise IngestRefused("invalid_rows", _summary(faults), errors=faults)
     unique, keys, repeated = _in_key_order(kept, keys, faults, atomic=atomic)
+    _count_sent(target.team_id, len(rows), now=now)
     accepted, changed, conflicts = _stored(target, unique, keys, now=now)
     if conflicts:
         clash = [Fault(f"/rows/{index}/value", "conflicting_row", _CONFLICT, index) for index in conflicts]
@@ -189,6 +190,33 @@ def ingest(
         last_ts=max((row.ts for _, row in kept), default=None),
         refused=tuple(faults),
     )
+
+
+_COUNT = """
+WITH counted AS (
+  INSERT INTO metadata.rows_sent AS s (team_id, day, part, rows) VALUES (%(team)s, %(day)s, pg_backend_pid() %% 16, %(rows)s)
+  ON CONFLICT (team_id, day, part) DO UPDATE SET rows = s.rows + excluded.rows RETURNING part, rows)
+SELECT c.rows + coalesce((SELECT sum(o.rows) FROM metadata.rows_sent o WHERE o.team_id = %(team)s AND o.day = %(day)s AND o.part <> c.part), 0),
+  (SELECT t.most_rows_a_day FROM metadata.teams t WHERE t.id = %(team)s) FROM counted c
+"""
+
+
+def _count_sent(team_id: int, rows: int, *, now: dt.datetime) -> None:
+    """Add to what the team has sent today, before it costs anything. Raises IngestRefused: 429 `quota_exceeded`."""
+    day = now.astimezone(dt.UTC).date()
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT, {"team": team_id, "day": day, "rows": rows})
+        sent, most = cursor.fetchone() or (0, None)
+    most = settings.QUOTAS["rows_a_day"] if most is None else most
+    if sent > most:
+        tomorrow = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), dt.UTC)
+        raise IngestRefused(
+            "quota_exceeded",
+            f"The team may send {most:,} rows a day, and these would make {int(sent):,} today. None was stored; go on after midnight UTC, or ask "
+            "an admin of the installation for more.",
+            status=429,
+            extra={"retry_after_s": max(1, int((tomorrow - now).total_seconds()))},
+        )
 
 
 _CONFLICT = "This revision of the row is stored with another value. Send a higher revision to replace it."

@@ -315,6 +315,35 @@ class SourcePlace(models.Model):
         return f"{self.name} of {self.team}"
 
 
+class Outage(models.Model):
+    """A stretch of time in which some feeds of a team are not expected to bring anything; written by telemetry.outages alone."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
+    begins_at = models.DateTimeField()
+    ends_at = models.DateTimeField(help_text="Buckets that are due from its beginning to its end are not expected.")
+    metrics = ArrayField(models.CharField(max_length=63), blank=True, default=list, help_text="Keys of metrics.")
+    sources = ArrayField(
+        models.CharField(max_length=63),
+        blank=True,
+        default=list,
+        help_text="Keys of sources: all the metrics they feed.",
+    )
+    reason = models.CharField(max_length=500)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "outages"
+        ordering = ("-begins_at", "-id")
+        constraints = [
+            models.CheckConstraint(name="outage_ends_after_it_begins", condition=Q(ends_at__gt=models.F("begins_at"))),
+            models.CheckConstraint(name="outage_is_of_a_feed", condition=Q(metrics__len__gt=0) | Q(sources__len__gt=0)),
+        ]
+        indexes = [models.Index(fields=["team", "ends_at"], name="outages_by_team")]
+
+    def __str__(self) -> str:
+        return f"{self.begins_at:%Y-%m-%d %H:%MZ} to {self.ends_at:%Y-%m-%d %H:%MZ}"
+
+
 class Event(models.Model):
     """One CloudEvent that was taken in: its (source, id) is never taken in again."""
 

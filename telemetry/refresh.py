@@ -126,6 +126,7 @@ class Fed:
 _FED_MOST = 100
 _FRESHNESS = FRESHNESS_SQL.format(
     experiment="e.id",
+    metric="m.key",
     watermark="v.watermark",
     every_s="m.expected_every_s",
     target_s="m.freshness_target_s",

@@ -29,6 +29,7 @@ class Swept:
     events: int
     quarantined_events: int
     idempotency: int
+    rows_sent: int
 
     @property
     def rows(self) -> int:
@@ -41,6 +42,7 @@ _AGED = {
     "events": "received_at < %(now)s - %(events)s",
     "quarantined_events": "replayed_at < %(now)s - %(replayed)s",
     "idempotency": "created_at < %(now)s - %(idempotency)s",
+    "rows_sent": "day < (%(now)s AT TIME ZONE 'UTC')::date - 7",
 }
 
 

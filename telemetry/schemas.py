@@ -67,6 +67,7 @@ class _Metric(msgspec.Struct):
     direction: Literal["increase", "decrease"] | None = "increase"
     temporality: Literal["delta", "cumulative"] = "delta"
     expected_every_s: int = 900
+    expected: dict[str, str | int] | None = None
     freshness_target_s: int = 900
 
 
@@ -77,6 +78,7 @@ class _TargetKpi(msgspec.Struct):
     max_harm: float | None = None
     baseline: _Baseline | None = None
     target: _Target | None = None
+    sparse: bool = False
 
 
 class _Variant(msgspec.Struct):

@@ -96,6 +96,9 @@ def _empty_every_table(_case: TransactionTestCase) -> None:
 def _emptied_as_owner() -> Iterator[None]:
     settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # whitenoise warns when it is absent
     with pytest.MonkeyPatch.context() as patch:
+        # What a process does once, tests would do for each client and person: list all static files, stretch a password.
+        patch.setattr(settings, "WHITENOISE_AUTOREFRESH", True, raising=False)
+        patch.setattr(settings, "PASSWORD_HASHERS", ["django.contrib.auth.hashers.MD5PasswordHasher"])
         patch.setattr(TransactionTestCase, "_fixture_teardown", _empty_every_table)
         yield
 

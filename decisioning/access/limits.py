@@ -134,8 +134,9 @@ class BoundedSearch:
 def failures(request: HttpRequest, who: str, rate: str, *, more: bool) -> int:
     """Seconds until somebody who has failed too often may try again; 0 while it is not too often. more: this is one more failure."""
     limit, window_s = rate_of(rate)
+    here, _ = _here.count(who, limit, window_s, more=False)  # what Redis was too busy to take is known here
     count, left_s = _counted(request, who, f"{limit}/{window_s}s", more=more)
-    return max(1, left_s) if count >= limit else 0
+    return max(1, left_s) if max(count, here) >= limit else 0
 
 
 def _counted(request: HttpRequest, who: str, rate: str, *, more: bool = True) -> tuple[int, int]:

@@ -14,6 +14,12 @@ KEY_PATTERN = r"^(?=.*[a-z])[a-z0-9][a-z0-9-]{0,62}$"
 valid_key = RegexValidator(KEY_PATTERN, "Use 1 to 63 lower-case letters, digits and hyphens, with at least one letter.")
 
 
+def _quota(what: str) -> "models.PositiveBigIntegerField[int | None, int | None]":
+    return models.PositiveBigIntegerField(
+        blank=True, null=True, help_text=f"{what} at most; empty: as the installation has it."
+    )
+
+
 class Team(models.Model):
     """A group of people who share experiments; the unit of row security."""
 
@@ -26,6 +32,11 @@ class Team(models.Model):
     second_person = models.BooleanField(
         default=True, help_text="Whether a policy version needs somebody other than its author to activate it."
     )
+
+    most_rows_a_day = _quota("Rows sent a day (UTC)")
+    most_experiments = _quota("Open experiments")
+    most_sources = _quota("Sources")
+    most_webhooks = _quota("Webhooks")
 
     class Meta:
         db_table = "teams"

@@ -108,6 +108,7 @@ _WATERMARK = WATERMARK_BESIDE_SQL.format(
 
 _AGE = FRESHNESS_SQL.format(
     experiment="e.id",
+    metric="m.key",
     watermark="v.watermark",
     every_s="m.expected_every_s",
     target_s="m.freshness_target_s",

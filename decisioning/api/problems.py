@@ -118,7 +118,11 @@ def _of_refusal(refusal: Refused) -> Problem:
     """What a domain refuses, in its words. One that is about values says at which of them it begins."""
     if refusal.errors and refusal.message == refusal.errors[0].detail:
         return invalid(refusal.errors, code=refusal.code, status=refusal.status)
-    return Problem(refusal.status, refusal.code, refusal.message, errors=refusal.errors, extra=refusal.extra)
+    wait = refusal.extra.get("retry_after_s")
+    headers = {} if wait is None else {"Retry-After": str(wait)}
+    return Problem(
+        refusal.status, refusal.code, refusal.message, errors=refusal.errors, extra=refusal.extra, headers=headers
+    )
 
 
 def _of_validation(exception: exceptions.ValidationError) -> Problem:

@@ -187,6 +187,7 @@ _WATERMARK = WATERMARK_BESIDE_SQL.format(
 )
 _FRESHNESS = FRESHNESS_SQL.format(
     experiment="e.id",
+    metric="m.key",
     watermark="v.watermark",
     every_s="m.expected_every_s",
     target_s="m.freshness_target_s",

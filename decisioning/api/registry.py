@@ -1,10 +1,12 @@
 """The registry of metrics: shared by all teams, changed by the team that made one or by an admin."""
 
+from datetime import datetime
 from typing import Any
 
 import django_filters  # type: ignore[import-untyped]
 from django.db.models import Q, QuerySet
 from django.http import Http404
+from msgspec import UNSET
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -14,9 +16,10 @@ from decisioning.api.base import PortalView
 from decisioning.api.experiments import Words
 from decisioning.api.lists import PAGING, filtered, page
 from decisioning.api.problems import Problem
-from decisioning.api.serializers import MetricCreate, MetricFields
+from decisioning.api.serializers import MetricChange, MetricCreate
 from decisioning.literals import rfc3339
-from experiments import plan
+from experiments import expected as words
+from experiments import feeds, plan
 from experiments.models import Metric
 
 
@@ -39,8 +42,8 @@ class Metrics(PortalView):
         """By key."""
         return page(
             request,
-            filtered(request, Metric.objects.select_related("team"), _MetricFilter),
-            shown=lambda found: [_as_json(m) for m in found],
+            filtered(request, Metric.objects.select_related("team").prefetch_related("schedules"), _MetricFilter),
+            shown=lambda found: [_as_json(m, self.now) for m in found],
             ordering="key",
             orderings=("key", "name", "created_at"),
         )
@@ -50,7 +53,7 @@ class Metrics(PortalView):
         values = self.body(MetricCreate)
         team = self.team(values.pop("team", None), Scope.WRITE)
         metric = plan.register(plan.NewMetric(**values), team=team, now=self.now)
-        return Response(_as_json(metric), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
+        return Response(_as_json(metric, self.now), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
 
 
 class OneMetric(PortalView):
@@ -60,10 +63,10 @@ class OneMetric(PortalView):
 
     def get(self, request: Request, key: str) -> Response:
         """Its definition."""
-        return Response(_as_json(_metric_or_404(key)))
+        return Response(_as_json(_metric_or_404(key), self.now))
 
     def patch(self, request: Request, key: str) -> Response:
-        """Change its definition; running experiments are judged anew by it."""
+        """Change its definition; running experiments are judged anew by it. A schedule holds from now on, or from `expected_from`."""
         metric = _metric_or_404(key)
         if not self.principal.is_admin:
             if metric.team_id is None or metric.team_id not in self.principal.teams:
@@ -71,8 +74,10 @@ class OneMetric(PortalView):
                     403, "permission_denied", f"{key} belongs to another team: only it or an admin changes it."
                 )
             require(self.principal, Scope.WRITE, metric.team_id)
-        changed = plan.redefine(metric, plan.NewMetric(key=key, **self.body(MetricFields)))
-        return Response(_as_json(changed))
+        values = self.body(MetricChange)
+        since = values.pop("expected_from", UNSET)
+        changed = plan.redefine(metric, plan.NewMetric(key=key, **values), now=self.now, since=since)
+        return Response(_as_json(changed, self.now))
 
 
 def _metric_or_404(key: str) -> Metric:
@@ -82,7 +87,8 @@ def _metric_or_404(key: str) -> Metric:
     return metric
 
 
-def _as_json(metric: Metric) -> dict[str, Any]:
+def _as_json(metric: Metric, now: datetime) -> dict[str, Any]:
+    expected, warnings = feeds.expected_of(metric, now=now), plan.warnings(metric)
     # Another team's key is not this reader's to know, so only a team that row security lets through is named.
     return {
         "key": metric.key,
@@ -92,9 +98,16 @@ def _as_json(metric: Metric) -> dict[str, Any]:
         "direction": metric.direction,
         "temporality": metric.temporality,
         "expected_every_s": metric.expected_every_s,
+        "expected": expected,
+        "expected_in_words": words.in_words(expected),
+        "schedules": [
+            {"since": rfc3339(s.since), "expected": s.expected, "words": words.in_words(s.expected)}
+            for s in metric.schedules.all()
+        ],
         "freshness_target_s": metric.freshness_target_s,
         "counts_assignment": metric.counts_assignment,
         "definition": metric.definition,
         "team": metric.team.key if metric.team else None,
         "created_at": rfc3339(metric.created_at),
+        **({"warnings": warnings} if warnings else {}),
     }

@@ -126,7 +126,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Metrics", "GET"): Operation({200: _PAGE(telemetry.MetricOut)}),
     ("Metrics", "POST"): Operation({201: telemetry.MetricOut}, takes=bodies.MetricCreate, conflict=True),
     ("OneMetric", "GET"): Operation({200: telemetry.MetricOut}),
-    ("OneMetric", "PATCH"): Operation({200: telemetry.MetricOut}, takes=bodies.MetricFields),
+    ("OneMetric", "PATCH"): Operation({200: telemetry.MetricOut}, takes=bodies.MetricChange),
     ("RefreshLog", "GET"): Operation({200: _PAGE(telemetry.RunOut)}),
     ("Freshness", "GET"): Operation({200: _PAGE(telemetry.TrackedOut)}),
     ("Promises", "GET"): Operation({200: portal.PromisesOut}),
@@ -171,6 +171,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("Lineage", "POST"): Operation({200: _OBJECT}, takes=_named("LineageEvent")),
     ("LineageBatch", "POST"): Operation({200: _OBJECT, 207: _OBJECT}, takes=_named("LineageEventBatch")),
+    ("Outages", "GET"): Operation({200: _PAGE(telemetry.OutageOut)}),
+    ("Outages", "POST"): Operation({201: telemetry.OutageOut}, takes=bodies.OutageIn),
+    ("OneOutage", "GET"): Operation({200: telemetry.OutageOut}),
+    ("OneOutage", "PATCH"): Operation({200: telemetry.OutageOut}, takes=bodies.OutageChange),
+    ("OneOutage", "DELETE"): Operation({204: None}),
     ("Sources", "GET"): Operation({200: _PAGE(telemetry.SourceOut)}),
     ("Sources", "POST"): Operation(
         {200: telemetry.PreviewOut, 201: telemetry.SourceOut}, takes=bodies.SourceIn, conflict=True

@@ -14,6 +14,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from decisioning.access.scopes import Scope
 from decisioning.ledger.models import Channel
 from decisioning.ledger.outbox import EVENTS
+from experiments.expected import WORDS
 from experiments.models import Experiment, Metric, TargetKpi
 from experiments.plan import NewExperiment, NewKpi, NewMetric, NewVariant
 from telemetry.models import Source
@@ -157,6 +158,38 @@ class Choice(Text):
         return data
 
 
+class Texts(_Strict):
+    """A list of keys."""
+
+    expects = "a list of keys"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        set_override(self, "field", {"type": "array", "items": {"type": "string"}})
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        if not isinstance(data, list) or not all(isinstance(key, str) and len(key) <= 200 for key in data):
+            self.refuse(f"{self.field_name} is {_shown(data)}, must be a list of keys.")
+        return data
+
+
+class Expected(_Strict):
+    """When the buckets of a metric end: an object with every_s, cron, or every; what is in it is the domain's to refuse."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        described = {
+            "every_s": {"type": "integer"}, "cron": {"type": "string"}, "every": {"type": "string", "enum": list(WORDS)},
+            "at": {"type": "string"}, "on": {"oneOf": [{"type": "string"}, {"type": "integer"}]}, "timezone": {"type": "string"},
+        }  # fmt: skip
+        set_override(self, "field", {"type": "object", "properties": described, "additionalProperties": False})
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        if not isinstance(data, dict):
+            self.refuse(f'{self.field_name} is {_shown(data)}, must be an object such as {{"every_s": 3600}}.')
+        return data
+
+
 def _shown(data: object) -> str:
     return msgspec.json.encode(data).decode()[:60]
 
@@ -183,9 +216,16 @@ class MetricFields(serializers.Serializer[Any]):
     direction = Choice(DIRECTIONS, required=False, allow_null=True)
     temporality = Choice(TEMPORALITIES, required=False)
     expected_every_s = Whole(required=False)
+    expected = Expected(required=False)
     freshness_target_s = Whole(required=False)
     counts_assignment = Truth(required=False)
     definition = Text(required=False, allow_blank=True)
+
+
+class MetricChange(MetricFields):
+    """`expected_from`: from when on the schedule holds, null: always. Left out it holds from now on."""
+
+    expected_from = Timestamp(required=False, allow_null=True)
 
 
 class MetricIn(MetricFields):
@@ -221,6 +261,7 @@ class TargetKpiIn(serializers.Serializer[Any]):
     max_harm = Number(required=False, allow_null=True)
     baseline = BaselineIn(required=False, allow_null=True)
     target = TargetIn(required=False, allow_null=True)
+    sparse = Truth(required=False)
 
     def to_internal_value(self, data: Any) -> NewKpi:
         if isinstance(data, str):
@@ -336,6 +377,29 @@ class WebhookIn(serializers.Serializer[Any]):
 
 
 # Sources ----------------------------------------------------------------------------------------------------------------
+
+
+class OutageChange(serializers.Serializer[Any]):
+    """What PATCH may change of an outage."""
+
+    metrics = Texts(required=False)
+    sources = Texts(required=False)
+    reason = Text(required=False, max_length=500)
+
+    def get_fields(self) -> dict[str, Any]:
+        """With `from` and `to`, the first of which is no name in Python."""
+        return {"from": Timestamp(required=self.needed), "to": Timestamp(required=self.needed), **super().get_fields()}
+
+    needed = False
+
+
+class OutageIn(OutageChange):
+    """A stretch of time, both ends included, in which these metrics, or all that these sources feed, are not expected."""
+
+    reason = Text(max_length=500)
+    team = Text(required=False, max_length=200)
+
+    needed = True
 
 
 class SourceIn(serializers.Serializer[Any]):

@@ -4,11 +4,14 @@ A folder holds `database.dump` (pg_dump's custom format), `manifest.json` (a cou
 audit's seals) and `audit-head.jsonl` as the home folder has it. Restoring compares the restored database with all of that.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -23,6 +26,7 @@ from decisioning.access import restored
 from decisioning.ledger.seals import read_anchor
 
 DUMP, MANIFEST, HEADS = "database.dump", "manifest.json", "audit-head.jsonl"
+ENCRYPTED = ".encrypted"
 type Say = Callable[[str], None]
 
 
@@ -77,6 +81,47 @@ def back_up(url: str, folder: Path, *, heads: Path, binaries: Path | None, say: 
     manifest["dump_sha256"] = _sha256(folder / DUMP)
     _write(folder / MANIFEST, json.dumps(manifest, indent=1))
     return manifest
+
+
+def seal_up(folder: Path, command: str, *, say: Say) -> None:
+    """Have a program of the operator's (age, gpg) encrypt every file of a backup; the plain ones go. Raises NotProved.
+
+    command: as in a shell without one: it reads the plain file on stdin and writes the other on stdout.
+    """
+    for file in sorted(folder.iterdir()):
+        say(f"Encrypting {file.name}")
+        _through(command, file, file.with_name(file.name + ENCRYPTED))
+        file.unlink()
+
+
+@contextlib.contextmanager
+def opened(folder: Path, command: str, *, say: Say) -> Iterator[Path]:
+    """The plain files of a backup that was sealed up, in a private folder beside it that goes with the block. Raises NotProved."""
+    if not command:
+        raise NotProved("It is encrypted. Say with --decrypt by which command it is opened.")
+    with tempfile.TemporaryDirectory(prefix=".opened-", dir=folder.parent) as made:
+        for file in sorted(folder.glob(f"*{ENCRYPTED}")):
+            say(f"Decrypting {file.name}")
+            _through(command, file, Path(made) / file.name.removesuffix(ENCRYPTED))
+        yield Path(made)
+
+
+def is_sealed_up(folder: Path) -> bool:
+    """Whether it was encrypted."""
+    return (folder / f"{MANIFEST}{ENCRYPTED}").exists()
+
+
+def _through(command: str, source: Path, target: Path) -> None:
+    with source.open("rb") as plain, open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as sealed:
+        try:
+            done = subprocess.run(shlex.split(command), stdin=plain, stdout=sealed, stderr=subprocess.PIPE, check=False)  # noqa: S603
+        except (OSError, ValueError) as error:
+            target.unlink()
+            raise NotProved(f"{command.split(' ')[0]} could not be run: {error}") from error
+    if done.returncode or not target.stat().st_size:
+        target.unlink()
+        said = done.stderr.decode(errors="replace").strip()[-300:]
+        raise NotProved(f"{command.split(' ')[0]} ended with {done.returncode} on {source.name}: {said}")
 
 
 def restore(folder: Path, url: str, *, binaries: Path | None, say: Say, live: bool = False) -> dict[str, Any]:

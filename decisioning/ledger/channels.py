@@ -14,13 +14,13 @@ from django.utils.crypto import salted_hmac
 
 from decisioning.access import outbound
 from decisioning.access.models import Team
+from decisioning.access.quotas import refuse_one_more
 from decisioning.ledger.models import Channel, Delivery
 from decisioning.ledger.outbox import EVENTS, publish
 from decisioning.refusals import Fault, Refused
 
 TEST = "webhook.test"
 """The type of the message that only tries a channel out: sent to it alone, once, also while the channel is off."""
-MOST = 50
 _SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
 
 
@@ -33,7 +33,7 @@ def open_channel(
 ) -> tuple[Channel, str]:
     """A new channel and the secret that signs its messages ("" for one that is no webhook), which is shown once.
 
-    kind: by default what the address says. Raises ChannelRefused: `webhook_blocked`, `invalid`, `email_off`, `too_many_webhooks`.
+    kind: by default what the address says. Raises ChannelRefused: `webhook_blocked`, `invalid`, `email_off`; QuotaExceeded: `too_many_webhooks`.
     """
     url, kind = url.strip(), kind or kind_of(url.strip())
     unknown = [event for event in events if event not in EVENTS]
@@ -41,9 +41,7 @@ def open_channel(
         detail = f"There is no event {unknown[0]!r}." if unknown else "Name at least one event."
         raise ChannelRefused.of(Fault("/events", "invalid", f"{detail} Choose from {', '.join(EVENTS)}."))
     host = _email_host(url) if kind == Channel.Kind.EMAIL else _web_host(url)
-    if Channel.objects.filter(team=team).count() >= MOST:
-        message = f"{team.key} has {MOST} webhooks, which is the most a team may have. Delete one first."
-        raise ChannelRefused("too_many_webhooks", message, status=409)
+    refuse_one_more(team, "webhooks", has=Channel.objects.filter(team=team).count())
     channel = Channel.objects.create(
         team=team,
         kind=kind,

@@ -20,18 +20,18 @@ class DueCounts:
 
     def closed(self, spec: SeriesSpec, slot: int) -> int:
         """Those that are overdue at a slot."""
-        grid = spec.every, spec.overdue_after, slot
-        found = self.known.get(grid)
+        asked = id(spec.dues), spec.overdue_after, slot
+        found = self.known.get(asked)
         if found is None:
-            found = self.known[grid] = spec.dues.count(self.compiled.overdue(spec, slot))
+            found = self.known[asked] = spec.dues.count(self.compiled.overdue(spec, slot))
         return found
 
     def final(self, spec: SeriesSpec, horizon: int) -> int:
         """Those that no row after a horizon can answer any more."""
-        grid = spec.every, -1, horizon
-        found = self.known.get(grid)
+        asked = id(spec.dues), -1, horizon
+        found = self.known.get(asked)
         if found is None:
-            found = self.known[grid] = spec.dues.count(horizon - spec.every // 2)
+            found = self.known[asked] = spec.dues.final(horizon)
         return found
 
 
@@ -48,12 +48,14 @@ class Buckets:
         self.spec, self.progress = spec, series_progress = reader.spec, reader.progress
         self.dues, places, ts = spec.dues, reader.news_places, reader.news_ts
         before, settled, every = series_progress.news_before, series_progress.filled, spec.every
-        self.is_late = before is not None and before % every > 0 and before > spec.schedule.answered(before)
+        self.is_late = (
+            before is not None and (not every or before % every > 0) and before > spec.schedule.answered(before)
+        )
         """Rows are stamped after the instants they answer."""
         if places is not ts:
             self.is_late = self.is_late or any(at > spec.schedule.answered(at) for at in ts)
         self.since: Sequence[int] = ts
-        if places is ts and not self.dues.pauses:
+        if every and places is ts and not self.dues.without:
             behind = self.dues.start + every
             if len(ts) >= MANY:
                 self.answered: list[int] = ((reader.news_array - behind) // every).tolist()
@@ -80,19 +82,30 @@ class Buckets:
 
     def closed(self, slot: int) -> int:
         """How many due instants are overdue at a slot."""
-        closed = self.counts.closed(self.spec, slot)
-        if self.is_late:
-            newest = self.reader.newest(self.compiled.horizon(slot))
-            due = None if newest is None else self.spec.schedule.answered(newest)
-            if newest is not None and due is not None and newest > due:
-                limit = self.compiled.overdue(self.spec, slot)
-                return self.dues.count(max(min(due, limit), limit - (newest - due)))
-        return closed
+        return self.dues.count(self._reached(slot)) if self.is_late else self.counts.closed(self.spec, slot)
+
+    def _reached(self, slot: int) -> int:
+        """The instant up to which due instants are overdue at a slot."""
+        limit = self.compiled.overdue(self.spec, slot)
+        newest = self.reader.newest(self.compiled.horizon(slot)) if self.is_late else None
+        if newest is None:
+            return limit
+        return max(min(self.spec.schedule.answered(newest), limit), limit - self.dues.behind(newest))
+
+    def _first(self, slot: int, closed: int) -> int:
+        """How many of those that are overdue at a slot lie before the last min_days."""
+        if self.spec.every:
+            return max(0, closed - self.spec.window) if self.spec.window else 0
+        return self._left_behind(self._reached(slot), closed)
+
+    def _left_behind(self, reached: int, closed: int) -> int:
+        """Of a calendar: as much running time as min_days, and one bucket at least. Never less at a later instant."""
+        return min(self.dues.since(reached, self.spec.min_age), max(0, closed - 1)) if self.spec.min_age else 0
 
     def at(self, slot: int) -> tuple[int, int]:
         """(observed, expected) buckets over the last min_days whole days."""
         closed, settled, gaps = self.closed(slot), self.progress.filled, self.progress.gaps
-        first = max(0, closed - self.spec.window) if self.spec.window else 0
+        first = self._first(slot, closed)
         missing = bisect_left(gaps, closed) - bisect_left(gaps, first) if gaps else 0
         if closed > settled:
             begin = max(first, settled)
@@ -118,7 +131,18 @@ class Buckets:
             for number in range(first + 1, max(first, last) + 2)
             if (due := self.dues.at(number)) is not None
         ]
+        if not self.spec.every and self.spec.min_age:
+            overdue = sorted([*overdue, *self._leavings(after, first, to, last)])
         return [*overdue, *self._awaited(overdue)] if self.is_late else overdue
+
+    def _leavings(self, after: int, first: int, to: int, last: int) -> Iterable[int]:
+        """Of a calendar: when due instants come to lie before the last min_days; the next at least."""
+        clock, gone = self.compiled.clock, self._first(after, first)
+        for number in range(gone + 1, max(gone, self._first(to, last)) + 2):
+            due = self.dues.at(number)
+            left = None if due is None else clock.wall(clock.running(due) + self.spec.min_age)
+            if left is not None:
+                yield left + self.spec.overdue_after
 
     def _awaited(self, overdue: Sequence[int]) -> Iterable[int]:
         """When rows that are stamped late close, and due instants that wait for such rows."""
@@ -134,7 +158,7 @@ class Buckets:
             ):
                 newest += 1
             if stamps:
-                yield instant + max(0, stamps[newest] - schedule.answered(stamps[newest]))
+                yield instant + self.dues.behind(stamps[newest])
 
     def settled(self, slot: int, horizon: int) -> tuple[list[int], int, int]:
         """(positions of those that stay unanswered and may still count, how many are settled, the last of these) once a slot is judged."""
@@ -149,10 +173,18 @@ class Buckets:
             filled = final
         while position < len(answered) and answered[position] == filled and self.since[position] <= horizon:
             position, filled = position + 1, filled + 1
-        if gaps and self.spec.window:
-            first = self.closed(slot) - self.spec.window - 1
+        if gaps and (self.spec.window or not self.spec.every):
+            first = self._first_ever(slot, horizon)
             gaps = [number for number in gaps if number >= first]
         return gaps, filled, self.dues.at(filled) or self.progress.filled_to
+
+    def _first_ever(self, slot: int, horizon: int) -> int:
+        """No later slot looks further back."""
+        if self.spec.every:
+            return self.closed(slot) - self.spec.window - 1
+        limit, newest = self.compiled.overdue(self.spec, slot), self.reader.newest(horizon)
+        reached = min(limit, self.dues.start if newest is None else self.spec.schedule.answered(newest))
+        return self._left_behind(reached, self.dues.count(reached))
 
 
 def steady(reader: SeriesReader, horizon: int, to: int) -> tuple[list[int], int, int] | None:
@@ -160,6 +192,8 @@ def steady(reader: SeriesReader, horizon: int, to: int) -> tuple[list[int], int,
     nothing is missing; else None."""
     series_progress, spec, stamps = reader.progress, reader.spec, reader.news_ts
     if series_progress.gaps or reader.news_places is not stamps or reader.is_long:
+        return None
+    if not spec.every or spec.dues.without:
         return None
     every, filled = spec.every, series_progress.filled
     due = series_progress.filled_to + every

@@ -14,10 +14,11 @@ from msgspec.structs import replace
 
 from gates.engine.compiled import REVISION, CompiledPlan, compile_plan
 from gates.engine.facts import Observations
-from gates.engine.plan import Plan
+from gates.engine.plan import Kpi, Plan
 from gates.engine.policy import Policy
 from gates.engine.reader import SeriesProgress
 from gates.engine.series import SeriesKey
+from gates.engine.sparse import needs_goal_after
 from gates.engine.state import ExperimentState
 
 FORMAT = 6
@@ -145,6 +146,9 @@ class CheckpointOutdated(ValueError):
 def checkpoint_of(compiled: CompiledPlan, body: Body, slot: int, older: tuple[OlderCheckpoint, ...]) -> Checkpoint:
     is_known = slot >= compiled.plan.created_at
     bases = [series_progress.base if is_known else compiled.plan.started_at for series_progress in body.progress.series]
+    for spec, series_progress in zip(compiled.specs, body.progress.series, strict=True):
+        if (goal := spec.sparse_beside) is not None:
+            bases[goal] = min(bases[goal], needs_goal_after(spec, compiled.specs[goal], series_progress))
     return Checkpoint(
         slot=slot,
         fingerprint=fingerprint_of(compiled, slot),
@@ -184,11 +188,21 @@ def fingerprint_of(compiled: CompiledPlan, slot: int) -> str:
             ended_at=_known_by(plan.ended_at, slot),
             pauses=tuple((begin, _known_by(end, slot)) for begin, end in plan.pauses if begin < slot),
             answers=tuple(answer for answer in plan.answers if answer.at <= slot),
+            kpis=tuple(_with_outages_by(kpi, slot) for kpi in plan.kpis),
         )
         compiled.fingerprints[turn] = hashlib.sha256(
             msgspec.json.encode([FORMAT, REVISION, policy, happened])
         ).hexdigest()[:16]
     return compiled.fingerprints[turn]
+
+
+def _with_outages_by(kpi: Kpi, slot: int) -> Kpi:
+    """A KPI with what had happened of its outages; of one that goes on it does not matter how long."""
+    if not kpi.outages:
+        return kpi
+    return replace(
+        kpi, outages=tuple((begin, _known_by(end, slot) or -1) for begin, end in kpi.outages if begin <= slot)
+    )
 
 
 def _known_by(instant: int | None, slot: int) -> int | None:

@@ -77,6 +77,8 @@ class ComparedMetrics:
                     return {}
                 upto = np.searchsorted(reader.places_array, common, side="right")
                 columns[variant] = tuple(column[upto] for column in rows.columns)
+                if (columns[variant][0] == 0).any():  # nothing of this arm is there yet, which is not no units
+                    return {}
                 arrived = np.maximum(arrived, rows.arrived[upto])
                 if len(reader.ts):
                     newest_read = np.maximum(upto - 1, 0)

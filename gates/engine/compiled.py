@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from experiments.schedule import Grid, Schedule
+from experiments.schedule import Part, Schedule, schedule_of
 from gates.engine.facts import Unreadable
 from gates.engine.plan import DAY, SECOND, Answer, Clock, Dues, Kpi, Plan
 from gates.engine.policy import Gate, Policy, counting, derive
@@ -48,8 +48,10 @@ class Watch(NamedTuple):
 class SeriesSpec(NamedTuple):
     """One series and what it is read for.
 
-    schedule, every: when its buckets are due. allowed: how old its watermark may be. dues, lag: the due instants that are expected,
-    and how long after one a bucket is overdue. window: over how many buckets density looks, 0: all. counted: the density of its buckets is judged. at_horizon, at_present: a watch
+    schedule, every: when its buckets are due, and how far apart where that never changes, else 0. tolerated: the least age its watermark
+    may have, `tolerance` says how old one may be. dues, overdue_after: the due instants that are expected, and how long after one a bucket
+    is overdue. window: over how many buckets density looks, 0: all; of a calendar over those of min_age. counted: the density of its
+    buckets is judged. sparse_beside: place of the series whose rows tell that nothing happened. at_horizon, at_present: a watch
     reads it up to there. targets: positions of the targets that read it. unsupported_because: why no goal or guard can judge it, whatever its
     rows; None when one can, and such plans are refused.
     """
@@ -62,10 +64,11 @@ class SeriesSpec(NamedTuple):
     cumulative: bool
     schedule: Schedule
     every: int
-    allowed: int
+    tolerated: int
     dues: Dues
     overdue_after: int
     window: int
+    min_age: int
     counted: bool
     compared: bool
     splits: bool
@@ -73,6 +76,12 @@ class SeriesSpec(NamedTuple):
     at_present: bool
     targets: tuple[int, ...]
     unsupported_because: Unreadable | None
+    sparse_beside: int | None
+
+    def tolerance(self, watermark: int | None) -> int:
+        """How long after a watermark, in running time, its series is fresh; None, and one from before the start: after the start."""
+        is_row = watermark is not None and watermark > self.dues.clock.started_at
+        return self.dues.wait(watermark if is_row else None) + self.kpi.freshness_target_s * SECOND
 
 
 class CompiledPlan:
@@ -125,6 +134,7 @@ class CompiledPlan:
         self.created = self.slot_at(plan.created_at)
         self.plan_changes = self._plan_changes()
         self.scheduled_slots = self._scheduled_slots()
+        self._dues: dict[tuple[tuple[Part, ...] | int, tuple[tuple[int, int], ...]], Dues] = {}
         self.specs = tuple(self._spec(metric, variant) for metric, variant in self.series)
         self.visibility_lags = {metric: self._visibility_lag(kpi) for metric, kpi in self.kpis.items()}
         self.no_lags = dict.fromkeys(self.kpis, 0)
@@ -227,7 +237,8 @@ class CompiledPlan:
         kpi = self.kpis[metric]
         cumulative = kpi.temporality == "cumulative"
         watches = [watch for watch in self.watches if watch.gate.metric == metric]
-        schedule = Grid(kpi.expected_every_s * SECOND)
+        dues = self._dues_of(kpi)
+        schedule = dues.schedule
         return SeriesSpec(
             name=f"{metric}/{variant}",
             metric=metric,
@@ -236,10 +247,11 @@ class CompiledPlan:
             cumulative=cumulative,
             schedule=schedule,
             every=schedule.every,
-            allowed=(kpi.expected_every_s + kpi.freshness_target_s) * SECOND,
-            dues=Dues(schedule, self.clock),
+            tolerated=schedule.every + kpi.freshness_target_s * SECOND,
+            dues=dues,
             overdue_after=max(self.closed_after, kpi.freshness_target_s * SECOND),
             window=self.policy.min_days * 86_400 // kpi.expected_every_s,
+            min_age=self.min_age,
             counted=self.density is not None and not cumulative,
             compared=metric in self.compared,
             splits=metric in self.counting,
@@ -247,7 +259,15 @@ class CompiledPlan:
             at_present=any(not watch.closed for watch in watches),
             targets=tuple(t for t, gate in enumerate(self.targets) if gate.metric == metric),
             unsupported_because=_unsupported_because(kpi),
+            sparse_beside=self.series_index.get(f"{kpi.sparse_beside}/{variant}"),
         )
+
+    def _dues_of(self, kpi: Kpi) -> Dues:
+        """The same object for all series that are due at the same instants."""
+        of = kpi.expected or kpi.expected_every_s, kpi.outages
+        if of not in self._dues:
+            self._dues[of] = Dues(schedule_of(kpi.expected, kpi.expected_every_s), self.clock, kpi.outages)
+        return self._dues[of]
 
     def _visibility_lag(self, kpi: Kpi) -> int:
         """How far behind a slot the newest instant judged for a metric lies."""
@@ -274,6 +294,8 @@ class CompiledPlan:
         ]
         for begin, end in plan.pauses:
             plan_changes += [begin + 1, end]
+        for kpi in plan.kpis:
+            plan_changes += [instant for outage in kpi.outages for instant in outage]
         return sorted(turn for turn in plan_changes if turn is not None)
 
     def _dropped(self) -> dict[str, int]:

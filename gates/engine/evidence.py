@@ -103,6 +103,17 @@ def canonical_bytes(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def step_bytes(step: SlotFacts) -> bytes:
+    """One step as evidence holds it, so that it is made once for all the evidence it is in."""
+    return canonical_bytes(msgspec.to_builtins(step))
+
+
+def bytes_with(steps: bytes, policy: Policy, plan: Plan, detail: SlotSnapshot, evaluation: Evaluation) -> bytes:
+    """`canonical_bytes` of `assemble`, its steps made already: `step_bytes` of each, with commas between them."""
+    without = canonical_bytes(assemble(policy, plan, [], detail, evaluation))
+    return b"".join((without.removesuffix(b"]}"), steps, b"]}"))  # steps come last in the order of keys
+
+
 def digest(document: bytes) -> str:
     """`sha256:<hex>` of canonical bytes.
 

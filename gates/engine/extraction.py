@@ -13,13 +13,14 @@ from msgspec.structs import replace
 from gates.engine.buckets import Buckets, DueCounts, steady
 from gates.engine.checkpoint import Progress
 from gates.engine.compared import NO_END, ComparedMetrics
-from gates.engine.compiled import CompiledPlan, Watch
+from gates.engine.compiled import CompiledPlan, SeriesSpec, Watch
 from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot
 from gates.engine.measuring import NEAR
 from gates.engine.plan import DAY
 from gates.engine.policy import Gate
-from gates.engine.reader import MANY, NEVER, SeriesReader
-from gates.engine.series import EMPTY, Rows
+from gates.engine.reader import MANY, NEVER, SeriesProgress, SeriesReader
+from gates.engine.series import EMPTY, Rows, SeriesKey
+from gates.engine.sparse import completed
 from gates.engine.state import FRESH
 from gates.engine.statistics.srm import srm_log_e_at_most
 from gates.engine.tracks import MetricTrack
@@ -59,7 +60,7 @@ class FactExtractor:
         self.arms = compiled.arms(after if to == NO_END else to)
         self.watched, self.verdicts = list(progress.watched), list(progress.watch_verdicts)
         self.readers = [
-            SeriesReader(spec, rows.get(key, EMPTY), series_progress, to)
+            _reader(compiled, key, spec, rows, series_progress, to)
             for key, spec, series_progress in zip(compiled.series, compiled.specs, progress.series, strict=True)
         ]
         self.read = self.readers
@@ -244,13 +245,29 @@ class FactExtractor:
             days[day_of] = (weight + add, total + add * (value or 0.0), good and value is not None)
             series_progress.arrived = max(series_progress.arrived, reader.received[i])
         self.progress.target_through[t] = max(self.progress.target_through[t], horizon)
-        for old in [day for day in days if int(day) < closed - gate.days]:
+        wanted = self._days_expected(reader.spec, days, closed, gate.days)
+        for old in [day for day in days if int(day) < (wanted[0] if wanted else 0)]:
             del days[old]
         values = []
-        for day in range(max(0, closed - gate.days), closed):
+        for day in wanted:
             weight, total, good = days.get(str(day), (0.0, 0.0, False))
             values.append((day, total / weight if good and weight else None))
         return Days(at=newest, closed=tuple(values), arrived=series_progress.arrived)
+
+    def _days_expected(self, spec: SeriesSpec, days: Mapping[str, Any], closed: int, most: int) -> Sequence[int]:
+        """The last closed days, oldest first; of a calendar those in which something was due or came."""
+        if spec.every and not spec.dues.outages:
+            return range(max(0, closed - most), closed)
+        found: list[int] = []
+        for day in range(closed - 1, -1, -1):
+            begins, ends = self.compiled.clock.wall(day * DAY), self.compiled.clock.wall((day + 1) * DAY)
+            if begins is None or ends is None:
+                continue
+            if str(day) in days or spec.dues.count(ends) > spec.dues.count(begins):
+                found.append(day)
+                if len(found) == most:
+                    break
+        return found[::-1]
 
     def _freshness(self) -> None:
         compiled = self.compiled
@@ -260,7 +277,7 @@ class FactExtractor:
                 continue
             known = self.watermarks[spec.name]
             newest, status = known.newest, series_progress.status
-            if status == FRESH and not known.late and newest is not None and self.to - newest <= spec.allowed:
+            if status == FRESH and not known.late and newest is not None and self.to - newest <= spec.tolerated:
                 continue
             interesting = {self.after + compiled.slot_us, *known.onset(newest)}
             for k, before in known.late:
@@ -384,6 +401,17 @@ class FactExtractor:
                     self._record(slot, "split", metric, units)
                     self.progress.alarmed = sorted([*self.progress.alarmed, metric])
                     break
+
+
+def _reader(
+    compiled: CompiledPlan, key: SeriesKey, spec: SeriesSpec, rows: Rows, progress: SeriesProgress, to: int
+) -> SeriesReader:
+    series = rows.get(key, EMPTY)
+    if spec.sparse_beside is None:
+        return SeriesReader(spec, series, progress, to)
+    beside, goal = compiled.specs[spec.sparse_beside], rows.get(compiled.series[spec.sparse_beside], EMPTY)
+    told = completed(compiled, spec, series, beside, goal, progress)
+    return SeriesReader(spec, told.series, progress, to, told.seen)
 
 
 def _suspicious(compiled: CompiledPlan, of: Mapping[str, SeriesReader], floor: int, to: int) -> Iterable[int]:

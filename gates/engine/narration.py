@@ -241,14 +241,24 @@ def _restated(r: Told, _: Reader) -> str:
 
 
 def _due(r: Told) -> str:
-    return f"due every {span(r['expected_every_s'])}, allowed {span(r['freshness_target_s'])} more"
+    expected = r.get("expected") or f"every {span(r['expected_every_s'])}"
+    return f"due {expected}, allowed {span(r['freshness_target_s'])} more"
 
 
 def _stale(r: Told, by: Reader) -> str:
     last = f", last refreshed {r['last_refresh_at']}" if r["last_refresh_at"] else ""
     return (
         f"{r['metric']} of {r['variant']} is stale: nothing new since its row of {r['watermark']}{by.age(r['watermark'])}{last} "
-        f"({_due(r)})."
+        f"({_due(r)}).{_may_be_quiet(r)}"
+    )
+
+
+def _may_be_quiet(r: Told) -> str:
+    if not r.get("may_be_quiet"):
+        return ""
+    return (
+        " If nothing happened in that time, say so: send rows with value 0 and n above 0, leave those hours out of its schedule, "
+        "or mark it sparse."
     )
 
 
@@ -289,7 +299,7 @@ def _noisy(r: Told, by: Reader) -> str:
 
 def _buckets(r: Told, _: Reader) -> str:
     arrived = f"{r['observed']:,} of {r['expected']:,} expected buckets of {r['metric']} of {r['variant']} have arrived"
-    return f"{arrived} ({100 * r['observed'] / r['expected']:.3g}%; {100 * (r['at_least'] or 0):g}% is needed)."
+    return f"{arrived} ({100 * r['observed'] / r['expected']:.3g}%; {100 * (r['at_least'] or 0):g}% is needed).{_may_be_quiet(r)}"
 
 
 def _target_measured(r: Told, by: Reader) -> str:

@@ -7,11 +7,12 @@ Every instant in the engine is an integer: microseconds since 1970-01-01T00:00:0
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from experiments.schedule import Schedule
+from experiments.schedule import Part, Schedule
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -52,7 +53,9 @@ class Kpi(msgspec.Struct, frozen=True, omit_defaults=True):
     """One target KPI: its metric's definition and the part it plays here.
 
     `minimum_effect` and `max_harm` are fractions of the control for a relative effect, in the KPI's unit for a difference.
-    `counts_assignment`: n counts assigned units, so the sample ratio is checked on it.
+    `counts_assignment`: n counts assigned units, so the sample ratio is checked on it. `expected`: when its buckets are due, one schedule
+    after the other; empty: every `expected_every_s` from the epoch. `outages`: (from, to), both included, in which none is expected.
+    `sparse_beside`: where a row of that goal came and none of its own, nothing happened.
     """
 
     metric: str
@@ -69,6 +72,9 @@ class Kpi(msgspec.Struct, frozen=True, omit_defaults=True):
     baseline: Baseline | None = None
     unit: str = ""
     name: str = ""
+    expected: tuple[Part, ...] = ()
+    outages: tuple[tuple[int, int], ...] = ()
+    sparse_beside: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -176,23 +182,29 @@ class Clock:
 
 class Dues:
     """The due instants of one feed that are expected of an experiment: those after the one that a row of its start would answer,
-    without those in a pause. Counted from 1.
+    without those in a pause or an outage. Counted from 1.
+
+    without: (from, to] of pauses and outages together, in order, apart from each other; to None: a pause that goes on.
     """
 
-    def __init__(self, schedule: Schedule, clock: Clock) -> None:
-        self.schedule, self.pauses = schedule, clock.pauses
+    def __init__(self, schedule: Schedule, clock: Clock, outages: Sequence[tuple[int, int]] = ()) -> None:
+        self.schedule, self.clock = schedule, clock
+        self.outages = _joined([(begin - 1, end) for begin, end in outages])
+        self.without = _joined([*clock.pauses, *self.outages]) if self.outages else clock.pauses
         self.start = schedule.answered(clock.started_at)
 
     def count(self, upto: int) -> int:
         """How many are due up to an instant.
 
-        >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=(), pauses=((30, 50),)))
         >>> from experiments.schedule import Grid
+        >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=(), pauses=((30, 50),)))
         >>> [Dues(Grid(10), clock).count(t) for t in (19, 20, 30, 40, 50, 60)]
         [0, 1, 2, 2, 2, 3]
+        >>> [Dues(Grid(10), clock, [(20, 30)]).count(t) for t in (20, 30, 50, 60)]
+        [0, 0, 0, 1]
         """
         due = self.schedule.count(self.start, upto)
-        for begin, end in self.pauses:
+        for begin, end in self.without:
             if upto <= begin:
                 break
             due -= self.schedule.count(max(begin, self.start), upto if end is None or upto < end else end)
@@ -201,13 +213,13 @@ class Dues:
     def at(self, n: int) -> int | None:
         """The n-th; None when a pause without end comes before.
 
-        >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=(), pauses=((30, 50),)))
         >>> from experiments.schedule import Grid
+        >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=(), pauses=((30, 50),)))
         >>> [Dues(Grid(10), clock).at(n) for n in (0, 1, 2, 3)]
         [10, 20, 30, 60]
         """
         due = self.schedule.nth(self.start, n)
-        for begin, end in self.pauses:
+        for begin, end in self.without:
             if due <= begin:
                 break
             if end is None:
@@ -217,7 +229,72 @@ class Dues:
 
     def expects(self, due: int) -> bool:
         """Whether a due instant is one of them."""
-        return due > self.start and not any(a < due and (b is None or due <= b) for a, b in self.pauses)
+        return due > self.start and not any(a < due and (b is None or due <= b) for a, b in self.without)
+
+    def final(self, horizon: int) -> int:
+        """How many of them no row after a horizon can answer."""
+        if every := self.schedule.every:
+            return self.count(horizon - every // 2)
+        return self.count(self.schedule.answered(horizon + 1) - 1)
+
+    def behind(self, ts: int) -> int:
+        """How much longer the next row is awaited because this one is stamped after the instant it answers."""
+        answered = self.schedule.answered(ts)
+        if ts <= answered or self.schedule.every:
+            return max(0, ts - answered)
+        due = self._after(answered)
+        return min(ts - answered, self._after(due) - due)
+
+    def wait(self, ts: int | None) -> int:
+        """How long after a row, or after the start (None), the next one is awaited, in running time.
+
+        >>> from experiments.schedule import Grid
+        >>> clock = Clock(Plan(started_at=12, created_at=0, variants=(), kpis=()))
+        >>> [Dues(Grid(10), clock, [(25, 39)]).wait(ts) for ts in (None, 21, 29, 40)]
+        [10, 19, 11, 10]
+        """
+        every = self.schedule.every
+        if every and not self.outages:
+            return every
+        since = self.clock.started_at if ts is None else ts
+        answered = self.schedule.answered(since)
+        due = self._after(answered)
+        is_next = due == self.schedule.after(answered)
+        if every:
+            return every if is_next and not self._is_out(answered) else max(every, due - since)
+        return due - since + (self.behind(ts) if ts is not None and is_next else 0)
+
+    def since(self, upto: int, age: int) -> int:
+        """How many are due by the instant `age` of running time before another one: those a window of that width leaves behind."""
+        since = self.clock.wall(max(0, self.clock.running(upto) - age))
+        return 0 if since is None else self.count(since)
+
+    def _after(self, instant: int) -> int:
+        """The first after an instant that is in no outage; a pause moves clocks, not what is due."""
+        due = self.schedule.after(instant)
+        for begin, end in self.outages:
+            if begin < due and end is not None and due <= end:
+                due = self.schedule.after(end)
+        return due
+
+    def _is_out(self, due: int) -> bool:
+        return any(begin < due and end is not None and due <= end for begin, end in self.outages)
+
+
+def _joined(stretches: Sequence[tuple[int, int | None]]) -> tuple[tuple[int, int | None], ...]:
+    """Stretches (from, to] in order, those that meet as one.
+
+    >>> _joined([(5, 9), (1, 3), (8, None), (2, 4)])
+    ((1, 4), (5, None))
+    """
+    found: list[tuple[int, int | None]] = []
+    for begin, end in sorted(stretches, key=lambda stretch: stretch[0]):
+        if found and (found[-1][1] is None or begin <= found[-1][1]):
+            last = found[-1][1]
+            found[-1] = found[-1][0], None if last is None or end is None else max(last, end)
+        else:
+            found.append((begin, end))
+    return tuple(found)
 
 
 def to_us(instant: dt.datetime) -> int:

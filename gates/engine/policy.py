@@ -260,6 +260,25 @@ _WHOLE = {
     "snooze_days": 0,
 }
 _REAL = {"alpha", "max_relative_se", "planned_units"}
+_DAY_S, _DAYS = 86_400, 3_650
+_RANGE: Mapping[str, tuple[float, float]] = {
+    "slot_s": (1, _DAY_S),
+    "look_s": (1, 31 * _DAY_S),
+    "closed_after_s": (0, 31 * _DAY_S),
+    "persist": (1, 1_000),
+    "min_days": (0, _DAYS),
+    "max_days": (1, _DAYS),
+    "snooze_days": (0, _DAYS),
+    "min_units": (2, 10**15),
+    "planned_units": (1e-9, 10**15),
+    "max_relative_se": (1e-9, 1e9),
+    "alpha": (1e-12, 0.5),
+    "times": (1, 1_000),
+    "days": (1, _DAYS),
+}
+"""What is beyond is a slip, and some of it nothing can be computed with."""
+_LARGEST, _SMALLEST = 1e100, 1e-100
+MOST_GATES, MOST_NAME = 100, 200
 _CHOICE = {
     "require": ("all", "any"),
     "effect": ("relative", "difference"),
@@ -303,6 +322,7 @@ def lint(body: Mapping[str, Any], metrics: Mapping[str, MetricSpec] | None, *, s
         )
     problems += _lint_guards_on_goals([rule for rule in rules if isinstance(rule, Mapping)])
     if not stored:
+        problems += _lint_ranges(body, rules)
         for name, key, value, metric in _fractions_of(body):
             spec = (metrics or {}).get(metric or "")
             problems += _lint_fraction(name, key, value, spec.direction if spec else None)
@@ -434,6 +454,26 @@ def _lint_fields(body: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             None, "grid", f"look_s ({look_s:g}) is no multiple of slot_s ({slot_s:g}). Looks must fall on slots."
         )
+
+
+def _lint_ranges(body: Mapping[str, Any], rules: Sequence[object]) -> Iterator[Problem]:
+    """Numbers of the right kind that nobody means, and more gates or longer names than anybody reads."""
+    named = [(None, body), *((str(rule.get("name"))[:80], rule) for rule in rules if isinstance(rule, Mapping))]
+    for label, numbers in named:
+        at = f"{label}: " if label else ""
+        for key, value in numbers.items():
+            if not _finite(value):
+                continue
+            least, most = _RANGE.get(key, (-_LARGEST, _LARGEST))
+            if value > most or (value < least and key in ("planned_units", "max_relative_se", "alpha") and value > 0):
+                yield Problem(label, "too_large", f"{at}{key} is {value:g}. It must be {least:g} to {most:g}.")
+            elif value < -_LARGEST or (key not in _RANGE and 0 < abs(value) < _SMALLEST):
+                yield Problem(label, "too_large", f"{at}{key} is {value:g}, which nothing can be computed with.")
+    if len(rules) > MOST_GATES:
+        yield Problem(None, "too_large", f"The policy has {len(rules)} gates. At most {MOST_GATES} are taken.")
+    for label, rule in named[1:]:
+        if len(str(rule.get("name"))) > MOST_NAME:
+            yield Problem(label, "too_large", f"{label}...: the name is longer than {MOST_NAME} characters.")
 
 
 def _lint_rule(rule: object, position: int, metrics: Mapping[str, MetricSpec] | None) -> Iterator[Problem]:

@@ -68,10 +68,16 @@ class SeriesProgress(msgspec.Struct, array_like=True):
     dense: bool = False
 
 
-class SeriesReader:
-    """The unread rows of one series within a range of slots, and which of them are news."""
+type Seen = tuple[Sequence[int], Sequence[int]]
+"""(ts, first arrival) of what keeps a series fresh, in order, each ts once."""
 
-    def __init__(self, spec: SeriesSpec, series: Series, progress: SeriesProgress, to: int) -> None:
+
+class SeriesReader:
+    """The unread rows of one series within a range of slots, and which of them are news. seen: what keeps it fresh, if not its news alone."""
+
+    def __init__(
+        self, spec: SeriesSpec, series: Series, progress: SeriesProgress, to: int, seen: Seen | None = None
+    ) -> None:
         self.spec, self.kpi, self.series, self.progress = spec, spec.kpi, series, progress
         ts, n, received = series.ts, series.n, series.first_received_at
         self.first, self.end = first, end = bisect_right(ts, progress.base), bisect_right(ts, to)
@@ -82,7 +88,9 @@ class SeriesReader:
         self.places: Sequence[int] = ts
         every = spec.every
         self.is_long = len(ts) >= MANY
-        if self.is_long:
+        if not every:
+            self.places = self._places() if ts else ts
+        elif self.is_long:
             if (self.ts_array % every).any() or progress.place_before >= ts[0]:
                 self.places = self._places()
         elif ts:
@@ -100,6 +108,10 @@ class SeriesReader:
             if len(news) < len(ts):
                 self.news, self.news_ts, self.news_receipts = news, [ts[i] for i in news], [received[i] for i in news]
                 self.news_places = [self.places[i] for i in news] if self.places is not ts else self.news_ts
+        self.seen_ts, self.seen_receipts = self.news_ts, self.news_receipts
+        if seen is not None:
+            first, end = bisect_right(seen[0], progress.base), bisect_right(seen[0], to)
+            self.seen_ts, self.seen_receipts = seen[0][first:end], seen[1][first:end]
         self.position = bisect_right(ts, progress.through)
         self.steady: tuple[list[int], int, int] | None = None
         self._units: list[int | None] | None = None
@@ -113,8 +125,10 @@ class SeriesReader:
             due = schedule.answered(before)
             rank = before - due
         places = []
-        for ts in self.ts:
-            answered = schedule.answered(ts)
+        many: Iterable[int] = map(schedule.answered, self.ts)
+        if self.is_long:
+            many = schedule.answered(self.ts_array).tolist()
+        for answered in many:
             rank = rank + 1 if answered == due else 0
             due = answered
             places.append(due + rank)
@@ -238,6 +252,16 @@ class SeriesReader:
     @cached_property
     def news_array(self) -> Any:
         return self.ts_array if self.news_ts is self.ts else np.array(self.news_ts, dtype=np.int64)
+
+    @cached_property
+    def seen_array(self) -> Any:
+        return self.news_array if self.seen_ts is self.news_ts else np.array(self.seen_ts, dtype=np.int64)
+
+    @cached_property
+    def seen_received(self) -> Any:
+        if self.seen_ts is self.news_ts:
+            return self.news_received
+        return np.array(self.seen_receipts, dtype=np.int64)
 
     @cached_property
     def places_array(self) -> Any:

@@ -7,13 +7,13 @@ reads. Evidence holds reasons and no sentence. What two evaluations differ in is
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gates.engine.compiled import Comparison, CompiledPlan
 from gates.engine.facts import SlotSnapshot, Unreadable
 from gates.engine.forecast import days_left, units_per_day
-from gates.engine.plan import rfc3339
+from gates.engine.plan import Kpi, rfc3339
 from gates.engine.policy import Gate
 from gates.engine.recommendations import experiment_of, recommendation_of, rule_of
 from gates.engine.results import Evaluation, GateState, Reading, Reason, Verdict
@@ -25,6 +25,8 @@ _PROVED = frozenset({"too_small", "wins", "on_target", "harmful", "not_worth_it"
 _COLLECTING = 5
 _WAITING = (_COLLECTING, 9, 10)
 """Rules under which more data may still decide."""
+_SILENT = ("stale", "buckets")
+"""Reasons that a series which stopped after it began gives."""
 _NAMES = ("code", "of", "gate", "metric", "variant", "problem")
 
 
@@ -110,7 +112,7 @@ class _Slot:
                 "log_e": rounded(split_log_e(self.compiled, alarm[metric])),
                 "since": rfc3339(self.state.alarm_at[metric]),
                 "may_not_count_assignment": guards_alone,
-                "as_planned": [(other, self._in_order(units)) for other, units in as_planned.items()],
+                "as_planned": [(m, self._in_order(as_planned[m])) for m in self.compiled.counting if m in as_planned],
             }
             for metric in self.compiled.counting
             if metric in alarm
@@ -167,7 +169,9 @@ class _Slot:
 
     def _due(self, metric: str) -> Reason:
         kpi = self.compiled.kpis[metric]
-        return {"expected_every_s": kpi.expected_every_s, "freshness_target_s": kpi.freshness_target_s}
+        holding = [part.said for part in kpi.expected if part.since is None or part.since <= self.detail.slot]
+        expected = {"expected": holding[-1]} if holding else {}
+        return {"expected_every_s": kpi.expected_every_s, **expected, "freshness_target_s": kpi.freshness_target_s}
 
     def _watched(self, gate: Gate, variant: str) -> Reason:
         observations = self.detail.watched[f"{gate.name}/{variant}"].newest[-gate.times :]
@@ -376,8 +380,20 @@ class _VariantReasons(_Slot):
             lacks = late + _unless_implied(self._unreadable(index, variant), late)
             if variant_state.rule == _COLLECTING or not lacks:
                 lacks += self._lacking(index, variant)
-            found += lacks
+            found += self._with_quiet(lacks)
         return each_once(found)
+
+    def _with_quiet(self, lacks: Sequence[Reason]) -> list[Reason]:
+        """What lacks, saying of guardrails whose rows are missing while the goals' come that perhaps nothing happened."""
+        missing = {reason["metric"] for reason in lacks if reason["code"] in _SILENT}
+        goals = {comparison.kpi.metric for comparison in self.compiled.comparisons if comparison.goal}
+        if not goals or goals & missing:
+            return list(lacks)
+        quiet = {metric for metric in missing if _may_be_sparse(self.compiled.kpis[metric])}
+        return [
+            {**reason, "may_be_quiet": True} if reason["code"] in _SILENT and reason["metric"] in quiet else reason
+            for reason in lacks
+        ]
 
     def _late(self, variant: str) -> list[Reason]:
         compiled, slot = self.compiled, self.detail.slot
@@ -563,6 +579,11 @@ class _GateStates(_Slot):
 
 
 # As it is kept --------------------------------------------------------------------------------------------------------
+
+
+def _may_be_sparse(kpi: Kpi) -> bool:
+    counts = kpi.kind in ("mean", "proportion") and kpi.temporality == "delta"
+    return kpi.role == "guardrail" and counts and not kpi.sparse_beside
 
 
 def each_once[R](reasons: Iterable[R]) -> list[R]:

@@ -205,7 +205,7 @@ def freshness(compiled: CompiledPlan, name: str, watermark: int | None, slot: in
     """FRESH, STALE, MISSING or OVERDUE; pauses do not age a watermark, nor does time after the end."""
     ran = compiled.clock.running(compiled.freshness_instant(slot))
     since = 0 if watermark is None else max(compiled.clock.running(watermark), 0)
-    late = ran - since > compiled.specs[compiled.series_index[name]].allowed
+    late = ran - since > compiled.specs[compiled.series_index[name]].tolerance(watermark)
     if watermark is None:
         return OVERDUE if late else MISSING
     return STALE if late else FRESH

@@ -47,25 +47,25 @@ class Watermarks:
         """The first slot at which a watermark is too old."""
         clock = self.compiled.clock
         ran = 0 if watermark is None else max(clock.running(watermark), 0)
-        late = clock.wall(ran + self.reader.spec.allowed + 1)
+        late = clock.wall(ran + self.reader.spec.tolerance(watermark) + 1)
         return [] if late is None else [self.compiled.slot_at(late)]
 
     def _in_turn(self) -> tuple[list[int], Sequence[int], Sequence[int]] | None:
         """Of a few rows, each known after the one before it; else None."""
-        watermark, watermarks, receipts = self.reader.progress.watermark, self.reader.news_ts, self.reader.news_receipts
+        watermark, watermarks, receipts = self.reader.progress.watermark, self.reader.seen_ts, self.reader.seen_receipts
         if watermark is None or self.after < self.compiled.created or len(watermarks) >= MANY:
             return None
         if watermarks and watermarks[0] <= watermark:
             seen = bisect_right(watermarks, watermark)
             watermarks, receipts = watermarks[seen:], receipts[seen:]
-        width, allowed, newest = self.compiled.slot_us, self.reader.spec.allowed, self.compiled.created
+        width, tolerated, newest = self.compiled.slot_us, self.reader.spec.tolerated, self.compiled.created
         slots: list[int] = []
         late: list[tuple[int, int | None]] = []
         for i, ts in enumerate(watermarks):
             slot = -(-(receipts[i] if receipts[i] > ts else ts) // width) * width
             if slot < newest:
                 return None
-            if slot > watermark + allowed or slot - ts > allowed:
+            if slot > watermark + tolerated or slot - ts > tolerated:
                 late.append((slot, watermark))
             slots.append(slot)
             watermark, newest = ts, slot
@@ -80,14 +80,14 @@ class Watermarks:
         watermark: int | None,
     ) -> tuple[list[int], list[int | None], list[int | None]]:
         """Row by row, in the order in which they were known."""
-        created, allowed = self.compiled.created, self.reader.spec.allowed
+        created, tolerated = self.compiled.created, self.reader.spec.tolerated
         arrivals = sorted(
             (max(self.compiled.slot_at(max(ts, received)), created), ts, received)
-            for ts, received in zip(self.reader.news_ts, self.reader.news_receipts, strict=True)
+            for ts, received in zip(self.reader.seen_ts, self.reader.seen_receipts, strict=True)
         )
         for slot, ts, received in arrivals:
             if watermark is None or ts > watermark:
-                if watermark is None or slot > watermark + allowed or slot - ts > allowed:
+                if watermark is None or slot > watermark + tolerated or slot - ts > tolerated:
                     self.late.append((slot, watermark))
                 watermark = ts
                 slots.append(slot)
@@ -102,12 +102,12 @@ class Watermarks:
         watermarks: list[int | None] = []
         receipts: list[int | None] = []
         if self.after < compiled.created:
-            for i in self.reader.news:
-                if (slot := compiled.slot_at(self.reader.ts[i])) >= compiled.created:
+            for ts, received in zip(self.reader.seen_ts, self.reader.seen_receipts, strict=True):
+                if (slot := compiled.slot_at(ts)) >= compiled.created:
                     break
                 slots.append(slot)
-                watermarks.append(self.reader.ts[i])
-                receipts.append(self.reader.received[i])
+                watermarks.append(ts)
+                receipts.append(received)
             if compiled.created <= self.to:
                 slots.append(compiled.created)
                 watermarks.append(None)
@@ -117,11 +117,11 @@ class Watermarks:
                 for k, now, before in zip(slots, watermarks, [watermark, *watermarks], strict=False)
                 if before is None
                 or now is None
-                or k > before + self.reader.spec.allowed
-                or k - now > self.reader.spec.allowed
+                or k > before + self.reader.spec.tolerated
+                or k - now > self.reader.spec.tolerated
             ]
             watermark = None
-        if len(self.reader.news) >= MANY and not slots and watermark is None:
+        if len(self.reader.seen_ts) >= MANY and not slots and watermark is None:
             in_order = self._in_order()
             if in_order is not None:
                 return in_order
@@ -129,14 +129,14 @@ class Watermarks:
 
     def _in_order(self) -> tuple[list[int], Sequence[int], Sequence[int]] | None:
         """By arrays, when there was no row before and every row became known after the one before it; else None."""
-        compiled, allowed, watermarks = self.compiled, self.reader.spec.allowed, self.reader.news_array
-        known_at = np.maximum(watermarks, self.reader.news_received)
+        compiled, tolerated, watermarks = self.compiled, self.reader.spec.tolerated, self.reader.seen_array
+        known_at = np.maximum(watermarks, self.reader.seen_received)
         known_at = np.maximum(-(-known_at // compiled.slot_us) * compiled.slot_us, compiled.created)
         if (known_at[1:] < known_at[:-1]).any():
             return None
-        late = (known_at - watermarks > allowed) | (
-            known_at > np.concatenate(([NEVER - 2 * allowed], watermarks[:-1])) + allowed
+        late = (known_at - watermarks > tolerated) | (
+            known_at > np.concatenate(([NEVER - 2 * tolerated], watermarks[:-1])) + tolerated
         )
         slots = known_at.tolist()
-        self.late = [(slots[k], self.reader.news_ts[k - 1] if k else None) for k in np.flatnonzero(late).tolist()]
-        return slots, self.reader.news_ts, self.reader.news_receipts
+        self.late = [(slots[k], self.reader.seen_ts[k - 1] if k else None) for k in np.flatnonzero(late).tolist()]
+        return slots, self.reader.seen_ts, self.reader.seen_receipts

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
+from decisioning.access.quotas import refuse_one_more
 from decisioning.refusals import Fault
 from experiments.models import Metric
 from telemetry.columns import COLUMNS
@@ -38,8 +39,9 @@ def check_new(source: Source) -> None:
 
 
 def create(source: Source) -> None:
-    """Keep a new source. Raises SourceRefused: 422 `invalid`, 409 `key_taken`."""
+    """Keep a new source. Raises SourceRefused: 422 `invalid`, 409 `key_taken`; QuotaExceeded."""
     check_new(source)
+    refuse_one_more(source.team, "sources", has=Source.objects.filter(team=source.team).count())
     try:
         with transaction.atomic():
             source.save(force_insert=True)

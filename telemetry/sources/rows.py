@@ -100,7 +100,10 @@ def store(
     done: list[Ingested] = []
     batches = ((pk, batch) for pk, rows in sorted(good.items()) for batch in itertools.batched(rows, ingest.MAX_ROWS))
     for pk, batch in batches:
-        ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in batch)), now=now, atomic=False)
+        try:
+            ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in batch)), now=now, atomic=False)
+        except ingest.IngestRefused as refusal:
+            raise SourceFailed(refusal.message) from refusal
         for fault in ingested.refused:
             place, row = batch[fault.index]
             problems.append(f"{place}: {fault.detail} Row: {_told(msgspec.to_builtins(row))}"[:300])

@@ -21,6 +21,8 @@ _VALUES: dict[str, object] = {
     "deliveries.state": "waiting",
     "experiments.status": "draft",
     "kpi_changes.job": "fold",
+    "outages.ends_at": "2026-11-02T00:00:00Z",
+    "outages.metrics": ["visits"],
     "refresh_log.status": "running",
     "sources.kind": "file",
     "sources.url_env": "",

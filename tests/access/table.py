@@ -62,6 +62,8 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "quarantine": {"GET": READ},
     "quarantine/<int:pk>/replay": {"POST": Scope.TELEMETRY},
     "slo": {"GET": READ},
+    "outages": {"GET": READ, "POST": Scope.TELEMETRY},
+    "outages/<int:pk>": {"GET": READ, "PATCH": Scope.TELEMETRY, "DELETE": Scope.TELEMETRY},
     "sources": {"GET": READ, "POST": WRITE},
     "sources/<str:key>": {"GET": READ},
     "sources/<str:key>/refresh": {"POST": Scope.TELEMETRY},

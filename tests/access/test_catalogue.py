@@ -48,12 +48,18 @@ CALLABLE = {
     "metrics.answered": {WEB, WORKER},
     "metrics.default_partition_rows": {WORKER},
     "metrics.drop_partition": {WORKER},
+    "metrics.due_after": {WEB, WORKER},
+    "metrics.due_before": {WEB, WORKER},
+    "metrics.due_nearest": {WEB, WORKER},
+    "metrics.dues": {WEB, WORKER},
+    "metrics.expected_after": {WEB, WORKER},
     "metrics.drop_partitions": {WORKER},
     "metrics.freshness": {WEB, WORKER},
     "metrics.latencies": {WEB, WORKER},
     "metrics.make_partitions": {WORKER},
     "metrics.not_copied": {READER},
     "metrics.old_partitions": {WORKER},
+    "metrics.outage_until": {WEB, WORKER},
     "metrics.watermark": {WEB, WORKER},
 }
 
@@ -87,14 +93,14 @@ def test_a_table_without_a_policy_for_a_role_is_not_granted_to_it() -> None:
 
 
 def test_no_policy_is_for_everybody_and_only_owner_and_worker_have_one_without_a_condition() -> None:
-    # The registry of metrics is shared by all teams.
+    # The registry of metrics is shared by all teams, and with it when their rows are due.
     assert set(
         rows(
             """
             SELECT c.relname, r::regrole::text FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid, unnest(p.polroles) AS r
             WHERE r = 0 OR (r::regrole::text NOT IN ('decisioning_owner', 'decisioning_worker') AND pg_get_expr(p.polqual, p.polrelid) = 'true')"""
         )
-    ) == {("metrics", WEB), ("metrics", READER)}
+    ) == {(table, role) for table in ("metrics", "metric_schedules", "due_instants") for role in (WEB, READER)}
 
 
 def test_the_applications_roles_are_ordinary() -> None:

@@ -228,7 +228,7 @@ def test_words_are_a_schedule(expected: dict[str, object], cron: str, words: str
     ],
 )
 def test_what_is_no_schedule_is_refused_at_its_field(expected: dict[str, object], field: str, code: str) -> None:
-    assert [(fault.pointer, fault.code) for fault in faults(expected)] == [(field, code)]
+    assert [(fault.pointer, fault.code) for fault in faults(expected)] == [(f"/{field}" if field else "", code)]
 
 
 def test_leap_days_are_due() -> None:

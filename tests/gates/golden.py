@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gates.engine.evidence import canonical_bytes, evidence, outcome
-from gates.engine.fold import fold
-from tests.gates.worlds import world
+from tests.gates.worlds import folded
 
 FILE = Path(__file__).with_name("golden.txt")
 SEEDS = range(300)
@@ -32,16 +31,15 @@ class Golden(NamedTuple):
 
 
 def of(seed: int) -> Golden:
-    w = world(seed)
-    folded = fold(w.policy, w.plan, w.rows, to=w.end)
-    told = [canonical_bytes([outcome(t.evaluation), msgspec.to_builtins(t.detail)]) for t in folded.evaluated_slots]
+    w, found = folded(seed)
+    told = [canonical_bytes([outcome(t.evaluation), msgspec.to_builtins(t.detail)]) for t in found.evaluated_slots]
     newest = (
-        canonical_bytes(evidence(w.policy, w.plan, folded, folded.evaluated_slots[-1].slot))
-        if folded.evaluated_slots
+        canonical_bytes(evidence(w.policy, w.plan, found, found.evaluated_slots[-1].slot))
+        if found.evaluated_slots
         else b""
     )
-    proposals = canonical_bytes(msgspec.to_builtins(folded.proposals))
-    state = canonical_bytes(_rounded(msgspec.msgpack.decode(folded.checkpoint.body)))
+    proposals = canonical_bytes(msgspec.to_builtins(found.proposals))
+    state = canonical_bytes(_rounded(msgspec.msgpack.decode(found.checkpoint.body)))
     return Golden(_short(*told, newest), _short(state), _short(proposals))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
+from collections.abc import Sequence
 
+from experiments.schedule import schedule_of
 from gates.engine.compiled import CompiledPlan, compile_plan
 from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot, Unreadable
 from gates.engine.machine import StateMachine
@@ -22,15 +25,60 @@ Row = tuple[int, float | None, int | None, float | None, int, float | None, floa
 
 
 class Naive:
-    def __init__(self, policy: Policy, plan: Plan, rows: Rows) -> None:
+    def __init__(self, policy: Policy, plan: Plan, rows: Rows, to: int = 0) -> None:
         self.compiled: CompiledPlan = compile_plan(policy, plan)
         self.policy, self.plan = policy, plan
         self.rows: dict[str, list[Row]] = {
             f"{m}/{v}": [r for r in _rows(rows[m, v]) if r[0] > plan.started_at] if (m, v) in rows else []
             for m, v in self.compiled.series
         }
+        self.end = max([to, *(r[0] for rs in self.rows.values() for r in rs)])
+        self._dues: dict[str, list[int]] = {}
+        self.seen = {name: self._seen(name) for name in self.rows}
+        self.rows = {name: self._completed(name) for name in self.rows}
         self.news = {name: _news(self.kpi(name), rs) for name, rs in self.rows.items()}
-        self.places = {name: _places(self.kpi(name), rs) for name, rs in self.rows.items()}
+        self.places = {name: self._places(name) for name in self.rows}
+
+    def _seen(self, name: str) -> list[Row]:
+        """What keeps a series fresh: its news, and that of the goal beside a sparse one."""
+        metric, _, variant = name.partition("/")
+        news = _news(self.kpi(name), self.rows[name])
+        goal = f"{self.compiled.kpis[metric].sparse_beside}/{variant}"
+        if goal not in self.rows:
+            return news
+        both = [*news, *_news(self.kpi(goal), self.rows[goal])]
+        first = {ts: min(r[4] for r in both if r[0] == ts) for ts in {r[0] for r in both}}
+        return [(ts, None, 1, None, first[ts], None, None, None) for ts in sorted(first)]
+
+    def _completed(self, name: str) -> list[Row]:
+        """The rows of a sparse series and, for each due instant that none answers, one without events when all of the goal's are there."""
+        metric, _, variant = name.partition("/")
+        kpi, rows = self.kpi(name), self.rows[name]
+        beside = self.compiled.kpis[metric].sparse_beside
+        goal = f"{beside}/{variant}"
+        if goal not in self.rows:
+            return rows
+        dues, of_goal = self.dues(kpi), self.dues(self.kpi(goal))
+        told = [(self.nearest(self.kpi(goal), r[0]), r) for r in self.rows[goal] if r[2] != 0]
+        start, answered = self.nearest(kpi, self.plan.started_at), {self.nearest(kpi, r[0]) for r in rows}
+        empty: list[Row] = []
+        for before, due, after in zip(dues, dues[1:], dues[2:], strict=False):
+            its = [(d, r) for d, r in told if before < d <= due]
+            asked = {d for d in of_goal if before < d <= due}
+            if due <= start or due in answered or not asked or {d for d, _ in its} != asked:
+                continue
+            if all(r[2] is not None and r[2] > 0 for _, r in its):
+                ts = due + (after - due) // 2
+                arrived = max(max(r[4] for _, r in its), ts + self.compiled.closed_after)
+                empty.append((ts, 0.0, sum(r[2] or 0 for _, r in its), 0.0, arrived, None, None, None))
+        return sorted([*rows, *empty], key=lambda r: r[0])
+
+    def _places(self, name: str) -> dict[int, Place]:
+        """By ts: the due instant, and how many rows of the series answered it before."""
+        dues = [self.nearest(self.kpi(name), row[0]) for row in self.rows[name]]
+        return {
+            row[0]: (due, dues[:i].count(due)) for i, (row, due) in enumerate(zip(self.rows[name], dues, strict=True))
+        }
 
     def kpi(self, name: str) -> Kpi:
         return self.compiled.kpis[name.partition("/")[0]]
@@ -139,7 +187,7 @@ class Naive:
         return MetricLook(min(stamps), states, arrived, unreadable, tuple(restated))
 
     def watermark(self, name: str, slot: int) -> tuple[int | None, int | None]:
-        known = [r for r in self.news[name] if r[0] <= slot and (r[4] <= slot or slot < self.plan.created_at)]
+        known = [r for r in self.seen[name] if r[0] <= slot and (r[4] <= slot or slot < self.plan.created_at)]
         if not known:
             return None, None
         newest = max(known, key=lambda r: r[0])
@@ -157,21 +205,47 @@ class Naive:
         values = tuple((r[0], _value(kpi, r)) for r in seen)
         return Observations(values, seen[-1][4] if seen else 0)
 
+    def dues(self, kpi: Kpi) -> list[int]:
+        """The due instants from long before the start on, one after the other."""
+        if kpi.metric not in self._dues:
+            first, last = self.plan.started_at - 40 * DAY, self.end + 40 * DAY
+            if kpi.expected:
+                self._dues[kpi.metric] = list(schedule_of(kpi.expected, 0).between(first, last))
+            else:
+                every = kpi.expected_every_s * SECOND
+                self._dues[kpi.metric] = list(range(first // every * every, last, every))
+        return self._dues[kpi.metric]
+
+    def nearest(self, kpi: Kpi, ts: int) -> int:
+        return nearest(ts, self.dues(kpi))
+
+    def behind(self, kpi: Kpi, ts: int) -> int:
+        """How late a row is stamped; of a calendar at most as far as two due instants that follow lie apart."""
+        late = max(0, ts - self.nearest(kpi, ts))
+        if not kpi.expected or not late:
+            return late
+        ahead = [d for d in self.dues(kpi) if d > ts and not in_outage(kpi, d)]
+        return min(late, ahead[1] - ahead[0])
+
     def buckets(self, name: str, slot: int) -> tuple[int, int]:
         """(answered, expected) due instants of the window; a feed that stamps its rows late is awaited as long as it is late."""
-        kpi = self.kpi(name)
-        every = kpi.expected_every_s * SECOND
+        kpi, clock = self.kpi(name), self.compiled.clock
         known = [r[0] for r in self.news[name] if r[0] <= self.compiled.horizon(slot)]
         due, late = 0, 0
         if known:
-            due = nearest(known[-1], every)
-            late = max(0, known[-1] - due)
+            due, late = self.nearest(kpi, known[-1]), self.behind(kpi, known[-1])
         end = min(slot - self.compiled.closed_after, slot - kpi.freshness_target_s * SECOND, self.plan.ended_at or slot)
-        dues = range(nearest(self.plan.started_at, every) + every, end + 1, every)
-        closed = [d for d in dues if (d <= due or d + late <= end) and not self.paused(d)]
-        window = self.policy.min_days * DAY // every
-        expected = closed[-window:] if window else closed
-        answered = {nearest(ts, every) for ts in known}
+        start = self.nearest(kpi, self.plan.started_at)
+        dues = [d for d in self.dues(kpi) if start < d <= end and not in_outage(kpi, d) and not self.paused(d)]
+        closed = [d for d in dues if d <= due or d + late <= end]
+        if kpi.expected and self.policy.min_days:
+            reached = max(min(due, end), end - late) if late else end
+            left = clock.running(reached) - self.policy.min_days * DAY
+            expected = [d for d in closed if left < 0 or clock.running(d) > left] or closed[-1:]
+        else:
+            window = 0 if kpi.expected else self.policy.min_days * DAY // (kpi.expected_every_s * SECOND)
+            expected = closed[-window:] if window else closed
+        answered = {self.nearest(kpi, ts) for ts in known}
         return len([d for d in expected if d in answered]), len(expected)
 
     def paused(self, due: int) -> bool:
@@ -204,7 +278,17 @@ class Naive:
             return None
         closed = clock.running(horizon) // DAY
         values: list[tuple[int, float | None]] = []
-        for day in range(max(0, closed - wanted), closed):
+        days = list(range(closed))
+        if kpi.expected or kpi.outages:
+            came = {(max(clock.running(r[0]), 1) - 1) // DAY for r in self.news[name] if r[0] <= horizon}
+            start = self.nearest(kpi, self.plan.started_at)
+            was_due = {
+                (clock.running(d) - 1) // DAY
+                for d in self.dues(kpi)
+                if d > start and not in_outage(kpi, d) and not self.paused(d)
+            }
+            days = [day for day in days if day in came or day in was_due]
+        for day in days[-wanted:]:
             rows = [r for r in self.news[name] if (max(clock.running(r[0]), 1) - 1) // DAY == day]
             rows = rows[-1:] if kpi.temporality == "cumulative" else rows
             known = [(_value(kpi, r), 1.0 if r[2] is None else float(r[2])) for r in rows]
@@ -234,16 +318,15 @@ def _rows(series: Series) -> list[Row]:
     return list(zip(*columns, strict=True))
 
 
-def nearest(ts: int, every: int) -> int:
+def nearest(ts: int, dues: Sequence[int]) -> int:
     """The due instant that a row answers: of two equally near the earlier."""
-    earlier = ts // every * every
-    return earlier if ts - earlier <= earlier + every - ts else earlier + every
+    at = bisect_right(dues, ts)
+    earlier, later = dues[at - 1], dues[at]
+    return earlier if ts - earlier <= later - ts else later
 
 
-def _places(kpi: Kpi, rows: list[Row]) -> dict[int, Place]:
-    """By ts: the due instant, and how many rows of the series answered it before."""
-    dues = [nearest(row[0], kpi.expected_every_s * SECOND) for row in rows]
-    return {row[0]: (due, dues[:i].count(due)) for i, (row, due) in enumerate(zip(rows, dues, strict=True))}
+def in_outage(kpi: Kpi, due: int) -> bool:
+    return any(begin <= due <= end for begin, end in kpi.outages)
 
 
 def _news(kpi: Kpi, rows: list[Row]) -> list[Row]:

@@ -1,7 +1,7 @@
 """The fold against the slow engine, and against itself: piecewise, late, corrected, out of order."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -19,9 +19,10 @@ from tests.examples import examples
 from tests.gates.desk import Desk, arrivals, body_of
 from tests.gates.histories import HOUR, without
 from tests.gates.naive import Naive
-from tests.gates.worlds import MINUTE, world
+from tests.gates.worlds import MINUTE, World, calendared, world
 
 SEEDS = st.integers(0, 2**32)
+WORLDS = st.sampled_from([world, calendared])
 
 
 @contextmanager
@@ -34,12 +35,14 @@ def arrays_from(rows: int) -> Iterator[None]:
         yield
 
 
-@examples(7)
-@given(SEEDS, st.booleans())
-def test_skipping_quiet_slots_gives_what_judging_every_slot_gives(seed: int, arrays: bool) -> None:
-    w = world(seed)
+@examples(14)
+@given(SEEDS, WORLDS, st.booleans())
+def test_skipping_quiet_slots_gives_what_judging_every_slot_gives(
+    seed: int, some: Callable[[int], World], arrays: bool
+) -> None:
+    w = some(seed)
 
-    slow = Naive(w.policy, w.plan, w.rows).evaluations(w.end)
+    slow = Naive(w.policy, w.plan, w.rows, w.end).evaluations(w.end)
     with arrays_from(1 if arrays else 64):
         fast = list(fold(w.policy, w.plan, w.rows, to=w.end).evaluations)
 
@@ -47,9 +50,9 @@ def test_skipping_quiet_slots_gives_what_judging_every_slot_gives(seed: int, arr
 
 
 @examples(7)
-@given(SEEDS)
-def test_every_evaluation_replays_from_its_evidence_to_the_same_bytes(seed: int) -> None:
-    w = world(seed)
+@given(SEEDS, WORLDS)
+def test_every_evaluation_replays_from_its_evidence_to_the_same_bytes(seed: int, some: Callable[[int], World]) -> None:
+    w = some(seed)
     folded = fold(w.policy, w.plan, w.rows, to=w.end)
 
     for evaluation in folded.evaluations[-1::-3]:
@@ -58,9 +61,11 @@ def test_every_evaluation_replays_from_its_evidence_to_the_same_bytes(seed: int)
 
 
 @examples(4)
-@given(SEEDS)
-def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(seed: int) -> None:
-    w, draw = world(seed), random.Random(seed)
+@given(SEEDS, WORLDS)
+def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(
+    seed: int, some: Callable[[int], World]
+) -> None:
+    w, draw = some(seed), random.Random(seed)
     desk, queue = Desk(w.policy, w.plan), arrivals(w.rows, draw)
     now, end = w.plan.started_at, w.end + 13 * HOUR
     while now < end:
@@ -77,9 +82,11 @@ def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(see
 
 
 @examples(20)
-@given(SEEDS)
-def test_a_history_judged_piece_by_piece_tells_at_every_slot_what_judging_it_at_once_tells(seed: int) -> None:
-    w, draw = world(seed), random.Random(seed)
+@given(SEEDS, WORLDS)
+def test_a_history_judged_piece_by_piece_tells_at_every_slot_what_judging_it_at_once_tells(
+    seed: int, some: Callable[[int], World]
+) -> None:
+    w, draw = some(seed), random.Random(seed)
     told: list[Evaluation] = []
     state, now = None, w.plan.started_at
     while now < w.end:
@@ -94,9 +101,11 @@ def test_a_history_judged_piece_by_piece_tells_at_every_slot_what_judging_it_at_
 
 
 @examples(4)
-@given(SEEDS)
-def test_a_state_survives_its_bytes_and_its_kept_states_lead_to_the_same_end(seed: int) -> None:
-    w = world(seed)
+@given(SEEDS, WORLDS)
+def test_a_state_survives_its_bytes_and_its_kept_states_lead_to_the_same_end(
+    seed: int, some: Callable[[int], World]
+) -> None:
+    w = some(seed)
     folded = fold(w.policy, w.plan, w.rows, to=w.end)
 
     assert Checkpoint.from_bytes(folded.checkpoint.to_bytes()) == folded.checkpoint
@@ -127,9 +136,11 @@ def test_what_happens_after_the_slot_of_a_state_does_not_outdate_it() -> None:
 
 
 @examples(10)
-@given(SEEDS)
-def test_up_to_the_slot_a_fold_calls_quiet_nothing_changes_unless_a_row_arrives(seed: int) -> None:
-    w, draw = world(seed), random.Random(seed)
+@given(SEEDS, WORLDS)
+def test_up_to_the_slot_a_fold_calls_quiet_nothing_changes_unless_a_row_arrives(
+    seed: int, some: Callable[[int], World]
+) -> None:
+    w, draw = some(seed), random.Random(seed)
     policy = msgspec.structs.replace(w.policy, look_s=4 * 3600)
     for _ in range(6):
         now = draw.randrange(w.plan.started_at + 600_000_000, w.end)
@@ -159,3 +170,19 @@ def _told(evaluation: Evaluation) -> object:
     for recommendation in (plain["recommendation"], *plain["variants"]):
         del recommendation["reasons"]
     return plain
+
+
+@examples(10)
+@given(SEEDS)
+def test_slots_that_follow_from_the_same_say_the_same(seed: int) -> None:
+    w = world(seed)
+    told: dict[str, Evaluation] = {}
+    checkpoint = None
+    for slot in range(w.plan.started_at + 600_000_000, w.end + 1, 600_000_000):
+        folded = fold(w.policy, w.plan, w.rows, to=slot, checkpoint=checkpoint)
+        checkpoint = folded.checkpoint
+        if w.plan.answers or w.plan.ended_at is not None or not folded.evaluated_slots:
+            continue
+        newest = folded.evaluated_slots[-1]
+        said = msgspec.structs.replace(newest.evaluation, slot=0, changed=False)
+        assert told.setdefault(newest.basis, said) == said

@@ -16,9 +16,11 @@ from decisioning.access.models import Team
 from decisioning.api.document import document
 from decisioning.api.records import _tracked
 from decisioning.board.presenters import freshness as board
+from experiments.feeds import set_out
 from experiments.models import Experiment, Pause, TargetKpi, Variant
 from gates.decisions import stale_series
-from gates.engine.compiled import compile_plan
+from gates.engine.compiled import CompiledPlan, compile_plan
+from gates.engine.plan import DAY as PLAN_DAY
 from gates.engine.plan import to_us
 from gates.engine.state import FRESH, MISSING, OVERDUE, STALE
 from gates.engine.verdicts import freshness
@@ -28,6 +30,9 @@ from gates.tick import evaluate
 from telemetry.breaches import breached
 from telemetry.freshness import FRESHNESS_SQL
 from telemetry.ingest import Target
+from telemetry.models import Outage
+from telemetry.outages import NewOutage
+from telemetry.outages import plan as plan_outage
 from tests.conftest import as_role
 from tests.gates.test_sweeps import HOUR, START, Portal, rows_at, send
 
@@ -129,7 +134,7 @@ def test_every_door_says_of_data_what_the_gate_says(team: Team, name: str) -> No
         states = {k["metric"]: k["freshness"]["state"] for k in told.value["kpis"]}
         experiment = Experiment.objects.get(pk=target.experiment_id)
         late = stale_series(experiment, now)
-        alarms = [wrong.subject for wrong in breached(now=now)]
+        alarms = list(dict.fromkeys(wrong.data["experiment"] for wrong in breached(now=now)))
         ages = {age.metric: age.state for age in board.ages([experiment.pk], now=now)}
         tracked = _tracked(list(TargetKpi.objects.filter(experiment=experiment).values_list("pk", flat=True)), now)
 
@@ -233,7 +238,12 @@ def one(team: Team) -> Callable[..., Any]:
             (judging,) = load([experiment.pk])
             watermark = instant(watermark_s)
             asked_of = FRESHNESS_SQL.format(
-                experiment="%s", watermark="%s::timestamptz", every_s="%s", target_s="%s", at="%s"
+                experiment="%s",
+                metric="'vrps'::text",
+                watermark="%s::timestamptz",
+                every_s="%s",
+                target_s="%s",
+                at="%s",
             )
             cursor.execute(f"SELECT * FROM {asked_of}", [experiment.pk, watermark, every_s, target_s, at])  # noqa: S608 - constants
             (said,) = cursor.fetchall()
@@ -241,3 +251,103 @@ def one(team: Team) -> Callable[..., Any]:
         return freshness(compiled, "vrps/control", None if watermark is None else to_us(watermark), to_us(at)), said, at
 
     return asked
+
+
+FEEDS: list[list[tuple[float | None, dict[str, Any]]]] = [
+    [(None, {"every": "weekdays", "at": "24:00", "timezone": "UTC"})],
+    [(None, {"every": "daily", "at": "06:00", "timezone": "Europe/Berlin"})],
+    [(None, {"cron": "*/30 8-17 * * 1-5", "timezone": "America/New_York"})],
+    [(None, {"every_s": 3_600}), (30.5, {"every": "daily", "at": "02:30", "timezone": "Australia/Lord_Howe"})],
+    [(None, {"cron": "10 1-4 * * *", "timezone": "Asia/Kathmandu"}), (20, {"every_s": 5_400}), (70, {"cron": "0 * * * *", "timezone": "UTC"})],
+    [(None, {"every_s": 3_600})],
+    [(None, {"every_s": 86_400})],
+]  # fmt: skip
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    feed=st.sampled_from(FEEDS),
+    outages=st.lists(st.tuples(st.integers(-600, 6 * 1_440), st.integers(1, 2_000)), max_size=3),
+    stops=st.lists(st.integers(0, 6 * 1_440), unique=True, max_size=4),
+    watermark_m=st.none() | st.integers(-600, 6 * 1_440),
+    at_m=st.integers(1, 12 * 1_440),
+    target_s=st.sampled_from([60, 3_600, 86_400]),
+    ask=st.integers(-3 * 1_440, 12 * 1_440),
+)
+def test_the_database_and_the_gates_have_the_same_calendars_and_outages(
+    team: Team,
+    calendar: Callable[..., tuple[CompiledPlan, Callable[[str, Sequence[Any]], Any]]],
+    feed: list[tuple[float | None, dict[str, Any]]],
+    outages: list[tuple[int, int]],
+    stops: list[int],
+    watermark_m: int | None,
+    at_m: int,
+    target_s: int,
+    ask: int,
+) -> None:
+    compiled, asked = calendar(feed, outages, sorted(stops), target_s)
+    watermark = None if watermark_m is None else START + watermark_m * MINUTE
+    at, instant = START + at_m * MINUTE, START + ask * MINUTE
+    every_s = compiled.kpis["vrps"].expected_every_s
+    spec = compiled.specs[compiled.series_index["vrps/control"]]
+
+    state, age_s, due_at, stale_at, overdue = asked(
+        f"SELECT * FROM {FRESHNESS_SQL}".format(experiment="%s", metric="'vrps'", watermark="%s::timestamptz", every_s="%s", target_s="%s", at="%s"),  # noqa: S608 - constants
+        ["experiment", watermark, every_s, target_s, at],
+    )  # fmt: skip
+    gate = freshness(compiled, "vrps/control", None if watermark is None else to_us(watermark), to_us(at))
+    nearest, before, after, expected = asked(
+        "SELECT metrics.due_nearest(m.id, %s, t), metrics.due_before(m.id, %s, t), metrics.due_after(m.id, %s, t), "
+        "(SELECT array_agg(d ORDER BY d) FROM metrics.dues(m.id, %s, t, t + interval '3 days') AS d) "
+        "FROM metadata.metrics m, (SELECT %s::timestamptz AS t) AS asked WHERE m.key = 'vrps'",
+        [every_s, every_s, every_s, every_s, instant],
+    )
+
+    assert overdue == (gate in (STALE, OVERDUE)), (state, age_s, due_at, stale_at)
+    assert {FRESH: state in ("fresh", "due", "late"), STALE: state == "stale"}.get(gate, state == "unknown")
+    us, schedule = to_us(instant), spec.schedule
+    assert (to_us(nearest), to_us(before), to_us(after)) == (
+        schedule.answered(us),
+        schedule.before(us),
+        schedule.after(us),
+    )
+    assert [to_us(due) for due in expected or []] == list(schedule.between(us, us + 3 * PLAN_DAY))
+
+
+@pytest.fixture
+def calendar(team: Team) -> Callable[..., tuple[CompiledPlan, Callable[[str, Sequence[Any]], Any]]]:
+    """An experiment whose metric is due by these schedules, with outages and pauses, minutes from its start; and how to ask the database."""
+    target = Portal(team).start()
+
+    def staged(
+        feed: list[tuple[float | None, dict[str, Any]]], outages: list[tuple[int, int]], stops: list[int], target_s: int
+    ) -> tuple[CompiledPlan, Callable[[str, Sequence[Any]], Any]]:
+        with as_role("owner"):
+            experiment = Experiment.objects.get(pk=target.experiment_id)
+            metric = experiment.targetkpis.select_related("metric").get(metric__key="vrps").metric
+            type(metric).objects.filter(pk=metric.pk).update(freshness_target_s=target_s)
+            for since, expected in feed:
+                set_out(metric, expected, since=None if since is None else hours(since), now=START + 10 * DAY)
+            Outage.objects.all().delete()
+            for begins, lasts in outages:
+                new = NewOutage(
+                    begins_at=START + begins * MINUTE, ends_at=START + (begins + lasts) * MINUTE, reason="moved", metrics=["vrps"]
+                )  # fmt: skip
+                plan_outage(new, team=team, now=START)
+            Pause.objects.all().delete()
+            for i in range(0, len(stops) - 1, 2):
+                Pause.objects.create(
+                    experiment=experiment, team_id=experiment.team_id, paused_at=START + stops[i] * MINUTE,
+                    resumed_at=START + stops[i + 1] * MINUTE,
+                )  # fmt: skip
+        with as_role("worker"):
+            (judging,) = load([experiment.pk])
+
+        def asked(sql: str, values: Sequence[Any]) -> Any:
+            with as_role("worker"), connection.cursor() as cursor:
+                cursor.execute(sql, [experiment.pk if value == "experiment" else value for value in values])
+                return cursor.fetchone()
+
+        return compile_plan(judging.policy, judging.plan), asked
+
+    return staged

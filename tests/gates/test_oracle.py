@@ -69,7 +69,7 @@ def against(told: dict[str, Any], of: tuple[Recommendation, tuple[Recommendation
         assert (r.proposed_slot, r.first_stable_at, r.stands_alone) == (its["proposed"], its["stable"], its["alone"])
 
 
-@examples(150)
+@examples(60)
 @given(st.integers(0, 2**32))
 def test_the_engine_proposes_at_every_slot_what_the_ten_rules_say(seed: int) -> None:
     w = world(seed)

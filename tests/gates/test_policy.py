@@ -127,6 +127,30 @@ def test_a_whole_number_that_is_written_as_7_0_is_one() -> None:
     assert [repr(number) for number in (policy.min_days, policy.gates[1].times)] == ["7", "2"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("max_days", 1e12), ("max_days", 3_651), ("min_days", 10**18), ("snooze_days", 10**9), ("look_s", 2 * 31 * 86_400), ("slot_s", 10**12),
+     ("closed_after_s", 10**15), ("persist", 10**6), ("min_units", 10**16), ("planned_units", 1e300), ("planned_units", 1e-300),
+     ("max_relative_se", 1e300), ("max_relative_se", 1e-200), ("alpha", 1e-300)],
+)  # fmt: skip
+def test_numbers_that_nobody_means_are_refused_and_judged_by_where_they_are_stored(setting: str, value: float) -> None:
+    body = {"gates": [GOAL], setting: value, **({"max_days": 10**19} if setting == "min_days" else {})}
+    assert "too_large" in {problem.code for problem in lint(body, METRICS)}
+    assert "too_large" not in {problem.code for problem in lint(body, METRICS, stored=True)}
+
+
+def test_gates_have_a_number_a_name_and_limits_that_can_be_computed_with() -> None:
+    for gates in (
+        [{**CAP, "name": f"cap {n}"} for n in range(101)],
+        [{**CAP, "name": "x" * 201}],
+        [{**CAP, "at_most": 1e300}],
+        [{**CAP, "at_least": -1e300}],
+        [{**CAP, "at_most": 1e-300}],
+        [{**CAP, "times": 10**9}],
+    ):
+        assert [problem.code for problem in lint({"gates": [GOAL, *gates]}, METRICS)] == ["too_large"], gates[0]
+
+
 def test_lint_survives_any_shape_of_body() -> None:
     shapes: list[Any] = [None, 3, "x", [None], [{"kind": []}], [{"name": [], "kind": "uplift", "for": {}}], {"a": 1}]
     for gates in shapes:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gates.engine import narration
 from gates.engine.evidence import canonical_bytes, digest, evidence
-from gates.engine.fold import fold
 from gates.engine.narration import Called, Reader, codes, gate_in_words, in_words, sentence
 from gates.engine.plan import from_us
 from gates.engine.reasons import reasons_in, subject_of
-from gates.engine.results import Evaluation
 from tests.gates.histories import HOUR, START
 from tests.gates.test_rules import walk
-from tests.gates.worlds import world
 
 DOCS = Path(__file__).parents[2] / "docs" / "gates.md"
 OF_JSON = (bool, int, float, str, type(None))
@@ -38,20 +33,6 @@ def rows_of_codes() -> Iterator[tuple[set[str], set[str]]]:
             yield set(re.findall(r"`(\w+)`", first)), set(re.findall(r"`(\w+)`", " ".join(rest)))
 
 
-def told(seeds: range) -> Iterator[tuple[Evaluation, Any]]:
-    for seed in seeds:
-        w = world(seed)
-        for evaluation in fold(w.policy, w.plan, w.rows, to=w.end).evaluations:
-            yield evaluation, w.plan
-
-
-def every_reason(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    for recommendation in (evaluation.recommendation, *evaluation.variants):
-        yield from recommendation.reasons
-    for gate in evaluation.gates:
-        yield from gate.reasons
-
-
 def test_every_code_that_has_words_is_in_the_documentation_and_the_other_way_round() -> None:
     assert set().union(*(codes_of_line for codes_of_line, _ in rows_of_codes())) == codes()
 
@@ -64,28 +45,6 @@ def test_the_glossary_has_every_code_once() -> None:
     assert sorted(re.findall(r"`(\w+)`", glossary)) == sorted(codes())
 
 
-def test_what_histories_say_is_codes_and_numbers_that_are_documented_and_can_be_told() -> None:
-    documented = {code: words for codes_of_line, words in rows_of_codes() for code in codes_of_line}
-    names = {"code", "blocks", "of", "metric", "variant", "gate", "control", "expected_every_s", "freshness_target_s"}
-    seen = set()
-    for evaluation, _ in told(range(120)):
-        for reason in every_reason(evaluation):
-            seen.add(reason["code"])
-            assert reason.keys() - names <= documented[reason["code"]] | {"ts", "value"}, reason
-            said = sentence(reason, Reader(from_us(evaluation.slot)))
-            assert said.endswith(".")
-            assert not said.startswith(reason["code"] + " ("), "it has no words"
-    assert len(seen) > 30
-
-
-def test_no_reason_of_a_recommendation_is_said_twice() -> None:
-    for evaluation, _ in told(range(120)):
-        for recommendation in (evaluation.recommendation, *evaluation.variants):
-            said = in_words({"reasons": recommendation.reasons}, Reader())
-            together = said["rationale"] + said["blockers"]
-            assert len(set(together)) == len(together), together
-
-
 def test_a_mended_word_changes_no_digest_and_shows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     w = walk()
     folded = w.folded()
@@ -95,22 +54,6 @@ def test_a_mended_word_changes_no_digest_and_shows_at_once(monkeypatch: pytest.M
 
     assert digest(canonical_bytes(evidence(w.policy, w.plan, again, again.evaluations[-1].slot))) == before
     assert "It has won." in w.rationale()
-
-
-def test_evidence_holds_no_sentence() -> None:
-    for seed in range(40):
-        w = world(seed)
-        folded = fold(w.policy, w.plan, w.rows, to=w.end)
-        document = json.loads(canonical_bytes(evidence(w.policy, w.plan, folded, folded.evaluations[-1].slot)))
-        texts = [text for part in ("outcome", "steps", "now") for text in strings(document[part])]
-        assert [text for text in texts if " " in text] == []
-
-
-def strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from strings(inner)
 
 
 def test_ages_are_as_of_the_reading_and_names_as_they_are_then() -> None:

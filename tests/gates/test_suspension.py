@@ -302,3 +302,25 @@ def test_whatever_breaks_at_once_and_in_whatever_order_it_is_mended_nothing_is_a
     hour += 1
     assert scene.sweep(START + hour * HOUR).failed == []
     assert scene.accepted(scene.broken) == "scaled"
+
+
+@pytest.mark.parametrize("when", ["infinity", "-infinity", "20000-01-01"])
+@pytest.mark.parametrize(
+    ("table", "column", "where"),
+    [
+        ("metadata.experiments", "started_at", "id = %(id)s"),
+        ("metadata.experiments", "created_at", "id = %(id)s"),
+        ("metadata.cursors", "due_at", "experiment_id = %(id)s"),
+        ("metadata.policy_versions", "activated_at", VERSION),
+        ("metadata.recommendations", "proposed_at", "experiment_id = %(id)s"),
+    ],
+)
+def test_a_time_without_end_that_somebody_wrote_by_sql_stops_no_other(
+    scene: Scene, table: str, column: str, where: str, when: str
+) -> None:
+    stored(table, column, f"'{when}'", where)(scene.broken.experiment_id)
+    scene.feed(PROPOSED + HOUR)
+    scene.sweep(PROPOSED + 2 * HOUR)
+    with as_role("worker"):
+        assert Cursor.objects.get(pk=scene.other.experiment_id).judged_to == PROPOSED + 2 * HOUR
+    assert scene.said(scene.other)["action"] == "scale"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
+from experiments.schedule import Part, offsets
+from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import Answer, Kind, Kpi, Plan, Target, Temporality, Variant
 from gates.engine.policy import Policy, parse
 from gates.engine.series import Series, SeriesKey
-from tests.gates.histories import CAP, GOAL, GUARD, HOUR, START, columns_of
+from tests.gates.histories import CAP, GOAL, GUARD, HOUR, START, columns_of, without
 
 MINUTE = HOUR // 60
 
@@ -42,6 +45,13 @@ def world(seed: int) -> World:
     )
     policy, rows = _policy(draw), _rows(draw, plan, hours)
     return _restamped(random.Random(seed + 1), World(policy, plan, rows, end))
+
+
+@lru_cache(maxsize=120)
+def folded(seed: int) -> tuple[World, FoldResult]:
+    """A world and what it comes to; those that several tests read are folded once."""
+    w = world(seed)
+    return w, fold(w.policy, w.plan, w.rows, to=w.end)
 
 
 def _restamped(draw: random.Random, w: World) -> World:
@@ -78,6 +88,60 @@ def _restamped(draw: random.Random, w: World) -> World:
             columns["n"] = _settled(draw, columns["n"])
         rows[metric, variant] = Series(**columns)
     return World(w.policy, plan, rows, w.end)
+
+
+CRONS = (
+    "0 * * * *",
+    "*/20 * * * *",
+    "30 */2 * * *",
+    "10 0-5,8-23 * * *",
+    "0 6,18 * * *",
+    "15 2 * * *",
+    "0 1-4 * * 6,0",
+)
+ZONES = ("UTC", "Australia/Lord_Howe", "Asia/Kathmandu", "America/New_York")
+"""Lord Howe's clocks go forward by half an hour on the second day."""
+
+
+def calendared(seed: int) -> World:
+    """The same world with feeds that follow calendars, some of them one after the other, with outages, and with guards in which
+    nothing happens."""
+    w, draw = world(seed), random.Random(seed + 2)
+    kpis = tuple(_calendared(draw, w.plan, kpi) for kpi in w.plan.kpis)
+    rows = dict(w.rows)
+    for kpi in kpis:
+        if kpi.sparse_beside:
+            for variant in w.plan.variants:
+                if (kpi.metric, variant.key) in rows:
+                    kept = [draw.random() < 0.6 for _ in rows[kpi.metric, variant.key].ts]
+                    rows[kpi.metric, variant.key] = without(rows[kpi.metric, variant.key], kept.__getitem__)
+    return World(w.policy, msgspec.structs.replace(w.plan, kpis=kpis), rows, w.end)
+
+
+def _calendared(draw: random.Random, plan: Plan, kpi: Kpi) -> Kpi:
+    start = plan.started_at
+    said: dict[str, Any] = {}
+    if draw.random() < 0.7:
+        begins = sorted(start + draw.randrange(-6 * 60, 50 * 60) * MINUTE for _ in range(draw.choice([0, 0, 1, 2])))
+        said["expected"] = tuple(_part(draw, since, kpi.expected_every_s) for since in [None, *begins])
+        if all(part.every_s for part in said["expected"][:1]) and not begins:
+            del said["expected"]
+    if draw.random() < 0.4:
+        outages = []
+        for _ in range(draw.choice([1, 1, 3])):
+            begin = start + draw.randrange(-60, 40 * 60) * MINUTE
+            outages.append((begin, begin + draw.randrange(5, 10 * 60) * MINUTE))
+        said["outages"] = tuple(sorted(outages))
+    goal = plan.kpi("value")
+    if kpi.role == "guardrail" and goal is not None and goal.temporality == "delta" and draw.random() < 0.6:
+        said["sparse_beside"] = "value"
+    return msgspec.structs.replace(kpi, **said)
+
+
+def _part(draw: random.Random, since: int | None, every_s: int) -> Part:
+    if draw.random() < 0.3:
+        return Part(since, every_s=every_s)
+    return Part(since, cron=draw.choice(CRONS), offsets=offsets(draw.choice(ZONES), 2023, 2026))
 
 
 def _settled(draw: random.Random, counts: list[int | None]) -> list[int | None]:

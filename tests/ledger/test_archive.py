@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from psycopg import sql
 
@@ -130,3 +133,64 @@ def test_a_mark_is_set_by_the_restore_itself(postgres: Postgres, empty: str, tmp
     archive.restore(folder, empty, binaries=postgres.bin, say=print)
     with psycopg.connect(empty) as there:
         assert there.execute("SELECT count(*) FROM access.restored").fetchone() == (1,)
+
+
+@pytest.fixture
+def gpg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A keyring with one key; the command that opens what was sealed for it."""
+    ring = tmp_path / "ring"
+    ring.mkdir(mode=0o700)
+    monkeypatch.setenv("GNUPGHOME", str(ring))
+    if shutil.which("gpg") is None:
+        pytest.skip("gpg is not here")
+    make = [
+        "gpg",
+        "--batch",
+        "--quiet",
+        "--passphrase",
+        "",
+        "--quick-generate-key",
+        "ops@example.org",
+        "default",
+        "default",
+        "never",
+    ]
+    subprocess.run(make, check=True, capture_output=True)
+    return "gpg --batch --quiet --decrypt"
+
+
+def test_a_backup_is_encrypted_by_a_program_of_the_operators_and_opened_by_another(
+    postgres: Postgres, empty: str, tmp_path: Path, gpg: str
+) -> None:
+    here, folder = str(connection.settings_dict["NAME"]), tmp_path / "backup"
+    archive.back_up(postgres.dsn("backup", here), folder, heads=tmp_path / "none", binaries=postgres.bin, say=print)
+    plain = (folder / archive.DUMP).read_bytes()
+    archive.seal_up(folder, "gpg --batch --quiet --trust-model always --encrypt --recipient ops@example.org", say=print)
+
+    assert {file.name for file in folder.iterdir()} == {"database.dump.encrypted", "manifest.json.encrypted"}
+    assert not any(plain[:200] in file.read_bytes() for file in folder.iterdir())
+    assert archive.is_sealed_up(folder)
+    with pytest.raises(archive.NotProved, match="is no backup"):
+        archive.restore(folder, empty, binaries=postgres.bin, say=print)
+    with archive.opened(folder, gpg, say=print) as readable:
+        assert readable.stat().st_mode & 0o077 == 0
+        assert (readable / archive.DUMP).read_bytes() == plain
+        archive.restore(readable, empty, binaries=postgres.bin, say=print)
+    assert not readable.exists(), "nothing plain is left behind"
+
+
+def test_a_program_that_fails_leaves_the_backup_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / archive.MANIFEST).write_text("{}")
+    for command in ("false", "no-such-program --encrypt", "true"):
+        with pytest.raises(archive.NotProved):
+            archive.seal_up(tmp_path, command, say=print)
+    assert {file.name for file in tmp_path.iterdir()} == {archive.MANIFEST}
+
+
+def test_an_encrypted_backup_is_not_restored_without_the_command_that_opens_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / f"{archive.MANIFEST}.encrypted").write_text("x")
+    with pytest.raises(SystemExit):
+        call_command("restore", str(tmp_path), "--home", str(tmp_path / "home"))
+    assert "It is encrypted" in capsys.readouterr().out

@@ -212,6 +212,7 @@ def test_the_database_counts_latencies_bucket_by_bucket(
 def test_a_state_is_named_by_its_age(measured: int, age_s: int | None, state: str) -> None:
     asked = FRESHNESS_SQL.format(
         experiment="%(id)s::bigint",
+        metric="'other'::text",
         watermark="%(w)s::timestamptz",
         every_s="900",
         target_s="900",

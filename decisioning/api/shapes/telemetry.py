@@ -15,6 +15,7 @@ from decisioning.api.shapes.fields import (
     texts,
     whole,
 )
+from experiments.expected import WORDS
 
 
 class BadRowOut(Shape):
@@ -46,6 +47,25 @@ class PartlyTakenOut(EventsOut):
     errors = BadRowOut(many=True)  # type: ignore[assignment]
 
 
+class ExpectedOut(Shape):
+    """When the buckets of a metric end: `every_s`, or `cron`, or the word `every` with `at` and `on`, on clocks of `timezone`."""
+
+    every_s = s.IntegerField(required=False)
+    cron = s.CharField(required=False)
+    every = s.ChoiceField(WORDS, required=False)
+    at = s.CharField(required=False)
+    on = s.JSONField(required=False)
+    timezone = s.CharField(required=False)
+
+
+class ScheduleOut(Shape):
+    """From when on a metric is due how; `since` null: from the beginning."""
+
+    since = maybe_at()
+    expected = ExpectedOut()
+    words = text()
+
+
 class MetricOut(Shape):
     key = text()
     name = text()
@@ -54,11 +74,15 @@ class MetricOut(Shape):
     direction = maybe_text()
     temporality = text()
     expected_every_s = whole()
+    expected = ExpectedOut()
+    expected_in_words = text()
+    schedules = ScheduleOut(many=True)
     freshness_target_s = whole()
     counts_assignment = s.BooleanField()
     definition = text()
     team = maybe_text()
     created_at = at()
+    warnings = s.ListField(child=text(), required=False)
 
 
 class RunOut(Shape):
@@ -113,6 +137,22 @@ class FedOut(Shape):
 
     state = s.ChoiceField(FRESHNESS_STATES)
     telemetry_p95_s = maybe_number()
+
+
+class OutageOut(Shape):
+    """A stretch of time in which feeds of a team are not expected to bring anything."""
+
+    id = whole()
+    team = text()
+    to = at()
+    metrics = texts()
+    sources = texts()
+    reason = text()
+    created_at = at()
+
+    def get_fields(self) -> dict[str, s.Field]:  # type: ignore[type-arg]
+        """With `from`, which is no name in Python."""
+        return {"from": at(), **super().get_fields()}
 
 
 class SourceOut(Shape):

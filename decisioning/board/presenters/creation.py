@@ -12,6 +12,7 @@ from django.db.models.functions import Lower
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
+from decisioning.access.quotas import QuotaExceeded
 from decisioning.board import words
 from decisioning.board.forms import COMES, ExperimentForm
 from decisioning.literals import whole_number
@@ -82,7 +83,7 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
                 show_plan(made)
                 return made
             transaction.set_rollback(True)
-    except plan.PlanRefused as refusal:
+    except (plan.PlanRefused, QuotaExceeded) as refusal:
         for fault in refusal.errors or (Fault("", refusal.code, refusal.message),):
             field = next((field for start, field in _FIELDS if fault.pointer.startswith(start)), None)
             form.add_error(field, fault.detail)

@@ -29,6 +29,7 @@ _NEWS = WATERMARK_BESIDE_SQL.format(
 )
 _FRESHNESS = FRESHNESS_SQL.format(
     experiment="k.experiment_id",
+    metric="k.metric",
     watermark="k.watermark",
     every_s="k.every_s",
     target_s="k.target_s",

@@ -8,6 +8,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from decisioning.access.quotas import QuotaExceeded
 from decisioning.access.scopes import Scope
 from decisioning.board import once
 from decisioning.board.downloads import spreadsheet
@@ -43,7 +44,7 @@ def webhooks_page(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             try:
                 channel, secret = channels.open_channel(**form.cleaned_data, by=principal.owner, now=now)
-            except channels.ChannelRefused as refusal:
+            except (channels.ChannelRefused, QuotaExceeded) as refusal:
                 form.add_error(refusal.errors[0].pointer.removeprefix("/") if refusal.errors else None, refusal.message)
             else:
                 once.take(request)

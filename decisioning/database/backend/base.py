@@ -1,11 +1,14 @@
 """What Django looks for in a backend."""
 
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import psycopg
 from django.conf import settings
 from django.db.backends.postgresql import base
 from psycopg import IsolationLevel
+from psycopg.pq import Format
 
 from decisioning.database.liveness import PRIMARY, REPLICA, GuardedConnection, ServerSilent
 from decisioning.database.schema import REFUSAL, NewerDatabase
@@ -28,6 +31,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.server.check()
             made = _CLASSES[self.server].connect(**conn_params)
             REFUSAL.check(made)
+            made.adapters.register_loader("timestamptz", _in_range(made.adapters.get_loader(_TIMESTAMPTZ, Format.TEXT)))
         except ServerSilent:
             raise psycopg.OperationalError("the server does not answer") from None
         except NewerDatabase:
@@ -54,6 +58,25 @@ class DatabaseWrapper(base.DatabaseWrapper):
                     f"Through a pooler the settings of {role} hold, and it has none. Run docker/roles.sh, or "
                     "decisioning/roles.sql as a superuser, and connect anew."
                 )
+
+
+_TIMESTAMPTZ = 1184
+EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
+
+
+@cache
+def _in_range(loader: type[Any]) -> type[Any]:
+    """The same loader, to which no time is too far: PostgreSQL has years that Python has not, and `infinity`, which ends a whole query."""
+
+    class InRange(loader):  # type: ignore[misc]
+        def load(self, data: Any) -> datetime:
+            try:
+                return super().load(data)  # type: ignore[no-any-return]
+            except (psycopg.DataError, OverflowError):
+                said = bytes(data)
+                return EARLIEST if said.startswith(b"-") or said.endswith(b"BC") else LATEST
+
+    return InRange
 
 
 _NOT_FOR_PROBES = frozenset({"context", "cursor_factory", "prepare_threshold", "autocommit"})

@@ -28,9 +28,17 @@ class Command(BaseCommand):
             help="Where to; by default a folder named by the time in the home's backups.",
         )
 
+        parser.add_argument(
+            "--encrypt",
+            metavar="COMMAND",
+            default=os.environ.get("DECISIONING_BACKUP_ENCRYPT"),
+            help="Have a program encrypt each file, from stdin to stdout, such as 'age --recipient age1...' or 'gpg --encrypt --recipient ops' "
+            "(default: DECISIONING_BACKUP_ENCRYPT).",
+        )
+
     def handle(self, *_args: Any, **options: Any) -> None:
         home, now = Home(), datetime.now(UTC)
-        folder = options["folder"] or home.path / "backups" / f"{now:%Y%m%dT%H%M%SZ}"
+        folder: Path = options["folder"] or home.path / "backups" / f"{now:%Y%m%dT%H%M%SZ}"
         url, binaries = os.environ.get("DATABASE_BACKUP_URL"), None
         if url is None and home.read("backup.secret"):
             postgres = Postgres(home)
@@ -40,6 +48,8 @@ class Command(BaseCommand):
             sys.exit(1)
         try:
             made = archive.back_up(url, folder, heads=seals.anchor_file(), binaries=binaries, say=self.stdout.write)
+            if options["encrypt"]:
+                archive.seal_up(folder, options["encrypt"], say=self.stdout.write)
         except (archive.NotProved, psycopg.Error, OSError) as problem:
             self.stdout.write(f"not backed up: {problem}")
             sys.exit(1)

@@ -30,6 +30,12 @@ class Command(BaseCommand):
             action="store_true",
             help="It takes the place of the one it was backed up from, which does not run any more.",
         )
+        parser.add_argument(
+            "--decrypt",
+            metavar="COMMAND",
+            default=os.environ.get("DECISIONING_BACKUP_DECRYPT"),
+            help="By which an encrypted backup is opened, from stdin to stdout, such as 'age --decrypt --identity key.txt' or 'gpg --decrypt'.",
+        )
         parser.add_argument("--home", help="The new home (default: DECISIONING_HOME or .data).")
         parser.add_argument(
             "--url", help="An empty database of your own, by the owner's or a superuser's login; after docker/roles.sh."
@@ -41,14 +47,11 @@ class Command(BaseCommand):
             if folder is None:
                 self.stdout.write(self._live(options["url"], asked=options["live"]))
                 return
-            if options["url"]:
-                made = archive.restore(
-                    folder, options["url"], binaries=None, say=self.stdout.write, live=options["live"]
-                )
-                where = archive.without_password(options["url"])
+            if archive.is_sealed_up(folder):
+                with archive.opened(folder, options["decrypt"] or "", say=self.stdout.write) as plain:
+                    made, where = self._restored(plain, options)
             else:
-                home = Home(options["home"])
-                made, where = self._into(home, folder, live=options["live"]), str(home.path)
+                made, where = self._restored(folder, options)
         except (archive.NotProved, NotStarted, psycopg.Error, OSError) as problem:
             self.stdout.write(f"not restored: {problem}")
             sys.exit(1)
@@ -58,6 +61,15 @@ class Command(BaseCommand):
             )
         rows = sum(table["rows"] for table in made["tables"].values())
         self.stdout.write(f"restored: {rows} rows of {len(made['tables'])} tables into {where}, all as backed up")
+
+    def _restored(self, folder: Path, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """The manifest, and where it was restored to."""
+        url, live = options["url"], options["live"]
+        if url:
+            made = archive.restore(folder, url, binaries=None, say=self.stdout.write, live=live)
+            return made, archive.without_password(url)
+        home = Home(options["home"])
+        return self._into(home, folder, live=live), str(home.path)
 
     def _live(self, url: str | None, *, asked: bool) -> str:
         """The copy that runs here is one no more. Raises NotProved."""

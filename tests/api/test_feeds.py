@@ -1,0 +1,145 @@
+"""Schedules and planned outages over HTTP: taken as they are meant, refused at their field, dated."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from decisioning.ledger.models import OutboxMessage
+from experiments.models import Experiment, MetricSchedule
+from telemetry.breaches import tell_changes
+from telemetry.models import Outage
+from tests.api.conftest import Caller
+from tests.conftest import as_role
+
+BERLIN = {"every": "weekdays", "at": "06:00", "timezone": "Europe/Berlin"}
+WINDOW = {
+    "from": "2026-11-01T00:00:00Z",
+    "to": "2026-11-02T06:00:00Z",
+    "reason": "The warehouse moves",
+    "metrics": ["visits"],
+}
+
+
+def metric(ops: Caller, key: str = "visits", **said: Any) -> Any:
+    return ops.post("/api/metrics", {"key": key, "name": key, **said})
+
+
+def test_a_metric_says_when_its_buckets_end_in_words(ops: Caller) -> None:
+    made = metric(ops, expected=BERLIN, freshness_target_s=3600)
+
+    assert made.status_code == 201, made.json()
+    told = ops.get("/api/metrics/visits").json()
+    assert (told["expected"], told["expected_in_words"]) == (BERLIN, "weekdays at 06:00 Europe/Berlin")
+    assert told["expected_every_s"] == 86_400
+    assert told["schedules"] == [{"since": None, "expected": BERLIN, "words": "weekdays at 06:00 Europe/Berlin"}]
+
+
+def test_seconds_are_told_as_a_schedule_too(ops: Caller) -> None:
+    told = metric(ops, expected_every_s=3600).json()
+
+    assert (told["expected"], told["expected_in_words"], told["schedules"]) == ({"every_s": 3600}, "every hour", [])
+
+
+@pytest.mark.parametrize(
+    ("said", "pointer", "code"),
+    [
+        ({"expected": {"cron": "0 6 * * *", "timezone": "Mars/Base"}}, "/expected/timezone", "unknown_timezone"),
+        ({"expected": {"cron": "0 0 30 2 *"}}, "/expected/cron", "never_due"),
+        ({"expected": {"cron": "*/5 * * * * *"}}, "/expected/cron", "too_often"),
+        ({"expected": {"cron": "0 6 * * *", "every_s": 60}}, "/expected", "two_schedules"),
+        ({"expected": {"cron": "0 6 * * *"}, "expected_every_s": 60}, "/expected", "two_schedules"),
+        ({"expected": {}}, "/expected", "missing_field"),
+        ({"expected": "daily"}, "/expected", "invalid"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused_at_its_field(ops: Caller, said: Any, pointer: str, code: str) -> None:
+    refused = metric(ops, **said)
+
+    assert refused.status_code == 422
+    assert [(error["pointer"], error["code"]) for error in refused.json()["errors"]] == [(pointer, code)]
+
+
+def test_a_target_of_more_than_a_year_warns(ops: Caller) -> None:
+    (warning,) = metric(ops, freshness_target_s=400 * 86_400).json()["warnings"]
+    assert "400 days late" in warning
+
+
+def test_a_new_schedule_is_dated_and_the_old_one_holds_before_it(ops: Caller) -> None:
+    metric(ops, expected_every_s=3600)
+
+    changed = ops.patch("/api/metrics/visits", {"expected": BERLIN, "expected_from": "2026-11-20T00:00:00Z"})
+
+    assert changed.status_code == 200, changed.json()
+    assert [(s["since"], s["words"]) for s in changed.json()["schedules"]] == [
+        (None, "every hour"), ("2026-11-20T00:00:00Z", "weekdays at 06:00 Europe/Berlin"),
+    ]  # fmt: skip
+    always = ops.patch("/api/metrics/visits", {"expected": {"every_s": 900}, "expected_from": None}).json()
+    assert (always["schedules"], always["expected"]) == ([], {"every_s": 900})
+    with as_role("owner"):
+        assert MetricSchedule.objects.count() == 0
+
+
+def test_what_says_from_when_has_to_say_what(ops: Caller) -> None:
+    metric(ops)
+    refused = ops.patch("/api/metrics/visits", {"expected_from": "2026-11-20T00:00:00Z"})
+    assert [(e["pointer"], e["code"]) for e in refused.json()["errors"]] == [("/expected_from", "missing_field")]
+
+
+def test_an_outage_is_planned_changed_and_taken_back(ops: Caller) -> None:
+    metric(ops)
+
+    made = ops.post("/api/outages", WINDOW)
+    assert made.status_code == 201, made.json()
+    assert {name: made.json()[name] for name in WINDOW} == WINDOW
+    address = f"/api/outages/{made.json()['id']}"
+    assert ops.patch(address, {"to": "2026-11-03T00:00:00Z"}).json()["to"] == "2026-11-03T00:00:00Z"
+    assert [outage["id"] for outage in ops.get("/api/outages").json()["results"]] == [made.json()["id"]]
+    assert ops.delete(address).status_code == 204
+    with as_role("owner"):
+        assert not Outage.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "code"),
+    [
+        ({"to": "2026-10-01T00:00:00Z"}, "/to", "window_order"),
+        ({"to": WINDOW["from"]}, "/to", "window_order"),
+        ({"metrics": ["nothing"]}, "/metrics/0", "unknown_metric"),
+        ({"metrics": [], "sources": ["none"]}, "/sources/0", "unknown_source"),
+        ({"metrics": []}, "/metrics", "missing_field"),
+        ({"reason": " "}, "/reason", "missing_field"),
+        ({"from": "2026-11-01T00:00:00"}, "/from", "naive_timestamp"),
+    ],
+)
+def test_an_outage_that_is_none_is_refused_at_its_field(ops: Caller, changes: Any, pointer: str, code: str) -> None:
+    metric(ops)
+    refused = ops.post("/api/outages", {**WINDOW, **changes})
+
+    assert refused.status_code == 422
+    assert [(error["pointer"], error["code"]) for error in refused.json()["errors"]] == [(pointer, code)]
+
+
+def test_forty_experiments_on_one_dead_feed_are_one_message_out_and_one_back(ops: Caller) -> None:
+    kpi = {"metric": {"key": "visits", "kind": "proportion", "expected_every_s": 60, "freshness_target_s": 60}}
+    made = [ops.experiment(name=f"Number {n}", target_kpis=[kpi]) for n in range(40)]
+    started = max(datetime.fromisoformat(one["started_at"]) for one in made)
+
+    def told(minutes: float) -> list[tuple[str, Any]]:
+        with as_role("worker"):
+            before = OutboxMessage.objects.count()
+            tell_changes(now=started + timedelta(minutes=minutes))
+            return [(m.type, m.data) for m in OutboxMessage.objects.order_by("id")[before:]]
+
+    assert told(3) == []
+    ((kind, breach),) = told(9)
+    assert (kind, breach["experiments_late"], breach["experiments_waiting"]) == ("freshness.breached", 40, 40)
+    assert breach["feed"] == {"source": None, "metrics": ["visits"]}
+    assert told(10) == []
+    with as_role("owner"):  # as if its rows had come: what has just begun waits for none yet
+        Experiment.objects.update(started_at=started + timedelta(minutes=19))
+    assert told(20) == []
+    with as_role("owner"):
+        Experiment.objects.update(started_at=started + timedelta(minutes=25))
+    ((kind, back),) = told(26)
+    assert (kind, back["feed"]) == ("freshness.recovered", {"source": None, "metrics": ["visits"]})
