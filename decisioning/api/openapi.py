@@ -11,6 +11,7 @@ from rest_framework.request import Request
 
 from decisioning.api.base import PortalView
 from decisioning.api.schema import COMPONENTS
+from decisioning.api.vocabulary import FIELDS
 
 
 class OpenApi(PortalView):
@@ -32,6 +33,7 @@ def rendered() -> bytes:
     document = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
     document["components"]["schemas"] |= COMPONENTS
     _let_metrics_be_keys(document["components"]["schemas"])
+    _say_every_field(document["components"]["schemas"])
     for methods in document["paths"].values():
         for operation in methods.values():
             if "requestBody" in operation:
@@ -51,3 +53,13 @@ def _let_metrics_be_keys(schemas: dict[str, Any]) -> None:
         if name in schemas:
             kpis = schemas[name]["properties"]["target_kpis"]
             kpis["items"] = {"anyOf": [key, {"$ref": "#/components/schemas/TargetKpiIn"}]}
+
+
+def _say_every_field(schemas: dict[str, Any]) -> None:
+    """A description and an example beside what a shape says itself. What refers to another schema may have them too, since OpenAPI 3.1."""
+    for schema in schemas.values():
+        for name, said in schema.get("properties", {}).items():
+            what, such_as = FIELDS.get(name, ("", None))
+            if what:
+                said.setdefault("description", what)
+                said.setdefault("examples", [such_as])

@@ -69,7 +69,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
         "required": ["specversion", "id", "source", "type"],
         "properties": {
             name: {"type": "string", "description": what, "examples": [such_as]} for name, (what, such_as) in _EVENT_WORDS.items()
-        } | {"data": {"description": "As the schema of its type says, the JSON object itself."}},
+        } | {"data": {"description": "As the schema of its type says, the JSON object itself.", "examples": [{"experiment": "shorter-sign-up"}]}},
     },
     "CloudEventBatch": {"type": "array", "items": {"$ref": "#/components/schemas/CloudEvent"}, "maxItems": 1000},
     "CloudEventData": {

@@ -45,7 +45,11 @@ def write(path: Path, keys: list[str], count: int) -> None:
 
 
 def resident_mb(pid: int) -> float:
-    told = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    """What a process has in memory of its own; 0 of one that has ended."""
+    try:
+        told = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0.0
     return int(told[1]) / 1024 if told else 0.0
 
 
@@ -64,7 +68,7 @@ def main() -> None:
             "key": f"bench-{uuid.uuid4().hex[:12]}", "team": "bench", "kind": "file", "path": "million.csv", "time_limit_s": 240, "metrics": [plain["metric"]],
             "query": "SELECT * FROM rows WHERE ts > :since AND ts <= :until", "schedule_s": 86_400,
         }  # fmt: skip
-        workers = on.installation.find(r"celery.*worker|decisioning.*worker")
+        workers = {pid: line for pid, line in on.installation.processes().items() if "worker" in line}
         most, over = dict.fromkeys(workers, 0.0), threading.Event()
         idle = {pid: resident_mb(pid) for pid in workers}
 
@@ -94,7 +98,9 @@ def main() -> None:
             f"a source brings {rate:,.0f} rows a second, {rate / http:.2f} of what one client sends over HTTP ({http:,.0f} points a second)"
         )
         for pid in workers:
-            say(f"worker {pid}: {idle[pid]:.0f} MB before, at most {most[pid]:.0f} MB, {most[pid] - idle[pid]:+.0f} MB")
+            say(
+                f"{workers[pid].strip()[-60:]} {pid}: {idle[pid]:.0f} MB before, at most {most[pid]:.0f} MB, {most[pid] - idle[pid]:+.0f} MB"
+            )
         if run["status"] != "succeeded" or any(most[pid] - idle[pid] > 150 for pid in workers):
             sys.exit(1)
 

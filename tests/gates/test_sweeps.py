@@ -155,7 +155,7 @@ def state_of(target: Target) -> object:
     return state.slot, state.body, state.needs, state.visibility_lags
 
 
-@examples(3, ignore=[HealthCheck.function_scoped_fixture])
+@examples(2, ignore=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32))
 def test_when_and_how_often_sweeps_ran_leaves_no_trace(portal: Portal, seed: int) -> None:
     dice = random.Random(seed)
