@@ -250,6 +250,18 @@ def timed(what: str, now: datetime, count: int) -> float:
 _FIGURE = re.compile(r"^  (?P<what>[^:]+): (?P<seconds>[\d.]+) s \(", re.M)
 
 
+_AS_A_WORKER = """
+import gc
+from tests.benchmarks import sweep
+def set_up(before=sweep._set_up):
+    before()
+    gc.freeze()
+sweep._set_up = set_up
+sweep.main()
+"""
+"""Memory is collected as in a worker, whose parent has frozen what it loaded."""
+
+
 def figures(path: Path, experiments: int) -> dict[str, float]:
     """The sweeps of a checkout by what was new, in seconds."""
     command = [
