@@ -162,9 +162,9 @@ def test_no_parameter_and_no_field_of_any_page_makes_the_server_fail(
 
     logs = "".join(log.read_text(errors="replace") for log in Path(installation.home).glob("logs/web.log"))
     print(f"\n{len(known)} kinds of pages, {len(forms)} forms, {asked} requests; {len(wrong)} answered 5xx")  # noqa: T201
-    assert len(known) > 40
-    assert len(forms) > 10
     assert wrong == [], json.dumps(wrong[:20], indent=1) + logs[-3_000:]
+    assert len(known) > 25
+    assert len(forms) > 10
 
 
 def _fill(sent: object, action: str, fields: Mapping[str, str]) -> None:
