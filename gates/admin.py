@@ -19,7 +19,8 @@ from decisioning.access.admin import ModelAdmin, ReadOnly, TabularInline, confir
 from decisioning.access.models import KEY_PATTERN
 from decisioning.access.principal import Principal
 from gates import backtests, policies
-from gates.engine.policy import DEFAULT_BODY, sentence, warnings
+from gates.engine.policy import DEFAULT_BODY, sentence
+from gates.engine.policy_checks import warnings
 from gates.models import Decision, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation
 
 

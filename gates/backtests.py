@@ -10,7 +10,8 @@ from decisioning.access.principal import Principal
 from experiments.models import Experiment
 from gates.engine import backtest as pure
 from gates.engine.plan import newest_slot, rfc3339, to_us
-from gates.engine.policy import Policy, parse
+from gates.engine.policy import Policy
+from gates.engine.policy_checks import parse
 from gates.loading import JudgingInput, load, rows_of, series_of
 from gates.models import Backtest, PolicyVersion
 

@@ -13,7 +13,8 @@ from django.db import connection
 from experiments.models import Experiment
 from gates.engine.checkpoint import Checkpoint
 from gates.engine.plan import Plan
-from gates.engine.policy import Policy, parse
+from gates.engine.policy import Policy
+from gates.engine.policy_checks import parse
 from gates.engine.series import Rows, Series, SeriesKey
 from gates.feeds import with_feeds
 from gates.models import Cursor, PolicyVersion

@@ -12,7 +12,7 @@ from decisioning.access.models import KEY_PATTERN, Team
 from decisioning.access.principal import Principal
 from decisioning.refusals import Fault, Refused
 from experiments.models import Experiment, Metric
-from gates.engine.policy import MetricSpec, Problem, lint
+from gates.engine.policy_checks import MetricSpec, Problem, lint
 from gates.loading import versions_in_force
 from gates.models import Policy, PolicyBinding, PolicyVersion
 

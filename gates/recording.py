@@ -33,7 +33,7 @@ from gates.shown import evaluation_as_json, recommendation_as_json, shown
 from telemetry import arrays
 
 Superseded = Recommendation.Superseded
-MOST_EVIDENCE = 20
+MOST_EVIDENCE = 5
 """How much is written by one statement."""
 _STEP = msgspec.msgpack.Decoder(SlotFacts)
 

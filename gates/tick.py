@@ -29,7 +29,7 @@ from gates.recording import FoldOutcome, PendingRecords, Superseded, prepare_rec
 from gates.shown import evaluation_as_json
 from gates.suspension import cause_of, lifted, suspend
 
-CHUNK, FIRST_CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 250, 10, 2, 10, 5_000
+CHUNK, FIRST_CHUNK, LONG_CHUNK, LONG_ROUND, PASSED_AT_ONCE = 250, 10, 1, 10, 5_000
 _ANEW = (Superseded.JUDGED_ANEW, Superseded.POLICY_CHANGED, Superseded.RULES_MENDED)
 RETRY_S = 300
 """What could not be judged is tried again at the next slot of this width, and when its rows change."""

@@ -1,7 +1,9 @@
-"""Which running experiments wait for data: told when it begins and when it is over (`freshness.breached`, `freshness.recovered`)."""
+"""Which feeds running experiments wait for: one alarm a feed, told when it begins and when it is over (`freshness.breached`,
+`freshness.recovered`). A feed is a source of the team and all it feeds, or a metric that none feeds."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from django.db import connection
 
@@ -11,9 +13,17 @@ from decisioning.literals import rfc3339
 from experiments.models import Experiment
 from telemetry.freshness import FRESHNESS_SQL, WATERMARK_SQL
 
+MOST_NAMED = 50
+"""So many experiments a message names; how many there are it counts."""
+
 # An experiment is as fresh as its worst KPI, a KPI as its worst variant. Before the first row age counts from the start.
 _STALE = f"""
-SELECT e.team_id, e.id, e.key, m.key, n.watermark, f.stale_at
+SELECT e.team_id, e.id, e.key, m.key, n.watermark, f.stale_at, k.role,
+       (SELECT min(s.key) FROM metadata.sources s WHERE s.team_id = e.team_id AND m.key = ANY (s.metrics)) AS source,
+       k.role <> 'shown' OR EXISTS (SELECT FROM metadata.cursors c CROSS JOIN LATERAL jsonb_array_elements(c.shown -> 'gates') AS g
+                                    WHERE c.experiment_id = e.id AND g ->> 'metric' = m.key) AS waits,
+       (SELECT count(*) FROM metadata.recommendations r WHERE r.experiment_id = e.id AND r.action = 'scale'
+          AND r.answered_at IS NULL AND r.superseded_at IS NULL AND r.withdrawn_at IS NULL) AS proposals
 FROM metadata.experiments e
 JOIN metadata.target_kpis k ON k.experiment_id = e.id
 JOIN metadata.metrics m ON m.id = k.metric_id
@@ -29,7 +39,7 @@ ORDER BY e.id, k.position
 
 
 def tell_changes(*, now: datetime) -> int:
-    """Tell, in the caller's transaction, which experiments have begun or ceased to wait for data. Returns the messages told."""
+    """Tell, in the caller's transaction, which feeds have begun or ceased to be waited for. Returns the messages told."""
     return reconcile(
         "freshness.breached",
         lambda: breached(now=now),
@@ -41,36 +51,59 @@ def tell_changes(*, now: datetime) -> int:
 
 
 def breached(*, now: datetime) -> list[Condition]:
-    """Every running experiment with a stale KPI, or with one that had no row in the time its first was due."""
-    found: dict[int, Condition] = {}
-    kpis: dict[int, list[dict[str, object]]] = {}
+    """Every feed of which a running experiment has a stale KPI, or one that had no row in the time its first was due."""
+    groups: dict[tuple[int, str], list[_Late]] = {}
     with connection.cursor() as cursor:
         cursor.execute(_STALE, [now])
-        for team, pk, key, metric, watermark, stale_at in cursor.fetchall():
-            kpis.setdefault(pk, []).append(
-                {
-                    "metric": metric,
-                    "data_watermark": rfc3339(watermark),
-                    "stale_at": rfc3339(stale_at),
-                }
-            )
-            found[pk] = Condition(team, pk, key, {"experiment": key, "kpis": kpis[pk]})
-    return list(found.values())
+        for team, pk, key, metric, watermark, stale_at, role, source, waits, proposals in cursor.fetchall():
+            kpi = {"metric": metric, "data_watermark": rfc3339(watermark), "stale_at": rfc3339(stale_at), "role": role}
+            feed = f"source {source}" if source else f"metric {metric}"
+            groups.setdefault((team, feed), []).append(_Late(pk, key, source, kpi, waits, proposals))
+    return [_condition(team, feed, late) for (team, feed), late in groups.items()]
+
+
+class _Late(NamedTuple):
+    experiment: int
+    key: str
+    source: str | None
+    kpi: dict[str, object]
+    waits: bool
+    proposals: int
+
+
+def _condition(team: int, feed: str, late: Sequence[_Late]) -> Condition:
+    """`experiment` and `kpis` are those of the first; the other fields are of the whole feed."""
+    first, keys = late[0], list(dict.fromkeys(one.key for one in late))
+    waiting = {one.key: one.proposals for one in late if one.waits}
+    data = {
+        "experiment": first.key,
+        "kpis": [one.kpi for one in late if one.key == first.key],
+        "feed": {"source": first.source, "metrics": sorted({str(one.kpi["metric"]) for one in late})},
+        "experiments": keys[:MOST_NAMED],
+        "experiments_late": len(keys),
+        "experiments_waiting": len(waiting),
+        "proposals_suspended": sum(waiting.values()),
+    }
+    return Condition(team, first.experiment if len(keys) == 1 else None, feed, data)
 
 
 def _recovered(alarms: Sequence[Alarm]) -> Mapping[int, Mapping[str, object]]:
-    """Of experiments that still run: one that was paused or has ended did not get its data back."""
+    """Of feeds of which an experiment still runs: one that was paused or has ended did not get its data back."""
+    told = {alarm.pk: alarm for alarm in alarms if "experiments" in alarm.data}
     running = set(
         Experiment.objects.filter(
-            pk__in=[alarm.experiment_id for alarm in alarms], status=Experiment.Status.RUNNING
-        ).values_list("pk", flat=True)
+            key__in={key for alarm in told.values() for key in alarm.data["experiments"]},
+            status=Experiment.Status.RUNNING,
+        ).values_list("key", flat=True)
     )
     return {
-        alarm.pk: {
-            "experiment": alarm.subject,
+        pk: {
+            "experiment": alarm.data["experiment"],
             "since": rfc3339(alarm.began_at),
-            "metrics": [kpi["metric"] for kpi in alarm.data["kpis"]],
+            "metrics": alarm.data["feed"]["metrics"],
+            "feed": alarm.data["feed"],
+            "experiments": alarm.data["experiments"],
         }
-        for alarm in alarms
-        if alarm.experiment_id in running
+        for pk, alarm in told.items()
+        if running.intersection(alarm.data["experiments"])
     }

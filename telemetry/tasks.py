@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from decisioning.access.principal import bind_job
 from decisioning.ledger.items import alone
+from experiments import feeds
 from experiments.models import Experiment
 from telemetry import hours as hour_sums
 from telemetry import retention
@@ -55,11 +56,14 @@ def sources(**_later: object) -> None:
 
 @shared_task(name="telemetry.partitions")
 def partitions(**_later: object) -> None:
-    """Make the next months' partitions ahead, and watch the default one; beat calls it every hour."""
+    """Make the next months' partitions and the due instants of calendars ahead, and watch the default partition; beat calls it every hour."""
     with alone("Making partitions"), logged("portal/partitions", clock=timezone.now) as run:
         bind_job("telemetry.partitions")
         run.rows = retention.make_partitions(now=timezone.now(), failures=run.failures)
         run.worked = run.rows > 0
+    with alone("Laying out due instants"), transaction.atomic():
+        bind_job("telemetry.partitions")
+        feeds.lay_out(now=timezone.now())
     with logged("portal/default-partition", clock=timezone.now):
         bind_job("telemetry.partitions")
         retention.refuse_stranded_rows()

@@ -21,7 +21,9 @@ from tests.examples import LONG
 from tests.stack import template
 
 # How long an example takes says nothing on a busy machine; no test asserts a time.
-hypothesis_settings.register_profile("portal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.register_profile(
+    "portal", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+)
 # Run apart: `--hypothesis-profile=long`, from random seeds; a failure prints the blob that repeats it.
 hypothesis_settings.register_profile(
     LONG,

@@ -24,7 +24,6 @@ _running = ExitStack()
 _PREFIX = "decisioning-tests-"
 _LONG = (
     "test_up.py",
-    "test_against_portal.py",
     "test_board.py",
     "test_mcp_server.py",
     "test_table.py",
@@ -74,7 +73,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         apart = [
             item
             for item in items
-            if any(map(item.get_closest_marker, ("faults", "benchmarks", "packages", "looks", "databases")))
+            if any(
+                map(
+                    item.get_closest_marker, ("faults", "benchmarks", "packages", "looks", "databases", "installations")
+                )
+            )
         ]
         items[:] = [item for item in items if item not in apart]
         config.hook.pytest_deselected(items=apart)

@@ -28,7 +28,7 @@ from experiments import lifecycle, plan
 from experiments.models import Experiment
 from gates import loading, policies
 from gates.engine.forecast import forecast
-from gates.engine.policy import lint_plan, parse, plan_warnings
+from gates.engine.policy_checks import lint_plan, parse, plan_warnings
 from gates.tick import show_plan
 from telemetry.freshness import WORST_LAST
 

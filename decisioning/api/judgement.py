@@ -26,6 +26,7 @@ from gates.engine.evidence import digest as digest_of
 from gates.engine.evidence import replay
 from gates.engine.narration import Reader, in_words, rationale
 from gates.engine.plan import newest_slot
+from gates.engine.policy import setting
 from gates.models import Cursor, Decision, Evaluation, Evidence, PolicyVersion, Recommendation
 
 
@@ -157,7 +158,7 @@ class Evaluate(PortalView):
         if experiment.status != Experiment.Status.RUNNING:
             detail = f"{experiment.key} is {experiment.status}: experiments are judged while they run."
             raise Problem(409, "not_running", detail)
-        slot = newest_slot(now, policies.version_for(experiment).body.get("slot_s", 300))
+        slot = newest_slot(now, setting(policies.version_for(experiment).body, "slot_s"))
         claims.ask(experiment, slot, now=now)
         return Response({"slot": rfc3339(slot)}, status=202)
 
@@ -204,7 +205,7 @@ def _as_of(experiment: Experiment, past: datetime, *, now: datetime) -> dict[str
         raise bad_parameter("as_of", f"{experiment.key} had not started by {rfc3339(past)}")
     version = _in_force(experiment, past)
     policy = {"name": version.policy.name, "version": version.number}
-    slot = newest_slot(past, version.body.get("slot_s", 300))
+    slot = newest_slot(past, setting(version.body, "slot_s"))
     recommendation, variants = recommendation_before_the_first_look(policy), []
     if slot > experiment.started_at:
         found = consistency.as_of(experiment, slot, version)
@@ -232,7 +233,7 @@ def _in_force(experiment: Experiment, past: datetime) -> PolicyVersion:
     (history brought in later); with nothing on record today's."""
     recorded = Evaluation.objects.filter(experiment=experiment, slot__lte=past).select_related("policy_version__policy")
     today = policies.version_for(experiment)
-    by_then = recorded.filter(computed_at__lt=past + timedelta(seconds=today.body.get("slot_s", 300)))
+    by_then = recorded.filter(computed_at__lt=past + timedelta(seconds=setting(today.body, "slot_s")))
     judged = by_then.order_by("-computed_at", "-slot").first() or recorded.order_by("computed_at", "slot").first()
     return judged.policy_version if judged else today
 

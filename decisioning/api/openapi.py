@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import Any
 
 from django.http import HttpResponse
 from django.urls import include, path
@@ -9,6 +10,8 @@ from drf_spectacular.generators import SchemaGenerator
 from rest_framework.request import Request
 
 from decisioning.api.base import PortalView
+from decisioning.api.schema import COMPONENTS
+from decisioning.api.vocabulary import FIELDS
 
 
 class OpenApi(PortalView):
@@ -28,8 +31,35 @@ def rendered() -> bytes:
     patterns = [path("api/", include("decisioning.api.urls"))]
     generator = SchemaGenerator(patterns=patterns)  # type: ignore[no-untyped-call]
     document = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
+    document["components"]["schemas"] |= COMPONENTS
+    _let_metrics_be_keys(document["components"]["schemas"])
+    _say_every_field(document["components"]["schemas"])
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if "requestBody" in operation:
+                operation["requestBody"]["required"] = True
     document["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "bearerFormat": "dk_<id>_<secret>"},
         "session": {"type": "apiKey", "in": "cookie", "name": "decisioning_session"},
     }
     return json.dumps(document).encode()
+
+
+def _let_metrics_be_keys(schemas: dict[str, Any]) -> None:
+    """A target KPI may be the bare key of its metric, and its metric a key or a metric of its own."""
+    key = {"type": "string", "description": "Key of a metric that is registered.", "examples": ["finished_sign_up"]}
+    schemas["TargetKpiIn"]["properties"]["metric"] = {"anyOf": [key, {"$ref": "#/components/schemas/MetricCreate"}]}
+    for name in ("ExperimentIn", "PatchedExperimentPatch", "ExperimentPatch"):
+        if name in schemas:
+            kpis = schemas[name]["properties"]["target_kpis"]
+            kpis["items"] = {"anyOf": [key, {"$ref": "#/components/schemas/TargetKpiIn"}]}
+
+
+def _say_every_field(schemas: dict[str, Any]) -> None:
+    """A description and an example beside what a shape says itself. What refers to another schema may have them too, since OpenAPI 3.1."""
+    for schema in schemas.values():
+        for name, said in schema.get("properties", {}).items():
+            what, such_as = FIELDS.get(name, ("", None))
+            if what:
+                said.setdefault("description", what)
+                said.setdefault("examples", [such_as])

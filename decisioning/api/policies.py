@@ -15,7 +15,7 @@ from decisioning.api.problems import Problem, bad_parameter
 from decisioning.api.serializers import PolicyIn, PolicyVersionIn
 from decisioning.literals import rfc3339
 from gates import backtests, policies
-from gates.engine.policy import warnings
+from gates.engine.policy_checks import warnings
 from gates.models import Backtest, Policy, PolicyVersion
 
 

@@ -14,40 +14,77 @@ from decisioning.api.shapes.fields import page_of
 
 _JSON, _PROBLEM = "application/json", "application/problem+json"
 _OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
-_ROWS: dict[str, Any] = {
+_KPI_ROW: dict[str, Any] = {
     "type": "object",
-    "required": ["rows"],
+    "description": "One bucket of one series. Sending it again changes nothing.",
+    "required": ["metric", "ts", "value"],
     "properties": {
-        "rows": {
-            "type": "array",
-            "maxItems": 10_000,
-            "items": {
-                "type": "object",
-                "required": ["metric", "ts", "value"],
-                "properties": {
-                    "metric": {"type": "string"},
-                    "variant": {"type": "string", "default": "all"},
-                    "ts": {"type": "string", "format": "date-time", "description": "END of the bucket the row covers."},
-                    "value": {"type": "number"},
-                    "n": {
-                        "type": ["integer", "null"],
-                        "minimum": 0,
-                        "description": "Independent units, never the same unit twice.",
-                    },
-                    "variance": {"type": ["number", "null"], "minimum": 0},
-                    "revision": {"type": ["integer", "null"]},
-                    "window_s": {"type": ["integer", "null"], "minimum": 1},
-                    "denominator": {"type": ["object", "null"]},
-                },
+        "metric": {"type": "string", "maxLength": 63, "description": "Key of the metric.", "examples": ["finished_sign_up"]},
+        "variant": {"type": "string", "maxLength": 63, "default": "all", "description": "Key of the variant.", "examples": ["control"]},
+        "ts": {
+            "type": "string", "format": "date-time", "description": "END of the bucket the row covers, with an offset.",
+            "examples": ["2026-11-24T06:00:00Z"],
+        },
+        "value": {"type": "number", "description": "Mean, share or gauge of the bucket.", "examples": [0.41]},
+        "n": {"type": ["integer", "null"], "minimum": 0, "description": "Independent units, never the same unit twice.", "examples": [980]},
+        "variance": {"type": ["number", "null"], "minimum": 0, "description": "Of one unit's value, by the sample.", "examples": [0.24]},
+        "revision": {"type": ["integer", "null"], "description": "A higher one replaces what is stored.", "examples": [1]},
+        "window_s": {"type": ["integer", "null"], "minimum": 1, "description": "Seconds that the row covers.", "examples": [3600]},
+        "denominator": {
+            "type": ["object", "null"],
+            "description": "Of a ratio: the second moments of its denominator, per unit.",
+            "required": ["value"],
+            "properties": {
+                "value": {"type": "number", "description": "Its mean.", "examples": [2.1]},
+                "variance": {"type": ["number", "null"], "minimum": 0, "description": "Its variance.", "examples": [1.3]},
+                "covariance": {"type": ["number", "null"], "description": "With the numerator.", "examples": [0.4]},
             },
-        }
+        },
     },
+}  # fmt: skip
+_EVENT_WORDS = {
+    "specversion": ("1.0 is understood.", "1.0"),
+    "id": ("With source: an event is taken in once.", "7f3a"),
+    "source": ("Who tells it, a URI reference.", "/jobs/nightly"),
+    "type": ("What it tells; /api/schemas/{type} says how.", "decisioning.metric.observed.v1"),
+    "time": ("RFC 3339, when it happened.", "2026-11-24T06:00:00Z"),
+    "datacontenttype": ("JSON.", "application/json"),
 }
-_EVENT: dict[str, Any] = {
-    "type": "object",
-    "required": ["specversion", "id", "source", "type"],
-    "properties": {name: {"type": "string"} for name in ("specversion", "id", "source", "type", "time")} | {"data": {}},
-}
+COMPONENTS: dict[str, dict[str, Any]] = {
+    "KpiRow": _KPI_ROW,
+    "KpiRows": {
+        "type": "object",
+        "description": "A batch of rows of one experiment.",
+        "required": ["rows"],
+        "properties": {
+            "rows": {
+                "type": "array", "maxItems": 10_000, "items": {"$ref": "#/components/schemas/KpiRow"},
+                "description": "All of them are stored, or none (with ?atomic=false the good ones).",
+            }
+        },
+    },
+    "CloudEvent": {
+        "type": "object",
+        "description": "One CloudEvent in structured mode.",
+        "required": ["specversion", "id", "source", "type"],
+        "properties": {
+            name: {"type": "string", "description": what, "examples": [such_as]} for name, (what, such_as) in _EVENT_WORDS.items()
+        } | {"data": {"description": "As the schema of its type says, the JSON object itself.", "examples": [{"experiment": "shorter-sign-up"}]}},
+    },
+    "CloudEventBatch": {"type": "array", "items": {"$ref": "#/components/schemas/CloudEvent"}, "maxItems": 1000},
+    "CloudEventData": {
+        "type": "object", "additionalProperties": True, "description": "Binary mode: the event's data, its attributes in ce- headers.",
+    },
+    "LineageEvent": {
+        "type": "object", "additionalProperties": True, "description": "An OpenLineage RunEvent; job and dataset events say nothing here.",
+    },
+    "LineageEventBatch": {"type": "array", "items": {"$ref": "#/components/schemas/LineageEvent"}, "maxItems": 1000},
+}  # fmt: skip
+"""Bodies that no serializer reads, by their names in the document."""
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +108,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Transitions", "POST"): Operation({200: experiments.DocumentOut}, takes=bodies.TransitionIn, conflict=True),
     ("Kpis", "GET"): Operation({(200, _JSON): experiments.SeriesOut, (200, "text/csv"): OpenApiTypes.STR}),
     ("Kpis", "POST"): Operation(
-        {(200, _JSON): telemetry.IngestedOut, (207, _JSON): telemetry.PartlyIngestedOut}, takes=_ROWS, conflict=True
+        {(200, _JSON): telemetry.IngestedOut, (207, _JSON): telemetry.PartlyIngestedOut},
+        takes=_named("KpiRows"),
+        conflict=True,
     ),
     ("OneDecision", "GET"): Operation({200: experiments.DecisionOut, 304: None}),
     ("OneDecision", "POST"): Operation({201: experiments.DecidedOut}, takes=bodies.DecisionIn, conflict=True),
@@ -118,9 +157,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("TakesEvents", "POST"): Operation(
         {200: telemetry.EventsOut, 202: telemetry.EventsOut, 207: telemetry.PartlyTakenOut},
         takes={
-            "application/cloudevents+json": _EVENT,
-            "application/cloudevents-batch+json": {"type": "array", "items": _EVENT, "maxItems": 1000},
-            _JSON: {"description": "Binary mode: the event's data, its attributes in ce- headers."},
+            "application/cloudevents+json": _named("CloudEvent"),
+            "application/cloudevents-batch+json": _named("CloudEventBatch"),
+            _JSON: _named("CloudEventData"),
         },
         conflict=True,
     ),
@@ -130,10 +169,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Replay", "POST"): Operation(
         {200: telemetry.EventsOut, 202: telemetry.EventsOut, 207: telemetry.PartlyTakenOut}, conflict=True
     ),
-    ("Lineage", "POST"): Operation({200: _OBJECT}, takes=_OBJECT),
-    ("LineageBatch", "POST"): Operation(
-        {200: _OBJECT, 207: _OBJECT}, takes={"type": "array", "items": _OBJECT, "maxItems": 1000}
-    ),
+    ("Lineage", "POST"): Operation({200: _OBJECT}, takes=_named("LineageEvent")),
+    ("LineageBatch", "POST"): Operation({200: _OBJECT, 207: _OBJECT}, takes=_named("LineageEventBatch")),
     ("Outages", "GET"): Operation({200: _PAGE(telemetry.OutageOut)}),
     ("Outages", "POST"): Operation({201: telemetry.OutageOut}, takes=bodies.OutageIn),
     ("OneOutage", "GET"): Operation({200: telemetry.OutageOut}),

@@ -102,11 +102,29 @@ def _breached(data: Mapping[str, Any]) -> Notice:
         )
         for kpi in data["kpis"]
     ]
-    return Notice(f"Data is late: {data['experiment']}", [*lines, "It is not judged on what is late."], _page(data))
+    late, waiting = data.get("experiments_late", 1), data.get("experiments_waiting", 1)
+    if not waiting:
+        lines.append("Nothing waits for it: it is shown only.")
+    elif late == 1:
+        lines.append("It is not judged on what is late.")
+    else:
+        suspended = data["proposals_suspended"]
+        also = f" {suspended} of their proposals to scale cannot be accepted meanwhile." if suspended else ""
+        lines.append(
+            f"{waiting} of {late} experiments wait for it, among them {', '.join(data['experiments'][:5])}.{also}"
+        )
+    return Notice(f"Data is late: {_feed(data)}", lines, _page(data))
+
+
+def _feed(data: Mapping[str, Any]) -> str:
+    """A feed by its experiment when it is one, else by its source or metric."""
+    if data.get("experiments_late", len(data.get("experiments", ()))) < 2:
+        return str(data["experiment"])
+    return str(data["feed"]["source"] or data["feed"]["metrics"][0])
 
 
 def _recovered(data: Mapping[str, Any]) -> Notice:
-    return Notice(f"Data is back: {data['experiment']}", [f"It was late since {data['since']}."], _page(data))
+    return Notice(f"Data is back: {_feed(data)}", [f"It was late since {data['since']}."], _page(data))
 
 
 def _guard(data: Mapping[str, Any]) -> Notice:

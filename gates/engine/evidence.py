@@ -18,7 +18,8 @@ from gates.engine.compiled import REVISION, compile_plan
 from gates.engine.facts import SlotFacts, SlotSnapshot
 from gates.engine.fold import FoldResult
 from gates.engine.plan import Plan, rfc3339
-from gates.engine.policy import Policy, canonical, parse
+from gates.engine.policy import Policy, canonical
+from gates.engine.policy_checks import parse
 from gates.engine.reasons import evaluation_of
 from gates.engine.results import Evaluation
 from gates.engine.revisions import REVISIONS, machine_of

@@ -1,6 +1,7 @@
 """What a source yields as KPI rows: every cell by what it says itself, every row stored or refused with its place and reason."""
 
 import datetime as dt
+import itertools
 import math
 import re
 import zoneinfo
@@ -23,7 +24,8 @@ from telemetry.sources.definition import CALLED
 from telemetry.sources.refusals import SourceFailed
 from telemetry.sources.window import Reading
 
-CHUNK = 5_000
+CHUNK = 20_000
+"""Rows that are read and stored at a time. Those of one experiment go in together, so that many experiments in a source cost little."""
 SHOWN = 20
 """Columns of a ratio's denominator, and their names in it."""
 KEYS, WHOLE = ("experiment", "metric", "variant"), ("n", "revision", "window_s")
@@ -96,13 +98,14 @@ def store(
             good.setdefault(targets[ref].experiment_id, []).append((place, row))  # type: ignore[index]
     by_number = {target.experiment_id: target for target in targets.values()}
     done: list[Ingested] = []
-    for pk, rows in sorted(good.items()):
+    batches = ((pk, batch) for pk, rows in sorted(good.items()) for batch in itertools.batched(rows, ingest.MAX_ROWS))
+    for pk, batch in batches:
         try:
-            ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in rows)), now=now, atomic=False)
+            ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in batch)), now=now, atomic=False)
         except ingest.IngestRefused as refusal:
             raise SourceFailed(refusal.message) from refusal
         for fault in ingested.refused:
-            place, row = rows[fault.index]
+            place, row = batch[fault.index]
             problems.append(f"{place}: {fault.detail} Row: {_told(msgspec.to_builtins(row))}"[:300])
             refused_at.append(row.ts)
         done.append(ingested)

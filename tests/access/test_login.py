@@ -20,7 +20,6 @@ PASSWORD = "correct horse battery"
 def person(transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> User:
     monkeypatch.setattr(login, "OF_ADDRESS", "100000/15m")  # one address is all tests'
     monkeypatch.setattr(login, "OF_NETWORK", "100000/15m")
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     return User.objects.create_user("ada", password=PASSWORD, is_staff=True)
 
 

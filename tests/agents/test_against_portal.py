@@ -29,6 +29,9 @@ from tests.installation import Installation, clean_environment, soon
 WIDE = "experiment_id,variant_id,metric_id,time_since_start,count_c,count_t,mean_c,mean_t,variance_c,variance_t"
 
 
+pytestmark = pytest.mark.installations
+
+
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     running = Installation(tmp_path_factory.mktemp("http") / "home")

@@ -7,7 +7,8 @@ import pytest
 from decisioning.agents.demo import FIGURES, STORIES, Story, history
 from gates.engine.fold import fold
 from gates.engine.plan import Baseline, Kpi, Plan, Target, Variant, to_us
-from gates.engine.policy import DEFAULT_BODY, parse
+from gates.engine.policy import DEFAULT_BODY
+from gates.engine.policy_checks import parse
 from gates.engine.results import Recommendation
 from gates.engine.series import Rows, Series
 

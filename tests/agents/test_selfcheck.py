@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from decisioning.agents.selfcheck import POLICY, TRIALS, Outcome, Trial, arm_of, asked_rows, rows_of
-from gates.engine.policy import lint
+from gates.engine.policy_checks import lint
 
 SAME, SMALLER, LARGER = TRIALS
 

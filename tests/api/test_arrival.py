@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from decisioning.access.models import Membership
@@ -24,6 +24,7 @@ from telemetry.ingest import Row, Target, ingest
 from telemetry.tasks import hours as hours_tick
 from tests.api.conftest import Caller
 from tests.conftest import as_role
+from tests.examples import examples
 
 TOP = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 HOURLY = {"expected_every_s": 1800, "freshness_target_s": 3600}
@@ -73,9 +74,7 @@ def work() -> None:
         hours_tick()
 
 
-@settings(
-    max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(3, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(data=st.data())
 def test_late_repeated_and_corrected_rows_in_any_order_end_where_one_sorted_pass_ends(
     ops: Caller, data: st.DataObject

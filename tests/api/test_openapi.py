@@ -1,12 +1,15 @@
 """The OpenAPI document is complete: every address, every method, every status."""
 
+import json
 import re
 from typing import Any
 
 from django.urls import URLPattern
 
 from decisioning.api.base import Nowhere
+from decisioning.api.openapi import rendered
 from decisioning.api.urls import urlpatterns
+from decisioning.api.vocabulary import FIELDS
 from tests.api.conftest import Caller
 from tests.api.contract import document, template_of
 
@@ -76,3 +79,36 @@ def test_it_is_a_page_too_for_everybody_with_every_address_and_nothing_inline(no
 def test_no_list_of_words_is_named_after_a_hash() -> None:
     named = [name for name, shape in document()["components"]["schemas"].items() if "enum" in shape]
     assert [name for name in named if name.endswith("Enum")] == []
+
+
+def test_every_field_of_the_document_is_said_with_an_example_and_no_word_is_left_over() -> None:
+    schemas = json.loads(rendered())["components"]["schemas"]
+    fields = [
+        (shape, name, said) for shape, schema in schemas.items() for name, said in schema.get("properties", {}).items()
+    ]
+    assert [
+        f"{shape}.{name}" for shape, name, said in fields if not (said.get("description") and "examples" in said)
+    ] == []
+    assert sorted(set(FIELDS) - {name for _, name, _ in fields}) == []
+
+
+def test_bodies_are_required_and_those_of_rows_and_events_have_names() -> None:
+    document = json.loads(rendered())
+    bodies = {
+        f"{method} {path}": operation["requestBody"]
+        for path, methods in document["paths"].items() for method, operation in methods.items() if "requestBody" in operation
+    }  # fmt: skip
+    assert [of for of, body in bodies.items() if not body.get("required")] == []
+    named = {
+        media: schema["schema"]["$ref"].rpartition("/")[2]
+        for media, schema in bodies["post /api/events"]["content"].items()
+    }
+    assert named == {
+        "application/cloudevents+json": "CloudEvent", "application/cloudevents-batch+json": "CloudEventBatch",
+        "application/json": "CloudEventData",
+    }  # fmt: skip
+    assert bodies["post /api/experiments/{ref}/kpis"]["content"]["application/json"]["schema"]["$ref"].endswith(
+        "/KpiRows"
+    )
+    kpis = document["components"]["schemas"]["ExperimentIn"]["properties"]["target_kpis"]["items"]["anyOf"]
+    assert kpis[0]["type"] == "string", "a bare metric key"

@@ -11,11 +11,12 @@ from urllib.parse import quote
 import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
 from django.test import Client
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from decisioning.api.problems import problem_of
 from tests.api.conftest import PLAN, Caller, check_problem, errors_of
+from tests.examples import examples
 
 
 def code(response: Any) -> tuple[int, str]:
@@ -195,7 +196,7 @@ _fields = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(
     path=st.sampled_from(
         ["/api/experiments", "/api/metrics", "/api/keys", "/api/policies", "/api/policies/default/versions", "/api/experiments/1/decision",
@@ -234,7 +235,7 @@ def test_a_cursor_that_no_list_has_made_is_refused_or_leads_somewhere(ops: Calle
         assert answer.status_code == 200 or answer.json()["code"] == "invalid_parameter"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(15, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(
     path=st.sampled_from(
         ["experiments", "freshness", "refresh-log", "metrics", "keys", "policies", "experiments/mine/kpis", "experiments/mine/audit",

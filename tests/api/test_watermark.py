@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from experiments.models import Experiment
@@ -16,6 +16,7 @@ from telemetry.models import Source
 from telemetry.refresh import fed
 from tests.api.conftest import Caller
 from tests.conftest import as_role
+from tests.examples import examples
 
 AT = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -39,7 +40,7 @@ def newest_news(rows: list[Said], *, cumulative: bool) -> int | None:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(
     rows=st.lists(st.tuples(st.sampled_from([None, 0, 0, 5, 5, 7]), st.sampled_from([1.0, 1.0, 2.0])), max_size=8),
     temporality=st.sampled_from(["delta", "cumulative"]),

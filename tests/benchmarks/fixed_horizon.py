@@ -18,7 +18,8 @@ from decisioning.agents.history import Plan as FilePlan
 from gates.engine import narration
 from gates.engine.fold import fold
 from gates.engine.plan import Kpi, Plan, Variant, to_us
-from gates.engine.policy import DEFAULT_BODY, parse
+from gates.engine.policy import DEFAULT_BODY
+from gates.engine.policy_checks import parse
 from gates.engine.results import GateState, Recommendation
 from gates.engine.series import Rows, Series
 from gates.engine.statistics.effects import relative_uplift

@@ -22,7 +22,7 @@ import numpy as np
 from gates.engine.compiled import compile_plan
 from gates.engine.fold import fold
 from gates.engine.plan import DAY, SECOND, Baseline, Kpi, Plan, Variant
-from gates.engine.policy import parse
+from gates.engine.policy_checks import parse
 from gates.engine.series import Series
 from gates.engine.statistics.effects import difference, relative_interval, relative_se, with_spread
 from gates.engine.statistics.moments import Arm, smoothed_spread

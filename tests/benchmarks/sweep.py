@@ -1,17 +1,20 @@
 """What one tick over many running experiments costs, database and compute together, against judging them one by one.
 
     uv run python -m tests.benchmarks.sweep [--experiments 10000] [--sample 100] [--workers 1 2 4]
+    uv run python -m tests.benchmarks.sweep --against PATH [--experiments 2000] [--rounds 3]
 
 A PostgreSQL of its own gets one experiment with twelve hours of rows, judged by the tick, and copies of it with their cursors, facts
 and evidence. Then, wall seconds in one run: a slot at which nothing is new, one at which 1% have new rows (a sweep as it is in life), and
 judging in full a sample of experiments, one by one in a transaction each and as many together in one. Two ratios follow: one by one,
 extrapolated to all, against the sweep as it is in life, and per experiment really folded, one by one against together. Without --quick
-also: all judged in full, and all with new rows. With --workers, several processes share the slot at which all have new rows, as workers of
+also: all judged in full, and all with new rows. With --against, PATH is another checkout with its dependencies (`git worktree add`, `uv sync`): both
+are measured in turn, each by its own code, and of each figure the best of the rounds is compared. With --workers, several processes share the slot at which all have new rows, as workers of
 the tick do; what they did is added up, so that nothing was judged twice.
 """
 
 import argparse
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -31,7 +34,7 @@ from tests.benchmarks.scene import say
 HOUR, SLOT = timedelta(hours=1), timedelta(minutes=5)
 END = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 2 * HOUR
 BEGIN = END - 12 * HOUR
-COPIED = ("variants", "target_kpis", "cursors", "steps", "evaluations", "evidence")
+COPIED: tuple[str, ...] = ("variants", "target_kpis", "cursors", "steps", "evaluations", "evidence")
 
 
 @contextmanager
@@ -244,6 +247,51 @@ def timed(what: str, now: datetime, count: int) -> float:
     return seconds
 
 
+_FIGURE = re.compile(r"^  (?P<what>[^:]+): (?P<seconds>[\d.]+) s \(", re.M)
+
+
+_AS_A_WORKER = """
+import gc
+from tests.benchmarks import sweep
+def set_up(before=sweep._set_up):
+    before()
+    gc.freeze()
+sweep._set_up = set_up
+sweep.main()
+"""
+"""Memory is collected as in a worker, whose parent has frozen what it loaded."""
+
+
+def figures(path: Path, experiments: int) -> dict[str, float]:
+    """The sweeps of a checkout by what was new, in seconds."""
+    command = [
+        "uv",
+        "run",
+        "python",
+        "-m",
+        "tests.benchmarks.sweep",
+        "--experiments",
+        str(experiments),
+        "--sample",
+        "50",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    said = subprocess.run(command, cwd=path, env=environment, capture_output=True, text=True, check=True).stdout
+    return {found["what"]: float(found["seconds"]) for found in _FIGURE.finditer(said)}
+
+
+def compared(path: Path, experiments: int, rounds: int) -> None:
+    """How many times as fast as another checkout each sweep is."""
+    best: list[dict[str, float]] = [{}, {}]
+    for _ in range(rounds):
+        for of, checkout in zip(best, (path, Path(__file__).parents[2]), strict=True):
+            for what, seconds in figures(checkout, experiments).items():
+                of[what] = min(seconds, of.get(what, seconds))
+    there, here = best
+    for what in here:
+        say(f"{what}: {there[what]:.3f} s there, {here[what]:.3f} s here: {there[what] / here[what]:.2f} times as fast")
+
+
 def main() -> None:
     known = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known.add_argument("--experiments", type=int, default=10_000)
@@ -252,12 +300,17 @@ def main() -> None:
     )
     known.add_argument("--workers", type=int, nargs="*", default=[])
     known.add_argument("--quick", action="store_true", help="leave out the sweeps that judge all of them in full")
+    known.add_argument("--against", type=Path, help="another checkout to compare with")
+    known.add_argument("--rounds", type=int, default=3)
     known.add_argument("--as-worker", help=argparse.SUPPRESS)
     options = known.parse_args()
     if options.as_worker:
         one_worker(datetime.fromisoformat(options.as_worker))
         return
     count = options.experiments
+    if options.against:
+        compared(options.against, count, options.rounds)
+        return
     with database() as dsn, psycopg.connect(dsn, autocommit=True) as root:
         _set_up()
         root.execute("GRANT decisioning_owner TO decisioning_worker WITH INHERIT FALSE, SET TRUE")

@@ -6,17 +6,10 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import Client
-from pytest_django import Settings
 
 from decisioning.access.models import Team
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
-
-
-@pytest.fixture(autouse=True)
-def _quick_passwords(settings: Settings) -> None:
-    """A slow hash is right for people and a minute lost for tests."""
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from decisioning.board import charts, words
 from decisioning.board.charts import Point, Threshold
-from gates.engine.policy import DEFAULT_BODY, canonical, parse
+from gates.engine.policy import DEFAULT_BODY, canonical
+from gates.engine.policy_checks import parse
 
 
 def aloud(body: dict[str, object], live: dict[str, object] | None = None) -> list[str]:

@@ -84,11 +84,6 @@ def served(live_server: LiveServer, settings: Settings) -> Iterator[str]:
     connection.close()
 
 
-@pytest.fixture(autouse=True)
-def _quick_passwords(settings: Settings) -> None:
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-
-
 @pytest.fixture
 def complaints() -> list[str]:
     return []

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
+from django.db import connection
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.ledger.models import OutboxMessage
+from experiments.feeds import lay_out
 from experiments.models import Experiment, Metric
-from experiments.plan import NewExperiment, NewKpi, NewMetric, NewVariant, PlanRefused, create, revise
+from experiments.plan import NewExperiment, NewKpi, NewMetric, NewVariant, PlanRefused, create, register, revise
 from tests.conftest import as_role
 
 OPS = Principal("user", id=1, name="ops", owner="ops@example.org")
@@ -132,3 +135,22 @@ def test_the_plan_changes_while_it_is_a_draft_and_words_change_always(team: Team
     with pytest.raises(PlanRefused, match="only change while it is a draft") as refused:
         revise(running, {"target_kpis": [NewKpi(metric="signup")]}, now=now)
     assert refused.value.code == "not_draft"
+
+
+def test_due_instants_are_laid_out_ahead_and_what_is_past_its_time_goes(team: Team, now: datetime) -> None:
+    new = NewMetric(key="weekly_visits", expected={"every": "weekdays", "at": "06:00", "timezone": "Europe/Berlin"})
+    metric = register(new, team=team, now=now)
+
+    def laid_out() -> list[datetime]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT at FROM metrics.due_instants WHERE metric_id = %s ORDER BY at", [metric.pk])
+            return [at for (at,) in cursor.fetchall()]
+
+    before = laid_out()
+    assert before[-1] > now + timedelta(days=57)
+    assert {at.astimezone(ZoneInfo("Europe/Berlin")).hour for at in before} == {6}
+    later = now + timedelta(days=700)
+    assert lay_out(now=later) == 1
+    after = laid_out()
+    assert after[0] > now
+    assert after[-1] > later + timedelta(days=57)

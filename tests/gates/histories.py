@@ -6,7 +6,8 @@ import random
 from typing import Any
 
 from gates.engine.plan import DAY, SECOND, Kpi, Plan, Variant
-from gates.engine.policy import Policy, parse
+from gates.engine.policy import Policy
+from gates.engine.policy_checks import parse
 from gates.engine.series import Series, SeriesKey
 
 HOUR = 3600 * SECOND

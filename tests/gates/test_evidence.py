@@ -11,7 +11,7 @@ import pytest
 from gates.engine import narration
 from gates.engine.evidence import EvidenceRefused, canonical_bytes, digest, evidence, replay
 from gates.engine.fold import fold
-from gates.engine.policy import parse
+from gates.engine.policy_checks import parse
 from tests.gates.histories import CAP, DENSITY, ERRORS, GOAL, GUARD, HOUR, START, VALUE
 from tests.gates.test_rules import SPEED, Walk, walk
 

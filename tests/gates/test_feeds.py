@@ -15,7 +15,8 @@ from experiments.schedule import DAY, SECOND, Grid, Part, Schedule, offsets, sch
 from gates.engine.fold import FoldResult, fold
 from gates.engine.narration import Reader, sentence
 from gates.engine.plan import Clock, Dues, Kpi, Plan, Variant, rfc3339, to_us
-from gates.engine.policy import DEFAULT_BODY, parse
+from gates.engine.policy import DEFAULT_BODY
+from gates.engine.policy_checks import parse
 from gates.engine.reasons import blocking
 from gates.engine.series import Series, SeriesKey
 

@@ -170,3 +170,19 @@ def _told(evaluation: Evaluation) -> object:
     for recommendation in (plain["recommendation"], *plain["variants"]):
         del recommendation["reasons"]
     return plain
+
+
+@examples(10)
+@given(SEEDS)
+def test_slots_that_follow_from_the_same_say_the_same(seed: int) -> None:
+    w = world(seed)
+    told: dict[str, Evaluation] = {}
+    checkpoint = None
+    for slot in range(w.plan.started_at + 600_000_000, w.end + 1, 600_000_000):
+        folded = fold(w.policy, w.plan, w.rows, to=slot, checkpoint=checkpoint)
+        checkpoint = folded.checkpoint
+        if w.plan.answers or w.plan.ended_at is not None or not folded.evaluated_slots:
+            continue
+        newest = folded.evaluated_slots[-1]
+        said = msgspec.structs.replace(newest.evaluation, slot=0, changed=False)
+        assert told.setdefault(newest.basis, said) == said

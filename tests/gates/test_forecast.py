@@ -5,13 +5,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gates.engine.compiled import compile_plan
 from gates.engine.forecast import forecast
 from gates.engine.plan import Baseline, Kpi
 from gates.engine.statistics.sequences import half_width
+from tests.examples import examples
 from tests.gates.histories import GOAL, GUARD, plan, policy
 
 DEVIATION = Baseline(mean=3.0, stddev=6.0)
@@ -61,7 +62,7 @@ def test_without_baseline_or_units_a_day_nothing_is_claimed() -> None:
 EXTREMES = st.sampled_from([1e-100, 1e-9, 0.02, 1.0, 1e9, 1e100])
 
 
-@settings(max_examples=300)
+@examples(100, fresh=True)
 @given(
     mean=EXTREMES, below=st.booleans(), stddev=EXTREMES, effect=EXTREMES, control=EXTREMES, treatment=EXTREMES, daily=EXTREMES,
     kind=st.sampled_from(["relative", "difference"]),

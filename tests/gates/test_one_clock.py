@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 from django.db import connection
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from decisioning.access.models import Team
@@ -34,6 +34,7 @@ from telemetry.models import Outage
 from telemetry.outages import NewOutage
 from telemetry.outages import plan as plan_outage
 from tests.conftest import as_role
+from tests.examples import examples
 from tests.gates.test_sweeps import HOUR, START, Portal, rows_at, send
 
 MINUTE, DAY = dt.timedelta(minutes=1), dt.timedelta(days=1)
@@ -134,7 +135,7 @@ def test_every_door_says_of_data_what_the_gate_says(team: Team, name: str) -> No
         states = {k["metric"]: k["freshness"]["state"] for k in told.value["kpis"]}
         experiment = Experiment.objects.get(pk=target.experiment_id)
         late = stale_series(experiment, now)
-        alarms = [wrong.subject for wrong in breached(now=now)]
+        alarms = list(dict.fromkeys(wrong.data["experiment"] for wrong in breached(now=now)))
         ages = {age.metric: age.state for age in board.ages([experiment.pk], now=now)}
         tracked = _tracked(list(TargetKpi.objects.filter(experiment=experiment).values_list("pk", flat=True)), now)
 
@@ -168,7 +169,7 @@ def test_these_situations_are_told_apart(team: Team) -> None:
         assert told.value["freshness"]["state"] == state, name
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(30, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(
     watermark_s=st.none() | st.integers(-3600, 5 * 86_400),
     stops=st.lists(st.integers(0, 5 * 86_400), unique=True, max_size=6),
@@ -264,7 +265,7 @@ FEEDS: list[list[tuple[float | None, dict[str, Any]]]] = [
 ]  # fmt: skip
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(12, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(
     feed=st.sampled_from(FEEDS),
     outages=st.lists(st.tuples(st.integers(-600, 6 * 1_440), st.integers(1, 2_000)), max_size=3),

@@ -7,20 +7,8 @@ from typing import Any
 import pytest
 
 from gates.engine.plan import Kpi, Plan, Target, Variant
-from gates.engine.policy import (
-    DEFAULT_BODY,
-    QUICK_BODY,
-    InvalidPolicy,
-    MetricSpec,
-    canonical,
-    derive,
-    lint,
-    lint_plan,
-    parse,
-    plan_warnings,
-    sentence,
-    warnings,
-)
+from gates.engine.policy import DEFAULT_BODY, QUICK_BODY, canonical, derive, sentence
+from gates.engine.policy_checks import InvalidPolicy, MetricSpec, lint, lint_plan, parse, plan_warnings, warnings
 from tests.gates.histories import CAP, DENSITY, GOAL, GUARD, plan
 
 METRICS = {

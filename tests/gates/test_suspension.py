@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from decisioning.access.models import Team
@@ -24,6 +24,7 @@ from gates.models import Cursor, Policy, PolicyBinding, PolicyVersion, Recommend
 from gates.tick import TickReport, evaluate
 from telemetry.ingest import Target
 from tests.conftest import as_role
+from tests.examples import examples
 from tests.gates.test_sweeps import HOUR, RULES, START, Portal, rows_at, send
 
 PROPOSED = START + 8 * HOUR
@@ -270,12 +271,7 @@ def test_an_answer_that_ended_it_is_shown_as_it_was_once_the_cause_is_mended(sce
     assert scene.said(scene.broken) == answered
 
 
-@settings(
-    max_examples=8,
-    derandomize=True,
-    phases=(Phase.explicit, Phase.generate),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@examples(4, ignore=[HealthCheck.function_scoped_fixture])
 @given(
     faults=st.lists(st.sampled_from([f for f in BREAKS if f != HEALED]), min_size=2, max_size=3, unique=True),
     seed=st.integers(0, 2**16),

@@ -11,7 +11,8 @@ import msgspec
 from experiments.schedule import Part, offsets
 from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import Answer, Kind, Kpi, Plan, Target, Temporality, Variant
-from gates.engine.policy import Policy, parse
+from gates.engine.policy import Policy
+from gates.engine.policy_checks import parse
 from gates.engine.series import Series, SeriesKey
 from tests.gates.histories import CAP, GOAL, GUARD, HOUR, START, columns_of, without
 

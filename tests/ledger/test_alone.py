@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 from django.db import connection, transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from decisioning.access import outbound
@@ -31,6 +31,7 @@ from telemetry import tasks as telemetry_tasks
 from telemetry.models import RefreshRun, Source
 from telemetry.sources import runs
 from tests.conftest import as_role, log_in_as
+from tests.examples import examples
 
 pytestmark = pytest.mark.django_db
 
@@ -72,7 +73,7 @@ def channels(of: list[Team], now: dt.datetime) -> list[Channel]:
 @given(
     failing=st.sets(st.integers(0, 4)), kind=st.sampled_from(KINDS), step=st.sampled_from(["send", "_record", "_heads"])
 )
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(10, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 def test_whatever_a_step_of_one_channel_raises_every_other_is_told(
     failing: set[int], kind: Callable[[], Exception], step: str
 ) -> None:

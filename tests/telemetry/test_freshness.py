@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Pause
 from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, RANK_SQL, WORST_LAST
 from tests.conftest import as_role
+from tests.examples import examples
 
 AT = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -169,7 +170,7 @@ def expected_latencies(
     return found
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(
     offsets=st.lists(st.integers(0, 26 * 3600) | st.integers(0, 30 * 86_400), unique=True, max_size=12),
     age_s=st.integers(0, 40 * 86_400),

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from django.db import connection, transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from decisioning.access.models import Team
@@ -31,6 +31,7 @@ from telemetry.ingest import (
 )
 from telemetry.models import ExperimentKpi
 from tests.conftest import as_role
+from tests.examples import examples
 
 NOON = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
 
@@ -398,7 +399,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(batches=st.lists(ROWS, max_size=4))
 def test_batches_end_alike_whether_they_look_for_rows_expect_some_or_are_surprised_by_them(
     target: Target, now: dt.datetime, batches: list[list[Row]]
@@ -425,7 +426,7 @@ def test_batches_end_alike_whether_they_look_for_rows_expect_some_or_are_surpris
             assert ended() == looks
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(batch=ROWS)
 def test_a_batch_ends_as_its_rows_would_one_by_one(target: Target, now: dt.datetime, batch: list[Row]) -> None:
     def ended(*batches: list[tuple[int, Row]]) -> tuple[list[int], list[Any]]:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from decisioning.access.models import Team
 from telemetry.lineage import RunEvent, merge, read
 from telemetry.models import RefreshRun
 from tests.conftest import as_role
+from tests.examples import examples
 
 NOON = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
 RUNS = [uuid.UUID(int=n) for n in range(1, 3)]
@@ -44,7 +45,7 @@ def run_events(draw: st.DrawFn) -> RunEvent:
 
 
 @pytest.mark.django_db
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(events=st.lists(run_events(), min_size=1, max_size=8), data=st.data())
 def test_shuffled_and_repeated_events_end_where_all_of_them_at_once_would(
     team: Team, events: list[RunEvent], data: st.DataObject

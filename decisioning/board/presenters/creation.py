@@ -23,7 +23,8 @@ from gates import loading, policies
 from gates.engine.figures import percent
 from gates.engine.forecast import forecast
 from gates.engine.plan import Baseline, Kpi, Plan, Variant
-from gates.engine.policy import DEFAULT_BODY, Policy, derive, lint_plan, parse, plan_warnings
+from gates.engine.policy import DEFAULT_BODY, Policy, derive
+from gates.engine.policy_checks import lint_plan, parse, plan_warnings
 from gates.models import PolicyBinding
 from gates.tick import show_plan
 

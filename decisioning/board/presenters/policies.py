@@ -18,7 +18,8 @@ from experiments.models import Experiment
 from gates import backtests
 from gates import policies as rules
 from gates.engine.figures import MINUS
-from gates.engine.policy import canonical, parse
+from gates.engine.policy import canonical
+from gates.engine.policy_checks import parse
 from gates.models import Backtest, Cursor, Policy, PolicyVersion
 from gates.policies import second_person_missing
 

@@ -25,6 +25,7 @@ from experiments.models import Experiment
 from gates.engine.figures import span
 from gates.engine.narration import rationale
 from gates.engine.plan import Kpi
+from gates.engine.policy import setting
 from gates.models import PolicyVersion, Recommendation
 
 URGENT = {"unsafe": 0, "harm": 1}
@@ -122,7 +123,7 @@ def _day_of(experiment: Experiment, data: PageData, pk: int) -> str:
     if experiment.started_at is None:
         return "not started"
     cursor = data.cursors.get(pk)
-    most = _body(cursor.policy_version if cursor else None).get("max_days", 28)
+    most = setting(_body(cursor.policy_version if cursor else None), "max_days")
     return f"day {ran_days(data.plans[pk], data.now)} of {most}"
 
 
@@ -220,7 +221,7 @@ def _last(experiment: Experiment, said: Mapping[str, Any], data: PageData) -> tu
         return "not counting", f"ran {words.plural(ran, 'day')}"
     cursor = data.cursors.get(experiment.pk)
     body = _body(cursor.policy_version if cursor else None)
-    least, most = body.get("min_days", 7), body.get("max_days", 28)
+    least, most = setting(body, "min_days"), setting(body, "max_days")
     suspended = said.get("state") == "suspended"
     if suspended and not gate_presenter.late(shown_of(data, experiment.pk).get("gates") or []):
         return "when it holds again", f"day {ran} of {most}"

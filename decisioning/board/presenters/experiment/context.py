@@ -16,7 +16,8 @@ from gates import loading
 from gates.engine.forecast import Forecast, forecast
 from gates.engine.narration import gate_in_words, narrated
 from gates.engine.plan import Kpi, Plan
-from gates.engine.policy import Policy, plan_warnings
+from gates.engine.policy import Policy
+from gates.engine.policy_checks import plan_warnings
 from gates.models import Cursor, Evaluation, Recommendation
 
 

@@ -11,6 +11,7 @@ from decisioning.board.presenters import page_data
 from decisioning.board.presenters.experiment.context import ExperimentContext, as_of, slot_of
 from gates.engine.figures import span
 from gates.engine.narration import rationale, sentence
+from gates.engine.policy import setting
 from gates.engine.reasons import blocking, each_once, told
 from gates.models import Decision, Recommendation
 
@@ -312,7 +313,7 @@ def _wait(context: ExperimentContext) -> dict[str, Any] | None:
         }
     lines = []
     if experiment.started_at and experiment.status == "running":
-        least, most = context.body.get("min_days", 7), context.body.get("max_days", 28)
+        least, most = setting(context.body, "min_days"), setting(context.body, "max_days")
         first, last = page_data.ran_until(context.plan, least), page_data.ran_until(context.plan, most)
         lines.append(
             f"Not before {words.day(first)} ({least} days)." if first > context.now else f"{least} days are in."
