@@ -122,6 +122,30 @@ def decode(body: bytes) -> list[Row] | None:
         return None
 
 
+def names_stand_once(body: bytes, rows: Sequence[Row]) -> bool:
+    """Whether it is certain, by counting, that no row of a body that `decode` has read names one of its values twice; False is no proof of it.
+
+    >>> body = b'{"rows": [{"metric": "m", "ts": "2026-11-24T06:00:00Z", "value": 1, "value": 2}]}'
+    >>> names_stand_once(body, decode(body)), names_stand_once(body.replace(b', "value": 2', b""), decode(body))
+    (False, True)
+    """
+    if any(b'"%b:' % space in body for space in (b" ", b"\t", b"\n", b"\r")):
+        return False
+    below = [row.denominator for row in rows if row.denominator is not None]
+    told = {
+        "rows": 1,
+        "metric": len(rows),
+        "ts": len(rows),
+        "value": len(rows) + len(below),
+        "variant": sum(row.variant != "all" for row in rows),
+        "denominator": len(below),
+        "covariance": sum(each.covariance is not None for each in below),
+        "variance": sum(row.variance is not None for row in rows) + sum(each.variance is not None for each in below),
+        **{name: sum(getattr(row, name) is not None for row in rows) for name in ("n", "revision", "window_s")},
+    }
+    return all(body.count(b'"%b":' % name.encode()) == count for name, count in told.items())
+
+
 def check(payload: object) -> tuple[list[tuple[int, Row]], list[Fault]]:
     """Good rows with their index, and every fault of the others. Raises IngestRefused when there is no list of rows."""
     rows = payload.get("rows") if isinstance(payload, Mapping) else None
