@@ -117,13 +117,16 @@ def _usage(request: HttpRequest, policy: str, who: str, rate: str) -> Usage:
 
 
 class BoundedSearch:
-    """Middleware: what the admin's lists search for is bounded as everywhere; Django's own would look for 3,000 words."""
+    """Middleware: what the admin is sent is bounded as everywhere; Django's own lists look for 3,000 words, and fail on a NUL."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.path_info.startswith("/admin/"):
+            sent = (request.GET, request.POST) if request.method == "POST" else (request.GET,)
+            if any("\x00" in text for values in sent for name in values for text in (name, *values.getlist(name))):
+                raise BadRequest("No text holds a NUL character.")
             for name in ("q", "term"):
                 text = request.GET.get(name, "")
                 if len(text) > MOST_TEXT or len(text.split()) > MOST_WORDS:

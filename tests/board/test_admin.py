@@ -283,3 +283,10 @@ def test_a_team_of_people_and_keys_alone_goes_with_them(root: Client, scene: Sce
         assert not Team.objects.filter(pk=team.pk).exists()
         assert not Membership.objects.filter(user=member).exists()
         assert User.objects.filter(pk=member.pk).exists()
+
+
+@pytest.mark.parametrize(
+    "query", ["status=%00", "q=%00", "%00=1", "q=" + "a+" * 11, "q=" + "a" * 201, "o=%00", "id__exact=%00"]
+)
+def test_what_no_list_can_look_for_is_a_bad_request(root: Client, query: str) -> None:
+    assert root.get(f"/admin/experiments/experiment/?{query}").status_code == 400
