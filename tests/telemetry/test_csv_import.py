@@ -115,7 +115,9 @@ def test_the_list_of_sources_leads_to_the_import(person: Client) -> None:
     assert person.get(URL).status_code == 200
 
 
-def test_a_source_made_here_is_checked_and_tried_out(person: Client, team: Team, tmp_path: Path, settings: Any) -> None:
+def test_a_source_made_here_is_checked_and_tried_out(
+    person: Client, team: Team, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.SOURCES_DIR = tmp_path
     bind(team, folder="rows.csv")
     header = "experiment,metric,variant,ts,value,n,variance"
@@ -136,6 +138,8 @@ def test_a_source_made_here_is_checked_and_tried_out(person: Client, team: Team,
     assert "1 new, 0 changed, 0 duplicate and 0 refused rows." in tried
     assert stored() == []
 
+    for module in ("files", "preview"):
+        monkeypatch.setattr(f"telemetry.sources.{module}.CHUNK", 5_000)
     many = [line(1, "3.5").replace(":00:00", f":{n // 60:02}:{n % 60:02}") for n in range(3_600)]
     (tmp_path / "rows.csv").write_text("\n".join([header, *many, *(row.replace("control", "nobody") for row in many)]))
     tried = person.post(
