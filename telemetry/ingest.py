@@ -122,6 +122,26 @@ def decode(body: bytes) -> list[Row] | None:
         return None
 
 
+def names_stand_once(body: bytes, rows: Sequence[Row]) -> bool:
+    """Whether it is certain, by counting, that no row of a body that `decode` has read names one of its values twice; False is no proof of it.
+
+    >>> body = b'{"rows": [{"metric": "m", "ts": "2026-11-24T06:00:00Z", "value": 1, "value": 2}]}'
+    >>> names_stand_once(body, decode(body)), names_stand_once(body.replace(b', "value": 2', b""), decode(body))
+    (False, True)
+    """
+    if any(b'"%b:' % space in body for space in (b" ", b"\t", b"\n", b"\r")):
+        return False
+    below = [row.denominator for row in rows if row.denominator is not None]
+    left_out = sum(
+        [getattr(row, name) for row in rows].count(None)
+        for name in ("n", "variance", "revision", "window_s", "denominator")
+    )
+    left_out += [row.variant for row in rows].count("all")
+    left_out += [each.variance for each in below].count(None) + [each.covariance for each in below].count(None)
+    names = 1 + 9 * len(rows) + 3 * len(below) - left_out  # that gave a value; every other one is more than these
+    return body.count(b'":') == names
+
+
 def check(payload: object) -> tuple[list[tuple[int, Row]], list[Fault]]:
     """Good rows with their index, and every fault of the others. Raises IngestRefused when there is no list of rows."""
     rows = payload.get("rows") if isinstance(payload, Mapping) else None

@@ -108,6 +108,8 @@ def _read(request: Request, *, batch: bool) -> Read:
     if batch or media == STRUCTURED:
         body = parsers.read(request._request)
         quick = events.decode(body, batch=batch)
+        if quick is not None:
+            parsers.refuse_duplicates(body)
         return (quick, []) if quick is not None else events.check(parsers.decode(body), batch=batch)
     told = {name[3:].lower(): value for name, value in request.headers.items() if name.lower().startswith("ce-")}
     # A web server hands on what is not ASCII as nothing, or as other letters.

@@ -1,8 +1,10 @@
 """Bodies: read within their limits, inflated, and decoded as strict JSON."""
 
+import contextlib
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -95,7 +97,7 @@ def _inflated(body: bytes) -> bytes:
 
 
 def decode(body: bytes) -> Any:
-    """The value of a JSON text that `read` has let through. Raises Problem: 400 `invalid_json`, 422 `invalid_text`."""
+    """The value of a JSON text that `read` has let through. Raises Problem: 400 `invalid_json`, 422 `invalid_text`, `duplicate_key`."""
     try:
         value = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -103,10 +105,25 @@ def decode(body: bytes) -> Any:
         if bad:
             raise invalid(bad) from error
         raise Problem(400, "invalid_json", f"The body is no JSON: {error}") from error
+    refuse_duplicates(body)
     bad = list(_unfit_texts(value, ""))
     if bad:
         raise invalid(bad)
     return value
+
+
+def refuse_duplicates(body: bytes) -> None:
+    """Of two values under one name one would win without a word. Raises Problem: 422 `duplicate_key`."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise invalid([Fault("", "duplicate_key", f"{twice[:80]!r} stands twice in one object. Send it once.")])
+        return found
+
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(body, object_pairs_hook=once)
 
 
 def _unfit_texts(value: object, pointer: str) -> Iterator[Fault]:

@@ -13,7 +13,7 @@ from decisioning.api.base import PortalView, json_response
 from decisioning.api.problems import bad_parameter
 from decisioning.literals import number_or_key, rfc3339
 from decisioning.refusals import Fault
-from telemetry.ingest import Ingested, Target, check, decode, ingest, targets
+from telemetry.ingest import Ingested, Target, check, decode, ingest, names_stand_once, targets
 
 
 class TakesRows(PortalView):
@@ -29,6 +29,8 @@ class TakesRows(PortalView):
         body = parsers.read(request._request)
         rows = decode(body)
         bad: list[Fault] = []
+        if rows is not None and not names_stand_once(body, rows):
+            parsers.refuse_duplicates(body)
         indexed = list(enumerate(rows)) if rows is not None else None
         if indexed is None:
             indexed, bad = check(parsers.decode(body))

@@ -5,6 +5,7 @@ import errno
 import gzip
 import io
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -84,6 +85,58 @@ def test_texts_that_cannot_be_stored_are_named(ops: Caller) -> None:
         ("/variants/1/key", "invalid_text"),
     }
     assert errors_of(ops.post("/api/experiments", {**PLAN, "name": "x" * 201})) == [("/name", "invalid_text")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("experiments", b'{"name": "a", "name": "b", "hypothesis": "h", "target_kpis": ["vrps"]}'),
+        (
+            "experiments",
+            b'{"name": "a", "hypothesis": "h", "target_kpis": [{"metric": "vrps", "role": "goal", "role": "shown"}]}',
+        ),
+        ("policies", b'{"name": "p", "body": {"gates": [], "gates": []}}'),
+        (
+            "experiments/mine/kpis",
+            b'{"rows": [{"metric": "vrps", "variant": "control", "ts": "%s", "value": 1, "value": 2, "n": 3}]}',
+        ),
+        (
+            "experiments/mine/kpis",
+            b'{"rows": [{"metric": "vrps", "variant": "control", "ts": "%s", "value": 1, "n": 3, "n" : 4}]}',
+        ),
+        (
+            "experiments/mine/kpis",
+            b'{"rows": [{"metric": "vrps", "variant": "x", "variant": "control", "ts": "%s", "value": 1}]}',
+        ),
+        ("experiments/mine/kpis", b'{"rows": [], "rows": []}'),
+        ("events", b'{"specversion": "1.0", "id": "1", "id": "2", "source": "s", "type": "t", "data": {}}'),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(ops: Caller, path: str, body: bytes) -> None:
+    ops.experiment(key="mine")
+    sent = body.replace(b"%s", datetime.now(UTC).isoformat().encode())
+    kind = "application/cloudevents+json" if path == "events" else "application/json"
+    answer = ops("POST", f"/api/{path}", sent, Content_Type=kind)
+    assert answer.status_code == 422, answer.content
+    assert [fault for _, fault in errors_of(answer)] == ["duplicate_key"]
+
+
+def test_the_same_name_in_several_objects_and_a_null_are_no_duplicates(ops: Caller) -> None:
+    ops.experiment(key="mine")
+    now = datetime.now(UTC).replace(microsecond=0)
+    ratio = {"value": 2, "variance": 1, "covariance": None}
+    rows = [
+        {
+            "metric": "vrps",
+            "variant": "control",
+            "ts": (now - timedelta(seconds=n)).isoformat(),
+            "value": 1,
+            "n": None,
+            "denominator": ratio,
+        }
+        for n in range(3)
+    ]
+    assert ops.post("/api/experiments/mine/kpis", {"rows": rows}).status_code == 200
 
 
 def test_bodies_have_a_size_also_inflated(ops: Caller) -> None:
