@@ -111,7 +111,8 @@ def test_a_reader_learns_nothing_by_copy_settings_roles_or_statistics(readers: d
         with db.cursor().copy(sql.SQL("COPY (SELECT * FROM {}) TO STDOUT").format(table(name))) as copy:
             text = b"".join(bytes(part) for part in copy).decode()
         assert str(OWN) in text
-        assert str(FOREIGN) not in text
+        fields = {field for line in text.splitlines() for field in line.split("\t")}
+        assert not fields & {str(FOREIGN), f"x{FOREIGN}"}, "a time may hold these digits"
     db.execute("SELECT set_config('app.teams', %s, false), set_config('app.admin', 'on', false)", [f"{{{FOREIGN}}}"])
     assert db.execute("SELECT id FROM metadata.teams").fetchall() == [(OWN,)]
     assert db.execute("SELECT login FROM access.readers").fetchall() == [(db.info.user,)]
