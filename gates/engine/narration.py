@@ -182,10 +182,12 @@ def _measured(r: Told, by: Reader) -> str:
     if running not in ((None, None), (r["lower"], r["upper"])):
         best = f", over all looks {' to '.join(change.interval(*running))}"
     worth = change.worth(r["estimate"])
+    interval = f"always-valid {100 * (1 - r['alpha']):.4g}% interval {' to '.join(change.interval(r['lower'], r['upper']))}{best}"
+    if r["lower"] is None and r["upper"] is None and not best:
+        interval = "nothing bounds it yet"
     return (
         f"{by.name(r)}: {change(r['estimate'])}{worth}{',' if worth else ''} for {r['variant']} "
-        f"(always-valid {100 * (1 - r['alpha']):.4g}% interval {' to '.join(change.interval(r['lower'], r['upper']))}{best}; "
-        f"{r['units']:,} units)."
+        f"({interval}; {r['units']:,} units)."
     )
 
 

@@ -116,6 +116,7 @@ def test_where_less_is_better_the_change_is_told_as_it_is_with_a_word_for_what_i
     assert sentence(slower, by) == (
         "Page load time: +14%, worse, for t1 (always-valid 95% interval +12% to +16%; 2,000 units)."
     )
+    assert "(nothing bounds it yet; 2,000 units)" in sentence({**slower, "lower": None, "upper": None}, by)
     assert sentence({**slower, "estimate": 0.015}, by).startswith("Page load time: −1.5%, better, for t1")
     assert sentence(harmed, by) == (
         "Page load time of t1 is proved to rise by more than 5% (at best +12%), at 2 looks in a row."
