@@ -155,6 +155,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("TriesWebhook", "POST"): Operation({202: portal.DeliveryOut}),
     ("Deliveries", "GET"): Operation({200: _PAGE(portal.DeliveryOut)}),
     ("Redelivery", "POST"): Operation({202: portal.DeliveryOut}, conflict=True),
+    ("Alarms", "GET"): Operation({200: _PAGE(portal.AlarmOut)}),
+    ("OneAlarm", "GET"): Operation({200: portal.AlarmOut}),
+    ("Snooze", "POST"): Operation({200: portal.AlarmOut}, takes=bodies.SnoozeIn),
+    ("Snooze", "DELETE"): Operation({204: None}),
+    ("Acknowledgement", "POST"): Operation({200: portal.AlarmOut}),
+    ("Acknowledgement", "DELETE"): Operation({204: None}),
     ("TakesEvents", "POST"): Operation(
         {200: telemetry.EventsOut, 202: telemetry.EventsOut, 207: telemetry.PartlyTakenOut},
         takes={
