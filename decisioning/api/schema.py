@@ -127,6 +127,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Metrics", "POST"): Operation({201: telemetry.MetricOut}, takes=bodies.MetricCreate, conflict=True),
     ("OneMetric", "GET"): Operation({200: telemetry.MetricOut}),
     ("OneMetric", "PATCH"): Operation({200: telemetry.MetricOut}, takes=bodies.MetricChange),
+    ("ScheduleOf", "GET"): Operation({200: telemetry.ScheduleShownOut}),
     ("RefreshLog", "GET"): Operation({200: _PAGE(telemetry.RunOut)}),
     ("Freshness", "GET"): Operation({200: _PAGE(telemetry.TrackedOut)}),
     ("Promises", "GET"): Operation({200: portal.PromisesOut}),

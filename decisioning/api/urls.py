@@ -39,6 +39,7 @@ urlpatterns = [
     path("experiments/<str:ref>/assets", records.Assets.as_view()),
     path("metrics", registry.Metrics.as_view()),
     path("metrics/<str:key>", registry.OneMetric.as_view()),
+    path("metrics/<str:key>/schedule", registry.ScheduleOf.as_view()),
     path("refresh-log", records.RefreshLog.as_view()),
     path("freshness", records.Freshness.as_view()),
     path("slo", slo.Promises.as_view()),

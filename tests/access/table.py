@@ -41,6 +41,7 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "experiments/<str:ref>/assets": {"GET": READ},
     "metrics": {"GET": READ, "POST": WRITE},
     "metrics/<str:key>": {"GET": READ, "PATCH": WRITE},
+    "metrics/<str:key>/schedule": {"GET": READ},
     "refresh-log": {"GET": READ},
     "freshness": {"GET": READ},
     "policies": {"GET": READ, "POST": Scope.POLICIES},
@@ -198,4 +199,4 @@ ADMIN: MappingProxyType[str, frozenset[str]] = MappingProxyType({
 })  # fmt: skip
 
 # Named objects that every team reads: the registry of metrics. Changing another team's is 403.
-SHARED = frozenset({"metrics/<str:key>"})
+SHARED = frozenset({"metrics/<str:key>", "metrics/<str:key>/schedule"})
