@@ -53,8 +53,10 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
     """The experiment of a valid form; None with the form's errors filled in when the domain refuses it."""
     data = form.cleaned_data
     named = _Named([data["goal"], *data["guardrails"]], data["expected"])
-    if data["expected"] is None and (new := named.new()):
-        form.add_error("comes", f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new: say how often data comes.")
+    if data["expected"] is None and (unknown := named.new()):
+        form.add_error(
+            "comes", f"{', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} new: say how often data comes."
+        )
         return None
     goal = plan.NewKpi(
         metric=named.metric(data["goal"], data["goal_is"] or "mean increase"),
