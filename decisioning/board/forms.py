@@ -12,6 +12,7 @@ from decisioning.access.pictures import PictureRefused, check_size, redrawn
 from decisioning.access.scopes import Scope
 from decisioning.ledger.outbox import EVENTS
 from gates.policies import faults
+from telemetry.outages import NewOutage
 
 if TYPE_CHECKING:  # generic for the type checker alone
     _Choice = forms.ModelChoiceField[Team]
@@ -120,6 +121,43 @@ class WebhookForm(forms.Form):
         initial=["decision.proposed", "decision.overdue", "freshness.breached", "guard.failed"],
         error_messages={"required": "Choose at least one thing to be told."},
     )
+
+
+class OutageForm(forms.Form):
+    """A stretch of time in which feeds of a team are away on purpose."""
+
+    FIELDS = {"from": "begins_at", "to": "ends_at", "reason": "reason", "metrics": "metrics", "sources": "sources"}
+
+    team = TeamField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
+    begins_at = forms.DateTimeField(
+        label="From",
+        widget=forms.DateTimeInput(format="%Y-%m-%dT%H:%M", **_input(type="datetime-local")),
+        help_text="In the time zone that you read in; what is due then is not expected.",
+    )
+    ends_at = forms.DateTimeField(
+        label="To",
+        widget=forms.DateTimeInput(format="%Y-%m-%dT%H:%M", **_input(type="datetime-local")),
+        help_text="What is due then is not expected either.",
+    )
+    sources = forms.MultipleChoiceField(required=False, widget=forms.CheckboxSelectMultiple)
+    metrics = forms.CharField(
+        required=False,
+        max_length=10_000,
+        widget=forms.TextInput(**_input(list="metrics", autocomplete="off", spellcheck="false", placeholder="vrps")),
+        help_text="Keys, with commas between them.",
+    )
+    reason = forms.CharField(
+        label="Why",
+        max_length=500,
+        widget=forms.TextInput(**_input(autocomplete="off", placeholder="The warehouse moves")),
+    )
+
+    def outage(self) -> NewOutage:
+        """What a form that is valid asks for."""
+        data = self.cleaned_data
+        metrics = [key for part in data["metrics"].split(",") if (key := part.strip())]
+        named = {name: data[name] for name in ("begins_at", "ends_at", "reason", "sources")}
+        return NewOutage(**named, metrics=metrics)
 
 
 class SnoozeForm(forms.Form):
