@@ -72,7 +72,6 @@ CODES: dict[str, tuple[str, str, str]] = {
     "not_understood": ("The event in quarantine is still not understood.", "Replay it after an upgrade.", "No type of.another.world.v1 is known yet."),
     "nothing_decides": ("No gate of the policy can decide.", "Add a goal, threshold or target.", "No gate can decide: density and freshness only block."),
     "nothing_to_decide": ("Nothing is proposed.", "Wait for a proposal; to end it, stop it with a transition.", "Nothing is proposed for checkout."),
-    "open": ("An alarm or proposal is open still.", "Answer it first.", "It is open still."),
     "origin_not_allowed": ("Events of this origin are not taken.", "Have it named in DECISIONING_EVENT_ORIGINS.", "Events of eventgrid.azure.net are not taken here."),
     "out_of_range": ("A number that nothing can be computed with.", "Send a magnitude of 1e-100 to 1e100, an n up to 1e15.", "value is 1e200, outside of 1e-100 to 1e100."),
     "outlives_maker": ("A key asks for one that lasts longer than itself.", "Ask for an earlier end.", "expires_at is after your own end."),

@@ -91,7 +91,7 @@ def test_every_code_that_is_written_down_can_be_met() -> None:
 def test_every_code_is_said_with_what_to_do_and_an_example_and_none_that_nobody_meets() -> None:
     code = "".join(path.read_text() for path in sources())
     made = {"gauge_goal", "gauge_guard"}  # of "gauge_" and what the metric is to be
-    assert sorted(codes() - CODES.keys()) == []
+    assert codes() - CODES.keys() == {"open"}  # of a hold, which refuses nothing
     assert sorted(each for each in CODES.keys() - made if f'"{each}"' not in code) == []
     assert [
         each for each, said in CODES.items() if not all(part.endswith((".", "...")) and len(part) > 4 for part in said)
