@@ -204,13 +204,24 @@ class FactExtractor:
         compiled = self.compiled
         instants = list(compiled.scheduled_slots)
         for reader in self.read:
-            for ts, received in zip(reader.ts, reader.received, strict=True):
-                instants += [ts, received, ts + compiled.closed_after]
-            known = self.watermarks[reader.spec.name]
-            instants += known.onset(known.at(self.after)[0])
-            if reader.spec.counted:
+            spec, known = reader.spec, self.watermarks[reader.spec.name]
+            if spec.counted:
                 instants += self._buckets(reader).closings(self.after, self.after)
+            stays_fresh = self._stays_fresh(reader, known)
+            instants += known.onset(known.newest if stays_fresh else known.at(self.after)[0])
+            if spec.splits or spec.at_horizon or not stays_fresh:
+                instants += [ts + compiled.closed_after for ts in reader.ts]
+            if spec.at_present or not stays_fresh:
+                instants += reader.ts
+            if not stays_fresh:
+                instants += reader.received
         return [slot for at in instants if (slot := compiled.slot_at(at)) > self.after]
+
+    def _stays_fresh(self, reader: SeriesReader, known: Watermarks) -> bool:
+        """Whether the arrival of its rows changes nothing: each came while the one before it was young enough, and was young itself."""
+        if reader.seen_ts is not reader.news_ts or (reader.spec.counted and self._buckets(reader).is_late):
+            return False
+        return known.newest is not None and not known.late and reader.progress.status == FRESH
 
     def _targets(self, looks: Sequence[int]) -> None:
         compiled = self.compiled

@@ -173,17 +173,18 @@ def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, checkpoint: Checkpo
     )
 
 
-def unchanged_until(policy: Policy, plan: Plan, rows: Rows, checkpoint: Checkpoint) -> int:
+def unchanged_until(policy: Policy, plan: Plan, rows: Rows, checkpoint: Checkpoint, *, at_least: int = 0) -> int:
     """The last slot up to which nothing that people see changes while rows, answers and plan stay as they are.
 
-    rows: what the fold that left `checkpoint` was given. The checkpoint's own slot when the next one has to be judged anyway. A fold
-    gives the same whenever it runs, so up to that slot it need not run.
+    rows: those after `checkpoint.needs_rows_after()`, newer ones than its fold was given among them. The checkpoint's own slot when the
+    next one has to be judged anyway. A fold gives the same whenever it runs, so up to that slot it need not run. at_least: a slot; when something is sure to be judged before it,
+    the rows are not looked at.
     """
     compiled, slot = compile_plan(policy, plan), checkpoint.slot
     next_look, next_day = ((slot // width + 1) * width for width in (compiled.look_us, DAY))
     next_slot = slot + compiled.slot_us
     is_last = plan.ended_at is not None or compiled.newest_judged(next_slot) == slot
-    if slot < plan.created_at or is_last or min(next_look, next_day) <= next_slot:
+    if slot < plan.created_at or is_last or min(next_look, next_day) <= max(next_slot, at_least):
         return slot
     body = BODY.decode(checkpoint.body)
     latched = any(variant_state.latch is not None for variant_state in body.state.variant_states)
