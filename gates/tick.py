@@ -19,9 +19,10 @@ from experiments.models import Experiment
 from gates.claims import Claim, Note, changes, claim, hold, move_on, put_off, save_cursors, take_changes
 from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
 from gates.engine.compiled import REVISION, compile_plan
-from gates.engine.fold import FoldResult, at_start, fold, unchanged_until
+from gates.engine.fold import FoldResult, at_start, fold
 from gates.engine.plan import from_us, newest_slot, to_us
 from gates.engine.policy import Policy
+from gates.engine.quiet import unchanged_until
 from gates.engine.series import Rows
 from gates.loading import JudgingInput, checkpoint_in, load, rows_of, series_of
 from gates.models import Cursor

@@ -6,9 +6,10 @@ import random
 from typing import Any, NamedTuple
 
 from gates.engine.checkpoint import Checkpoint
-from gates.engine.fold import FoldResult, fold, unchanged_until
+from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import Plan
 from gates.engine.policy import Policy
+from gates.engine.quiet import unchanged_until
 from gates.engine.series import Rows, Series, SeriesKey
 from tests.gates.histories import columns_of
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gates.engine import buckets, extraction, reader, watermarks
 from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
 from gates.engine.evidence import canonical_bytes, evidence, replay
-from gates.engine.fold import fold, unchanged_until
+from gates.engine.fold import fold
+from gates.engine.quiet import unchanged_until
 from gates.engine.reasons import blocking
 from gates.engine.results import Evaluation
 from tests.examples import examples
