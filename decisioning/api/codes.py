@@ -20,6 +20,7 @@ CODES: dict[str, tuple[str, str, str]] = {
     "duplicate_key": ("A name stands twice in one object.", "Keep one of the two.", "value stands twice in this object."),
     "duplicate_name": ("Two gates have one name.", "Give each a name of its own.", "vrps_uplift is the name of two gates."),
     "email_off": ("E-mail is asked for where none is set up.", "Have DECISIONING_EMAIL_URL set, or take a webhook.", "This installation sends no e-mail."),
+    "empty": ("A list without anything in it.", "Name one at least.", "This list may not be empty."),
     "faster_than_maker": ("A key asks for a faster one than itself.", "Ask for its own rate at most.", "1000/m is more than your own 600/m."),
     "gauge_goal": ("A gauge is to be a goal.", "Take a mean, proportion or ratio, which have units to compare.", "cpu is a gauge: it has no units to compare."),
     "gauge_guard": ("A gauge is to be a guard.", "Make it a threshold.", "cpu is a gauge: it can be a threshold, no guard."),

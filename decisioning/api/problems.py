@@ -204,7 +204,12 @@ _CODES = {
     415: "unsupported_media_type",
     429: "rate_limited",
 }
-_FIELD_CODES = {"required": "missing_field", "max_length": "invalid_text", "blank": "missing_field", "empty": "missing_field"}
+_FIELD_CODES = {
+    "required": "missing_field",
+    "max_length": "invalid_text",
+    "blank": "missing_field",
+    "empty": "empty",
+}
 _PROBLEMS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] = [
     (Problem, lambda problem: problem),
     (Refused, _of_refusal),
