@@ -12,13 +12,17 @@ from django.utils import timezone
 
 from decisioning.access.admin import Dated, ReadOnly
 from decisioning.access.middleware import has_room
+from experiments.models import Metric
 from telemetry import outages
 from telemetry.admin_import import import_rows
+from telemetry.admin_metrics import MetricAdmin
 from telemetry.models import Outage, QuarantinedEvent, RefreshRun, Source, SourcePlace
 from telemetry.refresh import failure_shares
 from telemetry.sources.definition import check
 from telemetry.sources.preview import preview
 from telemetry.sources.refusals import SourceFailed, SourceRefused
+
+admin.site.register(Metric, MetricAdmin)
 
 
 @admin.register(RefreshRun)
