@@ -95,8 +95,8 @@ def of_freshness(_who: Principal, _params: QueryDict, now: datetime) -> Table:
         "experiment metric role state age_s data_watermark due_at stale_at telemetry_p95_s last_refresh_at source "
         "last_run_status last_run_error",
         (
-            [a.experiment_key, a.metric, a.role, a.state, a.age_s, a.watermark, a.due_at, a.stale_at,
-             p95.get((a.experiment_id, a.metric)), last.at, last.source, last.status, last.error]
+            [a.experiment_key, a.metric, a.role, a.state, a.age_s, a.watermark, a.due_at,
+             a.stale_at if a.watermark else None, p95.get((a.experiment_id, a.metric)), last.at, last.source, last.status, last.error]
             for a in found
             for last in [came[a.experiment_id, a.metric]]
         ),
