@@ -79,7 +79,7 @@ def told(measured: Experiment, of: Asked) -> list[float]:
     """What the database counts."""
     asked = LATENCIES_SQL.format(
         experiment="%s::bigint", metric="'m'", variant="'v'", every_s="(SELECT expected_every_s FROM metadata.metrics WHERE key = 'm')",
-        target_s="%s", began="%s::timestamptz", since="%s::timestamptz", now="%s::timestamptz",
+        target_s="%s", sparse="false", began="%s::timestamptz", since="%s::timestamptz", now="%s::timestamptz",
     )  # fmt: skip
     with as_role("worker"), connection.cursor() as db:
         db.execute(asked, [measured.pk, of.target_s, of.began, of.since, of.now])
