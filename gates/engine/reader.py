@@ -115,6 +115,8 @@ class SeriesReader:
         self.position = bisect_right(ts, progress.through)
         self.steady: tuple[list[int], int, int] | None = None
         self._units: list[int | None] | None = None
+        self.taken: list[tuple[int, Moments | PairMoments]] = []
+        """Buckets merged since somebody took them away, each with its place."""
 
     def _places(self) -> list[int]:
         """Where rows stand beside those of other arms, which may be stamped otherwise: the due instant each answers, and how many rows
@@ -225,12 +227,14 @@ class SeriesReader:
                 bucket = self._bucket(i)
                 if isinstance(bucket, Unreadable):
                     progress.unreadable = bucket
-                elif progress.sums is None:
-                    progress.sums = bucket
-                elif isinstance(bucket, PairMoments):
-                    progress.sums = merge_pairs(PairMoments(*progress.sums), bucket)  # type: ignore[arg-type]
                 else:
-                    progress.sums = merge(progress.sums, bucket)  # type: ignore[arg-type]
+                    self.taken.append((places[i], bucket))
+                    if progress.sums is None:
+                        progress.sums = bucket
+                    elif isinstance(bucket, PairMoments):
+                        progress.sums = merge_pairs(PairMoments(*progress.sums), bucket)  # type: ignore[arg-type]
+                    else:
+                        progress.sums = merge(progress.sums, bucket)  # type: ignore[arg-type]
             i += 1
         if i > self.position:
             progress.through = self.ts[i - 1]
@@ -292,9 +296,10 @@ class SeriesReader:
             columns = chain_pairs(PairMoments(*start), *buckets) if pairs else chain(Moments(*start), *buckets)
         if read:
             columns = tuple(np.concatenate(([column[0]] * read, column)) for column in columns)
+        taken = None if self.cumulative else (self.places_array[read:], buckets)
         arrived = np.full(len(self.ts) + 1, progress.arrived)
         arrived[read + 1 :] = np.maximum(np.maximum.accumulate(self.received_array[read:]), progress.arrived)
-        return _RunningSums(columns, arrived)
+        return _RunningSums(columns, arrived, taken)
 
     def _buckets(self, read: int) -> tuple[Any, ...] | None:
         """Columns of the rows from position `read` on as moments; None when one is unreadable."""
@@ -385,10 +390,12 @@ class SeriesReader:
 
 
 class _RunningSums(NamedTuple):
-    """columns: n, mean, M2 of a series before its first unread row and after each. arrived: latest arrival so far."""
+    """columns: n, mean, M2 of a series before its first unread row and after each. arrived: latest arrival so far.
+    taken: of delta rows that are not merged yet their places, and their own columns."""
 
     columns: tuple[Any, ...]
     arrived: Any
+    taken: tuple[Any, tuple[Any, ...]] | None
 
 
 def is_restated(before: Any, n: Any) -> Any:

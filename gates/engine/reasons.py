@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gates.engine.compiled import Comparison, CompiledPlan
+from gates.engine.doubt import doubted
 from gates.engine.facts import SlotSnapshot, Unreadable
 from gates.engine.forecast import days_left, units_per_day
 from gates.engine.plan import Kpi, rfc3339
@@ -18,7 +19,8 @@ from gates.engine.policy import Gate
 from gates.engine.recommendations import experiment_of, recommendation_of, rule_of
 from gates.engine.results import Evaluation, GateState, Reading, Reason, Verdict
 from gates.engine.state import FRESH, MISSING, OVERDUE, ExperimentState, RunningBounds, VariantState
-from gates.engine.verdicts import concerns, freshness, gate_verdicts, is_inside, split_log_e
+from gates.engine.statistics.srm import srm_log_e
+from gates.engine.verdicts import LOG_ALARM, concerns, freshness, gate_verdicts, is_inside, split_log_e
 
 DIGITS = 12
 _PROVED = frozenset({"too_small", "wins", "on_target", "harmful", "not_worth_it", "off_target"})
@@ -109,6 +111,7 @@ class _Slot:
                 "metric": metric,
                 "units": self._in_order(alarm[metric]),
                 "weights": self._in_order(self.compiled.weights, alarm[metric]),
+                **self._tolerance(),
                 "log_e": rounded(split_log_e(self.compiled, alarm[metric])),
                 "since": rfc3339(self.state.alarm_at[metric]),
                 "may_not_count_assignment": guards_alone,
@@ -116,6 +119,43 @@ class _Slot:
             }
             for metric in self.compiled.counting
             if metric in alarm
+        ]
+
+    def _tolerance(self) -> Reason:
+        return {"tolerance": self.compiled.policy.srm_tolerance} if self.compiled.revision > 2 else {}
+
+    def _doubts(self, names: Iterable[str]) -> list[Reason]:
+        """Why rows are doubted, series by series."""
+        compiled, state, found = self.compiled, self.state, []
+        for name in names:
+            metric, _, variant = name.partition("/")
+            about: Reason = {"metric": metric, "variant": variant, "control": compiled.control}
+            if name in state.doubts:
+                its = state.scatter[name]
+                found.append(
+                    {
+                        "code": "rows_doubted",
+                        **about,
+                        "cause": state.doubts[name],
+                        "ratio": None if its.ratio is None else rounded(its.ratio),
+                        "pairs": its.pairs,
+                        "bucket": rfc3339(its.worst_at),
+                        "share": rounded(min(its.worst / its.squares, 1.0)) if its.squares else None,
+                    }
+                )
+            if variant in state.exposed.get(metric, {}):
+                units, exposed = state.exposed[metric][variant]
+                found.append({"code": "more_than_exposed", **about, "units": units, "exposed": exposed})
+        return found
+
+    def _set_aside(self) -> list[Reason]:
+        """What a person has said of doubt in the rows of a KPI."""
+        slot = self.detail.slot
+        return [
+            {"code": "doubt_set_aside", "metric": metric, "since": rfc3339(begin), "because": why}
+            for metric in self.compiled.compared
+            for begin, end, why in self.compiled.kpis[metric].trusted
+            if begin <= slot and (end is None or slot < end)
         ]
 
     def _in_order(self, counts: Mapping[str, float], among: Collection[str] | None = None) -> list[tuple[str, float]]:
@@ -249,9 +289,15 @@ class _VariantReasons(_Slot):
             if bounds.readable or comparison.kpi.metric not in blocked:
                 found.append(self._measured(comparison, bounds, variant))
         for gate, bounds in zip(self.compiled.targets, self.state.targets, strict=True):
-            if bounds.readable or gate.metric not in blocked:
-                found.append(self._target(gate, bounds))
+            told = self._target(gate, bounds)
+            if (bounds.readable or gate.metric not in blocked) and not (
+                told in blockers and self.compiled.revision > 2
+            ):
+                found.append(told)
         found += self._would_change(index, variant)
+        if not rule_of(self.state.variant_states[index].rule).suspends_scale:
+            found += self._doubts(doubted(self.compiled, self.state, (variant,)))
+        found += self._set_aside()
         variant_state, latch = self.state.variant_states[index], self.state.variant_states[index].latch
         if latch is not None and (latch.action, latch.code) != (variant_state.action, variant_state.code):
             found.append(
@@ -304,6 +350,19 @@ class _VariantReasons(_Slot):
                 }
                 for c, b in self._comparisons(index)
                 if not c.goal and b.verdict == "fail"
+            ]
+        if variant_state.code == "implausible":
+            return [
+                {
+                    "code": "implausible",
+                    "metric": c.kpi.metric,
+                    "variant": variant,
+                    "effect": c.gate.effect,
+                    "lower": rounded_end(b.running_lower),
+                    "plausible_to": rounded(c.plausible_to),
+                }
+                for c, b in self._comparisons(index)
+                if b.beyond
             ]
         if variant_state.code == "undecided":
             ended = self.compiled.plan.ended_at
@@ -378,6 +437,7 @@ class _VariantReasons(_Slot):
         if rule_of(variant_state.rule).suspends_scale:
             late = self._late(variant)
             lacks = late + _unless_implied(self._unreadable(index, variant), late)
+            found += self._doubts(doubted(self.compiled, self.state, (variant,)))
             if variant_state.rule == _COLLECTING or not lacks:
                 lacks += self._lacking(index, variant)
             found += self._with_quiet(lacks)
@@ -541,6 +601,8 @@ class _GateStates(_Slot):
                 extra |= {"series": worst[0], "observed": worst[1], "expected": worst[2]}
         elif gate.kind == "freshness":
             reasons = self._freshness()
+        elif gate.kind == "doubt":
+            reasons, extra = self._doubt()
         else:
             reasons, extra = self._split()
         return GateState(gate.name, gate.kind, variant, gate.metric, verdict, since, reading, tuple(reasons), extra)
@@ -561,6 +623,26 @@ class _GateStates(_Slot):
                     )
         return found or [{"code": "all_fresh"}]
 
+    def _doubt(self) -> tuple[list[Reason], dict[str, Any]]:
+        """Every series whose rows are doubted, set aside or not; those that scatter less than they should, which holds nothing up."""
+        compiled, state = self.compiled, self.state
+        names = [f"{metric}/{variant}" for metric, variant in compiled.series if variant in self.arms]
+        arms = [name for name in names if name in state.scatter]
+        reasons = self._doubts(names)
+        for name in arms:
+            metric, _, variant = name.partition("/")
+            its = state.scatter[name]
+            if name not in state.doubts and its.too_little and its.ratio is not None:
+                about = {"metric": metric, "variant": variant, "control": compiled.control}
+                reasons.append({"code": "scatters_less", **about, "ratio": rounded(its.ratio), "pairs": its.pairs})
+        reasons += self._set_aside()
+        extra = {
+            name: {"ratio": None if its.ratio is None else rounded(its.ratio), "pairs": its.pairs}
+            for name in arms
+            if (its := state.scatter[name])
+        }
+        return reasons or [{"code": "not_doubted" if arms else "too_few_buckets"}], extra
+
     def _split(self) -> tuple[list[Reason], dict[str, Any]]:
         alarm = self.state.alarm
         source = alarm or self.detail.split
@@ -575,7 +657,29 @@ class _GateStates(_Slot):
             return self._split_alarms(), extra
         if not extra:
             return [{"code": "split_not_counted"}], extra
-        return [{"code": "split_as_planned", "log_e": max(of["log_e"] for of in extra.values())}], extra
+        as_planned: Reason = {"code": "split_as_planned", "log_e": max(of["log_e"] for of in extra.values())}
+        if self.compiled.revision < 3:
+            return [as_planned], extra
+        reasons = []
+        for metric in [metric for metric in self.compiled.counting if metric in source]:
+            units = source[metric]
+            about = {
+                "metric": metric,
+                "units": self._in_order(units),
+                "weights": self._in_order(self.compiled.weights, units),
+            }
+            if self._is_uneven(units):
+                reasons.append({"code": "split_tolerated", **about, **self._tolerance()})
+            else:
+                reasons.append({**as_planned, **about, "log_e": extra[metric]["log_e"]})
+        return reasons, extra
+
+    def _is_uneven(self, units: Mapping[str, int]) -> bool:
+        """Whether the split would be an alarm if nothing were tolerated."""
+        if not self.compiled.policy.srm_tolerance:
+            return False
+        weights = [self.compiled.weights[variant] for variant in units]
+        return srm_log_e(list(units.values()), weights) >= LOG_ALARM
 
 
 # As it is kept --------------------------------------------------------------------------------------------------------
