@@ -20,7 +20,7 @@ from gates.engine.reader import SeriesProgress
 from gates.engine.series import SeriesKey
 from gates.engine.sparse import needs_goal_after
 from gates.engine.state import ExperimentState
-from gates.engine.statistics.scatter import RunningScatter
+from gates.engine.statistics.scatter import NO_BUCKETS, Running
 
 FORMAT = 7
 """Of a checkpoint: one of another format is folded anew."""
@@ -41,7 +41,7 @@ class Progress(msgspec.Struct, array_like=True):
     target_seen: list[tuple[int | None, int]]
     target_through: list[int]
     alarmed: list[str] = []
-    scatter: list[RunningScatter] = []
+    scatter: list[Running] = []
     checked: list[int] = []
     over: list[str] = []
 
@@ -56,7 +56,7 @@ class Progress(msgspec.Struct, array_like=True):
             target_days=[{} for _ in compiled.targets],
             target_seen=[(None, 0)] * len(compiled.targets),
             target_through=[start] * len(compiled.targets),
-            scatter=[RunningScatter() for _ in compiled.compared for _ in compiled.judged_variants],
+            scatter=[NO_BUCKETS] * (len(compiled.compared) * len(compiled.judged_variants)),
             checked=[0] * len(compiled.compared),
         )
 

@@ -17,7 +17,7 @@ from gates.engine.compiled import CompiledPlan
 from gates.engine.plan import DAY
 from gates.engine.reader import SeriesReader
 from gates.engine.state import ExperimentState
-from gates.engine.statistics.scatter import Scattered
+from gates.engine.statistics.scatter import Scattered, added, added_many, told
 
 Cause = Literal[
     "", "bucket", "no_spread", "percent", "squared_error", "standard_error", "stddev", "totals", "twice", "unknown"
@@ -49,33 +49,38 @@ class ScatterReader:
     def at_look(self, m: int, look: int, at: int) -> None:
         """The buckets that readers took at one look. m: place of the metric among those compared; at: its common instant."""
         compiled, progress = self.compiled, self.progress
-        metric, width = compiled.compared[m], len(compiled.judged_variants)
-        readers = self.by_metric[metric]
-        control = readers.get(compiled.control or "")
-        if control is not None and control.taken:
-            taken = control.taken
-            for v, variant in enumerate(compiled.judged_variants):
-                if variant not in readers:
-                    continue
-                running, beside = progress.scatter[m * width + v], readers[variant].taken
-                if len(taken) == len(beside) == 1 and taken[0][0] == beside[0][0]:
-                    running.add(*taken[0], beside[0][1])
-                    continue
-                of_control = dict(taken)
-                for place, bucket in beside:
-                    if place in of_control:
-                        running.add(place, of_control[place], bucket)
-        for reader in readers.values():
-            if reader.taken:
-                reader.taken = []
-        day = compiled.clock.running(at) // DAY
-        if day > progress.checked[m] or look == compiled.final_slot:
-            progress.checked[m] = max(day, progress.checked[m])
-            self.checks.append((look, metric))
-            ratio = compiled.kpis[metric].kind == "ratio"
-            for v, variant in enumerate(compiled.judged_variants):
-                if variant in readers and (told := progress.scatter[m * width + v].told(ratio=ratio)) is not None:
-                    self.facts.append((look, f"{metric}/{variant}", told))
+        metric, variants = compiled.compared[m], compiled.judged_variants
+        readers, place = self.by_metric[metric], m * len(variants)
+        if compiled.control in readers and (taken := readers[compiled.control].taken):
+            for variant in variants:
+                if variant in readers and (beside := readers[variant].taken):
+                    (at_c, c), (at_t, t) = taken[0], beside[0]
+                    if at_c == at_t and len(taken) == len(beside) == 1:  # as most looks are
+                        progress.scatter[place] = added(progress.scatter[place], at_c, c, t)
+                    else:
+                        self._add_shared(place, dict(taken), beside)
+                place += 1
+        checked = progress.checked[m]
+        if at - compiled.plan.started_at >= (checked + 1) * DAY or look == compiled.final_slot:
+            self._check(m, look, compiled.clock.running(at) // DAY)
+
+    def _add_shared(self, place: int, of_control: Mapping[int, Any], beside: Sequence[tuple[int, Any]]) -> None:
+        scatter = self.progress.scatter
+        for at, bucket in beside:
+            if at in of_control:
+                scatter[place] = added(scatter[place], at, of_control[at], bucket)
+
+    def _check(self, m: int, look: int, day: int) -> None:
+        compiled, progress, variants = self.compiled, self.progress, self.compiled.judged_variants
+        if day <= progress.checked[m] and look != compiled.final_slot:
+            return
+        metric = compiled.compared[m]
+        progress.checked[m] = max(day, progress.checked[m])
+        self.checks.append((look, metric))
+        ratio = compiled.kpis[metric].kind == "ratio"
+        for place, variant in enumerate(variants, m * len(variants)):
+            if variant in self.by_metric[metric] and (found := told(progress.scatter[place], ratio=ratio)) is not None:
+                self.facts.append((look, f"{metric}/{variant}", found))
 
     def at_looks(
         self, m: int, looks: Sequence[int], at: Any, common: Any, buckets: Mapping[str, tuple[Any, Any]]
@@ -103,12 +108,13 @@ class ScatterReader:
                 shared, mine, its = np.intersect1d(places, beside, assume_unique=True, return_indices=True)
                 of_control, of_treatment = [c[mine] for c in columns], [c[its] for c in of_treatment]
             upto = np.searchsorted(shared, common[where], side="right")
-            told = progress.scatter[m * width + v].add_many(shared, of_control, of_treatment, upto.tolist())
-            self.facts += [
-                (looks[k], f"{metric}/{variant}", found)
-                for k, found in zip(where, told, strict=True)
-                if found is not None
-            ]
+            place = m * width + v
+            progress.scatter[place], at_checks = added_many(
+                progress.scatter[place], shared, of_control, of_treatment, upto.tolist()
+            )
+            for k, sums in zip(where, at_checks, strict=True):
+                if (found := told(sums, ratio=compiled.kpis[metric].kind == "ratio")) is not None:
+                    self.facts.append((looks[k], f"{metric}/{variant}", found))
 
 
 def cause_of(found: Scattered, *, wide: bool) -> Cause:

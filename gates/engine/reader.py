@@ -75,6 +75,9 @@ type Seen = tuple[Sequence[int], Sequence[int]]
 class SeriesReader:
     """The unread rows of one series within a range of slots, and which of them are news. seen: what keeps it fresh, if not its news alone."""
 
+    taken: list[tuple[int, Moments | PairMoments]]
+    """Delta buckets that `read_to` has merged when it was last called, each with its place."""
+
     def __init__(
         self, spec: SeriesSpec, series: Series, progress: SeriesProgress, to: int, seen: Seen | None = None
     ) -> None:
@@ -115,8 +118,6 @@ class SeriesReader:
         self.position = bisect_right(ts, progress.through)
         self.steady: tuple[list[int], int, int] | None = None
         self._units: list[int | None] | None = None
-        self.taken: list[tuple[int, Moments | PairMoments]] = []
-        """Buckets merged since somebody took them away, each with its place."""
 
     def _places(self) -> list[int]:
         """Where rows stand beside those of other arms, which may be stamped otherwise: the due instant each answers, and how many rows
@@ -210,6 +211,7 @@ class SeriesReader:
     def read_to(self, place: int, horizon: int) -> bool:
         """Merge closed rows up to a place into the progress, in ts order; True when one restated n on the way."""
         progress, restated = self.progress, False
+        self.taken = taken = []
         i, places, ts = self.position, self.places, self.ts
         while i < len(places) and places[i] <= place and ts[i] <= horizon:
             n, received = self.n[i], self.received[i]
@@ -228,7 +230,7 @@ class SeriesReader:
                 if isinstance(bucket, Unreadable):
                     progress.unreadable = bucket
                 else:
-                    self.taken.append((places[i], bucket))
+                    taken.append((places[i], bucket))
                     if progress.sums is None:
                         progress.sums = bucket
                     elif isinstance(bucket, PairMoments):

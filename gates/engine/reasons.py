@@ -632,7 +632,7 @@ class _GateStates(_Slot):
         for name in arms:
             metric, _, variant = name.partition("/")
             its = state.scatter[name]
-            if name not in state.doubts and its.too_little and its.ratio is not None:
+            if name not in state.doubts and its.ratio is not None:
                 about = {"metric": metric, "variant": variant, "control": compiled.control}
                 reasons.append({"code": "scatters_less", **about, "ratio": rounded(its.ratio), "pairs": its.pairs})
         reasons += self._set_aside()
@@ -641,7 +641,7 @@ class _GateStates(_Slot):
             for name in arms
             if (its := state.scatter[name])
         }
-        return reasons or [{"code": "not_doubted" if arms else "too_few_buckets"}], extra
+        return reasons or [{"code": "not_doubted"}], extra
 
     def _split(self) -> tuple[list[Reason], dict[str, Any]]:
         alarm = self.state.alarm

@@ -99,7 +99,7 @@ class VariantState(msgspec.Struct, array_like=True):
 class ExperimentState(msgspec.Struct, array_like=True):
     """Everything later slots depend on; lists run over the compiled plan's series, watches, comparisons x treatments, judged variants.
 
-    scatter: by "metric/variant" what was found last; doubts: those of them that are doubted, with the cause. exposed: goals that have more
+    scatter: by "metric/variant" what was found last where it is out of the ordinary; doubts: those of them that are doubted, with the cause. exposed: goals that have more
     units than were exposed, (units, exposed) by variant.
     """
 

@@ -61,9 +61,12 @@ class Verdicts:
         state = self.state
         self.changed = True
         for name, found in facts.scatter.items():
-            state.scatter[name] = found
+            cause = cause_of(found, wide=is_wide(self.compiled, name.partition("/")[0]))
+            state.scatter.pop(name, None)
             state.doubts.pop(name, None)
-            if cause := cause_of(found, wide=is_wide(self.compiled, name.partition("/")[0])):
+            if cause or found.too_little:
+                state.scatter[name] = found
+            if cause:
                 state.doubts[name] = cause
         for metric, over in facts.exposed.items():
             state.exposed.pop(metric, None)

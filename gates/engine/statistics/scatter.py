@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,7 +30,7 @@ GROWING = 0.9
 """In so many of the neighbouring buckets n grows where rows are running totals."""
 
 
-class Scattered(msgspec.Struct, frozen=True):
+class Scattered(msgspec.Struct, frozen=True, array_like=True):
     """What one treatment's buckets beside the control's came to, up to an instant.
 
     pairs: K, of neighbouring buckets. squares: sum of their squared differences, each weighed by 1/(1/h + 1/h') of its two buckets.
@@ -84,10 +84,10 @@ def chi_square_end(k: float, z: float) -> float:
     return k * root * root * root
 
 
-class RunningScatter(msgspec.Struct, array_like=True):
+class Sums(NamedTuple):
     """The sums behind `Scattered`, of all buckets so far. By arm: units, their sum, that of denominators, squares inside buckets.
 
-    of_control: which part of what is expected is the control's; the rest of `pairs` is the treatment's.
+    of_control: which part of what is expected is the control's; the rest of `pairs` is the treatment's. last: the newest bucket.
     """
 
     pairs: int = 0
@@ -111,123 +111,127 @@ class RunningScatter(msgspec.Struct, array_like=True):
     worst: float = 0.0
     worst_at: int = 0
 
-    def add(self, at: int, c: Sequence[Any], t: Sequence[Any]) -> None:
-        """One bucket of both arms: (n, mean, M2), of a ratio (n, mean, M2, mean_d, M2_d, co-moment)."""
-        n_c, n_t = c[0], t[0]
-        if n_c < LEAST_UNITS or n_t < LEAST_UNITS:
-            return
-        mean_c, m2_c, mean_t, m2_t = c[1], c[2], t[1], t[2]
-        x_c, x_t = self.x_c + n_c * mean_c, self.x_t + n_t * mean_t
-        if len(c) > 3:
-            d_c, d_t = self.d_c + n_c * c[3], self.d_t + n_t * t[3]
-            if d_c == 0.0 or d_t == 0.0:
-                return
-            mean_c, m2_c = _residual(c, x_c / d_c, d_c / (self.n_c + n_c))
-            mean_t, m2_t = _residual(t, x_t / d_t, d_t / (self.n_t + n_t))
-            self.d_c, self.d_t = d_c, d_t
-        self.n_c += n_c
-        self.n_t += n_t
-        self.x_c, self.x_t = x_c, x_t
-        self.m2_c += m2_c
-        self.m2_t += m2_t
-        gap, last_c, last_t = mean_t - mean_c, self.last_n_c, self.last_n_t
-        if last_c:
-            of_control = 1 / n_c + 1 / last_c
-            weight = 1.0 / (of_control + (1 / n_t + 1 / last_t))
-            moved = gap - self.last_gap
-            term = moved * moved * weight
-            self.pairs += 1
-            self.squares += term
-            self.of_control += weight * of_control
-            self.weight += weight
-            if n_c > last_c and n_t > last_t:
-                self.grown += 1
-            part = term + self.last_term
-            if part > self.worst:
-                self.worst, self.worst_at = part, self.last_at
-            self.last_term = term
-        self.last_n_c, self.last_n_t, self.last_gap, self.last_at = n_c, n_t, gap, at
 
-    def add_many(self, at: Any, c: Sequence[Any], t: Sequence[Any], upto: Sequence[int]) -> list[Scattered | None]:
-        """The same of many buckets by arrays, to the last bit. at, and each column of c and t: shape (k,). upto: rising; after so many of
-        the buckets what they came to is told."""
-        counts = (c[0] >= LEAST_UNITS) & (t[0] >= LEAST_UNITS)
-        ends = np.searchsorted(np.flatnonzero(counts), upto).tolist()
+type Running = tuple[int | float, ...]
+"""`Sums` without their names: every look takes them out of the state and puts them back."""
+
+NO_BUCKETS: Running = tuple(Sums())
+
+
+def added(sums: Running, at: int, c: Sequence[Any], t: Sequence[Any]) -> Running:
+    """With one more bucket of both arms: (n, mean, M2), of a ratio (n, mean, M2, mean_d, M2_d, co-moment)."""
+    n, m = c[0], t[0]
+    if n < LEAST_UNITS or m < LEAST_UNITS:
+        return sums
+    (pairs, squares, of_control, weight, grown, n_c, n_t, x_c, x_t, d_c, d_t, m2_c, m2_t,
+     last_n, last_m, last_gap, last_term, last_at, worst, worst_at) = sums  # fmt: skip
+    mean_c, spread_c, mean_t, spread_t = c[1], c[2], t[1], t[2]
+    n_c, n_t = n_c + n, n_t + m
+    x_c, x_t = x_c + n * mean_c, x_t + m * mean_t
+    if len(c) > 3:
+        d_c, d_t = d_c + n * c[3], d_t + m * t[3]
+        if d_c == 0.0 or d_t == 0.0:
+            return sums
+        mean_c, spread_c = _residual(c, x_c / d_c, d_c / n_c)
+        mean_t, spread_t = _residual(t, x_t / d_t, d_t / n_t)
+    gap = mean_t - mean_c
+    if last_n:
+        its = 1 / n + 1 / last_n
+        weigh = 1.0 / (its + (1 / m + 1 / last_m))
+        moved = gap - last_gap
+        term = moved * moved * weigh
+        pairs, squares, of_control, weight = pairs + 1, squares + term, of_control + weigh * its, weight + weigh
+        if n > last_n and m > last_m:
+            grown += 1
+        if term + last_term > worst:
+            worst, worst_at = term + last_term, last_at
+        last_term = term
+    return (pairs, squares, of_control, weight, grown, n_c, n_t, x_c, x_t, d_c, d_t, m2_c + spread_c, m2_t + spread_t,
+            n, m, gap, last_term, at, worst, worst_at)  # fmt: skip
+
+
+def added_many(
+    sums: Running, at: Any, c: Sequence[Any], t: Sequence[Any], upto: Sequence[int]
+) -> tuple[Running, list[Running]]:
+    """The same with many buckets by arrays, to the last bit, and what it is after so many of them. at, and each column of c and t:
+    shape (k,). upto: rising."""
+    counts = (c[0] >= LEAST_UNITS) & (t[0] >= LEAST_UNITS)
+    ends = np.searchsorted(np.flatnonzero(counts), upto).tolist()
+    if not counts.all():
         at, c, t = at[counts], [column[counts] for column in c], [column[counts] for column in t]
-        n_c, n_t = c[0], t[0]
-        told: list[Scattered | None] = []
-        ratio = len(c) > 3
-        begin = 0
-        if ratio or not len(at):  # of a ratio each bucket needs the ratio so far
-            for end in [*ends, len(at)]:
-                for i in range(begin, end):
-                    self.add(int(at[i]), [column[i].item() for column in c], [column[i].item() for column in t])
-                begin = end
-                told.append(self.told(ratio=ratio))
-            return told[:-1]
-        gap = t[1] - c[1]
-        before_c = np.concatenate(([self.last_n_c], n_c[:-1]))
-        before_t = np.concatenate(([self.last_n_t], n_t[:-1]))
-        moved = gap - np.concatenate(([self.last_gap], gap[:-1]))
-        first = int(not self.last_n_c)
-        before_c[:first] = before_t[:first] = 1
-        of_control = 1 / n_c + 1 / before_c
-        weight = 1.0 / (of_control + (1 / n_t + 1 / before_t))
-        term = moved * moved * weight
-        grown = (n_c > before_c) & (n_t > before_t)
-        for column in (weight, term, grown):
-            column[:first] = 0
-        pairs = self.pairs + np.arange(1 - first, len(at) + 1 - first)
-        part = term + np.concatenate(([self.last_term], term[:-1]))
-        part[:first] = 0.0
-        of = np.concatenate(([self.last_at], at[:-1]))
-        columns = {
-            "squares": _running(self.squares, term),
-            "of_control": _running(self.of_control, weight * of_control),
-            "weight": _running(self.weight, weight),
-            "grown": _running(self.grown, grown.astype(np.int64)),
-            "n_c": _running(self.n_c, n_c), "x_c": _running(self.x_c, n_c * c[1]),
-            "n_t": _running(self.n_t, n_t), "x_t": _running(self.x_t, n_t * t[1]),
-            "m2_c": _running(self.m2_c, c[2]), "m2_t": _running(self.m2_t, t[2]),
-        }  # fmt: skip
+    told: list[Running] = []
+    begin = 0
+    if len(c) > 3 or not len(at):  # of a ratio each bucket needs the ratio so far
+        rows = [zip(*(column.tolist() for column in arm), strict=True) for arm in (c, t)]
+        each = list(zip(at.tolist(), *rows, strict=True))
         for end in [*ends, len(at)]:
-            if end > begin:
-                most = begin + int(part[begin:end].argmax())
-                if part[most] > self.worst:
-                    self.worst, self.worst_at = part[most].item(), int(of[most])
-                for name, column in columns.items():
-                    setattr(self, name, column[end - 1].item())
-                self.pairs = int(pairs[end - 1])
-                begin = end
-            told.append(self.told())
-        self.last_n_c, self.last_n_t = int(n_c[-1]), int(n_t[-1])
-        self.last_gap, self.last_term, self.last_at = gap[-1].item(), term[-1].item(), int(at[-1])
-        return told[:-1]
+            for bucket in each[begin:end]:
+                sums = added(sums, *bucket)
+            begin = end
+            told.append(sums)
+        return sums, told[:-1]
+    before = Sums(*sums)
+    n, m = c[0], t[0]
+    last_n, last_m = (
+        np.concatenate(([last], column[:-1])) for last, column in ((before.last_n_c, n), (before.last_n_t, m))
+    )
+    gap = t[1] - c[1]
+    moved = gap - np.concatenate(([before.last_gap], gap[:-1]))
+    first = int(not before.last_n_c)
+    last_n[:first] = last_m[:first] = 1
+    its = 1 / n + 1 / last_n
+    weigh = 1.0 / (its + (1 / m + 1 / last_m))
+    term = moved * moved * weigh
+    grown = (n > last_n) & (m > last_m)
+    for column in (weigh, term, grown):
+        column[:first] = 0
+    part = term + np.concatenate(([before.last_term], term[:-1]))
+    part[:first] = 0.0
+    of = np.concatenate(([before.last_at], at[:-1]))
+    terms = (np.concatenate((np.zeros(first), np.ones(len(at) - first))), term, weigh * its, weigh, grown,
+             n, m, n * c[1], m * t[1], np.zeros(len(at)), np.zeros(len(at)), c[2], t[2])  # fmt: skip
+    columns = np.add.accumulate(
+        np.vstack((sums[: len(terms)], np.vstack(terms).T))
+    )  # one after the other, as a loop adds
+    worst, worst_at = before.worst, before.worst_at
+    for end in [*ends, len(at)]:
+        if end > begin:
+            most = begin + int(part[begin:end].argmax())
+            if part[most] > worst:
+                worst, worst_at = part[most].item(), int(of[most])
+            begin = end
+        if end:
+            of_end = columns[end].tolist()
+            whole = (
+                int(value) if isinstance(start, int) else value
+                for start, value in zip(NO_BUCKETS, of_end, strict=False)
+            )
+            k = end - 1
+            sums = (*whole, int(n[k]), int(m[k]), gap[k].item(), term[k].item(), int(at[k]), worst, worst_at)
+        told.append(sums)
+    return sums, told[:-1]
 
-    def told(self, *, ratio: bool = False) -> Scattered | None:
-        """What it comes to; None before `LEAST_PAIRS`."""
-        if self.pairs < LEAST_PAIRS:
-            return None
-        buckets = self.pairs + 1
-        free_c, free_t = self.n_c - buckets, self.n_t - buckets
-        v_c, v_t = self.m2_c / free_c, self.m2_t / free_t
-        mean = self.x_c / (self.d_c if ratio else self.n_c)
-        return Scattered(
-            pairs=self.pairs,
-            squares=self.squares,
-            allowed=v_c * self.of_control + v_t * (self.pairs - self.of_control),
-            swings=2.0 * (SWING * mean) * (SWING * mean) * self.weight,
-            grown=self.grown,
-            variance=(self.m2_c + self.m2_t) / (free_c + free_t),
-            units=(self.n_c + self.n_t) / (2.0 * buckets),
-            worst=self.worst,
-            worst_at=self.worst_at,
-        )
 
-
-def _running(start: Any, terms: Any) -> Any:
-    """Sums after each term, added one after the other as a loop would."""
-    return np.add.accumulate(np.concatenate(([start], terms)))[1:]
+def told(sums: Running, *, ratio: bool) -> Scattered | None:
+    """What sums come to; None before `LEAST_PAIRS`."""
+    if sums[0] < LEAST_PAIRS:
+        return None
+    of = Sums(*sums)  # type: ignore[arg-type] # whole where they have to be
+    buckets = of.pairs + 1
+    free_c, free_t = of.n_c - buckets, of.n_t - buckets
+    v_c, v_t = of.m2_c / free_c, of.m2_t / free_t
+    swing = SWING * of.x_c / (of.d_c if ratio else of.n_c)
+    return Scattered(
+        pairs=of.pairs,
+        squares=of.squares,
+        allowed=v_c * of.of_control + v_t * (of.pairs - of.of_control),
+        swings=2.0 * swing * swing * of.weight,
+        grown=of.grown,
+        variance=(of.m2_c + of.m2_t) / (free_c + free_t),
+        units=(of.n_c + of.n_t) / (2.0 * buckets),
+        worst=of.worst,
+        worst_at=of.worst_at,
+    )
 
 
 def _residual(bucket: Sequence[Any], ratio: float, size: float) -> tuple[float, float]:
