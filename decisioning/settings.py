@@ -295,6 +295,8 @@ SPECTACULAR_SETTINGS = {
         "BacktestState": "decisioning.api.shapes.fields.BACKTEST_STATES",
         "MetricKind": "decisioning.api.serializers.METRIC_KINDS",
         "Direction": "decisioning.api.serializers.DIRECTIONS",
+        "ScheduleState": "decisioning.api.shapes.fields.SCHEDULE_STATES",
+        "ToldBy": "decisioning.api.shapes.fields.TOLD_BY",
         "ScheduleWord": "experiments.expected.WORDS",
         "Temporality": "decisioning.api.serializers.TEMPORALITIES",
         "SourceKind": "decisioning.api.serializers.SOURCE_KINDS",

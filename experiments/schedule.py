@@ -159,11 +159,13 @@ class Calendar(Schedule):
         return np.where(2 * ts <= dues[ahead - 1] + dues[ahead], dues[ahead - 1], dues[ahead])
 
     def count(self, after: int, upto: int) -> int:
-        if upto <= after:
-            return 0
-        dues = self._around(after, upto)
+        return len(self.instants(after, upto))
+
+    def instants(self, after: int, upto: int) -> NDArray[np.int64]:
+        """The due instants in (after, upto], at once."""
+        dues = self._around(after, max(after, upto))
         first, last = np.searchsorted(dues, (after, upto), side="right")
-        return int(last - first)
+        return dues[first:last]
 
     def nth(self, after: int, n: int) -> int:
         dues, reached = self._around(after), after

@@ -119,6 +119,10 @@ class Portal:
             content = json.dumps(_with_texts(body))
         return self._call("POST", path, params=parameters, content=content.encode())
 
+    def delete(self, path: str) -> None:
+        """Take away what is at a path."""
+        self._call("DELETE", path)
+
     def pages(self, path: str, **parameters: Any) -> Iterator[Json]:
         """Every result of a list, page after page."""
         page = self.get(path, **parameters)

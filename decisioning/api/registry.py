@@ -21,6 +21,7 @@ from decisioning.literals import rfc3339
 from experiments import expected as words
 from experiments import feeds, plan
 from experiments.models import Metric
+from telemetry.feeds import Proposal, proposal
 
 
 class _MetricFilter(django_filters.FilterSet):  # type: ignore[misc]
@@ -78,6 +79,43 @@ class OneMetric(PortalView):
         since = values.pop("expected_from", UNSET)
         changed = plan.redefine(metric, plan.NewMetric(key=key, **values), now=self.now, since=since)
         return Response(_as_json(changed, self.now))
+
+
+class ScheduleOf(PortalView):
+    """The schedule that rows of a metric show."""
+
+    scopes = {"GET": Scope.READ}
+
+    def get(self, request: Request, key: str) -> Response:
+        """Found in the newest two weeks of the rows that the caller may read, beside what is configured. It is taken by a PATCH of the metric's
+        `expected`, which holds from then on."""
+        return Response(_shown(proposal(_metric_or_404(key), now=self.now)))
+
+
+def _shown(of: Proposal) -> dict[str, Any]:
+    finding = of.finding
+    found = finding.expected and {
+        "expected": finding.expected,
+        "words": finding.words,
+        "fit": finding.fit and finding.fit._asdict(),
+        "told_by": finding.told_by,
+        "others": [{"expected": other, "words": words.in_words(other)} for other in finding.others],
+    }
+    return {
+        "metric": of.metric,
+        "state": of.state,
+        "detail": of.detail,
+        "configured": {
+            "expected": of.configured,
+            "words": words.in_words(of.configured),
+            "fit": of.configured_fit and of.configured_fit._asdict(),
+        },
+        "found": found,
+        "experiment": of.experiment,
+        "since": rfc3339(of.since),
+        "until": rfc3339(of.until),
+        "arrive_within_s": of.arrive_within_s,
+    }
 
 
 def _metric_or_404(key: str) -> Metric:

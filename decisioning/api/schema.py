@@ -127,6 +127,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Metrics", "POST"): Operation({201: telemetry.MetricOut}, takes=bodies.MetricCreate, conflict=True),
     ("OneMetric", "GET"): Operation({200: telemetry.MetricOut}),
     ("OneMetric", "PATCH"): Operation({200: telemetry.MetricOut}, takes=bodies.MetricChange),
+    ("ScheduleOf", "GET"): Operation({200: telemetry.ScheduleShownOut}),
     ("RefreshLog", "GET"): Operation({200: _PAGE(telemetry.RunOut)}),
     ("Freshness", "GET"): Operation({200: _PAGE(telemetry.TrackedOut)}),
     ("Promises", "GET"): Operation({200: portal.PromisesOut}),
@@ -154,6 +155,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("TriesWebhook", "POST"): Operation({202: portal.DeliveryOut}),
     ("Deliveries", "GET"): Operation({200: _PAGE(portal.DeliveryOut)}),
     ("Redelivery", "POST"): Operation({202: portal.DeliveryOut}, conflict=True),
+    ("Alarms", "GET"): Operation({200: _PAGE(portal.AlarmOut)}),
+    ("OneAlarm", "GET"): Operation({200: portal.AlarmOut}),
+    ("Snooze", "POST"): Operation({200: portal.AlarmOut}, takes=bodies.SnoozeIn),
+    ("Snooze", "DELETE"): Operation({204: None}),
+    ("Acknowledgement", "POST"): Operation({200: portal.AlarmOut}),
+    ("Acknowledgement", "DELETE"): Operation({204: None}),
     ("TakesEvents", "POST"): Operation(
         {200: telemetry.EventsOut, 202: telemetry.EventsOut, 207: telemetry.PartlyTakenOut},
         takes={

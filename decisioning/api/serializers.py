@@ -379,6 +379,13 @@ class WebhookIn(serializers.Serializer[Any]):
 # Sources ----------------------------------------------------------------------------------------------------------------
 
 
+class SnoozeIn(serializers.Serializer[Any]):
+    """Until when nothing is told of an alarm, and why."""
+
+    until = Timestamp()
+    reason = Text(max_length=500)
+
+
 class OutageChange(serializers.Serializer[Any]):
     """What PATCH may change of an outage."""
 

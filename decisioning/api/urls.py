@@ -4,6 +4,7 @@ from django.urls import path, re_path
 
 from decisioning.api import (
     access,
+    alarms,
     events,
     experiments,
     judgement,
@@ -38,6 +39,7 @@ urlpatterns = [
     path("experiments/<str:ref>/assets", records.Assets.as_view()),
     path("metrics", registry.Metrics.as_view()),
     path("metrics/<str:key>", registry.OneMetric.as_view()),
+    path("metrics/<str:key>/schedule", registry.ScheduleOf.as_view()),
     path("refresh-log", records.RefreshLog.as_view()),
     path("freshness", records.Freshness.as_view()),
     path("slo", slo.Promises.as_view()),
@@ -54,6 +56,10 @@ urlpatterns = [
     path("webhooks/<int:pk>/test", webhooks.TriesWebhook.as_view()),
     path("webhooks/<int:pk>/deliveries", webhooks.Deliveries.as_view()),
     path("webhooks/<int:pk>/deliveries/<int:delivery>/redeliver", webhooks.Redelivery.as_view()),
+    path("alarms", alarms.Alarms.as_view()),
+    path("alarms/<int:pk>", alarms.OneAlarm.as_view()),
+    path("alarms/<int:pk>/snooze", alarms.Snooze.as_view()),
+    path("alarms/<int:pk>/acknowledgement", alarms.Acknowledgement.as_view()),
     path("events", events.TakesEvents.as_view()),
     path("lineage", lineage.Lineage.as_view()),
     path("lineage/batch", lineage.LineageBatch.as_view()),

@@ -1,6 +1,7 @@
 """Forms people fill in. They check what can be seen in the form; the domain refuses the rest."""
 
 import json
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -119,6 +120,42 @@ class WebhookForm(forms.Form):
         initial=["decision.proposed", "decision.overdue", "freshness.breached", "guard.failed"],
         error_messages={"required": "Choose at least one thing to be told."},
     )
+
+
+class SnoozeForm(forms.Form):
+    """For how long nothing is told of an alarm, and why."""
+
+    LASTS = {"1": "1 hour", "4": "4 hours", "24": "1 day", "72": "3 days", "168": "1 week"}
+
+    lasts = forms.ChoiceField(
+        label="For",
+        choices=[*LASTS.items(), ("", "until the instant below")],
+        initial="4",
+        required=False,
+        widget=forms.Select(**_input()),
+    )
+    until = forms.DateTimeField(
+        label="Until",
+        required=False,
+        widget=forms.DateTimeInput(format="%Y-%m-%dT%H:%M", **_input(type="datetime-local")),
+        help_text="In the time zone that you read in. It counts where nothing is chosen above.",
+    )
+    reason = forms.CharField(
+        max_length=500,
+        widget=forms.TextInput(**_input(autocomplete="off", placeholder="The vendor mends it by Thursday")),
+        error_messages={"required": "Say why nobody needs to be told meanwhile."},
+    )
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if not data.get("lasts") and not data.get("until") and "until" not in self.errors:
+            self.add_error("until", "Choose for how long, or give an instant.")
+        return data
+
+    def instant(self, now: datetime) -> datetime:
+        """When it ends, of a form that is valid."""
+        lasts = self.cleaned_data["lasts"]
+        return now + timedelta(hours=int(lasts)) if lasts else self.cleaned_data["until"]
 
 
 class PolicyForm(forms.Form):

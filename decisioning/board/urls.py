@@ -10,6 +10,7 @@ from decisioning.board.downloads import MOST_OF_ONE
 from decisioning.board.presenters import exports
 from decisioning.board.views import (
     account,
+    alarms,
     base,
     board,
     creation,
@@ -43,6 +44,11 @@ urlpatterns = [
     path("assets/<int:pk>", experiment.asset, name="asset"),
     path("assets/<int:pk>/small", experiment.asset_small, name="asset_small"),
     path("charts/<str:token>.png", experiment.snapshot, name="snapshot"),
+    path("alarms", alarms.alarms_page, name="alarms"),
+    path("alarms/<int:pk>", alarms.alarm, name="alarm"),
+    path("alarms/<int:pk>/snooze", alarms.alarm_snooze, name="alarm_snooze"),
+    path("alarms/<int:pk>/wake", alarms.alarm_wake, name="alarm_wake"),
+    path("alarms/<int:pk>/acknowledge", alarms.alarm_acknowledge, name="alarm_acknowledge"),
     path("freshness", telemetry.freshness_page, name="freshness"),
     path("freshness.csv", base.export("freshness", exports.of_freshness), name="freshness_csv"),
     path("refresh-log", telemetry.refresh_log, name="refresh_log"),

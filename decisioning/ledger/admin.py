@@ -113,7 +113,9 @@ class DeliveryAdmin(ReadOnly):
 
 @admin.register(Alarm)
 class AlarmAdmin(ReadOnly):
-    list_display = ("type", "subject", "team_id", "began_at", "told_at", "ended_at")
+    list_display = (
+        "type", "subject", "team_id", "began_at", "told_at", "ended_at", "snoozed_until", "snoozed_by", "acknowledged_by",
+    )  # fmt: skip
     list_filter = ("type",)
 
 

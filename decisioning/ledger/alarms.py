@@ -1,12 +1,13 @@
 """What ticks find wrong is told once a change. What was told stands in PostgreSQL, so that no restart tells it again.
 
-A look finds everything that is wrong now. Something new is told when it has lasted `after`; something told is over when it has
-been gone for `until`. Between the two it may come and go without a word.
+A look finds everything that is wrong now. Something new is told when it has lasted `hold_for`; something told is over when it has
+been gone for `keep_firing_for`. Between the two it may come and go without a word. People answer alarms in `decisioning.ledger.snoozing`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import partial
 
 from django.db import connection, transaction
@@ -14,9 +15,14 @@ from django.db import connection, transaction
 from decisioning.ledger.items import alone
 from decisioning.ledger.models import Alarm, OutboxMessage
 from decisioning.ledger.outbox import publish_all
+from decisioning.ledger.snoozing import wake
+from decisioning.literals import rfc3339
 
 STEADY_AFTER = timedelta(minutes=5)
 RETRY_AFTER = timedelta(hours=1)
+UPDATE_AFTER = timedelta(hours=1)
+"""What spreads is told again only so long after the last message of it."""
+_FOUND = ["told_at", "ended_at", "data", "told"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,16 @@ class Unknown:
 
 type OnResolved = Callable[[Sequence[Alarm]], Mapping[int, Mapping[str, object]]]
 """Of alarms that are over, by id: what to tell of them. One that is left out ends without a word."""
+type Spread = Callable[[Mapping[str, object], Mapping[str, object]], bool]
+"""Whether what would be told now, the second, reaches further than what was last told, the first."""
+
+
+class Occasion(StrEnum):
+    """Why something that is wrong is told, as a message says it."""
+
+    BEGAN = "began"
+    SPREAD = "spread"
+    SNOOZE_ENDED = "snooze_ended"
 
 
 def reconcile(
@@ -48,11 +64,13 @@ def reconcile(
     hold_for: timedelta = timedelta(0),
     keep_firing_for: timedelta = timedelta(0),
     on_resolved: tuple[str, OnResolved] | None = None,
+    spread: Spread | None = None,
 ) -> int:
-    """Tell what is new of `event`, and what is over by the event of `over`. In the caller's transaction; returns the messages told.
+    """Tell what is new of `event`, and what is over by the event of `on_resolved`. In the caller's transaction; returns the messages told.
 
-    look: finds all that is wrong now. Of two ticks at once the second does not even look: the first is just doing so. An alarm that
-    cannot be told costs no other its message: why stands in its data, and it is tried again after RESTS.
+    find: finds all that is wrong now. Of two ticks at once the second does not even look: the first is just doing so. An alarm that
+    cannot be told costs no other its message: why stands in its data, and it is tried again after RETRY_AFTER. What spreads is told again
+    UPDATE_AFTER the last message, unless somebody has acknowledged it. Of a snoozed alarm nothing is told; once that ends, what is so then.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT access.lock(%s, false)", [f"alarms {event}"])
@@ -74,18 +92,20 @@ def reconcile(
                 subject=found.subject,
                 began_at=now,
             )
-        alarm.ended_at, message = None, None
-        if alarm.told_at is None and now - alarm.began_at >= hold_for:
-            alarm.told_at, alarm.data = now, dict(found.data)
-            message = _message(event, alarm, found.data, now)
-        if changed:
+        alarm.ended_at = None
+        if spread is not None and alarm.data != found.data:
+            alarm.data, changed = dict(found.data), True
+        occasion = _occasion(alarm, found.data, now, hold_for, spread)
+        message = None if occasion is None else _told(alarm, occasion, found.data, now)
+        if changed or message is not None:
             steps.append(_Step(alarm, message))
     resolved = []
     for alarm in known.values():
         changed = alarm.told_at is not None and alarm.ended_at is None
         if changed:
             alarm.ended_at = now
-        ends = alarm.told_at is None or now - (alarm.ended_at or now) >= keep_firing_for
+        lasting = alarm.told_at is not None and now - (alarm.ended_at or now) < keep_firing_for
+        ends = not lasting and not alarm.is_snoozed(now)
         if ends or changed:
             resolved.append(_Step(alarm, goes=ends))
     if on_resolved is not None:
@@ -98,6 +118,26 @@ def reconcile(
             for step in resolved
         ]
     return _take([*steps, *resolved], now)
+
+
+def _occasion(
+    alarm: Alarm, found: Mapping[str, object], now: datetime, hold_for: timedelta, spread: Spread | None
+) -> Occasion | None:
+    """Why to tell of an alarm now; None: nothing is to be told."""
+    if alarm.is_snoozed(now):
+        return None
+    if alarm.told_at is None:
+        return Occasion.BEGAN if now - alarm.began_at >= hold_for else None
+    if alarm.snoozed_until is not None:
+        return Occasion.SNOOZE_ENDED
+    told_again = alarm.acknowledged_at is None and now - alarm.told_at >= UPDATE_AFTER
+    return Occasion.SPREAD if told_again and spread is not None and spread(alarm.told, found) else None
+
+
+def _told(alarm: Alarm, occasion: Occasion, found: Mapping[str, object], now: datetime) -> OutboxMessage:
+    """The message, and the alarm as it is once it is told."""
+    alarm.told_at, alarm.data, alarm.told = now, dict(found), dict(found)
+    return _message(alarm.type, alarm, {**found, "occasion": occasion, "began_at": rfc3339(alarm.began_at)}, now)
 
 
 @dataclass(frozen=True)
@@ -135,9 +175,12 @@ def _took(step: _Step, now: datetime) -> bool:
 def _write(steps: Sequence[_Step]) -> None:
     kept = [step.alarm for step in steps if not step.goes]
     Alarm.objects.bulk_create([alarm for alarm in kept if alarm.pk is None], batch_size=1000)
-    Alarm.objects.bulk_update(
-        [alarm for alarm in kept if alarm.pk is not None], ["told_at", "ended_at", "data"], batch_size=500
-    )
+    Alarm.objects.bulk_update([alarm for alarm in kept if alarm.pk is not None], _FOUND, batch_size=500)
+    for step in steps:
+        if step.message is not None:
+            step.message.data["alarm"] = step.alarm.pk
+            if step.message.data.get("occasion") == Occasion.SNOOZE_ENDED:
+                wake(Alarm.objects.filter(pk=step.alarm.pk, snoozed_until__lte=step.message.created_at))
     Alarm.objects.filter(pk__in=[step.alarm.pk for step in steps if step.goes]).delete()
     publish_all([step.message for step in steps if step.message is not None])
 

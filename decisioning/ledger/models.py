@@ -3,6 +3,8 @@
 And what becomes of the outbox: who is to be told, which message reached whom, and what has been told already.
 """
 
+from datetime import datetime
+
 from auditlog.models import AbstractLogEntry
 from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
@@ -189,12 +191,21 @@ class Alarm(models.Model):
     experiment_id = models.BigIntegerField(null=True)
     type = models.CharField(max_length=40, help_text="The event it is told as.")
     subject = models.CharField(max_length=300, help_text="What it is about, within its type and team.")
-    data = models.JSONField(default=dict, help_text="What was told.")
+    data = models.JSONField(default=dict, help_text="What a message of it would say now.")
+    told = models.JSONField(default=dict, db_default={}, help_text="What was last told.")
     began_at = models.DateTimeField()
-    told_at = models.DateTimeField(null=True)
+    told_at = models.DateTimeField(null=True, help_text="When it was last told.")
     ended_at = models.DateTimeField(
         null=True, help_text="Since when it is no longer so; begins anew when it comes back."
     )
+    snoozed_until = models.DateTimeField(null=True, help_text="Nothing is told of it before; null: it is not snoozed.")
+    snoozed_at = models.DateTimeField(null=True)
+    snoozed_by = models.CharField(max_length=200, blank=True, default="", db_default="")
+    snoozed_because = models.CharField(max_length=500, blank=True, default="", db_default="")
+    acknowledged_at = models.DateTimeField(
+        null=True, help_text="Somebody deals with it: only its end is told from now on."
+    )
+    acknowledged_by = models.CharField(max_length=200, blank=True, default="", db_default="")
 
     class Meta:
         db_table = "alarms"
@@ -202,3 +213,6 @@ class Alarm(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} {self.subject}"
+
+    def is_snoozed(self, now: datetime) -> bool:
+        return self.snoozed_until is not None and self.snoozed_until > now

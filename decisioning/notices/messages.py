@@ -7,61 +7,56 @@ from typing import Any
 from django.conf import settings
 from django.urls import reverse
 
-from decisioning.board import words
+from decisioning.board import alarms, words
+from decisioning.board.alarms import about, page
 from decisioning.ledger.channels import TEST
 from decisioning.ledger.models import OutboxMessage
-from gates import wording
-from gates.engine.narration import gate_in_words
 
 
 @dataclass(frozen=True)
 class Notice:
-    """A message for people. lines: plain sentences, the weightiest first. path: where on the board to go on reading."""
+    """A message for people. lines: plain sentences, the weightiest first. path: where on the board to go on reading; answer_path: where to
+    snooze or acknowledge the alarm that it tells of, if it tells of one."""
 
     title: str
     lines: Sequence[str] = ()
     path: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    answer_path: str = ""
 
     @property
     def url(self) -> str:
         return f"{settings.PUBLIC_URL}{self.path or reverse('board')}"
 
+    @property
+    def answer_url(self) -> str:
+        return f"{settings.PUBLIC_URL}{self.answer_path}" if self.answer_path else ""
+
 
 def notice_of(message: OutboxMessage) -> Notice:
     """A message in words. A type nobody has words for is told by its name, so that nothing is lost."""
     data = data_of(message)
+    if (wrong := alarms.said(message.type, message.data, at=message.created_at)) is not None:
+        woken = ["It was snoozed until now."] if data.get("occasion") == "snooze_ended" else []
+        answer = reverse("alarm", args=[data["alarm"]]) if "occasion" in data else ""
+        return Notice(wrong.title, [*woken, *wrong.lines], wrong.path, answer_path=answer)
     of = _SAID.get(message.type)
     if of is None:
-        return Notice(f"{message.type}: {data.get('experiment') or 'the portal'}", path=_page(data))
+        return Notice(f"{message.type}: {data.get('experiment') or 'the portal'}", path=page(data))
     return of(data)
 
 
 def data_of(message: OutboxMessage) -> Mapping[str, Any]:
     """What a message says, its reasons in sentences, too: as of when it was made, so that every attempt says the same."""
-    data: Mapping[str, Any] = message.data
-    if "reasons" not in data:
-        return data
-    if message.type == "guard.failed":
-        return {**data, "reason": gate_in_words(data, wording.reader([data], message.created_at))["reason"]}
-    return {**data, "rationale": wording.sentences(data, message.created_at)[0]}
-
-
-def _page(data: Mapping[str, Any]) -> str:
-    return reverse("experiment", args=[data["experiment"]]) if data.get("experiment") else ""
-
-
-def _about(data: Mapping[str, Any]) -> str:
-    variant = data.get("variant")
-    return f"{data['experiment']}, {variant}" if variant else str(data["experiment"])
+    return alarms.with_sentences(message.type, message.data, at=message.created_at)
 
 
 def _proposed(data: Mapping[str, Any]) -> Notice:
     why = words.CODES.get(str(data.get("code")), str(data.get("code")))
     return Notice(
-        f"{str(data['action']).capitalize()}? {_about(data)}",
+        f"{str(data['action']).capitalize()}? {about(data)}",
         [str(line) for line in data.get("rationale") or ()][:6],
-        _page(data),
+        page(data),
         {"Proposed": str(data["action"]), "Why": why},
     )
 
@@ -74,68 +69,14 @@ def _answered(data: Mapping[str, Any]) -> Notice:
         else [f"{data['by']} answered."]
     )
     lines += [f"Reason: {data['reason']}"] if data.get("reason") else []
-    return Notice(f"{str(data['recommended']).capitalize()} {did}: {_about(data)}", lines, _page(data))
-
-
-def _overdue(data: Mapping[str, Any]) -> Notice:
-    return Notice(
-        f"Unanswered: {data['action']} {_about(data)}",
-        [f"Proposed {data['proposed_at']}; the team answers within {data['answer_within_h']} h."],
-        _page(data),
-    )
+    return Notice(f"{str(data['recommended']).capitalize()} {did}: {about(data)}", lines, page(data))
 
 
 def _changed(data: Mapping[str, Any]) -> Notice:
     was = f", was {data['from']}" if data.get("from") else ""
     lines = [f"By {data['by']}."] if data.get("by") else []
     lines += [f"Reason: {data['reason']}"] if data.get("reason") else []
-    return Notice(f"{data['experiment']} is {data['to']}{was}", lines, _page(data))
-
-
-def _breached(data: Mapping[str, Any]) -> Notice:
-    lines = [
-        f"{kpi['metric']}: "
-        + (
-            f"newest row {kpi['data_watermark']}, stale since {kpi['stale_at']}."
-            if kpi["data_watermark"]
-            else "no row yet."
-        )
-        for kpi in data["kpis"]
-    ]
-    late, waiting = data.get("experiments_late", 1), data.get("experiments_waiting", 1)
-    if not waiting:
-        lines.append("Nothing waits for it: it is shown only.")
-    elif late == 1:
-        lines.append("It is not judged on what is late.")
-    else:
-        suspended = data["proposals_suspended"]
-        also = f" {suspended} of their proposals to scale cannot be accepted meanwhile." if suspended else ""
-        lines.append(
-            f"{waiting} of {late} experiments wait for it, among them {', '.join(data['experiments'][:5])}.{also}"
-        )
-    return Notice(f"Data is late: {_feed(data)}", lines, _page(data))
-
-
-def _feed(data: Mapping[str, Any]) -> str:
-    """A feed by its experiment when it is one, else by its source or metric."""
-    if data.get("experiments_late", len(data.get("experiments", ()))) < 2:
-        return str(data["experiment"])
-    return str(data["feed"]["source"] or data["feed"]["metrics"][0])
-
-
-def _recovered(data: Mapping[str, Any]) -> Notice:
-    return Notice(f"Data is back: {_feed(data)}", [f"It was late since {data['since']}."], _page(data))
-
-
-def _guard(data: Mapping[str, Any]) -> Notice:
-    return Notice(
-        f"Guard failed: {_about(data)}", [f"{data['gate']} ({data['metric']}): {data['reason']}"], _page(data)
-    )
-
-
-def _burning(data: Mapping[str, Any]) -> Notice:
-    lines = [f"{data['figure']}, promised is {data['target']}."]
-    return Notice(f"Promise broken: {data['name']}", lines, reverse("promises"))
+    return Notice(f"{data['experiment']} is {data['to']}{was}", lines, page(data))
 
 
 def _test(data: Mapping[str, Any]) -> Notice:
@@ -145,11 +86,6 @@ def _test(data: Mapping[str, Any]) -> Notice:
 _SAID: Mapping[str, Callable[[Mapping[str, Any]], Notice]] = {
     "decision.proposed": _proposed,
     "decision.answered": _answered,
-    "decision.overdue": _overdue,
     "experiment.changed": _changed,
-    "freshness.breached": _breached,
-    "freshness.recovered": _recovered,
-    "guard.failed": _guard,
-    "slo.burning": _burning,
     TEST: _test,
 }

@@ -116,8 +116,11 @@ def slack_body(message: OutboxMessage, *, picture: tuple[str, str] | None = None
     if picture:
         url, alt = picture
         blocks.append({"type": "image", "image_url": url, "alt_text": alt[:2000]})
-    button = {"type": "button", "text": {"type": "plain_text", "text": "Open the board"}, "url": notice.url}
-    blocks.append({"type": "actions", "elements": [button]})
+    buttons = [("Open the board", notice.url), ("Snooze or acknowledge", notice.answer_url)]
+    elements = [
+        {"type": "button", "text": {"type": "plain_text", "text": label}, "url": url} for label, url in buttons if url
+    ]
+    blocks.append({"type": "actions", "elements": elements})
     blocks.append(
         {
             "type": "context",
@@ -148,6 +151,7 @@ def _mail(channel: Channel, message: OutboxMessage) -> Outcome:
                 "\n".join(notice.lines),
                 "\n".join(facts),
                 notice.url,
+                notice.answer_url and f"Snooze or acknowledge it: {notice.answer_url}",
                 f"{message.type}, {rfc3339(message.created_at, timespec='milliseconds')}",
             ],
         )

@@ -120,9 +120,12 @@ def _connected(
         if url.get_backend_name() == "postgresql":
             options["postgresql_readonly"] = True
         connection = engine.connect().execution_options(**options)
+        if dialect.connects_late:
+            connection.exec_driver_sql("SELECT 1")
     except (ImportError, NoSuchModuleError):
         raise SourceFailed(
-            f'The driver for {dialects.named(url.drivername)} is not installed here. Run: uv add "decisioning[{dialect.extra}]"'
+            f"The driver for {dialects.named(url.drivername)} is not installed here. Run: uv sync --locked --extra {dialect.extra} "
+            f'(in a project of your own: uv add "decisioning[{dialect.extra}]").'
         ) from None
     except SourceFailed:
         raise
@@ -138,6 +141,8 @@ def _connected(
 
 
 _NO_CONNECTION = (
+    (r"default credentials",
+     "There are no credentials. Set GOOGLE_APPLICATION_CREDENTIALS where the worker runs to the file of a service account."),
     (r"password|authenti|access denied|login failed|logon denied|role .* does not exist|unauthori[sz]ed|\b28P01\b|\b1045\b",
      "The login was refused. Check the user and the password in the URL."),
     (r"translate host|name or service|getaddrinfo|nodename|name resolution|unknown host|resolve",
@@ -145,7 +150,7 @@ _NO_CONNECTION = (
     (r"database .* does not exist|unknown database|no such database|cannot open database|\b3D000\b|\b1049\b",
      "There is no such database. Check the name at the end of the URL."),
     (r"ssl|tls|certificate", "The encrypted connection failed. Check what the server asks for, such as ?sslmode=require."),
-    (r"refused|time.?d? ?out|unreachable|can't connect|no route|reset|closed", "Nothing answers at the host and port of the URL."),
+    (r"refused|time.?d? ?out|unreachable|error during request to server|can't connect|no route|reset|closed", "Nothing answers at the host and port of the URL."),
 )  # fmt: skip
 
 

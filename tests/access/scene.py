@@ -21,6 +21,7 @@ _VALUES: dict[str, object] = {
     "deliveries.state": "waiting",
     "experiments.status": "draft",
     "kpi_changes.job": "fold",
+    "metric_schedules.expected": {"every_s": 3_600},
     "outages.ends_at": "2026-11-02T00:00:00Z",
     "outages.metrics": ["visits"],
     "refresh_log.status": "running",

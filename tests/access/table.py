@@ -41,6 +41,7 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "experiments/<str:ref>/assets": {"GET": READ},
     "metrics": {"GET": READ, "POST": WRITE},
     "metrics/<str:key>": {"GET": READ, "PATCH": WRITE},
+    "metrics/<str:key>/schedule": {"GET": READ},
     "refresh-log": {"GET": READ},
     "freshness": {"GET": READ},
     "policies": {"GET": READ, "POST": Scope.POLICIES},
@@ -56,6 +57,10 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "webhooks/<int:pk>/test": {"POST": KEYS},
     "webhooks/<int:pk>/deliveries": {"GET": KEYS},
     "webhooks/<int:pk>/deliveries/<int:delivery>/redeliver": {"POST": KEYS},
+    "alarms": {"GET": READ},
+    "alarms/<int:pk>": {"GET": READ},
+    "alarms/<int:pk>/snooze": {"POST": WRITE, "DELETE": WRITE},
+    "alarms/<int:pk>/acknowledgement": {"POST": WRITE, "DELETE": WRITE},
     "events": {"POST": Scope.TELEMETRY},
     "lineage": {"POST": Scope.LINEAGE},
     "lineage/batch": {"POST": Scope.LINEAGE},
@@ -97,6 +102,11 @@ BOARD: MappingProxyType[str, Row] = MappingProxyType({
     "assets/<int:pk>": {"GET": READ},
     "assets/<int:pk>/small": {"GET": READ},
     "charts/<str:token>.png": {"GET": Need.NOTHING},  # the address is signed and holds what it shows
+    "alarms": {"GET": Need.SESSION},
+    "alarms/<int:pk>": {"GET": READ},
+    "alarms/<int:pk>/snooze": {"POST": WRITE},
+    "alarms/<int:pk>/wake": {"POST": WRITE},
+    "alarms/<int:pk>/acknowledge": {"POST": WRITE},
     "freshness": {"GET": Need.SESSION},
     "freshness.csv": {"GET": Need.SESSION},
     "refresh-log": {"GET": Need.SESSION},
@@ -185,4 +195,4 @@ ADMIN: MappingProxyType[str, frozenset[str]] = MappingProxyType({
 })  # fmt: skip
 
 # Named objects that every team reads: the registry of metrics. Changing another team's is 403.
-SHARED = frozenset({"metrics/<str:key>"})
+SHARED = frozenset({"metrics/<str:key>", "metrics/<str:key>/schedule"})

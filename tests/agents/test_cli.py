@@ -174,6 +174,28 @@ def test_a_file_that_cannot_be_read_as_rows_is_a_usage_error_with_its_line(
     assert "line 2: value is 'much', no number" in capsys.readouterr().err
 
 
+def test_alarms_are_listed_with_who_snoozed_them_and_answered(
+    run: Run, answers: dict[str, httpx.Response], asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snoozed = {"until": "2026-11-26T06:00:00Z", "by": "ada", "reason": "known [to us]"}
+    alarm = {"id": 12, "type": "freshness.breached", "subject": "source nightly", "experiment": "x", "began_at": "2026-11-24T06:00:00Z",
+             "data": {"experiments_late": 40}, "snoozed": snoozed, "acknowledged": None}  # fmt: skip
+    answers["/api/alarms"] = httpx.Response(200, json={"results": [alarm], "next": None})
+    answers["/api/alarms/12/snooze"] = httpx.Response(200, json=alarm)
+    answers["/api/alarms/12/acknowledgement"] = httpx.Response(200, json=alarm | {"acknowledged": {"by": "ada"}})
+
+    assert run("alarms", "list") == 0
+    assert "snoozed until 2026-11-26T06:00:00Z by ada: known [to us]" in capsys.readouterr().out
+    assert run("alarms", "snooze", "12", "--until", "2026-11-26T06:00:00Z", "--reason", "known") == 0
+    assert json.loads(asked[-1].content) == {"until": "2026-11-26T06:00:00Z", "reason": "known"}
+    assert run("alarms", "snooze", "12", "--reason", "known") == 2
+    assert run("alarms", "acknowledge", "12") == 0
+    answers["/api/alarms/12/snooze"] = httpx.Response(204)
+    answers["/api/alarms/12"] = httpx.Response(200, json=alarm | {"snoozed": None})
+    assert run("alarms", "wake", "12") == 0
+    assert (asked[-2].method, asked[-2].url.path) == ("DELETE", "/api/alarms/12/snooze")
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

@@ -4,6 +4,8 @@ import importlib
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -21,8 +23,11 @@ from decisioning.access.scopes import Scope
 from decisioning.agents.client import Portal, PortalError
 from decisioning.embedded import PROJECT
 from tests.installation import Installation, clean_environment, soon
+from tests.programs import needs_program
 
 pytestmark = pytest.mark.packages
+CLIENTS = Path(__file__).with_name("clients")
+"""Programs in TypeScript, and in package.json the generators they are written for; Node.js 20."""
 
 GATES = [{"name": "{metric}_uplift", "kind": "uplift", "for": "goal", "delete_below": "plan"}]
 
@@ -132,35 +137,107 @@ def test_a_fuzzer_finds_no_server_error_and_no_answer_that_is_not_declared(
     assert " generated, " in done.stdout
 
 
-def test_a_client_generated_from_the_document_works(
-    portal: Portal, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+ANSWERED = {"created": "running", "pushed": 2, "action": "hold", "taken": 1, "refused": "key_taken"}
+"""What every generated client is told from an experiment's creation to its decision, and when it is created again."""
+
+
+@pytest.fixture
+def metric(portal: Portal) -> str:
+    key = "generated_share"
+    try:
+        portal.post(
+            "/api/metrics", {"key": key, "kind": "proportion", "expected_every_s": 3600, "freshness_target_s": 3600}
+        )
+    except PortalError as refusal:
+        assert refusal.code == "key_taken"  # noqa: PT017 - another client was here before
+    return key
+
+
+def run(*command: str, within: Path, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=within, env=clean_environment() | environment, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, (command, done.stdout[-4_000:], done.stderr[-4_000:])
+    return done.stdout
+
+
+def test_a_python_client_generated_from_the_document_works(
+    portal: Portal, key: str, metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "openapi.json").write_bytes(httpx.get(f"{portal.url}/api/openapi.json").content)
-    command = ["uv", "tool", "run", "--from", "openapi-python-client==0.29.1", "openapi-python-client", "generate"]
-    command += [
-        "--path",
-        str(tmp_path / "openapi.json"),
-        "--output-path",
-        str(tmp_path / "generated"),
-        "--meta",
-        "none",
-    ]
-    made = subprocess.run([*command, "--fail-on-warning"], text=True, capture_output=True, check=False)
-    assert made.returncode == 0, made.stdout + made.stderr
+    generator = ["uv", "tool", "run", "--from", "openapi-python-client==0.29.1", "openapi-python-client", "generate"]
+    (tmp_path / "portal.yml").write_text(of_the_quick_starts("yaml"))
+    asked = ["--path", "openapi.json", "--output-path", "generated", "--meta", "none", "--config", "portal.yml"]
+    run(*generator, *asked, "--fail-on-warning", within=tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    api, models = "generated.api.experiments", importlib.import_module("generated.models")
+    models = importlib.import_module("generated.models")
     client = importlib.import_module("generated.client").AuthenticatedClient(base_url=portal.url, token=key)
 
-    plan = models.ExperimentIn.from_dict({
-        "key": "by-generated", "name": "Generated", "hypothesis": "It works", "target_kpis": [{"metric": "generated_share"}]
-    })  # fmt: skip
-    created = importlib.import_module(f"{api}.post_experiments").sync(client=client, body=plan)
-    shown = importlib.import_module(f"{api}.get_one_decision").sync("by-generated", client=client)
-    again = importlib.import_module(f"{api}.post_experiments").sync(client=client, body=plan)
+    def call(name: str, *path: str, **body: Any) -> Any:
+        return importlib.import_module(f"generated.api.{name}").sync(*path, client=client, **body)
 
-    assert (created.key, created.status) == ("by-generated", models.ExperimentStatus.RUNNING)
-    assert shown.recommendation.action == models.Action.HOLD
-    assert (again.status, again.code) == (409, "key_taken")
+    def row(variant: str, hours_ago: int = 0) -> dict[str, Any]:
+        ts = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours_ago)
+        return {"metric": metric, "variant": variant, "ts": ts.isoformat(), "value": 0.25, "n": 1000}
+
+    plan = {"key": "by-python", "name": "Generated", "hypothesis": "It works", "target_kpis": [metric]}
+    rows = models.KpiRows.from_dict({"rows": [row("control"), row("treatment")]})
+    told = {
+        "specversion": "1.0", "id": "1", "source": "/by-python", "type": "decisioning.metric.observed.v1",
+        "data": {"experiment": "by-python", **row("control", 1)},
+    }  # fmt: skip
+    with client:
+        answered = {
+            "created": call("experiments.post_experiments", body=models.ExperimentIn.from_dict(plan)).status,
+            "pushed": call("experiments.post_kpis", "by-python", body=rows).accepted,
+            "action": call("experiments.get_one_decision", "by-python").recommendation.action,
+            "taken": call("events.post_takes_events", body=models.CloudEvent.from_dict(told)).accepted,
+            "refused": call("experiments.post_experiments", body=models.ExperimentIn.from_dict(plan)).code,
+        }
+    assert answered == ANSWERED
+
+
+def of_the_quick_starts(language: str) -> str:
+    """What the page says of generated clients in this language."""
+    part = (
+        (PROJECT / "docs" / "quick-starts.md").read_text().partition("## A generated client")[2].partition("\n## ")[0]
+    )
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", part, flags=re.M | re.S)
+    return str(found)
+
+
+@pytest.fixture(scope="module")
+def clients(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of the folder `clients` beside what three generators make of the document, which they are checked against."""
+    needs_program("npm")
+    folder = tmp_path_factory.mktemp("clients") / "clients"
+    shutil.copytree(CLIENTS, folder, ignore=shutil.ignore_patterns("node_modules", "generated", "built"))
+    url = installation.credentials()["url"]
+    (folder / "openapi.json").write_bytes(httpx.get(f"{url}/api/openapi.json").content)
+    run("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", within=folder)
+    for line in filter(None, of_the_quick_starts("sh").splitlines()):
+        run(*shlex.split(line, comments=True), within=folder, DECISIONING_URL=url)
+    run("npx", "tsc", "--project", ".", within=folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["openapi_typescript", "hey_api", "orval"])
+def test_a_typescript_client_generated_from_the_document_works(
+    portal: Portal, key: str, metric: str, clients: Path, name: str
+) -> None:
+    built = f"built/{name}.mjs"
+    run(
+        "npx",
+        "esbuild",
+        f"{name}.ts",
+        "--bundle",
+        "--platform=node",
+        "--format=esm",
+        f"--outfile={built}",
+        within=clients,
+    )
+    told = run("node", built, within=clients, DECISIONING_URL=portal.url, DECISIONING_API_KEY=key, METRIC=metric)
+    assert json.loads(told) == ANSWERED
 
 
 def test_a_job_tells_its_runs_by_environment_variables_alone(portal: Portal, key: str) -> None:

@@ -1,13 +1,10 @@
 """Schedules and planned outages over HTTP: taken as they are meant, refused at their field, dated."""
 
-from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from decisioning.ledger.models import OutboxMessage
-from experiments.models import Experiment, MetricSchedule
-from telemetry.breaches import tell_changes
+from experiments.models import MetricSchedule
 from telemetry.models import Outage
 from tests.api.conftest import Caller
 from tests.conftest import as_role
@@ -118,28 +115,3 @@ def test_an_outage_that_is_none_is_refused_at_its_field(ops: Caller, changes: An
 
     assert refused.status_code == 422
     assert [(error["pointer"], error["code"]) for error in refused.json()["errors"]] == [(pointer, code)]
-
-
-def test_forty_experiments_on_one_dead_feed_are_one_message_out_and_one_back(ops: Caller) -> None:
-    kpi = {"metric": {"key": "visits", "kind": "proportion", "expected_every_s": 60, "freshness_target_s": 60}}
-    made = [ops.experiment(name=f"Number {n}", target_kpis=[kpi]) for n in range(40)]
-    started = max(datetime.fromisoformat(one["started_at"]) for one in made)
-
-    def told(minutes: float) -> list[tuple[str, Any]]:
-        with as_role("worker"):
-            before = OutboxMessage.objects.count()
-            tell_changes(now=started + timedelta(minutes=minutes))
-            return [(m.type, m.data) for m in OutboxMessage.objects.order_by("id")[before:]]
-
-    assert told(3) == []
-    ((kind, breach),) = told(9)
-    assert (kind, breach["experiments_late"], breach["experiments_waiting"]) == ("freshness.breached", 40, 40)
-    assert breach["feed"] == {"source": None, "metrics": ["visits"]}
-    assert told(10) == []
-    with as_role("owner"):  # as if its rows had come: what has just begun waits for none yet
-        Experiment.objects.update(started_at=started + timedelta(minutes=19))
-    assert told(20) == []
-    with as_role("owner"):
-        Experiment.objects.update(started_at=started + timedelta(minutes=25))
-    ((kind, back),) = told(26)
-    assert (kind, back["feed"]) == ("freshness.recovered", {"source": None, "metrics": ["visits"]})

@@ -278,7 +278,10 @@ def test_sqlite_compares_times_in_its_own_form(tries: Any, folder: Path) -> None
     ("place", "said"),
     [
         ("nonsense://me@host/db", f"{ENV} names no database that can be read: bigquery, clickhouse"),
-        ("oracle://me:hush@host/db", 'The driver for oracle is not installed here. Run: uv add "decisioning[oracle]"'),
+        (
+            "oracle://me:hush@host/db",
+            "The driver for oracle is not installed here. Run: uv sync --locked --extra oracle (in a project",
+        ),
         ("postgresql://me:hush@no-such-host.invalid/db", f"{ENV}: The host is unknown here."),
     ],
 )

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from telemetry.sources import dialects
 from telemetry.sources.engines import _said_of_connecting, wrapped
@@ -52,6 +53,22 @@ def test_a_database_is_known_by_its_name_whatever_its_driver_and_case(url: str, 
     assert dialects.named(url) == name
 
 
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [
+        ("trino://me@host:8080/hive", None), ("trino://me:hush@host:8443/hive", "https"), ("trino://host:8443/hive?access_token=hush", "https"),
+        ("trino://me:hush@host:8080/hive?allow_insecure_auth=true", None),
+    ],
+)  # fmt: skip
+def test_whoever_logs_in_at_trino_does_so_over_tls(url: str, scheme: str | None) -> None:
+    asked = dialects.of("trino").connecting(sqlalchemy.make_url(url), 10)["connect_args"]
+    assert (asked.get("http_scheme"), asked["timezone"], asked["session_properties"]) == (
+        scheme,
+        "UTC",
+        {"query_max_run_time": "10s"},
+    )
+
+
 def test_times_are_bound_as_the_database_compares_them() -> None:
     noon = datetime(2026, 11, 24, 12, tzinfo=UTC)
     assert dialects.of("sqlite").bound(noon) == "2026-11-24 12:00:00"
@@ -70,6 +87,7 @@ def test_times_are_bound_as_the_database_compares_them() -> None:
         ("connection refused", "Nothing answers at the host and port of the URL."),
         ("connection timeout expired", "Nothing answers at the host and port of the URL."),
         ("server does not support SSL, but SSL was required", "The encrypted connection failed."),
+        ("Your default credentials were not found. See https://h/docs/authentication", "There are no credentials."),
         ("strange hush-hush", "No connection (RuntimeError)."),
     ],
 )

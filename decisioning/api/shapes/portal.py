@@ -7,6 +7,7 @@ from decisioning.api.shapes.fields import (
     CHANGES,
     DELIVERY_STATES,
     Shape,
+    anything,
     at,
     maybe_at,
     maybe_number,
@@ -133,6 +134,34 @@ class DeliveryOut(Shape):
     last_status = maybe_whole()
     last_error = maybe_text()
     delivered_at = maybe_at()
+
+
+class SnoozedOut(Shape):
+    until = at()
+    reason = text()
+    by = text()
+    at = at()
+
+
+class AcknowledgedOut(Shape):
+    by = text()
+    at = at()
+
+
+class AlarmOut(Shape):
+    """Something that is wrong and was told; `data` is what a message of it would say now."""
+
+    id = whole()
+    team = text()
+    type = text()
+    subject = text()
+    experiment = maybe_text()
+    began_at = at()
+    told_at = maybe_at()
+    ended_at = maybe_at()
+    data = anything()  # type: ignore[assignment]
+    snoozed = SnoozedOut(allow_null=True)
+    acknowledged = AcknowledgedOut(allow_null=True)
 
 
 class LatencyOut(Shape):

@@ -4,6 +4,8 @@ from rest_framework import serializers as s
 
 from decisioning.api.shapes.fields import (
     FRESHNESS_STATES,
+    SCHEDULE_STATES,
+    TOLD_BY,
     Shape,
     anything,
     at,
@@ -83,6 +85,56 @@ class MetricOut(Shape):
     team = maybe_text()
     created_at = at()
     warnings = s.ListField(child=text(), required=False)
+
+
+class FitOut(Shape):
+    """How a schedule explains rows, from the due instant that the oldest answers to the one that the newest does."""
+
+    due = whole()
+    missing = whole()
+    rows = whole()
+    shared = whole()
+    explained = whole()
+    off_s = whole()
+
+
+class ConfiguredOut(Shape):
+    """What is configured, and how it explains the rows; fit: null without any."""
+
+    expected = ExpectedOut()
+    words = text()
+    fit = FitOut(allow_null=True)
+
+
+class OtherScheduleOut(Shape):
+    """As well what rows show, by other clocks."""
+
+    expected = ExpectedOut()
+    words = text()
+
+
+class FoundOut(Shape):
+    """What rows show."""
+
+    expected = ExpectedOut()
+    words = text()
+    fit = FitOut()
+    told_by = s.ChoiceField(TOLD_BY)
+    others = OtherScheduleOut(many=True)
+
+
+class ScheduleShownOut(Shape):
+    """The schedule that rows of a metric show, beside the one that is configured; found: null where they show none."""
+
+    metric = text()
+    state = s.ChoiceField(SCHEDULE_STATES)
+    detail = text()
+    configured = ConfiguredOut()
+    found = FoundOut(allow_null=True)
+    experiment = maybe_text()
+    since = maybe_at()
+    until = maybe_at()
+    arrive_within_s = maybe_whole()
 
 
 class RunOut(Shape):

@@ -29,7 +29,8 @@ class Dialect:
     database compares them. connecting: arguments of
     `create_engine`, by URL and seconds that a statement may take. begin: makes the session read-only, in UTC and limited in time, and raises
     SourceFailed for a login that may do more than read. wrapped: `{query}` as a table of its own. wraps_with: also one that begins with WITH.
-    means_utc: it knows no times with a zone, and one without is in that of the session, which is UTC.
+    means_utc: it knows no times with a zone, and one without is in that of the session, which is UTC. connects_late: its driver connects by its first
+    statement, so that what goes wrong then is of the connection.
     """
 
     driver: str
@@ -40,6 +41,7 @@ class Dialect:
     wrapped: str = "SELECT * FROM ({query}\n) AS q"
     wraps_with: bool = True
     means_utc: bool = False
+    connects_late: bool = False
 
 
 def named(url: str) -> str:

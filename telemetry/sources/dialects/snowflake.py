@@ -11,4 +11,9 @@ def _begin(connection: Connection, limit_s: float) -> None:
     )
 
 
-DIALECT = Dialect(driver="snowflake", extra="snowflake", begin=_begin)
+DIALECT = Dialect(
+    driver="snowflake",
+    extra="snowflake",
+    connecting=lambda _url, _limit_s: {"connect_args": {"login_timeout": 10}},
+    begin=_begin,
+)
