@@ -110,6 +110,8 @@ class TargetKpiInline(PartInline):
         "role",
         "minimum_effect",
         "max_harm",
+        "plausible_to",
+        "trusted",
         "baseline_mean",
         "baseline_stddev",
         "target_at_least",

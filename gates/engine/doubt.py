@@ -6,7 +6,7 @@ Late, changed and withdrawn rows need nothing here: they send the fold back to b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +14,9 @@ from msgspec.structs import replace
 
 from gates.engine.checkpoint import Progress
 from gates.engine.compiled import CompiledPlan
-from gates.engine.plan import DAY
-from gates.engine.reader import SeriesReader
+from gates.engine.plan import DAY, rfc3339
+from gates.engine.reader import NEVER, SeriesReader
+from gates.engine.results import Reason, rounded, rounded_end
 from gates.engine.state import ExperimentState
 from gates.engine.statistics.scatter import Scattered, added, added_many, told
 
@@ -51,7 +52,8 @@ class ScatterReader:
         compiled, progress = self.compiled, self.progress
         metric, variants = compiled.compared[m], compiled.judged_variants
         readers, place = self.by_metric[metric], m * len(variants)
-        if compiled.control in readers and (taken := readers[compiled.control].taken):
+        control = compiled.control
+        if control in readers and (taken := readers[control].taken):  # type: ignore[index]
             for variant in variants:
                 if variant in readers and (beside := readers[variant].taken):
                     (at_c, c), (at_t, t) = taken[0], beside[0]
@@ -117,6 +119,30 @@ class ScatterReader:
                     self.facts.append((looks[k], f"{metric}/{variant}", found))
 
 
+def over_exposed(
+    checked: ScatterReader,
+    common: Callable[[str, int], int | None],
+    units_at: Callable[[str, int], dict[str, int] | None],
+) -> Iterator[tuple[int, str, dict[str, tuple[int, int]]]]:
+    """(look, goal, (units, exposed) of each variant that has more) at each look that was checked, where it changes or goes on.
+
+    common: up to where a metric is read at a horizon. units_at: its units by variant at a slot. Exposures count that reach as far as the goal.
+    """
+    compiled, over = checked.compiled, checked.progress.over
+    for look, metric in checked.checks if compiled.exposures else ():
+        horizon, units = compiled.horizon(look), units_at(metric, look)
+        at = common(metric, horizon) or 0
+        reach = [m for m in compiled.exposures if (common(m, horizon) or NEVER) >= at]
+        exposed = [of for m in reach if (of := units_at(m, look)) is not None]
+        if units is None or not exposed or metric not in compiled.over_exposures:
+            continue
+        most = {variant: max(of.get(variant, 0) for of in exposed) for variant in units}
+        found = {v: (n, most[v]) for v, n in units.items() if n > MORE_THAN_EXPOSED * most[v]}
+        if found or metric in over:
+            yield look, metric, found
+            over[:] = sorted({*over, metric} if found else {*over} - {metric})
+
+
 def cause_of(found: Scattered, *, wide: bool) -> Cause:
     """Why rows are doubted; "" when they are not."""
     if found.is_running_total:
@@ -160,3 +186,63 @@ def doubted(compiled: CompiledPlan, state: ExperimentState, variants: Sequence[s
         and (f"{metric}/{variant}" in state.doubts or variant in state.exposed.get(metric, ()))
         and not is_trusted(compiled, metric, state.slot)
     ]
+
+
+# As reasons -------------------------------------------------------------------------------------------------------------
+
+
+def doubts_of(compiled: CompiledPlan, state: ExperimentState, variants: Sequence[str]) -> list[Reason]:
+    """Why the rows that judged variants rest on are doubted."""
+    return _reasons(compiled, state, doubted(compiled, state, variants))
+
+
+def set_aside(compiled: CompiledPlan, slot: int) -> list[Reason]:
+    """What a person has said of doubt in the rows of a KPI, as of a slot."""
+    return [
+        {"code": "doubt_set_aside", "metric": metric, "since": rfc3339(begin), "because": why}
+        for metric in compiled.compared
+        for begin, end, why in compiled.kpis[metric].trusted
+        if begin <= slot and (end is None or slot < end)
+    ]
+
+
+def doubt_gate(
+    compiled: CompiledPlan, state: ExperimentState, arms: Sequence[str]
+) -> tuple[list[Reason], dict[str, Any]]:
+    """What the gate says: every series whose rows are doubted, set aside or not, and those that scatter less than they say. Besides phi of each."""
+    names = [f"{metric}/{variant}" for metric, variant in compiled.series if variant in arms]
+    reasons, extra = _reasons(compiled, state, names), {}
+    for name in names:
+        if (its := state.scatter.get(name)) is None:
+            continue
+        extra[name] = {"ratio": rounded_end(its.ratio), "pairs": its.pairs}
+        if name not in state.doubts:
+            reasons.append({"code": "scatters_less", **_about(compiled, name), **extra[name]})
+    return [*reasons, *set_aside(compiled, state.slot)] or [{"code": "not_doubted"}], extra
+
+
+def _reasons(compiled: CompiledPlan, state: ExperimentState, names: Sequence[str]) -> list[Reason]:
+    found: list[Reason] = []
+    for name in names:
+        about = _about(compiled, name)
+        if name in state.doubts:
+            its = state.scatter[name]
+            found.append(
+                {
+                    "code": "rows_doubted",
+                    **about,
+                    "cause": state.doubts[name],
+                    "ratio": rounded_end(its.ratio),
+                    "pairs": its.pairs,
+                    "bucket": rfc3339(its.worst_at),
+                    "share": rounded(min(its.worst / its.squares, 1.0)) if its.squares else None,
+                }
+            )
+        if (over := state.exposed.get(about["metric"], {}).get(about["variant"])) is not None:
+            found.append({"code": "more_than_exposed", **about, "units": over[0], "exposed": over[1]})
+    return found
+
+
+def _about(compiled: CompiledPlan, name: str) -> Reason:
+    metric, _, variant = name.partition("/")
+    return {"metric": metric, "variant": variant, "control": compiled.control}

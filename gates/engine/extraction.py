@@ -14,7 +14,7 @@ from gates.engine.buckets import Buckets, DueCounts, steady
 from gates.engine.checkpoint import Progress
 from gates.engine.compared import NO_END, ComparedMetrics
 from gates.engine.compiled import CompiledPlan, SeriesSpec, Watch
-from gates.engine.doubt import MORE_THAN_EXPOSED
+from gates.engine.doubt import over_exposed
 from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot
 from gates.engine.measuring import NEAR
 from gates.engine.plan import DAY
@@ -96,8 +96,8 @@ class FactExtractor:
                 self._record(look, "looks", metric, metric_look)
         for look, name, scattered in self.compared.scatter.facts:
             self._record(look, "scatter", name, scattered)
-        if compiled.exposures:
-            self._exposed()
+        for look, metric, found in over_exposed(self.compared.scatter, self.compared.common, self._split_at):
+            self._record(look, "exposed", metric, found)
         self._freshness()
         if compiled.targets:
             self._targets(looks)
@@ -383,33 +383,6 @@ class FactExtractor:
                 return None
             split[variant] = units
         return split if len(split) > 1 else None
-
-    def _exposed(self) -> None:
-        """Goals that have more units than were exposed, as far as both are known at the same instant."""
-        compiled, over = self.compiled, self.progress.over
-        for look, metric in self.compared.scatter.checks:
-            if metric not in compiled.over_exposures:
-                continue
-            horizon = compiled.horizon(look)
-            units, at = self._split_at(metric, look), self.compared.common(metric, horizon)
-            exposed = [
-                of
-                for exposure in compiled.exposures
-                if (common := self.compared.common(exposure, horizon)) is not None
-                and at is not None
-                and common >= at
-                and (of := self._split_at(exposure, look)) is not None
-            ]
-            if units is None or not exposed:
-                continue
-            found = {
-                variant: (n, shown)
-                for variant, n in units.items()
-                if n > MORE_THAN_EXPOSED * (shown := max(of.get(variant, 0) for of in exposed))
-            }
-            if found or metric in over:
-                self._record(look, "exposed", metric, found)
-                over[:] = sorted({*over, metric} if found else {*over} - {metric})
 
     def _split(self) -> None:
         compiled = self.compiled

@@ -129,14 +129,27 @@ def setting(body: Mapping[str, Any], name: str) -> Any:
     >>> setting({"max_days": 14}, "max_days"), setting({}, "max_days")
     (14, 28)
     """
-    return body.get(name, DEFAULT_BODY[name])
+    return body.get(name, _BEFORE.get(name, DEFAULT_BODY[name]))
+
+
+_BEFORE: Body = {"doubt_above": None, "srm_tolerance": 0.0}
+"""What bodies go by that do not say it, because they were saved before there was such a setting."""
+
+
+def completed(body: Mapping[str, Any]) -> Body:
+    """A body to be saved, with what it leaves out of what older ones do without.
+
+    >>> completed({"srm_tolerance": 0, "gates": []})
+    {'doubt_above': 0.5, 'srm_tolerance': 0, 'gates': []}
+    """
+    return {**{name: DEFAULT_BODY[name] for name in _BEFORE}, **body}
 
 
 def canonical(policy: Policy) -> Body:
     """The body with every default written out, keys sorted: equal bodies give equal canonical forms.
 
     >>> from gates.engine.policy_checks import parse
-    >>> canonical(parse(DEFAULT_BODY)) == canonical(parse({"gates": DEFAULT_BODY["gates"]}))
+    >>> canonical(parse(DEFAULT_BODY)) == canonical(parse(completed({"gates": DEFAULT_BODY["gates"]})))
     True
     """
     body = msgspec.to_builtins(policy)

@@ -6,23 +6,21 @@ reads. Evidence holds reasons and no sentence. What two evaluations differ in is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gates.engine.compiled import Comparison, CompiledPlan
-from gates.engine.doubt import doubted
+from gates.engine.doubt import doubt_gate, doubts_of, set_aside
 from gates.engine.facts import SlotSnapshot, Unreadable
 from gates.engine.forecast import days_left, units_per_day
 from gates.engine.plan import Kpi, rfc3339
 from gates.engine.policy import Gate
 from gates.engine.recommendations import experiment_of, recommendation_of, rule_of
-from gates.engine.results import Evaluation, GateState, Reading, Reason, Verdict
+from gates.engine.results import Evaluation, GateState, Reading, Reason, Verdict, rounded, rounded_end
 from gates.engine.state import FRESH, MISSING, OVERDUE, ExperimentState, RunningBounds, VariantState
 from gates.engine.statistics.srm import srm_log_e
 from gates.engine.verdicts import LOG_ALARM, concerns, freshness, gate_verdicts, is_inside, split_log_e
 
-DIGITS = 12
 _PROVED = frozenset({"too_small", "wins", "on_target", "harmful", "not_worth_it", "off_target"})
 _COLLECTING = 5
 _WAITING = (_COLLECTING, 9, 10)
@@ -123,40 +121,6 @@ class _Slot:
 
     def _tolerance(self) -> Reason:
         return {"tolerance": self.compiled.policy.srm_tolerance} if self.compiled.revision > 2 else {}
-
-    def _doubts(self, names: Iterable[str]) -> list[Reason]:
-        """Why rows are doubted, series by series."""
-        compiled, state, found = self.compiled, self.state, []
-        for name in names:
-            metric, _, variant = name.partition("/")
-            about: Reason = {"metric": metric, "variant": variant, "control": compiled.control}
-            if name in state.doubts:
-                its = state.scatter[name]
-                found.append(
-                    {
-                        "code": "rows_doubted",
-                        **about,
-                        "cause": state.doubts[name],
-                        "ratio": None if its.ratio is None else rounded(its.ratio),
-                        "pairs": its.pairs,
-                        "bucket": rfc3339(its.worst_at),
-                        "share": rounded(min(its.worst / its.squares, 1.0)) if its.squares else None,
-                    }
-                )
-            if variant in state.exposed.get(metric, {}):
-                units, exposed = state.exposed[metric][variant]
-                found.append({"code": "more_than_exposed", **about, "units": units, "exposed": exposed})
-        return found
-
-    def _set_aside(self) -> list[Reason]:
-        """What a person has said of doubt in the rows of a KPI."""
-        slot = self.detail.slot
-        return [
-            {"code": "doubt_set_aside", "metric": metric, "since": rfc3339(begin), "because": why}
-            for metric in self.compiled.compared
-            for begin, end, why in self.compiled.kpis[metric].trusted
-            if begin <= slot and (end is None or slot < end)
-        ]
 
     def _in_order(self, counts: Mapping[str, float], among: Collection[str] | None = None) -> list[tuple[str, float]]:
         """Numbers per variant, in plan order."""
@@ -296,8 +260,8 @@ class _VariantReasons(_Slot):
                 found.append(told)
         found += self._would_change(index, variant)
         if not rule_of(self.state.variant_states[index].rule).suspends_scale:
-            found += self._doubts(doubted(self.compiled, self.state, (variant,)))
-        found += self._set_aside()
+            found += doubts_of(self.compiled, self.state, (variant,))
+        found += set_aside(self.compiled, self.detail.slot)
         variant_state, latch = self.state.variant_states[index], self.state.variant_states[index].latch
         if latch is not None and (latch.action, latch.code) != (variant_state.action, variant_state.code):
             found.append(
@@ -437,7 +401,7 @@ class _VariantReasons(_Slot):
         if rule_of(variant_state.rule).suspends_scale:
             late = self._late(variant)
             lacks = late + _unless_implied(self._unreadable(index, variant), late)
-            found += self._doubts(doubted(self.compiled, self.state, (variant,)))
+            found += doubts_of(self.compiled, self.state, (variant,))
             if variant_state.rule == _COLLECTING or not lacks:
                 lacks += self._lacking(index, variant)
             found += self._with_quiet(lacks)
@@ -602,7 +566,7 @@ class _GateStates(_Slot):
         elif gate.kind == "freshness":
             reasons = self._freshness()
         elif gate.kind == "doubt":
-            reasons, extra = self._doubt()
+            reasons, extra = doubt_gate(self.compiled, self.state, self.arms)
         else:
             reasons, extra = self._split()
         return GateState(gate.name, gate.kind, variant, gate.metric, verdict, since, reading, tuple(reasons), extra)
@@ -622,26 +586,6 @@ class _GateStates(_Slot):
                         {"code": "stale", **about, "watermark": rfc3339(watermark), "last_refresh_at": refreshed}
                     )
         return found or [{"code": "all_fresh"}]
-
-    def _doubt(self) -> tuple[list[Reason], dict[str, Any]]:
-        """Every series whose rows are doubted, set aside or not; those that scatter less than they should, which holds nothing up."""
-        compiled, state = self.compiled, self.state
-        names = [f"{metric}/{variant}" for metric, variant in compiled.series if variant in self.arms]
-        arms = [name for name in names if name in state.scatter]
-        reasons = self._doubts(names)
-        for name in arms:
-            metric, _, variant = name.partition("/")
-            its = state.scatter[name]
-            if name not in state.doubts and its.ratio is not None:
-                about = {"metric": metric, "variant": variant, "control": compiled.control}
-                reasons.append({"code": "scatters_less", **about, "ratio": rounded(its.ratio), "pairs": its.pairs})
-        reasons += self._set_aside()
-        extra = {
-            name: {"ratio": None if its.ratio is None else rounded(its.ratio), "pairs": its.pairs}
-            for name in arms
-            if (its := state.scatter[name])
-        }
-        return reasons or [{"code": "not_doubted"}], extra
 
     def _split(self) -> tuple[list[Reason], dict[str, Any]]:
         alarm = self.state.alarm
@@ -709,20 +653,6 @@ def problem(why: Unreadable | str) -> Reason:
     if why.value is not None:
         said["value"] = rounded(why.value)
     return said
-
-
-def rounded(value: float) -> float:
-    """12 significant digits, of which exp and log give the same on every machine.
-
-    >>> rounded(0.1 + 0.2)
-    0.3
-    """
-    return float(f"{value:.{DIGITS}g}")
-
-
-def rounded_end(value: float | None) -> float | None:
-    """An end of an interval as people and evidence read it; None where there is none."""
-    return None if value is None or math.isinf(value) else rounded(value)
 
 
 def reading_of(bounds: RunningBounds) -> Reading | None:

@@ -170,7 +170,7 @@ def added_many(
             begin = end
             told.append(sums)
         return sums, told[:-1]
-    before = Sums(*sums)
+    before = Sums._make(sums)
     n, m = c[0], t[0]
     last_n, last_m = (
         np.concatenate(([last], column[:-1])) for last, column in ((before.last_n_c, n), (before.last_n_t, m))
@@ -216,7 +216,7 @@ def told(sums: Running, *, ratio: bool) -> Scattered | None:
     """What sums come to; None before `LEAST_PAIRS`."""
     if sums[0] < LEAST_PAIRS:
         return None
-    of = Sums(*sums)  # type: ignore[arg-type] # whole where they have to be
+    of = Sums._make(sums)
     buckets = of.pairs + 1
     free_c, free_t = of.n_c - buckets, of.n_t - buckets
     v_c, v_t = of.m2_c / free_c, of.m2_t / free_t
