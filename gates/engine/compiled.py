@@ -134,7 +134,6 @@ class CompiledPlan:
             c.kpi.metric for c in self.comparisons if c.goal and c.kpi.metric in self.counting and self.exposures
         )
         """Goals that can have no more units than were exposed."""
-        self.trust_slots = self._trust_slots()
         self.weights = {variant.key: variant.weight for variant in plan.variants}
         self.min_age = policy.min_days * DAY
         self.max_age = policy.max_days * DAY
@@ -146,6 +145,7 @@ class CompiledPlan:
         self.final_slot = None if plan.ended_at is None else self.slot_at(plan.ended_at + self.closed_after)
         self.created = self.slot_at(plan.created_at)
         self.plan_changes = self._plan_changes()
+        self.trust_slots = self._trust_slots()
         self.scheduled_slots = self._scheduled_slots()
         self._dues: dict[tuple[tuple[Part, ...] | int, tuple[tuple[int, int], ...]], Dues] = {}
         self.specs = tuple(self._spec(metric, variant) for metric, variant in self.series)

@@ -6,6 +6,7 @@ Late, changed and withdrawn rows need nothing here: they send the fold back to b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from gates.engine.plan import DAY, rfc3339
 from gates.engine.reader import NEVER, SeriesReader
 from gates.engine.results import Reason, rounded, rounded_end
 from gates.engine.state import ExperimentState
-from gates.engine.statistics.scatter import Scattered, added, added_many, told
+from gates.engine.statistics.scatter import FREEDOM, Scattered, added, added_many, told
 
 Cause = Literal[
     "", "bucket", "no_spread", "percent", "squared_error", "standard_error", "stddev", "totals", "twice", "unknown"
@@ -28,8 +29,8 @@ Cause = Literal[
 WIDE_S = 6 * 3_600
 ONE_BUCKET = 0.3
 """A bucket that has so large a part in the scatter is named, if all would be well without it."""
-NEAR_CAUSE = 1.25
-"""How near the ratio is to what a cause gives."""
+NEAR_CAUSE, NEAR_ERRORS = 1.15, 1.5
+"""How near the ratio is to what a cause gives: a factor, and so many of its own standard errors more."""
 MORE_THAN_EXPOSED = 1.05
 
 
@@ -119,17 +120,20 @@ class ScatterReader:
                     self.facts.append((looks[k], f"{metric}/{variant}", found))
 
 
-def over_exposed(
-    checked: ScatterReader,
+def doubt_facts(
+    read: ScatterReader,
     common: Callable[[str, int], int | None],
     units_at: Callable[[str, int], dict[str, int] | None],
-) -> Iterator[tuple[int, str, dict[str, tuple[int, int]]]]:
-    """(look, goal, (units, exposed) of each variant that has more) at each look that was checked, where it changes or goes on.
+) -> Iterator[tuple[int, str, str, Any]]:
+    """(look, "scatter", series, how it scatters), and (look, "exposed", goal, (units, exposed) of each variant that has more) where that
+    changes or goes on.
 
     common: up to where a metric is read at a horizon. units_at: its units by variant at a slot. Exposures count that reach as far as the goal.
     """
-    compiled, over = checked.compiled, checked.progress.over
-    for look, metric in checked.checks if compiled.exposures else ():
+    for look, name, scattered in read.facts:
+        yield look, "scatter", name, scattered
+    compiled, over = read.compiled, read.progress.over
+    for look, metric in read.checks if compiled.exposures else ():
         horizon, units = compiled.horizon(look), units_at(metric, look)
         at = common(metric, horizon) or 0
         reach = [m for m in compiled.exposures if (common(m, horizon) or NEVER) >= at]
@@ -139,7 +143,7 @@ def over_exposed(
         most = {variant: max(of.get(variant, 0) for of in exposed) for variant in units}
         found = {v: (n, most[v]) for v, n in units.items() if n > MORE_THAN_EXPOSED * most[v]}
         if found or metric in over:
-            yield look, metric, found
+            yield look, "exposed", metric, found
             over[:] = sorted({*over, metric} if found else {*over} - {metric})
 
 
@@ -163,7 +167,7 @@ def cause_of(found: Scattered, *, wide: bool) -> Cause:
         (1e4, "percent"),
     ]
     off, cause = min((max(ratio / given, given / ratio), cause) for given, cause in causes if given > 0)
-    return cause if off < NEAR_CAUSE else "unknown"
+    return cause if off < NEAR_CAUSE + NEAR_ERRORS * math.sqrt(2 / (FREEDOM * found.pairs)) else "unknown"
 
 
 def is_wide(compiled: CompiledPlan, metric: str) -> bool:

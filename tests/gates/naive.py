@@ -247,7 +247,7 @@ class Naive:
         units = totals[0][0] + totals[1][0]
         place = told[parts.index(max(parts))][0]
         return Scattered(
-            len(terms), sum(terms), allowed, 2 * (0.02 * level) ** 2 * weights, grown, both / (units - 2 * len(told)),
+            len(terms), sum(terms), allowed, 2 * (0.01 * level) ** 2 * weights, grown, both / (units - 2 * len(told)),
             units / len(told) / 2, max(parts), place[0] + place[1],
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ import numpy as np
 LEAST_UNITS = 10
 LEAST_PAIRS = 23
 """Pairs of neighbours before anything is said."""
-SWING = 0.02
+SWING = 0.01
 """An effect may swing by this share of the control's mean from one bucket to the next: hours differ, and with many units in each it shows."""
 FREEDOM = 2 / 3
 """Squares of neighbouring differences share a bucket, so that K of them tell as much as 2K/3 that do not."""
