@@ -309,7 +309,8 @@ def gate_verdicts(compiled: CompiledPlan, state: ExperimentState) -> list[tuple[
             found.append((gate, None, "pass" if dense_everywhere(compiled, state, arms) else "inconclusive"))
         elif gate.kind == "doubt":
             of = doubted(compiled, state, compiled.judged_variants) if state.doubts or state.exposed else ()
-            found.append((gate, None, "inconclusive" if of else "pass"))
+            missing = not of and _is_missing(compiled, state, arms, compiled.compared)
+            found.append((gate, None, "inconclusive" if of else "no_data" if missing else "pass"))
         else:
             statuses = [f for (_, arm), f in zip(compiled.series, state.fresh, strict=True) if arm in arms]
             found.append(
@@ -331,9 +332,15 @@ def _freshness_verdict(statuses: list[int]) -> Verdict:
 def _srm_verdict(compiled: CompiledPlan, state: ExperimentState, arms: tuple[str, ...]) -> Verdict:
     if state.alarm:
         return "invalid"
-    missing = any(
+    return "no_data" if _is_missing(compiled, state, arms, compiled.counting) else "pass"
+
+
+def _is_missing(
+    compiled: CompiledPlan, state: ExperimentState, arms: tuple[str, ...], metrics: tuple[str, ...]
+) -> bool:
+    """Whether a series of these metrics has no row."""
+    return any(
         fresh >= MISSING
         for (metric, arm), fresh in zip(compiled.series, state.fresh, strict=True)
-        if metric in compiled.counting and arm in arms
+        if metric in metrics and arm in arms
     )
-    return "no_data" if missing else "pass"
