@@ -6,7 +6,7 @@ The policy that judges it is bound by the caller (`gates.policies.bind`), in the
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -572,6 +572,21 @@ def _since_problems(since: datetime | None, schedule: object, now: datetime) -> 
             "timestamp_in_future",
             f"{since.isoformat()} is more than a year ahead. Give an earlier one.",
         )
+
+
+def warnings_of_new(new: Iterable[NewMetric | str], *, made_at: datetime) -> list[str]:
+    """Of those that were made at that instant. Where nothing said how often data comes: what that means now, and how to say it."""
+    silent = {m if isinstance(m, str) else m.key: isinstance(m, str) or m.schedule() is None for m in new}
+    told = []
+    for metric in Metric.objects.filter(key__in=silent, created_at=made_at).order_by("key"):
+        if silent[metric.key]:
+            every = words.in_words({"every_s": metric.expected_every_s})
+            told.append(
+                f"Nothing says how often {metric.key} comes, so a row is expected {every}. Say it, such as "
+                'expected: {"every": "daily", "at": "06:00", "timezone": "Europe/Berlin"} or {"every_s": 3600}.'
+            )
+        told += warnings(metric)
+    return told
 
 
 def warnings(metric: Metric) -> list[str]:

@@ -172,6 +172,28 @@ WHERE c.experiment_id = w.experiment_id AND c.experiment_id = ANY (%(ids)s)
 """  # the ids once more, so that one experiment's cursor is found without reading all of them
 
 
+def move_on(cursors: Sequence[Cursor]) -> None:
+    """Write that nothing was to judge up to a slot; all else, the state above all, stays as it is."""
+    if not cursors:
+        return
+    given = {
+        "ids": arrays.int8s([cursor.pk for cursor in cursors]),
+        "missed": arrays.int8s([cursor.missed_slots for cursor in cursors]),
+    } | {
+        name: arrays.instants(arrays.microseconds([getattr(cursor, name) for cursor in cursors]))
+        for name in ("judged_to", "due_at", "quiet_to")
+    }
+    with connection.wrap_database_errors, arrays.cursor() as db:
+        db.execute(
+            """
+            UPDATE metadata.cursors c SET judged_to = w.judged_to, due_at = w.due_at, quiet_to = w.quiet_to, missed_slots = w.missed
+            FROM unnest(%(ids)s, %(judged_to)s, %(due_at)s, %(quiet_to)s, %(missed)s) AS w(experiment_id, judged_to, due_at, quiet_to, missed)
+            WHERE c.experiment_id = w.experiment_id AND c.experiment_id = ANY (%(ids)s)
+            """,
+            given,
+        )
+
+
 def _shown(cursor: Cursor) -> bytes | None:
     """What is shown, where it was told anew; what was not read stays as it is."""
     return msgspec.json.encode(cursor.shown) if "shown" in cursor.__dict__ else None

@@ -16,12 +16,13 @@ from django.db.models import Q
 
 from decisioning.ledger.models import Heartbeat
 from experiments.models import Experiment
-from gates.claims import Claim, Note, changes, claim, hold, put_off, save_cursors, take_changes
+from gates.claims import Claim, Note, changes, claim, hold, move_on, put_off, save_cursors, take_changes
 from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
 from gates.engine.compiled import REVISION, compile_plan
-from gates.engine.fold import FoldResult, at_start, fold, unchanged_until
+from gates.engine.fold import FoldResult, at_start, fold
 from gates.engine.plan import from_us, newest_slot, to_us
 from gates.engine.policy import Policy
+from gates.engine.quiet import unchanged_until
 from gates.engine.series import Rows
 from gates.loading import JudgingInput, checkpoint_in, load, rows_of, series_of
 from gates.models import Cursor
@@ -41,8 +42,9 @@ _LIMITS = "54"
 class TickReport:
     """What was dealt with. `failed`: (experiment key, why) that could not be judged.
 
-    passed: experiments for which nothing could have changed, moved on without a fold. overtaken: experiments judged for
-    nothing, since somebody answered or changed the plan meanwhile; alone, which takes a moment, they hardly ever are.
+    passed: experiments for which nothing could have changed, moved on without a fold; those of which rows were read to know
+    it are among `experiments`, too. overtaken: experiments judged for nothing, since somebody answered or changed the plan
+    meanwhile; alone, which takes a moment, they hardly ever are.
     put_off: histories to tell anew beyond the few that fit in a chunk; they come in the next round. anew: judged from their rows, since
     their state was of another version, policy or plan.
     """
@@ -179,10 +181,13 @@ def heartbeat(*, now: dt.datetime) -> None:
 
 @dataclass
 class _PreparedChunk:
-    """What was made of a chunk, before any of it is written. later: those left for another round, of which nothing was made."""
+    """What was made of a chunk, before any of it is written. later: those left for another round, of which nothing was made.
+    passed: those whose new rows change nothing yet.
+    """
 
     judgings: list[JudgingInput] = field(default_factory=list)
     later: set[int] = field(default_factory=set)
+    passed: set[int] = field(default_factory=set)
     outcomes: list[FoldOutcome] = field(default_factory=list)
     batch: list[PendingRecords] = field(default_factory=list)
 
@@ -221,9 +226,12 @@ def _prepare(
     starts = {j.experiment.pk: _start_of(j) for j in judged}
     later = _beyond_a_few(judged, starts)
     judged = [j for j in judged if j.experiment.pk not in later]
-    outcomes = _fold_all(judged, starts, now)
+    rows = _rows_after(judged, starts)
+    passed = {j.experiment.pk for j in judged if _passes_over(j, starts[j.experiment.pk], rows[j.experiment.pk], now)}
+    outcomes = _fold_all([j for j in judged if j.experiment.pk not in passed], starts, rows, now)
     batch = prepare_records(outcomes, now)
     prepared.later |= later
+    prepared.passed |= passed
     prepared.judgings += judgings
     prepared.outcomes += outcomes
     prepared.batch += batch
@@ -247,13 +255,15 @@ def _write(
     batch = [pending for pending in prepared.batch if pending.judging.experiment.pk in held]
     save_steps(outcomes)
     save(batch, now)
-    save_cursors([j for j in prepared.judgings if j.experiment.pk in held])
+    save_cursors([j for j in prepared.judgings if j.experiment.pk in held - prepared.passed])
+    move_on([j.cursor for j in prepared.judgings if j.experiment.pk in held & prepared.passed])
     report.experiments += len(held)
+    report.passed += len(held & prepared.passed)
     report.overtaken += [pk for pk in ids if pk not in locked and pk not in prepared.later]
     report.put_off += len(later)
     report.anew += sum(outcome.reprocessed in _ANEW for outcome in outcomes)
     report.evaluations += sum(len(pending.evaluations) for pending in batch)
-    slots = [o.judging.cursor.judged_to for o in outcomes]
+    slots = [j.cursor.judged_to for j in prepared.judgings if j.experiment.pk in held]
     report.newest_slot = max(filter(None, (report.newest_slot, *slots)), default=None)
 
 
@@ -277,8 +287,10 @@ def _suspend(
         report.overtaken += [] if held else [pk]
 
 
-type Starts = Mapping[int, tuple[Checkpoint | None, Superseded | None]]
-"""By experiment: the checkpoint to go on from, and why it is reprocessed."""
+type _Start = tuple[Checkpoint | None, Superseded | None]
+"""The checkpoint to go on from, and why it is reprocessed."""
+type Starts = Mapping[int, _Start]
+"""By experiment."""
 
 
 def _beyond_a_few(judgings: Sequence[JudgingInput], starts: Starts) -> set[int]:
@@ -287,9 +299,9 @@ def _beyond_a_few(judgings: Sequence[JudgingInput], starts: Starts) -> set[int]:
     return set(told_anew[LONG_CHUNK:])
 
 
-def _fold_all(judgings: Sequence[JudgingInput], starts: Starts, now: dt.datetime) -> list[FoldOutcome]:
-    """Fold every experiment up to its newest slot; the rows of all are read by one query."""
-    rows = rows_of(
+def _rows_after(judgings: Sequence[JudgingInput], starts: Starts) -> dict[int, Rows]:
+    """The rows that a fold from there reads, of all by one query."""
+    return rows_of(
         {
             j.experiment.pk: state.needs_rows_after()
             if (state := starts[j.experiment.pk][0])
@@ -297,6 +309,26 @@ def _fold_all(judgings: Sequence[JudgingInput], starts: Starts, now: dt.datetime
             for j in judgings
         }
     )
+
+
+def _passes_over(judging: JudgingInput, start: _Start, rows: Rows, now: dt.datetime) -> bool:
+    """Whether the rows there are change nothing up to the newest slot: then the cursor moves on, and the state stays where it is."""
+    state, reprocessed = start
+    cursor, to = judging.cursor, newest_slot(now, judging.policy.slot_s)
+    if state is None or reprocessed is not None or cursor.asked_slot is not None or cursor.unjudgeable:
+        return False
+    until = _unchanged_until(judging, rows, state, at_least=to_us(to))
+    if until is None or until < to or cursor.judged_to is None or cursor.judged_to > to:
+        return False
+    _advance(judging, to)
+    cursor.quiet_to = until
+    return True
+
+
+def _fold_all(
+    judgings: Sequence[JudgingInput], starts: Starts, rows: Mapping[int, Rows], now: dt.datetime
+) -> list[FoldOutcome]:
+    """Fold every experiment up to its newest slot."""
     outcomes = []
     for judging in judgings:
         state, reprocessed = starts[judging.experiment.pk]
@@ -304,7 +336,8 @@ def _fold_all(judgings: Sequence[JudgingInput], starts: Starts, now: dt.datetime
         folded = fold(judging.policy, judging.plan, rows[judging.experiment.pk], to=to_us(to), checkpoint=state)
         after = state.slot if state and not folded.rebuilt else None
         outcomes.append(FoldOutcome(judging, folded, after, reprocessed))
-        _advance(judging, folded, to, reprocessed=reprocessed is not None)
+        _advance(judging, to, reprocessed=reprocessed is not None)
+        _leave_state(judging, folded)
         judging.cursor.quiet_to = _unchanged_until(judging, rows[judging.experiment.pk], folded.checkpoint)
     return outcomes
 
@@ -355,15 +388,15 @@ def _passed_since(judging: JudgingInput, stored: Checkpoint) -> int:
     return max(0, (judged or stored.slot) - stored.slot)
 
 
-def _unchanged_until(judging: JudgingInput, rows: Rows, state: Checkpoint) -> dt.datetime | None:
+def _unchanged_until(judging: JudgingInput, rows: Rows, state: Checkpoint, *, at_least: int = 0) -> dt.datetime | None:
     if judging.experiment.status != Experiment.Status.RUNNING:
         return None
-    until = unchanged_until(judging.policy, judging.plan, rows, state)
+    until = unchanged_until(judging.policy, judging.plan, rows, state, at_least=at_least)
     return from_us(until) if until > state.slot else None
 
 
-def _advance(judging: JudgingInput, folded: FoldResult, to: dt.datetime, *, reprocessed: bool) -> None:
-    """Move the cursor in memory; `save_cursors` writes it."""
+def _advance(judging: JudgingInput, to: dt.datetime, *, reprocessed: bool = False) -> None:
+    """Move the cursor in memory; `save_cursors` and `move_on` write it."""
     cursor, slot_s = judging.cursor, dt.timedelta(seconds=judging.policy.slot_s)
     if reprocessed:
         cursor.fold += 1
@@ -371,6 +404,10 @@ def _advance(judging: JudgingInput, folded: FoldResult, to: dt.datetime, *, repr
         cursor.missed_slots += max(0, (to - cursor.judged_to) // slot_s - 1)
     cursor.judged_to = to
     cursor.due_at = _next_due(judging.experiment, judging.policy, to)
+
+
+def _leave_state(judging: JudgingInput, folded: FoldResult) -> None:
+    cursor = judging.cursor
     cursor.policy_version = judging.version
     cursor.readable_at = None if folded.first_readable_at is None else from_us(folded.first_readable_at)
     cursor.state = zlib.compress(folded.checkpoint.to_bytes(), 1)

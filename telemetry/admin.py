@@ -12,12 +12,17 @@ from django.utils import timezone
 
 from decisioning.access.admin import Dated, ReadOnly
 from decisioning.access.middleware import has_room
+from experiments.models import Metric
+from telemetry import outages
 from telemetry.admin_import import import_rows
-from telemetry.models import QuarantinedEvent, RefreshRun, Source, SourcePlace
+from telemetry.admin_metrics import MetricAdmin
+from telemetry.models import Outage, QuarantinedEvent, RefreshRun, Source, SourcePlace
 from telemetry.refresh import failure_shares
 from telemetry.sources.definition import check
 from telemetry.sources.preview import preview
 from telemetry.sources.refusals import SourceFailed, SourceRefused
+
+admin.site.register(Metric, MetricAdmin)
 
 
 @admin.register(RefreshRun)
@@ -52,6 +57,36 @@ class SourceForm(forms.ModelForm):  # type: ignore[type-arg]
                 for fault in refusal.errors:
                     name = fault.pointer.split("/")[1]
                     self.add_error(name if name in self.fields else None, fault.detail)
+
+
+class OutageForm(forms.ModelForm):  # type: ignore[type-arg]
+    """An outage is checked here as it is at the API."""
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if not self.errors:
+            self.instance.metrics = sorted(set(self.instance.metrics))
+            self.instance.sources = sorted(set(self.instance.sources))
+            try:
+                outages.check(self.instance, now=timezone.now())
+            except outages.OutageRefused as refusal:
+                names = {"from": "begins_at", "to": "ends_at"}
+                for fault in refusal.errors:
+                    name = fault.pointer.split("/")[1]
+                    self.add_error(names.get(name, name), fault.detail)
+
+
+@admin.register(Outage)
+class OutageAdmin(Dated):
+    form = OutageForm
+    list_display = ("id", "team", "begins_at", "ends_at", "metrics", "sources", "reason", "created_at")
+    list_filter = ("team",)
+    list_select_related = ("team",)
+    search_fields = ("reason",)
+    date_hierarchy = "begins_at"
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Outage | None = None) -> list[str]:
+        return [*super().get_readonly_fields(request, obj), *(["team"] if obj else [])]
 
 
 @admin.register(SourcePlace)

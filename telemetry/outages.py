@@ -52,6 +52,12 @@ def change(outage: Outage, changes: Mapping[str, object], *, now: dt.datetime) -
     return outage
 
 
+def check(outage: Outage, *, now: dt.datetime) -> None:
+    """Whether it could be planned like this. Raises OutageRefused."""
+    names = ("begins_at", "ends_at", "reason", "metrics", "sources")
+    _refuse(NewOutage(**{name: getattr(outage, name) for name in names}), outage.team, now)
+
+
 def take_back(outage: Outage) -> None:
     """As if it had never been planned."""
     outage.delete()

@@ -7,7 +7,7 @@ import typer
 
 from decisioning.agents import credentials
 from decisioning.agents.client import Portal, PortalError, Unreachable
-from decisioning.agents.commands import alarms, decisions, experiments, policies, telemetry, watching
+from decisioning.agents.commands import alarms, decisions, experiments, metrics, policies, telemetry, watching
 from decisioning.agents.options import known
 from decisioning.agents.terminal import (
     USAGE,
@@ -86,6 +86,7 @@ app.add_typer(watching.top)
 app.add_typer(decisions.top)
 app.add_typer(experiments.experiments, name="experiments")
 app.add_typer(telemetry.kpis, name="kpis")
+app.add_typer(metrics.metrics, name="metrics")
 app.add_typer(decisions.decision, name="decision")
 app.add_typer(policies.policy, name="policy")
 app.add_typer(watching.events, name="events")

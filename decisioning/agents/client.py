@@ -119,6 +119,10 @@ class Portal:
             content = json.dumps(_with_texts(body))
         return self._call("POST", path, params=parameters, content=content.encode())
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        """PATCH with a JSON body; the JSON that comes back."""
+        return self._call("PATCH", path, content=json.dumps(body).encode())
+
     def delete(self, path: str) -> None:
         """Take away what is at a path."""
         self._call("DELETE", path)

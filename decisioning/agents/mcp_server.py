@@ -37,6 +37,18 @@ Status = Literal["draft", "running", "paused", "scaled", "deleted", "stopped"]
 Action = Literal["scale", "delete", "review", "hold"]
 Fresh = Literal["fresh", "due", "late", "stale", "unknown"]
 Ref = Annotated[str | int, Field(description="Key or number of the experiment.")]
+_EXPECTED: Json = {
+    "type": "object",
+    "description": "How often its data comes. Gates and alarms count by it; left out it means every 15 minutes.",
+    "properties": {
+        "every_s": {"type": "integer", "description": "Seconds, alone."},
+        "cron": {"type": "string", "description": "Five fields, such as 0 6 * * 1-5, with timezone."},
+        "every": {"enum": ["hourly", "daily", "weekdays", "weekly", "monthly"]},
+        "at": {"type": "string", "description": "Time of day as 06:00, up to 24:00; of hourly the minute, as :10."},
+        "on": {"description": "Of weekly the weekday, such as monday; of monthly 1 to 28 or last."},
+        "timezone": {"type": "string", "description": "Whose clocks, such as Europe/Berlin; UTC when left out."},
+    },
+}
 _METRIC: Json = {
     "type": "object",
     "properties": {
@@ -44,6 +56,7 @@ _METRIC: Json = {
         "name": {"type": "string"},
         "kind": {"enum": ["mean", "proportion", "ratio", "gauge"]},
         "direction": {"enum": ["increase", "decrease"]},
+        "expected": _EXPECTED,
         "expected_every_s": {"type": "integer"},
         "freshness_target_s": {"type": "integer"},
     },
@@ -116,7 +129,7 @@ def server(url: str, key: str, *, transport: httpx.BaseTransport | None = None) 
     tools = Tools(url, key, transport)
     reads = (
         tools.list_experiments, tools.get_experiment, tools.get_decision, tools.explain_gate, tools.forecast, tools.get_freshness,
-        tools.list_sources, tools.list_metrics, tools.list_policies,
+        tools.list_sources, tools.list_metrics, tools.get_schedule, tools.list_policies,
     )  # fmt: skip
     offered = [
         _strict(tool, annotations)
@@ -362,17 +375,33 @@ class Tools:
 
     @_tool
     def list_metrics(self, ctx: Context[Any, Any], search: str | None = None) -> str:
-        """Metrics that are registered, to name them in a plan. search: a part of key or name."""
+        """Metrics that are registered, with how often their data comes, to name them in a plan. search: a part of key or name."""
         with self._portal(ctx) as portal:
             found = list(portal.pages("/api/metrics", limit=200))
             as_of = portal.answered_at
         part = (search or "").lower()
         named = [m for m in found if part in m["key"].lower() or part in m["name"].lower()]
-        metrics = [f"{m['key']} ({m['kind']}, {m['direction']}): {m['name']}" for m in named]
+        metrics = [f"{m['key']} ({m['kind']}, {m['direction']}, {m['expected_in_words']}): {m['name']}" for m in named]
         told = {"as_of": as_of, "count": len(named), "metrics": metrics}
         return _short(
             told, "create_experiment(...)" if named else "create_experiment(...), which registers what it names"
         )
+
+    @_tool
+    def get_schedule(self, ctx: Context[Any, Any], metric: str) -> str:
+        """Which schedule a metric's rows show over two weeks, how well it explains them, and what is configured. Where the two differ a KPI is
+        called late or thin that is not: say so to a person, who takes what was found."""
+        with self._portal(ctx) as portal:
+            found = portal.get(place("metrics", metric, "schedule"))
+            as_of = portal.answered_at
+        told = {
+            "metric": metric,
+            "as_of": as_of,
+            **{name: found[name] for name in ("state", "detail", "configured", "found", "experiment")},
+        }
+        differs = found["state"] == "differs"
+        next_ = f"a person takes it: decisioning metrics schedule {metric} --take" if differs else "get_freshness()"
+        return _short(told, next_)
 
     @_tool
     def list_policies(self, ctx: Context[Any, Any]) -> str:
@@ -436,9 +465,11 @@ class Tools:
         """Create an experiment; it runs at once and has a page, gates and a log.
 
         target_kpis: metric keys (a goal each) or objects {"metric": key or {"key", "name", "kind": "mean" | "proportion" | "ratio" |
-        "gauge", "direction": "increase" | "decrease", "expected_every_s", "freshness_target_s"}, "role": "goal" | "guardrail" | "shown",
-        "minimum_effect": 0.02, "max_harm": 0.05}. One goal at least, and a guardrail for what must not be hurt. started_at: RFC 3339 with
-        an offset, may lie in the past when rows do. variants: control and treatment when left out.
+        "gauge", "direction": "increase" | "decrease", "expected", "freshness_target_s"}, "role": "goal" | "guardrail" | "shown",
+        "minimum_effect": 0.02, "max_harm": 0.05}. One goal at least, and a guardrail for what must not be hurt. Of a new metric say how often
+        its data comes: "expected": {"every_s": 3600}, {"cron": "0 6 * * 1-5", "timezone": "Europe/Berlin"} or {"every": "weekdays", "at":
+        "06:00", "timezone": "Europe/Berlin"}; where nothing is said a row is due every 15 minutes, and a warning says so. started_at: RFC 3339
+        with an offset, may lie in the past when rows do. variants: control and treatment when left out.
         """
         said: Json = {"name": name, "hypothesis": hypothesis, "target_kpis": target_kpis, "key": key, "team": team}
         said |= {"policy": policy, "started_at": started_at, "expected_units_per_day": expected_units_per_day}

@@ -1,6 +1,6 @@
 """Experiments: create, list, the document, change, move on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -103,9 +103,10 @@ class Experiments(PortalView):
         values, now = self.body(ExperimentIn), self.now
         team = self.team(values.get("team"), Scope.WRITE)
         experiment = created(values, team=team, by=self.principal, now=now)
+        warned = [*_of_new_metrics(values, now), *_warnings(experiment)]
         shown = shown_document(experiment)
         return Response(
-            {**shown.value, "planning": _planning(experiment), "warnings": _warnings(experiment)},
+            {**shown.value, "planning": _planning(experiment), "warnings": warned},
             status=201,
             headers={"ETag": shown.etag, "Location": f"/api/experiments/{experiment.pk}"},
         )
@@ -142,15 +143,16 @@ class OneExperiment(PortalView):
         for name in ("key", "team", "start"):
             if name in values:
                 raise invalid([Fault(f"/{name}", "invalid", f"{name} cannot be changed.")])
-        changes = {name: value for name, value in values.items() if name != "policy"}
-        experiment = plan.revise(experiment, changes, now=self.now)
+        changes, now = {name: value for name, value in values.items() if name != "policy"}, self.now
+        experiment = plan.revise(experiment, changes, now=now)
         if "policy" in values:
             _rebind(experiment, values["policy"])
         elif changes.keys() - {"name", "hypothesis", "owner"}:
             _check(experiment)
         show_plan(experiment)
+        warned = [*_of_new_metrics(values, now), *_warnings(experiment)]
         shown = shown_document(experiment)
-        return Response({**shown.value, "warnings": _warnings(experiment)}, headers={"ETag": shown.etag})
+        return Response({**shown.value, "warnings": warned}, headers={"ETag": shown.etag})
 
 
 class ForecastOf(PortalView):
@@ -187,6 +189,10 @@ def _planning(experiment: Experiment) -> list[dict[str, Any]]:
     """What each goal needs before it is decided whatever the effect is, with a warning when the plan cannot end."""
     (judging,) = loading.load([experiment.pk])
     return [{**found._asdict(), "warning": found.warning or None} for found in forecast(judging.policy, judging.plan)]
+
+
+def _of_new_metrics(values: Mapping[str, Any], now: datetime) -> list[str]:
+    return plan.warnings_of_new([kpi.metric for kpi in values.get("target_kpis") or ()], made_at=now)
 
 
 def _warnings(experiment: Experiment) -> list[str]:

@@ -1,5 +1,6 @@
 """The registry of metrics: shared by all teams, changed by the team that made one or by an admin."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -53,8 +54,10 @@ class Metrics(PortalView):
         """A new metric of the caller's team."""
         values = self.body(MetricCreate)
         team = self.team(values.pop("team", None), Scope.WRITE)
-        metric = plan.register(plan.NewMetric(**values), team=team, now=self.now)
-        return Response(_as_json(metric, self.now), status=201, headers={"Location": f"/api/metrics/{metric.key}"})
+        now, new = self.now, plan.NewMetric(**values)
+        metric = plan.register(new, team=team, now=now)
+        told = _as_json(metric, now, warnings=plan.warnings_of_new([new], made_at=now))
+        return Response(told, status=201, headers={"Location": f"/api/metrics/{metric.key}"})
 
 
 class OneMetric(PortalView):
@@ -125,8 +128,9 @@ def _metric_or_404(key: str) -> Metric:
     return metric
 
 
-def _as_json(metric: Metric, now: datetime) -> dict[str, Any]:
-    expected, warnings = feeds.expected_of(metric, now=now), plan.warnings(metric)
+def _as_json(metric: Metric, now: datetime, *, warnings: Sequence[str] | None = None) -> dict[str, Any]:
+    expected = feeds.expected_of(metric, now=now)
+    warnings = plan.warnings(metric) if warnings is None else warnings
     # Another team's key is not this reader's to know, so only a team that row security lets through is named.
     return {
         "key": metric.key,

@@ -75,6 +75,18 @@ def _band(points: Sequence[Point], x: Place, y: Place) -> str:
     return f'<path class="c-band" d="{edge}Z"/><path class="c-line" d="{line}"/>{dot}'
 
 
+def _hatched(uid: str, shaded: Sequence[tuple[float, float]], x: Place, top: float, bottom: float, last: int) -> str:
+    """Stretches of an axis of days, by index: hatched, so that they are seen without colour."""
+    if not shaded:
+        return ""
+    lines = f'<pattern id="{uid}-h" width="6" height="6" patternUnits="userSpaceOnUse"><path class="c-hatch" d="M-1 1L1 -1M0 6L6 0M5 7L7 5"/></pattern>'
+    drawn = ""
+    for begin, end in shaded:
+        left, right = x(max(begin, 0 if last else -0.5)), x(min(end, last or 0.5))
+        drawn += f'<rect x="{left:g}" y="{top:g}" width="{max(right - left, 3):g}" height="{bottom - top:g}" fill="url(#{uid}-h)"/>'
+    return f"<defs>{lines}</defs>{drawn}"
+
+
 def _ticks(low: float, high: float, at_most: int) -> list[float]:
     """Round values (1, 2 or 5 times a power of ten) inside [low, high], at most `at_most` + 1 of them.
 
@@ -126,6 +138,7 @@ def uplift(
     days: Sequence[str],
     thresholds: Sequence[Threshold] = (),
     events: Sequence[tuple[int, str]] = (),
+    shaded: Sequence[tuple[float, float]] = (),
     uid: str,
     title: str,
     desc: str,
@@ -135,7 +148,8 @@ def uplift(
 ) -> str:
     """Uplift over time with its always-valid band, threshold lines and marked looks; at least one point.
 
-    `days[i]` labels points[i]; an event is (index of its look, label). `say` names a value at the axis.
+    `days[i]` labels points[i]; an event is (index of its look, label); shaded are (from, to) as indices, with what is between two days as
+    fractions. `say` names a value at the axis.
     """
     late = points[len(points) // 3 :]
     seen = [v for p in late for v in (p.lower, p.upper)] + [q.value for q in thresholds] + [0.0]
@@ -146,6 +160,7 @@ def uplift(
     rough = say.is_share and high - low > 0.04
     out = [
         _axes(low, high, days, x, y, (lambda t: say(round(t, 2))) if rough else say, left, right, height - 6),
+        _hatched(uid, shaded, x, top, bottom, len(points) - 1),
         _band([_clip(p, low, high) for p in points], x, y),
     ]
     lowest = min((q.value for q in thresholds), default=0.0)
@@ -166,6 +181,7 @@ def values(
     days: Sequence[str],
     show: Callable[[float], str],
     limits: Sequence[Threshold] = (),
+    shaded: Sequence[tuple[float, float]] = (),
     uid: str,
     title: str,
     desc: str,
@@ -178,6 +194,7 @@ def values(
     low, high, left, right, bottom = min(flat) - pad, max(flat) + pad, 46, width - 8, height - 24
     x, y = _scale(0, len(days) - 1, left, right - 6), _scale(low, high, bottom, 8)
     out = [_axes(low, high, days, x, y, show, left, right, height - 6)]
+    out.append(_hatched(uid, shaded, x, 8, bottom, len(days) - 1))
     for threshold in limits:
         out.append(_line(f"c-post tone-{threshold.tone}", left, y(threshold.value), right, y(threshold.value)))
         out.append(_text(f"c-note tone-{threshold.tone}", right - 8, y(threshold.value) - 5, threshold.label, "end"))
@@ -256,3 +273,38 @@ def run_strip(states: Sequence[str], *, uid: str, title: str, desc: str, step: f
     }
     body = "".join(f'<path class="c-run c-run--{state}" d="{d}"/>' for state, d in bars.items() if d)
     return _svg("runs", round(len(states) * step, 1), height, body, uid=uid, title=title, desc=desc)
+
+
+_CELL = 18
+_NOW = 10
+_DUE: dict[str, str] = {
+    "arrived": '<rect class="c-due c-due--arrived" x="-6" y="-6" width="12" height="12" rx="2"/>',
+    "late": '<rect class="c-due c-due--late" x="-6" y="-6" width="12" height="12" rx="2"/><path class="c-due__sign" d="M0 -3.5V0.5L2.5 2.5"/>',
+    "missing": '<rect class="c-due c-due--missing" x="-6" y="-6" width="12" height="12" rx="2"/><path class="c-due__cross" d="M-3 -3L3 3M3 -3L-3 3"/>',
+    "awaited": '<rect class="c-due c-due--awaited" x="-6" y="-6" width="12" height="12" rx="2"/><path class="c-due__dots" d="M-3 0H3"/>',
+    "outage": '<rect class="c-due c-due--outage" x="-6" y="-6" width="12" height="12" rx="2"/><path class="c-due__lines" d="M-6 1L1 -6M-4 5L5 -4M-1 6L6 -1"/>',
+    "paused": '<path class="c-due__lines" d="M-2.5 -4V4M2.5 -4V4"/>',
+    "quiet": '<path class="c-due__lines" d="M-4 0H4"/>',
+    "next": '<rect class="c-due c-due--next" x="-6" y="-6" width="12" height="12" rx="2"/>',
+}
+
+
+def due_strip(states: Sequence[str], *, past: int, first: str, uid: str, title: str, desc: str) -> str:
+    """One mark a due instant, oldest first; the first `past` lie before now, which a line says. Shapes say it without colour. first: when the
+    oldest was due."""
+    width, drawn = len(states) * _CELL + _NOW + 2, ""
+    for i, state in enumerate(states):
+        x = 1 + i * _CELL + _CELL / 2 + (_NOW if i >= past else 0)
+        drawn += f'<g transform="translate({x:g} 9)">{_DUE[state]}</g>'
+    at = 1 + past * _CELL + _NOW / 2
+    drawn += _line("c-due__now", at, 0, at, 18) + _text("c-label", at, 30, "now", "middle" if past else "start")
+    if past > 7:
+        drawn += _text("c-label", 3, 30, first)
+    return _svg("dues", width, 32, drawn, uid=uid, title=title, desc=desc)
+
+
+def due_key(state: str) -> str:
+    """The mark alone, for a legend whose words stand beside it."""
+    return (
+        f'<svg class="key key--due" viewBox="-8 -8 16 16" width="16" height="16" aria-hidden="true">{_DUE[state]}</svg>'
+    )

@@ -11,7 +11,10 @@ from decisioning.access.models import Membership, Team, valid_key
 from decisioning.access.pictures import PictureRefused, check_size, redrawn
 from decisioning.access.scopes import Scope
 from decisioning.ledger.outbox import EVENTS
+from experiments.expected import MOST_S, WEEKDAYS, normal
+from experiments.expected import faults as faults_of
 from gates.policies import faults
+from telemetry.outages import NewOutage
 
 if TYPE_CHECKING:  # generic for the type checker alone
     _Choice = forms.ModelChoiceField[Team]
@@ -134,6 +137,43 @@ class DoubtForm(forms.Form):
     )
 
 
+class OutageForm(forms.Form):
+    """A stretch of time in which feeds of a team are away on purpose."""
+
+    FIELDS = {"from": "begins_at", "to": "ends_at", "reason": "reason", "metrics": "metrics", "sources": "sources"}
+
+    team = TeamField(Team.objects.none(), widget=forms.Select(**_input()), empty_label=None)
+    begins_at = forms.DateTimeField(
+        label="From",
+        widget=forms.DateTimeInput(format="%Y-%m-%dT%H:%M", **_input(type="datetime-local")),
+        help_text="In the time zone that you read in; what is due then is not expected.",
+    )
+    ends_at = forms.DateTimeField(
+        label="To",
+        widget=forms.DateTimeInput(format="%Y-%m-%dT%H:%M", **_input(type="datetime-local")),
+        help_text="What is due then is not expected either.",
+    )
+    sources = forms.MultipleChoiceField(required=False, widget=forms.CheckboxSelectMultiple)
+    metrics = forms.CharField(
+        required=False,
+        max_length=10_000,
+        widget=forms.TextInput(**_input(list="metrics", autocomplete="off", spellcheck="false", placeholder="vrps")),
+        help_text="Keys, with commas between them.",
+    )
+    reason = forms.CharField(
+        label="Why",
+        max_length=500,
+        widget=forms.TextInput(**_input(autocomplete="off", placeholder="The warehouse moves")),
+    )
+
+    def outage(self) -> NewOutage:
+        """What a form that is valid asks for."""
+        data = self.cleaned_data
+        metrics = [key for part in data["metrics"].split(",") if (key := part.strip())]
+        named = {name: data[name] for name in ("begins_at", "ends_at", "reason", "sources")}
+        return NewOutage(**named, metrics=metrics)
+
+
 class SnoozeForm(forms.Form):
     """For how long nothing is told of an alarm, and why."""
 
@@ -204,13 +244,18 @@ METRIC_IS = [
 ]
 
 
-COMES = {  # how often data comes: seconds between two buckets, and how late one may be
-    "5m": ("every 5 minutes", 300, 900),
-    "15m": ("every 15 minutes", 900, 900),
-    "1h": ("every hour", 3_600, 3_600),
-    "1d": ("once a day", 86_400, 21_600),
-    "7d": ("once a week", 604_800, 86_400),
-}
+COMES = [
+    ("", "choose"),
+    ("minutes", "every so many minutes"),
+    ("hourly", "every hour"),
+    ("daily", "every day"),
+    ("weekdays", "Monday to Friday"),
+    ("weekly", "once a week"),
+    ("monthly", "once a month"),
+    ("cron", "by cron"),
+]
+# Where what is wrong with a schedule stands in the form.
+_COMES_AT = {"every_s": "comes_minutes", "cron": "comes_cron", "at": "comes_at", "timezone": "comes_zone"}
 
 
 class ExperimentForm(forms.Form):
@@ -252,10 +297,48 @@ class ExperimentForm(forms.Form):
     comes = forms.ChoiceField(
         label="Data of new ones comes",
         required=False,
-        initial="1h",
-        choices=[(value, text) for value, (text, _, _) in COMES.items()],
+        choices=COMES,
         widget=forms.Select(**_input()),
         help_text="A KPI that stays away for longer counts as stale, and nothing is proposed on stale data.",
+    )
+    comes_minutes = forms.IntegerField(
+        label="Minutes from one row to the next",
+        required=False,
+        min_value=1,
+        max_value=MOST_S // 60,
+        widget=forms.NumberInput(**_input(placeholder="15")),
+    )
+    comes_weekday = forms.ChoiceField(
+        label="On",
+        required=False,
+        choices=[(day, day.capitalize()) for day in (*WEEKDAYS[1:], WEEKDAYS[0])],
+        widget=forms.Select(**_input()),
+    )
+    comes_day = forms.ChoiceField(
+        label="On day",
+        required=False,
+        choices=[*((str(day), str(day)) for day in range(1, 29)), ("last", "the last")],
+        widget=forms.Select(**_input()),
+    )
+    comes_at = forms.CharField(
+        label="At",
+        required=False,
+        max_length=5,
+        widget=forms.TextInput(**_input(placeholder="06:00", autocomplete="off")),
+        help_text="The time in its rows, at which what they cover ends: 06:00, or 24:00 for the end of the day.",
+    )
+    comes_cron = forms.CharField(
+        label="Cron",
+        required=False,
+        max_length=200,
+        widget=forms.TextInput(**_input(placeholder="0 6 * * 1-5", autocomplete="off", spellcheck="false")),
+        help_text="Minute, hour, day, month and weekday.",
+    )
+    comes_zone = forms.CharField(
+        label="On the clocks of",
+        required=False,
+        max_length=63,
+        widget=forms.TextInput(**_input(list="zones", autocomplete="off", spellcheck="false", placeholder="UTC")),
     )
     guards_are = forms.ChoiceField(
         label="New ones are",
@@ -300,6 +383,7 @@ class ExperimentForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
+        data["expected"] = self._expected(data)
         mean, spread = data.get("baseline_mean"), data.get("baseline_stddev")
         if (mean is None) != (spread is None) and not self.errors.keys() & {"baseline_mean", "baseline_stddev"}:
             self.add_error(
@@ -309,3 +393,29 @@ class ExperimentForm(forms.Form):
         if spread is not None and spread <= 0:
             self.add_error("baseline_stddev", "The standard deviation must be above 0.")
         return data
+
+    def _expected(self, data: dict[str, Any]) -> dict[str, Any] | None:
+        """When new ones are due, as it is kept; None where nothing is said, or nothing that can be."""
+        comes, zone = data.get("comes"), data.get("comes_zone") or "UTC"
+        if not comes:
+            return None
+        if comes == "minutes":
+            if not data.get("comes_minutes"):
+                self.add_error("comes_minutes", "Say how many minutes.")
+                return None
+            return {"every_s": 60 * data["comes_minutes"]}
+        if comes == "hourly":
+            return {"every_s": 3_600}
+        if comes == "cron":
+            said = {"cron": data.get("comes_cron") or "", "timezone": zone}
+        else:
+            on = {"weekly": data.get("comes_weekday") or "monday", "monthly": data.get("comes_day") or "1"}.get(comes)
+            said = {"every": comes, "at": data.get("comes_at") or "", "timezone": zone}
+            said |= {} if on is None else {"on": int(on) if on.isdigit() else on}
+        if comes != "cron" and not said["at"]:
+            self.add_error("comes_at", "Say at which time: 06:00, or 24:00 for the end of the day.")
+            return None
+        problems = list(faults_of(said))
+        for problem in problems:
+            self.add_error(_COMES_AT.get(problem.pointer.strip("/"), "comes"), problem.detail)
+        return None if problems else normal(said)

@@ -61,7 +61,9 @@ class FactExtractor:
         self.arms = compiled.arms(after if to == NO_END else to)
         self.watched, self.verdicts = list(progress.watched), list(progress.watch_verdicts)
         self.readers = [
-            _reader(compiled, key, spec, rows, series_progress, to)
+            SeriesReader(spec, rows.get(key, EMPTY), series_progress, to)
+            if spec.sparse_beside is None
+            else _sparse_reader(compiled, key, spec, rows, series_progress, to)
             for key, spec, series_progress in zip(compiled.series, compiled.specs, progress.series, strict=True)
         ]
         self.read = self.readers
@@ -128,7 +130,7 @@ class FactExtractor:
                 for w, watch in enumerate(compiled.watches)
                 if watch.variant in self.arms
             },
-            dense={reader.spec.name: self._buckets(reader).at(slot) for reader in self.read if reader.spec.counted},
+            dense={reader.spec.name: self.buckets_of(reader).at(slot) for reader in self.read if reader.spec.counted},
             split={
                 metric: units for metric in compiled.counting if (units := self._split_at(metric, slot)) is not None
             },
@@ -158,7 +160,7 @@ class FactExtractor:
                 if not counted or reader.ts[counted - 1] < base:
                     base = reader.ts[counted - 1] if counted else floor
             if spec.counted:
-                gaps, filled, filled_to = reader.steady or self._buckets(reader).settled(to, horizon)
+                gaps, filled, filled_to = reader.steady or self.buckets_of(reader).settled(to, horizon)
                 if filled_to < base or horizon < base:
                     base = min(filled_to, horizon)
             if spec.at_horizon:
@@ -200,19 +202,6 @@ class FactExtractor:
         """The judged slot of this range at which an event of `slot` is first seen; None: not in this range."""
         judged = slot if self.compiled.is_steady else self.compiled.next_judged(slot)
         return judged if judged is not None and self.after < judged <= self.to else None
-
-    def events(self) -> Iterable[int]:
-        """Slots after the beginning from which on rows that are there, or the passing of time, may say something else."""
-        compiled = self.compiled
-        instants = list(compiled.scheduled_slots)
-        for reader in self.read:
-            for ts, received in zip(reader.ts, reader.received, strict=True):
-                instants += [ts, received, ts + compiled.closed_after]
-            known = self.watermarks[reader.spec.name]
-            instants += known.onset(known.at(self.after)[0])
-            if reader.spec.counted:
-                instants += self._buckets(reader).closings(self.after, self.after)
-        return [slot for at in instants if (slot := compiled.slot_at(at)) > self.after]
 
     def _targets(self, looks: Sequence[int]) -> None:
         compiled = self.compiled
@@ -337,7 +326,7 @@ class FactExtractor:
         self.observed[w, slot] = found
         return found
 
-    def _buckets(self, reader: SeriesReader) -> Buckets:
+    def buckets_of(self, reader: SeriesReader) -> Buckets:
         name = reader.spec.name
         if name not in self.buckets:
             self.buckets[name] = Buckets(self.counts, reader)
@@ -353,7 +342,7 @@ class FactExtractor:
             reader.steady = steady(reader, horizon, self.to) if is_running else None
             if dense and reader.steady:
                 continue
-            buckets = self._buckets(reader)
+            buckets = self.buckets_of(reader)
             if dense and buckets.is_whole(self.to):
                 continue
             slots = {self._judged(compiled.slot_at(instant)) for instant in buckets.closings(self.after, self.to)}
@@ -405,12 +394,12 @@ class FactExtractor:
                     break
 
 
-def _reader(
+def _sparse_reader(
     compiled: CompiledPlan, key: SeriesKey, spec: SeriesSpec, rows: Rows, progress: SeriesProgress, to: int
 ) -> SeriesReader:
+    """A series whose empty buckets the rows of its goal tell."""
     series = rows.get(key, EMPTY)
-    if spec.sparse_beside is None:
-        return SeriesReader(spec, series, progress, to)
+    assert spec.sparse_beside is not None  # noqa: S101 - asked for such series only
     beside, goal = compiled.specs[spec.sparse_beside], rows.get(compiled.series[spec.sparse_beside], EMPTY)
     told = completed(compiled, spec, series, beside, goal, progress)
     return SeriesReader(spec, told.series, progress, to, told.seen)

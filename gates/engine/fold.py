@@ -29,7 +29,6 @@ from gates.engine.checkpoint import (
     older_checkpoint,
     thin_out,
 )
-from gates.engine.compared import NO_END
 from gates.engine.compiled import CompiledPlan, compile_plan
 from gates.engine.extraction import FactExtractor, SlotFactsOfRange
 from gates.engine.facts import SlotFacts, SlotSnapshot
@@ -41,7 +40,7 @@ from gates.engine.recommendations import proposals, recommended
 from gates.engine.results import Evaluation, Proposal, Recommendation
 from gates.engine.screening import FastForward
 from gates.engine.series import Rows
-from gates.engine.state import FRESH, OVERDUE, STALE, ExperimentState
+from gates.engine.state import FRESH, ExperimentState
 
 
 class EvaluatedSlot:
@@ -171,26 +170,6 @@ def fold(policy: Policy, plan: Plan, rows: Rows, *, to: int, checkpoint: Checkpo
         rebuilt=rebuilt,
         ranges=tuple(ranges),
     )
-
-
-def unchanged_until(policy: Policy, plan: Plan, rows: Rows, checkpoint: Checkpoint) -> int:
-    """The last slot up to which nothing that people see changes while rows, answers and plan stay as they are.
-
-    rows: what the fold that left `checkpoint` was given. The checkpoint's own slot when the next one has to be judged anyway. A fold
-    gives the same whenever it runs, so up to that slot it need not run.
-    """
-    compiled, slot = compile_plan(policy, plan), checkpoint.slot
-    next_look, next_day = ((slot // width + 1) * width for width in (compiled.look_us, DAY))
-    next_slot = slot + compiled.slot_us
-    is_last = plan.ended_at is not None or compiled.newest_judged(next_slot) == slot
-    if slot < plan.created_at or is_last or min(next_look, next_day) <= next_slot:
-        return slot
-    body = BODY.decode(checkpoint.body)
-    latched = any(variant_state.latch is not None for variant_state in body.state.variant_states)
-    if latched and any(status in (STALE, OVERDUE) for status in body.state.fresh):  # said of what is suspended
-        return slot
-    extractor = FactExtractor(compiled, body.progress, rows, slot, NO_END)
-    return max(slot, min(next_look, next_day, *extractor.events()) - compiled.slot_us)
 
 
 def at_start(policy: Policy, plan: Plan) -> Evaluation:

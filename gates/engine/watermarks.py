@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -18,17 +17,14 @@ Known = tuple[Sequence[int], Sequence[int | None], Sequence[int | None]]
 class Watermarks:
     """Watermarks of one series as they were known over the slots in (after, to].
 
-    late: once `known` was asked for, the slots at which one became known that was old already or came after a gap, each with the
+    late: the slots at which one became known that was old already or came after a gap, each with the
     watermark before it.
     """
 
     def __init__(self, compiled: CompiledPlan, reader: SeriesReader, after: int, to: int) -> None:
         self.compiled, self.reader, self.after, self.to = compiled, reader, after, to
         self.late: list[tuple[int, int | None]] = []
-
-    @cached_property
-    def known(self) -> Known:
-        return self._in_turn() or self._long()
+        self.known: Known = self._in_turn() or self._long()
 
     @property
     def newest(self) -> int | None:

@@ -16,5 +16,5 @@ FROM metadata.policies p WHERE p.id = v.policy_id AND p.team_id IS NULL;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("gates", "0018_outages_disturb"), ("experiments", "0004_doubt")]
+    dependencies = [("gates", "0018_outages_disturb"), ("experiments", "0005_doubt")]
     operations = [migrations.RunSQL(FORWARD, REVERSE)]

@@ -110,7 +110,11 @@ BOARD: MappingProxyType[str, Row] = MappingProxyType({
     "alarms/<int:pk>/wake": {"POST": WRITE},
     "alarms/<int:pk>/acknowledge": {"POST": WRITE},
     "freshness": {"GET": Need.SESSION},
+    "freshness/schedules/<str:key>": {"GET": Need.SESSION, "POST": WRITE},
     "freshness.csv": {"GET": Need.SESSION},
+    "outages": {"GET": Need.SESSION, "POST": Scope.TELEMETRY},
+    "outages/<int:pk>/end": {"POST": Scope.TELEMETRY},
+    "outages/<int:pk>/take-back": {"GET": Scope.TELEMETRY, "POST": Scope.TELEMETRY},
     "refresh-log": {"GET": Need.SESSION},
     "refresh-log.csv": {"GET": Need.SESSION},
     "quarantine": {"GET": Need.SESSION},
@@ -189,6 +193,7 @@ ADMIN: MappingProxyType[str, frozenset[str]] = MappingProxyType({
         "ledger.entry": "view",
         "ledger.heartbeat": "view",
         "ledger.outboxmessage": "view",
+        "telemetry.outage": "view add change delete",
         "telemetry.quarantinedevent": "view",
         "telemetry.refreshrun": "view",
         "telemetry.source": "view add change delete",
@@ -197,4 +202,4 @@ ADMIN: MappingProxyType[str, frozenset[str]] = MappingProxyType({
 })  # fmt: skip
 
 # Named objects that every team reads: the registry of metrics. Changing another team's is 403.
-SHARED = frozenset({"metrics/<str:key>", "metrics/<str:key>/schedule"})
+SHARED = frozenset({"freshness/schedules/<str:key>", "metrics/<str:key>", "metrics/<str:key>/schedule"})

@@ -210,7 +210,7 @@ def test_the_cron_job_of_the_quick_starts_pushes_its_rows(
 
 TOOLS = {
     "list_experiments", "get_experiment", "get_decision", "explain_gate", "get_freshness", "create_experiment", "push_kpis",
-    "backtest_policy", "forecast", "list_sources", "list_metrics", "list_policies",
+    "backtest_policy", "forecast", "list_sources", "list_metrics", "get_schedule", "list_policies",
 }  # fmt: skip
 SERVE = [sys.executable, "-c", "from decisioning.agents.cli import main; main()", "mcp"]
 

@@ -88,6 +88,87 @@ def test_a_pipeline_can_branch_on_the_exit_code_and_a_suspended_scale_holds(
     assert run("decision", "show", "x") == code
 
 
+METRIC = {"key": "visits", "expected_in_words": "weekdays at 06:00 Europe/Berlin", "schedules": []}
+SHOWN = {
+    "metric": "visits", "state": "differs", "detail": "Rows come weekdays at about 06:10 Europe/Berlin.",
+    "configured": {"words": "every 15 minutes", "expected": {"every_s": 900},
+                   "fit": {"due": 1_000, "missing": 990, "rows": 10, "shared": 0, "explained": 10, "off_s": 500}},
+    "found": {"words": "weekdays at about 06:10 Europe/Berlin", "told_by": "rows", "others": [],
+              "expected": {"every": "weekdays", "at": "06:10", "timezone": "Europe/Berlin"},
+              "fit": {"due": 10, "missing": 0, "rows": 10, "shared": 0, "explained": 10, "off_s": 900}},
+    "experiment": "checkout", "since": None, "until": None, "arrive_within_s": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["--expected", "weekdays", "--at", "06:00", "--timezone", "Europe/Berlin"],
+         {"every": "weekdays", "at": "06:00", "timezone": "Europe/Berlin"}),
+        (["--expected", "monthly", "--on", "3"], {"every": "monthly", "on": 3}),
+        (["--expected", "weekly", "--on", "friday"], {"every": "weekly", "on": "friday"}),
+        (["--expected", "15m"], {"every_s": 900}),
+        (["--expected", "0 6 * * 1-5", "--timezone", "UTC"], {"cron": "0 6 * * 1-5", "timezone": "UTC"}),
+    ],
+)  # fmt: skip
+def test_a_metric_is_made_with_how_often_its_data_comes(
+    run: Run, answers: dict[str, httpx.Response], asked: Asked, said: list[str], expected: object,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    answers["/api/metrics"] = httpx.Response(201, json=METRIC | {"warnings": ["visits: 400 days late."]})
+
+    assert run("metrics", "create", "visits", "--late-by", "2h", *said) == 0
+    body = json.loads(asked[-1].content)
+    assert (body["expected"], body["freshness_target_s"], body["name"]) == (expected, 7_200, "Visits")
+    told = capsys.readouterr()
+    assert told.out == "visits comes weekdays at 06:00 Europe/Berlin.\n"
+    assert "400 days late" in told.err
+
+
+def test_a_metric_is_not_made_without_saying_how_often_its_data_comes(
+    run: Run, asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("metrics", "create", "visits") == 2
+    assert "--expected hourly, daily, weekdays" in capsys.readouterr().err
+    assert run("metrics", "create", "visits", "--expected", "often") == 2
+    assert asked == []
+
+
+def test_the_schedule_that_rows_show_is_taken_in_one_step(
+    run: Run, answers: dict[str, httpx.Response], asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers["/api/metrics/visits/schedule"] = httpx.Response(200, json=SHOWN)
+    schedules = [{"since": "2026-11-24T06:00:00Z", "words": "weekdays at 06:10 Europe/Berlin"}]
+    answers["/api/metrics/visits"] = httpx.Response(200, json=METRIC | {"schedules": schedules})
+
+    assert run("metrics", "schedule", "visits") == 0
+    told = capsys.readouterr().out
+    assert "weekdays at about 06:10 Europe/Berlin" in told
+    assert "every 15 minutes" in told
+    assert told.rstrip().endswith("To take it: decisioning metrics schedule visits --take")
+    assert [request.method for request in asked] == ["GET"]
+
+    assert run("metrics", "schedule", "visits", "--take") == 0
+    assert (asked[-1].method, json.loads(asked[-1].content)) == ("PATCH", {"expected": SHOWN["found"]["expected"]})  # type: ignore[index]
+    assert "visits comes weekdays at 06:10 Europe/Berlin from 2026-11-24T06:00:00Z on." in capsys.readouterr().out
+    assert run("metrics", "schedule", "visits", "--take", "--since", "2026-11-01T00:00:00Z") == 0
+    assert json.loads(asked[-1].content)["expected_from"] == "2026-11-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("as_configured", 0), ("irregular", 1), ("mixed", 1), ("not_enough_rows", 1)]
+)
+def test_nothing_is_taken_where_rows_show_nothing_else(
+    run: Run, answers: dict[str, httpx.Response], asked: Asked, state: str, code: int
+) -> None:
+    answers["/api/metrics/visits/schedule"] = httpx.Response(200, json=SHOWN | {"state": state, "found": None})
+
+    assert run("metrics", "schedule", "visits") == 0
+    assert run("metrics", "schedule", "visits", "--take") == code
+    assert run("metrics", "schedule", "visits", "--since", "2026-11-01T00:00:00Z") == 2
+    assert {request.method for request in asked} == {"GET"}
+
+
 def test_a_rationale_is_printed_as_it_is_and_json_is_the_answer_itself(
     run: Run, answers: dict[str, httpx.Response], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -216,11 +216,40 @@ def test_an_argument_that_nobody_knows_is_refused(ask: Ask, asked: list[httpx.Re
     assert asked == []
 
 
+def test_a_schedule_that_rows_show_is_told_and_a_person_takes_it(
+    ask: Ask, answers: dict[str, httpx.Response], asked: list[httpx.Request]
+) -> None:
+    answers["GET /api/metrics/visits/schedule"] = httpx.Response(200, json={
+        "metric": "visits", "state": "differs", "detail": "Rows come weekdays at 06:10 UTC.", "experiment": "checkout",
+        "configured": {"words": "every 15 minutes"}, "found": {"words": "weekdays at 06:10 UTC"}, "since": None, "until": None,
+    })  # fmt: skip
+
+    told = ask("get_schedule", metric="visits")
+
+    assert (told["state"], told["found"]["words"]) == ("differs", "weekdays at 06:10 UTC")
+    assert told["next"] == "a person takes it: decisioning metrics schedule visits --take"
+    assert [request.method for request in asked] == ["GET"]
+
+
+def test_a_plan_is_told_how_to_say_how_often_data_comes() -> None:
+    listed = with_client(lambda client: client.list_tools())
+    (create,) = [tool for tool in listed.tools if tool.name == "create_experiment"]
+    assert "where nothing is said a row is due every 15 minutes" in " ".join((create.description or "").split())
+    text = json.dumps(create.input_schema)
+    for words in (
+        '"every_s"',
+        '"cron"',
+        '"timezone"',
+        json.dumps(["hourly", "daily", "weekdays", "weekly", "monthly"]),
+    ):
+        assert words in text
+
+
 def test_every_tool_says_what_it_takes_and_what_words_there_are() -> None:
     listed = with_client(lambda client: client.list_tools())
     tools = {tool.name: tool.input_schema for tool in listed.tools}
     assert {name for name, schema in tools.items() if schema.get("additionalProperties") is not False} == set()
-    assert {"list_sources", "list_metrics", "list_policies", "forecast"} <= tools.keys()
+    assert {"list_sources", "list_metrics", "get_schedule", "list_policies", "forecast"} <= tools.keys()
     text = json.dumps(tools)
     for words in (["draft", "running", "paused", "scaled", "deleted", "stopped"], ["goal", "guardrail", "shown"]):
         assert json.dumps(words) in text

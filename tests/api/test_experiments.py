@@ -383,7 +383,11 @@ def test_a_plan_that_cannot_end_is_made_and_warned_with_the_smallest_effect_that
     assert ops.experiment()["planning"] == []
 
 
-GUARD = {"metric": {"key": "kept", "kind": "proportion", "direction": "increase"}, "role": "guardrail"}
+GUARD = {
+    "metric": {"key": "kept", "kind": "proportion", "direction": "increase", "expected_every_s": 3600},
+    "role": "guardrail",
+}
+VALUE = {"key": "vrps", "expected": {"every": "daily", "at": "06:00"}}
 
 
 @pytest.mark.parametrize(
@@ -408,7 +412,7 @@ def test_percent_where_a_fraction_is_meant_is_refused_when_it_is_made_and_when_i
 
 
 def test_a_fraction_over_one_half_is_taken_and_warned_of(ops: Caller) -> None:
-    kpis = [{"metric": "vrps", "minimum_effect": 0.5}, {**GUARD, "max_harm": 0.6}]
+    kpis = [{"metric": VALUE, "minimum_effect": 0.5}, {**GUARD, "max_harm": 0.6}]
     made = ops.experiment(target_kpis=kpis, start=False)
     assert made["warnings"] == ["kept_guard: max_harm is 0.6, which is 60%. It is a fraction of control: 0.05 is 5%."]
     path = f"/api/experiments/{made['key']}"
@@ -419,7 +423,7 @@ def test_a_fraction_over_one_half_is_taken_and_warned_of(ops: Caller) -> None:
 def test_an_effect_in_the_metrics_own_unit_is_no_fraction(ops: Caller) -> None:
     gates = [{"name": "g", "kind": "uplift", "for": "goal", "effect": "difference", "delete_below": "plan"}]
     assert ops.post("/api/policies", {"name": "in-units", "body": {"gates": gates}}).status_code == 201
-    made = ops.experiment(policy="in-units", target_kpis=[{"metric": "vrps", "minimum_effect": 5}])
+    made = ops.experiment(policy="in-units", target_kpis=[{"metric": VALUE, "minimum_effect": 5}])
     assert made["warnings"] == []
 
 

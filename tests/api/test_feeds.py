@@ -58,8 +58,30 @@ def test_a_schedule_that_is_none_is_refused_at_its_field(ops: Caller, said: Any,
 
 
 def test_a_target_of_more_than_a_year_warns(ops: Caller) -> None:
-    (warning,) = metric(ops, freshness_target_s=400 * 86_400).json()["warnings"]
+    late = {"expected": BERLIN, "freshness_target_s": 400 * 86_400}
+    (warning,) = metric(ops, **late).json()["warnings"]
     assert "400 days late" in warning
+    assert ops.get("/api/metrics/visits").json()["warnings"] == [warning]
+    (of_plan,) = ops.experiment(target_kpis=[{"metric": {"key": "seldom", **late}}])["warnings"]
+    assert of_plan == warning.replace("visits", "seldom")
+
+
+def test_a_metric_of_which_nothing_says_how_often_it_comes_says_what_that_means(ops: Caller) -> None:
+    made = metric(ops).json()
+
+    assert (made["expected_every_s"], made["expected_in_words"]) == (900, "every 15 minutes")
+    (warning,) = made["warnings"]
+    assert warning == (
+        "Nothing says how often visits comes, so a row is expected every 15 minutes. Say it, such as "
+        'expected: {"every": "daily", "at": "06:00", "timezone": "Europe/Berlin"} or {"every_s": 3600}.'
+    )
+    assert "warnings" not in metric(ops, "hourly", expected_every_s=3600).json()
+    of_plan = ops.experiment(target_kpis=["visits", "new_one", {"metric": {"key": "said", "expected": BERLIN}}])
+    assert [warning.split()[4] for warning in of_plan["warnings"]] == ["new_one"]
+    draft = ops.experiment(target_kpis=["visits"], start=False)
+    assert draft["warnings"] == []
+    changed = ops.patch(f"/api/experiments/{draft['key']}", {"target_kpis": ["visits", "later_one"]}).json()
+    assert [warning.split()[4] for warning in changed["warnings"]] == ["later_one"]
 
 
 def test_a_new_schedule_is_dated_and_the_old_one_holds_before_it(ops: Caller) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gates.engine.doubt import cause_of
+from gates.engine.doubt import Cause, cause_of
 from gates.engine.statistics.scatter import NO_BUCKETS, added_many, told
 
 Floats = Any
@@ -26,7 +26,7 @@ class Arms(NamedTuple):
     treatment: tuple[Floats, ...]
 
 
-def found(arms: Arms, *, a_day: int = 24) -> list[list[str]]:
+def found(arms: Arms, *, a_day: int = 24) -> list[list[Cause]]:
     """Of each run the cause by which it is doubted at the end of each day; "": it is not.
 
     a_day: buckets a day; of fewer than four they are wide."""
@@ -35,7 +35,7 @@ def found(arms: Arms, *, a_day: int = 24) -> list[list[str]]:
     causes = []
     for run in range(runs):
         columns = [_moments([column[run] for column in arm]) for arm in arms]
-        _, sums = added_many(NO_BUCKETS, np.arange(buckets), *columns, ends)
+        _, sums = added_many(NO_BUCKETS, np.arange(buckets), columns[0], columns[1], ends)
         looks = (told(each, ratio=len(columns[0]) > 3) for each in sums)
         causes.append([cause_of(look, wide=a_day < 4) if look else "" for look in looks])
     return causes

@@ -5,9 +5,9 @@
 
 A PostgreSQL of its own gets one experiment with twelve hours of rows, judged by the tick, and copies of it with their cursors, facts
 and evidence. Then, wall seconds in one run: a slot at which nothing is new, one at which 1% have new rows (a sweep as it is in life), and
-judging in full a sample of experiments, one by one in a transaction each and as many together in one. Two ratios follow: one by one,
-extrapolated to all, against the sweep as it is in life, and per experiment really folded, one by one against together. Without --quick
-also: all judged in full, and all with new rows. With --against, PATH is another checkout with its dependencies (`git worktree add`, `uv sync`): both
+looking anew at a sample of experiments, one by one in a transaction each and as many together in one. Two ratios follow: one by one,
+extrapolated to all, against the sweep as it is in life, and per experiment, one by one against together. Without --quick
+also: all looked at anew, all with new rows, and all with new rows that a look reads. With --against, PATH is another checkout with its dependencies (`git worktree add`, `uv sync`): both
 are measured in turn, each by its own code, and of each figure the best of the rounds is compared. With --workers, several processes share the slot at which all have new rows, as workers of
 the tick do; what they did is added up, so that nothing was judged twice.
 """
@@ -175,12 +175,13 @@ def judged(now: datetime) -> tuple[int, int, int]:
                 done = evaluate(ids, now=now)
             if done.failed:
                 raise RuntimeError(done.failed[:3])
-            folded, written = folded + done.experiments, written + done.evaluations
+            folded, written = folded + done.experiments - done.passed, written + done.evaluations
+            passed += done.passed
     return folded, passed, written
 
 
 def in_full(now: datetime, count: int, at_once: int) -> float:
-    """Seconds an experiment for the first `count` that are due, each judged in full, `at_once` in a transaction."""
+    """Seconds an experiment for the first `count` that are due, each looked at anew, `at_once` in a transaction."""
     from gates.tick import due, evaluate
 
     chunks, _ = due(now=now)
@@ -250,18 +251,6 @@ def timed(what: str, now: datetime, count: int) -> float:
 _FIGURE = re.compile(r"^  (?P<what>[^:]+): (?P<seconds>[\d.]+) s \(", re.M)
 
 
-_AS_A_WORKER = """
-import gc
-from tests.benchmarks import sweep
-def set_up(before=sweep._set_up):
-    before()
-    gc.freeze()
-sweep._set_up = set_up
-sweep.main()
-"""
-"""Memory is collected as in a worker, whose parent has frozen what it loaded."""
-
-
 def figures(path: Path, experiments: int) -> dict[str, float]:
     """The sweeps of a checkout by what was new, in seconds."""
     command = [
@@ -296,10 +285,10 @@ def main() -> None:
     known = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known.add_argument("--experiments", type=int, default=10_000)
     known.add_argument(
-        "--sample", type=int, default=100, help="experiments judged in full, one by one and then together"
+        "--sample", type=int, default=100, help="experiments looked at anew, one by one and then together"
     )
     known.add_argument("--workers", type=int, nargs="*", default=[])
-    known.add_argument("--quick", action="store_true", help="leave out the sweeps that judge all of them in full")
+    known.add_argument("--quick", action="store_true", help="leave out the sweeps that look at all of them")
     known.add_argument("--against", type=Path, help="another checkout to compare with")
     known.add_argument("--rounds", type=int, default=3)
     known.add_argument("--as-worker", help=argparse.SUPPRESS)
@@ -326,23 +315,25 @@ def main() -> None:
         each = in_full(END + 10 * SLOT, options.sample, 1)
         together = in_full(END + 10 * SLOT, options.sample, options.sample)
         say(
-            f"  judged in full, one by one: {each * 1000:.2f} ms each by {options.sample} of them, so {each * count:.1f} s for all; "
+            f"  looked at anew, one by one: {each * 1000:.2f} ms each by {options.sample} of them, so {each * count:.1f} s for all; "
             f"{each * count / lived:.0f} times the sweep in which 1% have new rows"
         )
         say(
-            f"  judged in full, {options.sample} together: {together * 1000:.2f} ms each; one by one {each / together:.1f} times that"
+            f"  looked at anew, {options.sample} together: {together * 1000:.2f} ms each; one by one {each / together:.1f} times that"
         )
         if not options.quick:
-            timed("  all to be judged in full, nothing new", END + 10 * SLOT, count)
+            timed("  all looked at anew, nothing new", END + 10 * SLOT, count)
             sent(root, END + 11 * SLOT - timedelta(seconds=20), 1)
             timed("  all have new rows", END + 11 * SLOT, count)
+            sent(root, END + 12 * SLOT - timedelta(seconds=20), 1)
+            timed("  all have new rows, at a look", END + 12 * SLOT, count)
         for turn, workers in enumerate(options.workers):
-            at = END + (12 + turn) * SLOT
+            at = END + (13 + turn) * SLOT
             sent(root, at - timedelta(seconds=20), 1)
             seconds, did = shared(workers, at)
-            twice = sum(folded for folded, _, _ in did) - count
+            twice = sum(folded + passed for folded, passed, _ in did) - count
             say(
-                f"  all have new rows, {workers} workers: {seconds:.2f} s; folded by each {[d[0] for d in did]}, {twice} more than once"
+                f"  all have new rows, {workers} workers: {seconds:.2f} s; dealt with by each {[d[0] + d[1] for d in did]}, {twice} more than once"
             )
 
 

@@ -1,6 +1,7 @@
 """The Django admin: every list and form opens, facts cannot be edited, actions ask first."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from django.urls import reverse
 
 from decisioning.access.models import Membership, Team
 from decisioning.ledger.models import Entry
-from experiments.models import Experiment
+from experiments.models import Experiment, Metric, MetricSchedule
 from gates.backtests import run_one
 from gates.models import Decision, Policy, PolicyBinding, PolicyVersion
+from telemetry.models import ExperimentKpi
 from tests.board.scenes import Scene, person
 from tests.conftest import as_role
 
@@ -61,6 +63,44 @@ def test_stopping_from_the_list_asks_first_and_then_stops(root: Client, scene: S
     with as_role("owner"):
         assert Experiment.objects.get(pk=e.pk).status == "stopped"
         assert Entry.objects.filter(experiment_id=e.pk, actor_name="root", actor_kind="user").exists()
+
+
+def test_a_metrics_page_says_which_schedule_its_rows_show_and_one_button_takes_it(root: Client, scene: Scene) -> None:
+    e = scene.experiment(days=3, rows=False)
+    with as_role("owner"):
+        metric = Metric.objects.get(key="vrps")
+        Metric.objects.filter(pk=metric.pk).update(expected_every_s=900)
+        hours = [scene.now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=n) for n in range(1, 60)]
+        said = {"experiment_id": e.pk, "metric": "vrps", "variant": "control", "value": 1.0, "team_id": e.team_id}
+        ExperimentKpi.objects.bulk_create(
+            ExperimentKpi(**said, ts=ts, first_received_at=ts, received_at=ts) for ts in hours
+        )
+    where = reverse("admin:experiments_metric_change", args=[metric.pk])
+
+    page = root.get(where).text
+    assert "Rows come every hour: 59 of 59 due instants answered" in page
+    assert "Configured, every 15 minutes: " in page
+    assert "Take it: every hour from now on" in page
+
+    taken = root.post(
+        reverse("admin:metric_take_schedule", args=[metric.pk]), {"take": '{"every_s": 3600}'}, follow=True
+    )
+    assert "comes every hour from now on" in taken.text
+    assert "Rows come as configured, every hour" in taken.text
+    with as_role("owner"):
+        schedules = [(s.since is None, s.expected) for s in MetricSchedule.objects.filter(metric=metric)]
+    assert schedules == [(True, {"every_s": 900}), (False, {"every_s": 3_600})]
+    refused = root.post(
+        reverse("admin:metric_take_schedule", args=[metric.pk]), {"take": '{"cron": "often"}'}, follow=True
+    )
+    assert "Nothing was taken" in refused.text
+
+
+def test_a_metric_that_is_made_in_the_admin_asks_how_often_its_data_comes(root: Client) -> None:
+    page = root.get(reverse("admin:experiments_metric_add")).text
+    field = page.split('name="expected_every_s"')[1].split(">")[0]
+    assert "value=" not in field
+    assert "required" in field
 
 
 def test_any_list_is_taken_along_as_it_is_shown_and_no_more(root: Client, scene: Scene) -> None:

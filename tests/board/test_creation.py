@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
 from decisioning.access.models import Membership, Team
+from decisioning.board.forms import ExperimentForm
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates.engine.policy import DEFAULT_BODY
 from gates.models import Policy, PolicyBinding, PolicyVersion
@@ -13,7 +15,8 @@ from tests.board.scenes import Scene
 from tests.conftest import as_role
 
 FORM = {"name": "One-page checkout", "hypothesis": "Fewer steps raise value", "goal": "vrps", "minimum_effect": "2",
-        "guardrails": "error_rate, refunds", "max_harm": "1", "treatments": "1", "start": "on"}  # fmt: skip
+        "guardrails": "error_rate, refunds", "max_harm": "1", "treatments": "1", "start": "on",
+        "comes": "hourly"}  # fmt: skip
 
 
 def send(board: Client, scene: Scene, **changes: Any) -> Any:
@@ -183,14 +186,67 @@ def test_a_running_plan_that_cannot_end_says_so_on_its_page(board: Client, scene
 
 
 def test_a_new_kpi_is_due_as_often_as_was_said(board: Client, scene: Scene) -> None:
-    assert "Data of new ones comes" in board.get("/new").text
+    board.cookies["zone"] = "Europe/Berlin"
+    assert 'name="comes_zone" value="Europe/Berlin"' in board.get("/new").text.replace("\n", " ")
 
-    send(board, scene, goal="sign_ups", comes="1d")
+    made = send(board, scene, goal="sign_ups", comes="weekdays", comes_at="06:00", comes_zone="Europe/Berlin")
 
+    assert made.status_code == 302
     with as_role("owner"):
         metric = Metric.objects.get(key="sign_ups")
+        schedules = list(metric.schedules.values_list("expected", flat=True))
     assert (metric.expected_every_s, metric.freshness_target_s) == (86_400, 21_600)
+    assert schedules == [{"every": "weekdays", "at": "06:00", "timezone": "Europe/Berlin"}]
     assert "unknown to us" not in board.get("/experiments/one-page-checkout").text
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"comes": "minutes", "comes_minutes": "5"}, {"every_s": 300}),
+        ({"comes": "hourly"}, {"every_s": 3_600}),
+        ({"comes": "daily", "comes_at": "24:00"}, {"every": "daily", "at": "24:00", "timezone": "UTC"}),
+        ({"comes": "weekly", "comes_weekday": "friday", "comes_at": "06:00"}, {"every": "weekly", "on": "friday", "at": "06:00", "timezone": "UTC"}),
+        ({"comes": "monthly", "comes_day": "last", "comes_at": "06:00"}, {"every": "monthly", "on": "last", "at": "06:00", "timezone": "UTC"}),
+        ({"comes": "cron", "comes_cron": "0 6 * * 1-5", "comes_zone": "Asia/Kathmandu"}, {"cron": "0 6 * * 1-5", "timezone": "Asia/Kathmandu"}),
+    ],
+)  # fmt: skip
+def test_how_often_data_comes_is_said_in_words(said: dict[str, str], expected: dict[str, Any]) -> None:
+    form = ExperimentForm(FORM | said)
+    form.is_valid()
+
+    assert form.cleaned_data["expected"] == expected
+    assert form.errors.keys() <= {"team"}
+
+
+@pytest.mark.parametrize(
+    ("said", "field", "mend"),
+    [
+        ({"comes": ""}, "comes", "vrps, error_rate, refunds are new: say how often data comes."),
+        ({"comes": "minutes"}, "comes_minutes", "Say how many minutes"),
+        ({"comes": "daily"}, "comes_at", "Say at which time"),
+        ({"comes": "daily", "comes_at": "6 am"}, "comes_at", "must be a time of day, as 06:00"),
+        ({"comes": "daily", "comes_at": "06:00", "comes_zone": "Mars"}, "comes_zone", "is no time zone"),
+        ({"comes": "cron", "comes_cron": "*/5 * * * * *"}, "comes_cron", "has six fields"),
+        ({"comes": "cron"}, "comes_cron", "must have five"),
+        ({"comes": "cron", "comes_cron": "0 0 30 2 *"}, "comes_cron", "is never due"),
+    ],
+)
+def test_a_new_kpi_never_silently_means_some_minutes(
+    board: Client, scene: Scene, said: dict[str, str], field: str, mend: str
+) -> None:
+    response = send(board, scene, **said)
+
+    assert response.status_code == 422
+    assert mend in response.context["page"]["form"].errors[field][0]
+    with as_role("owner"):
+        assert not Metric.objects.exists()
+
+
+def test_of_known_kpis_nothing_is_asked(board: Client, scene: Scene) -> None:
+    with as_role("owner"):
+        scene.metric("vrps")
+    assert send(board, scene, guardrails="", comes="").status_code == 302
 
 
 def test_a_form_that_is_pressed_twice_makes_one_experiment(board: Client, scene: Scene) -> None:

@@ -9,6 +9,7 @@ from gates.engine.checkpoint import Checkpoint
 from gates.engine.fold import FoldResult, fold
 from gates.engine.plan import Plan
 from gates.engine.policy import Policy
+from gates.engine.quiet import unchanged_until
 from gates.engine.series import Rows, Series, SeriesKey
 from tests.gates.histories import columns_of
 
@@ -77,6 +78,13 @@ class Desk:
         folded = fold(self.policy, self.plan, self.rows(state), to=to, checkpoint=state)
         self.state = folded.checkpoint.to_bytes()
         return folded
+
+    def passes_over(self, to: int) -> bool:
+        """Whether the rows that are there change nothing up to a slot, so that there is nothing to fold."""
+        if self.state is None:
+            return False
+        state = Checkpoint.from_bytes(self.state)
+        return unchanged_until(self.policy, self.plan, self.rows(state), state, at_least=to) >= to
 
     def rows(self, state: Checkpoint | None) -> dict[SeriesKey, Series]:
         """What the database would be asked for: everything, or only the rows the state needs."""

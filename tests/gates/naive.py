@@ -245,10 +245,10 @@ class Naive:
         level = control[1] / (control[2] if kpi.kind == "ratio" else control[0])
         both = v[0] * (totals[0][0] - len(told)) + v[1] * (totals[1][0] - len(told))
         units = totals[0][0] + totals[1][0]
-        place = told[parts.index(max(parts))][0]
+        worst = told[parts.index(max(parts))][0]
         return Scattered(
             len(terms), sum(terms), allowed, 2 * (0.01 * level) ** 2 * weights, grown, both / (units - 2 * len(told)),
-            units / len(told) / 2, max(parts), place[0] + place[1],
+            units / len(told) / 2, max(parts), worst[0] + worst[1],
         )  # fmt: skip
 
     def _buckets_of(self, name: str, common: Place, horizon: int) -> dict[Place, tuple[float, ...]]:

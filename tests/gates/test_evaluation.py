@@ -401,6 +401,30 @@ def test_slots_in_which_nothing_can_change_are_passed_over_and_counted(running: 
         assert evaluate_due(now=START + 2 * HOUR + dt.timedelta(minutes=15)).experiments == 1
 
 
+def test_new_rows_that_change_nothing_before_the_next_look_leave_the_state_as_it_is(running: Target) -> None:
+    with as_role("owner"):
+        PolicyBinding.objects.all().delete()  # the policy of all others looks once an hour
+    for hour in (1, 2):
+        send(running, bucket(START + hour * HOUR, random.Random(hour)), now=START + hour * HOUR)
+    tick(START + 2 * HOUR + dt.timedelta(minutes=35))
+    early, slot = START + 2 * HOUR + dt.timedelta(minutes=50), START + 2 * HOUR + dt.timedelta(minutes=55)
+    with as_role("worker"):
+        Cursor.objects.filter(experiment=experiment()).update(quiet_to=None)
+        before = Cursor.objects.get(experiment=experiment())
+    send(running, bucket(early, random.Random(3)), now=early + dt.timedelta(minutes=1))
+    with as_role("worker"):
+        done = evaluate_due(now=slot)
+        assert (done.passed, done.experiments, done.newest_slot) == (1, 1, slot)
+        after = Cursor.objects.get(experiment=experiment())
+        assert (after.judged_to, after.state, after.shown) == (slot, before.state, before.shown)
+        assert after.missed_slots == before.missed_slots + 3
+        assert evaluate_due(now=slot).experiments == 0
+        assert differences(experiment()) == []
+    tick(START + 4 * HOUR)
+    with as_role("worker"):
+        assert differences(experiment()) == []
+
+
 @pytest.mark.parametrize("table", ["variants", "target_kpis", "experiments", "metrics", "policy_versions", "pauses"])
 def test_no_slot_is_passed_over_once_the_plan_or_the_policy_has_changed(running: Target, table: str) -> None:
     with as_role("worker"):

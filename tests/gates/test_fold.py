@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gates.engine import buckets, extraction, reader, watermarks
 from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
 from gates.engine.evidence import canonical_bytes, evidence, replay
-from gates.engine.fold import fold, unchanged_until
+from gates.engine.fold import fold
+from gates.engine.quiet import unchanged_until
 from gates.engine.reasons import blocking
 from gates.engine.results import Evaluation
 from tests.examples import examples
@@ -79,6 +80,30 @@ def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(
     assert folded.proposals == rebuilt.proposals
     assert folded.evaluations[-1].recommendation == rebuilt.evaluations[-1].recommendation
     assert folded.evaluations[-1].gates == rebuilt.evaluations[-1].gates
+
+
+@examples(10)
+@given(SEEDS, WORLDS)
+def test_a_slot_that_is_passed_over_though_rows_arrived_tells_nothing_that_judging_it_would_tell(
+    seed: int, some: Callable[[int], World]
+) -> None:
+    w, draw = some(seed), random.Random(seed)
+    policy, patience = msgspec.structs.replace(w.policy, look_s=draw.choice([1, 4]) * 3600), draw.choice([1, 40])
+    kpis = [msgspec.structs.replace(k, freshness_target_s=patience * k.freshness_target_s) for k in w.plan.kpis]
+    plan = msgspec.structs.replace(w.plan, kpis=tuple(kpis))
+    desk, every, queue = Desk(policy, plan), Desk(policy, plan), arrivals(w.rows, draw, corrected=0.01)
+    for slot in range(w.plan.started_at + 10 * MINUTE, w.end + 13 * HOUR, 10 * MINUTE):
+        while queue and queue[0].at <= slot:
+            desk.receive(queue[0])
+            every.receive(queue.pop(0))
+        judged = every.tick(slot)
+        if not desk.passes_over(slot):
+            assert desk.tick(slot).proposals == judged.proposals
+            said = judged
+        elif judged.evaluated_slots:
+            assert judged.steps == ()
+            assert not any(told.changed for told in judged.evaluated_slots)
+            assert _shown(judged.evaluations[-1]) == _shown(said.evaluations[-1])
 
 
 @examples(20)

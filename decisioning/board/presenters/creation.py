@@ -9,15 +9,17 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Lower
+from msgspec import UNSET
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.access.quotas import QuotaExceeded
-from decisioning.board import words
-from decisioning.board.forms import COMES, ExperimentForm
+from decisioning.board import words, zones
+from decisioning.board.forms import ExperimentForm
 from decisioning.literals import whole_number
 from decisioning.refusals import Fault
 from experiments import plan
+from experiments.expected import Expected, nominal_s
 from experiments.models import Experiment, Metric
 from gates import loading, policies
 from gates.engine.figures import percent
@@ -41,6 +43,7 @@ _ROLES = {"uplift": "goal", "guard": "guardrails"}
 def page(form: ExperimentForm, teams: QuerySet[Team]) -> dict[str, Any]:
     return {
         "form": form,
+        "zones": zones.names(),
         "metrics": [{"key": m.key, "name": m.name} for m in Metric.objects.order_by("key")[:500]],
         "duration": duration(form.data if form.is_bound else {}, teams),
     }
@@ -49,8 +52,12 @@ def page(form: ExperimentForm, teams: QuerySet[Team]) -> dict[str, Any]:
 def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment | None:
     """The experiment of a valid form; None with the form's errors filled in when the domain refuses it."""
     data = form.cleaned_data
-    _, every_s, late_s = COMES[data["comes"] or "1h"]
-    named = _Named([data["goal"], *data["guardrails"]], every_s=every_s, late_s=late_s)
+    named = _Named([data["goal"], *data["guardrails"]], data["expected"])
+    if data["expected"] is None and (unknown := named.new()):
+        form.add_error(
+            "comes", f"{', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} new: say how often data comes."
+        )
+        return None
     goal = plan.NewKpi(
         metric=named.metric(data["goal"], data["goal_is"] or "mean increase"),
         minimum_effect=data["minimum_effect"] / 100,
@@ -112,14 +119,19 @@ def warnings(made: Experiment) -> list[str]:
 class _Named:
     """Metrics as people name them: by key or by name when the registry has them, else in their own words."""
 
-    def __init__(self, texts: Sequence[str], *, every_s: int = 3_600, late_s: int = 3_600) -> None:
-        self.every_s, self.late_s = every_s, late_s
+    def __init__(self, texts: Sequence[str], expected: Expected | None = None) -> None:
+        """expected: when new ones are due."""
+        self.texts, self.expected = [text.strip() for text in texts], expected
         self.keys = {_key(text) for text in texts}
         wanted = [text.strip().lower() for text in texts]
         known = (
             Metric.objects.annotate(low=Lower("name")).filter(Q(key__in=self.keys) | Q(low__in=wanted)).order_by("-pk")
         )
         self.known = {called: m.key for m in known for called in (m.name.lower(), m.key)}
+
+    def new(self) -> list[str]:
+        """Those that the registry does not have."""
+        return [text for text in self.texts if _key(text) and not isinstance(self.metric(text, "mean increase"), str)]
 
     def metric(self, text: str, is_: str) -> str | plan.NewMetric:
         """A key that is known, or a new metric; what makes no key is handed on for the domain to refuse."""
@@ -129,14 +141,20 @@ class _Named:
             return found or text
         kind, direction = is_.split()
         name = text if text != key else key.replace("_", " ").capitalize()
+        due, late_s = (UNSET, UNSET) if self.expected is None else (self.expected, _may_be_late_s(self.expected))
         return plan.NewMetric(
-            key=key,
-            name=name,
-            kind=kind,
-            direction=direction,
-            expected_every_s=self.every_s,
-            freshness_target_s=self.late_s,
+            key=key, name=name, kind=kind, direction=direction, expected=due, freshness_target_s=late_s
         )
+
+
+def _may_be_late_s(expected: Expected) -> int:
+    """How late a row may be of what is due like this.
+
+    >>> [_may_be_late_s({"every_s": s}) for s in (300, 900, 3_600, 86_400, 604_800)]
+    [900, 900, 3600, 21600, 86400]
+    """
+    apart_s = nominal_s(expected)
+    return min(max(apart_s, 900), 3_600) if apart_s < 86_400 else 21_600 if apart_s < 7 * 86_400 else 86_400
 
 
 def _key(text: str) -> str:

@@ -9,14 +9,15 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model
 
 from decisioning.access.models import ApiKey, Invitation, Membership, Team
-from decisioning.ledger.models import Channel, Entry
-from experiments.models import Metric, TargetKpi, Variant
+from decisioning.ledger.models import Alarm, Channel, Entry
+from experiments.models import Metric, MetricSchedule, TargetKpi, Variant
 from gates.models import Policy, PolicyBinding, PolicyVersion
+from telemetry.models import Outage
 
 # With what its name is made of. Of others the number says as much as anything.
 _NAMED: dict[type[Model], tuple[str, ...]] = {
     User: (), Team: (), Membership: ("user", "team"), Invitation: ("team",), ApiKey: (), Channel: (), Metric: (), TargetKpi: ("metric",), Variant: (),
-    Policy: (), PolicyVersion: ("policy",), PolicyBinding: ("policy", "experiment", "team"),
+    MetricSchedule: ("metric",), Outage: (), Alarm: (), Policy: (), PolicyVersion: ("policy",), PolicyBinding: ("policy", "experiment", "team"),
 }  # fmt: skip
 
 Names = Mapping[tuple[type[Model], object], str]

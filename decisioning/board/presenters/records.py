@@ -43,6 +43,9 @@ KINDS = {
     "targetkpi": "Target KPIs",
     "variant": "Variants",
     "metric": "Metrics",
+    "metricschedule": "Schedules of metrics",
+    "outage": "Planned outages",
+    "alarm": "Alarms answered",
     "policyversion": "Policy versions",
     "policybinding": "Which policy judges",
     "experimentkpi": "Rows",
@@ -74,6 +77,8 @@ _DID = {
 _THINGS = {
     "targetkpi": "target KPI",
     "experimentkpi": "rows",
+    "metricschedule": "schedule of a metric",
+    "outage": "planned outage",
     "policyversion": "policy version",
     "policybinding": "policy binding",
     "apikey": "key",

@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from decisioning.access.scopes import Scope
-from decisioning.board import once
+from decisioning.board import once, zones
 from decisioning.board.forms import ExperimentForm
 from decisioning.board.presenters import (
     creation,
@@ -25,6 +25,7 @@ def experiment_new(request: HttpRequest) -> HttpResponse:
     form = ExperimentForm(request.POST or None)
     teams = records.teams_with(principal, Scope.WRITE)
     form.fields["team"].queryset = teams  # type: ignore[attr-defined]
+    form.fields["comes_zone"].initial = zones.name_of(request)
     if not principal.may(Scope.WRITE) or not teams:
         raise PermissionDenied("Creating needs the right experiments:write in a team.")
     status = 200

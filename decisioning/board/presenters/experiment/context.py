@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.urls import reverse
 
@@ -19,6 +19,15 @@ from gates.engine.plan import Kpi, Plan
 from gates.engine.policy import Policy
 from gates.engine.policy_checks import plan_warnings
 from gates.models import Cursor, Evaluation, Recommendation
+from telemetry import outages
+
+
+class Stretch(NamedTuple):
+    """A planned outage of one KPI's feed, as a picture and a sentence need it."""
+
+    begins_at: datetime
+    ends_at: datetime
+    reason: str
 
 
 class ExperimentContext:
@@ -71,6 +80,21 @@ class ExperimentContext:
     def newest(self) -> Mapping[tuple[str, str], datetime]:
         """The newest row's time of each (metric, variant), whether the gates have read it or not."""
         return freshness.newest(self.experiment.pk)
+
+    @cached_property
+    def stretches(self) -> Mapping[str, Sequence[Stretch]]:
+        """By metric: the planned outages in the experiment's time, of what has begun."""
+        team, began = self.experiment.team_id, self.experiment.started_at or self.experiment.created_at
+        ended = self.experiment.ended_at or self.now
+        found = outages.windows([team], since=began)
+        return {
+            kpi.metric: [
+                Stretch(outage.begins_at, outage.ends_at, outage.reason)
+                for outage in found.get((team, kpi.metric), ())
+                if outage.begins_at <= ended
+            ]
+            for kpi in self.kpis
+        }
 
     @property
     def body(self) -> Mapping[str, Any]:

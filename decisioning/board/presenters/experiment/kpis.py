@@ -10,6 +10,7 @@ from decisioning.board import charts, words
 from decisioning.board.charts import Threshold
 from decisioning.board.presenters import freshness, history, page_data
 from decisioning.board.presenters import gates as gate_presenter
+from decisioning.board.presenters.experiment import feeds
 from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.board.presenters.gates import svg
 from experiments.models import Asset, Variant
@@ -33,13 +34,17 @@ def uplift_chart(
     said = say(last.estimate) + say.worth(last.estimate)
     spread = gate_presenter.spread(say, last)
     trusted = not gate_presenter.split_is_wrong(context.gates)
+    away = context.stretches.get(goal.metric, ())
     draw: dict[str, Any] = {
         "days": days,
+        "shaded": feeds.shaded(away, [recommendation.day for recommendation in found]),
         "thresholds": gate_presenter.thresholds(gate, context.metrics) if gate else [],
         "events": _events(context, [recommendation.day for recommendation in found]),
         "say": say,
         "title": f"Uplift of {name}, {treatment.key}: {said} {spread}",
-        "desc": "Estimate and always-valid interval at the last look of each day",
+        "desc": ". ".join(
+            ["Estimate and always-valid interval at the last look of each day", *feeds.hatched(away, context.now)]
+        ),
     }
     better = "higher is better" if goal.direction == "increase" else "lower is better; drawn with better above"
     return {
@@ -52,6 +57,7 @@ def uplift_chart(
         "range": spread if trusted else "the split is wrong",
         "wide": svg(charts.uplift(points, uid=f"u{i}w", **draw)),
         "narrow": svg(charts.uplift(points, uid=f"u{i}n", width=340, height=220, **draw)),
+        "hatched": feeds.hatched(away, context.now),
         "table": {
             "summary": "Uplift as a table" + (f", {treatment}" if several else ""),
             "heads": ["Day", "Lower", "Estimate", "Upper", "Units"],
@@ -99,12 +105,14 @@ def kpi_card(context: ExperimentContext, kpi: Kpi, ages: Mapping[str, freshness.
         limits.append(Threshold(target.at_least, f"at least {say(target.at_least)}", "scale", "right"))
     if target and target.at_most is not None:
         limits.append(Threshold(target.at_most, f"at most {say(target.at_most)}", "delete", "right"))
+    away = context.stretches.get(kpi.metric, ())
     draw: dict[str, Any] = {
         "days": labels,
         "show": lambda value: words.tick(value, kpi.unit, kpi.kind),
         "limits": limits,
+        "shaded": feeds.shaded(away, days),
         "title": f"{kpi.name or kpi.metric} by day",
-        "desc": "One line for each variant",
+        "desc": ". ".join(["One line for each variant", *feeds.hatched(away, context.now)]),
     }
     better = {"increase": "higher is better", "decrease": "lower is better"}.get(
         kpi.direction or "", "no way is better"
@@ -122,6 +130,7 @@ def kpi_card(context: ExperimentContext, kpi: Kpi, ages: Mapping[str, freshness.
         "wide": svg(charts.values(lines, uid=f"v{i}w", **draw)) if days else "",
         "narrow": svg(charts.values(lines, uid=f"v{i}n", width=340, **draw)) if days else "",
         "legend": [{"css": css, "text": v.name or v.key} for (css, _), v in zip(lines, arms, strict=True)],
+        "hatched": feeds.hatched(away, context.now),
         "post": f"/api/experiments/{context.experiment.key}/kpis",
         "table": {
             "summary": f"{kpi.name or kpi.metric} as a table",

@@ -6,6 +6,7 @@ from typing import Any
 from django.db.models import Q
 
 from decisioning.board import words
+from decisioning.board.presenters.experiment import feeds
 from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.ledger.models import Entry
 from experiments.models import Experiment, Pause
@@ -74,6 +75,7 @@ def timeline(context: ExperimentContext) -> list[dict[str, Any]]:
                 },
             )
         )
+    told += feeds.events(context)
     if experiment.ended_at:
         told.append(
             (

@@ -8,6 +8,7 @@ from decisioning.access.scopes import Scope
 from decisioning.board import words
 from decisioning.board.presenters import gates as gate_presenter
 from decisioning.board.presenters import page_data
+from decisioning.board.presenters.experiment import feeds
 from decisioning.board.presenters.experiment.context import ExperimentContext, as_of, slot_of
 from gates.engine.figures import span
 from gates.engine.narration import rationale, sentence
@@ -128,7 +129,8 @@ def _proposal(
             context,
             each_once([*recommendation.told, *blocking(suspended["reasons"] if suspended else [])]),
             recommendation.action,
-        ),
+        )
+        + feeds.because(context),
         **_digest(context, recommendation.evidence_digest, recommendation.slot),
         "late": left < 6 * 3600,
         "left": f"{span(left)} left" if left > 0 else f"{span(-left)} overdue",
@@ -244,7 +246,7 @@ def _decided(context: ExperimentContext, answer: Decision) -> dict[str, Any]:
         "tag": {"icon": "pass", "text": "Decided"},
         "said": f"{recommendation.action.capitalize()} was proposed {words.instant(recommendation.proposed_at, context.now)}, answered {words.instant(answer.at, context.now)}",
         **_proof(context, recommendation.code, variant, uid="p0"),
-        "because": lines,
+        "because": lines + feeds.because(context),
         **_digest(context, answer.evidence_digest, recommendation.slot),
         "aside": {
             "title": "What happened then",
@@ -288,7 +290,7 @@ def _nothing(context: ExperimentContext) -> dict[str, Any]:
         "tag": {"icon": "clock", "text": "Nothing to answer"},
         "said": f"read{as_of(context)}" if context.said else "",
         **_proof(context, code, context.said.get("variant"), uid="p0"),
-        "because": [*_because(context, reasons, action), *warnings],
+        "because": [*_because(context, reasons, action), *feeds.because(context), *warnings],
         **_digest(context, proven := context.said.get("evidence_digest") or "", slot_of(context, proven)),
         "aside": aside,
     }

@@ -5,7 +5,7 @@ from django.db.models import Value
 
 
 class Migration(migrations.Migration):
-    dependencies = [("experiments", "0003_schedules")]
+    dependencies = [("experiments", "0004_schedules_concern_teams")]
     operations = [
         migrations.AddField(
             model_name="targetkpi",

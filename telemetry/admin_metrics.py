@@ -1,0 +1,116 @@
+"""The registry of metrics in the Django admin, and the schedule that their rows show, taken with one button.
+
+Experiments themselves join three apps and are in `decisioning.board.admin`.
+"""
+
+import json
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.views.decorators.http import require_POST
+
+from decisioning.access.admin import Dated
+from experiments import expected as words
+from experiments import feeds, plan
+from experiments.models import Metric, MetricSchedule
+from telemetry.feeds import proposal
+
+
+class Schedules(admin.TabularInline):  # type: ignore[type-arg]
+    """When its buckets are due, from when on; to read."""
+
+    model = MetricSchedule
+    fields = readonly_fields = ("since", "expected")
+    can_delete = False
+    extra = 0
+
+    def has_add_permission(self, request: HttpRequest, obj: Metric | None = None) -> bool:
+        return False
+
+
+class MetricAdmin(Dated):
+    list_display = (
+        "key",
+        "name",
+        "kind",
+        "unit",
+        "direction",
+        "temporality",
+        "expected_every_s",
+        "freshness_target_s",
+        "team",
+    )
+    list_filter = ("kind", "direction", "temporality", "team")
+    list_select_related = ("team",)
+    search_fields = ("key", "name", "definition")
+    date_hierarchy = "created_at"
+
+    inlines = (Schedules,)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(require_POST(self.take_schedule))
+        return [path("<int:pk>/take-schedule/", view, name="metric_take_schedule"), *super().get_urls()]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Metric | None = None) -> list[str]:
+        """What a key and a kind mean is fixed by the rows that were sent under it; schedules are dated, and changed over HTTP."""
+        fixed = ["key", "kind", "temporality", "comes", "rows_show"] if obj else []
+        scheduled = ["expected_every_s"] if obj and obj.schedules.exists() else []
+        return [*super().get_readonly_fields(request, obj), *fixed, *scheduled]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        """How often data comes is asked, not assumed."""
+        asked = super().formfield_for_dbfield(db_field, request, **options)
+        if db_field.name == "expected_every_s" and asked is not None:
+            asked.initial = None
+        return asked
+
+    @admin.display(description="comes")
+    def comes(self, metric: Metric) -> str:
+        return words.in_words(feeds.expected_of(metric, now=timezone.now()))
+
+    @admin.display(description="its rows show")
+    def rows_show(self, metric: Metric) -> str:
+        """What is found, and the button that takes just that."""
+        shown = proposal(metric, now=timezone.now())
+        if shown.expected is None:
+            return shown.detail
+        button = '<button type="submit" class="button" formnovalidate formaction="{}" name="take" value="{}">Take it: {} from now on</button>'
+        there, taken = reverse("admin:metric_take_schedule", args=[metric.pk]), json.dumps(shown.expected)
+        return format_html("{}<br><br>" + button, shown.detail, there, taken, words.in_words(shown.expected))
+
+    def take_schedule(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """What somebody saw on the page holds from now on."""
+        metric = Metric.objects.filter(pk=pk).first()
+        if metric is None:
+            raise Http404
+        if not self.has_change_permission(request, metric):
+            raise PermissionDenied
+        try:
+            seen = json.loads(request.POST.get("take", ""))
+            new = plan.NewMetric(key=metric.key, expected=seen if isinstance(seen, dict) else {})
+            plan.redefine(metric, new, now=timezone.now())
+        except (ValueError, plan.PlanRefused) as refusal:
+            messages.error(request, f"Nothing was taken: {refusal}")
+        else:
+            self.log_change(request, metric, f"Comes {words.in_words(seen)} from now on.")
+            messages.success(request, f"Metric {metric.key} comes {words.in_words(seen)} from now on.")
+        return redirect(reverse("admin:experiments_metric_change", args=[pk]))
+
+    def save_model(self, request: HttpRequest, obj: Metric, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's
+        """Other seconds hold from now on."""
+        every_s = obj.expected_every_s
+        if change and "expected_every_s" in form.changed_data:
+            obj.expected_every_s = form.initial["expected_every_s"]
+        super().save_model(request, obj, form, change)
+        if every_s != obj.expected_every_s:
+            now = timezone.now()
+            feeds.set_out(obj, {"every_s": every_s}, since=now, now=now)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Metric | None = None) -> bool:
+        return False
