@@ -6,6 +6,7 @@ import itertools
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.schedule import schedule_of
 from gates.engine.compiled import CompiledPlan, compile_plan
@@ -216,7 +217,8 @@ class Naive:
             return None
         arms = [self._buckets_of(f"{metric}/{v}", common, horizon) for v in (self.compiled.control, variant)]
         shared = sorted(p for p in self.beside[f"{metric}/{variant}"] if min(arms[0][p][0], arms[1][p][0]) >= 10)
-        told, totals = [], [[0.0] * 3, [0.0] * 3]
+        told: list[Any] = []
+        totals = [[0.0] * 3, [0.0] * 3]
         for place in shared:
             bucket = []
             for arm, total in zip(arms, totals, strict=True):
@@ -248,7 +250,7 @@ class Naive:
         worst = told[parts.index(max(parts))][0]
         return Scattered(
             len(terms), sum(terms), allowed, 2 * (0.01 * level) ** 2 * weights, grown, both / (units - 2 * len(told)),
-            units / len(told) / 2, max(parts), worst[0] + worst[1],
+            units / len(told) / 2, max(parts), int(sum(worst)),
         )  # fmt: skip
 
     def _buckets_of(self, name: str, common: Place, horizon: int) -> dict[Place, tuple[float, ...]]:
