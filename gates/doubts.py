@@ -33,7 +33,7 @@ def set_aside(experiment: Experiment, metric: str, *, reason: str, by: Principal
     kpi, now = _kpi(experiment, metric, by=by, now=now)
     if kpi.trusted and kpi.trusted[-1]["until"] is None:
         newest = kpi.trusted[-1]
-        said = f"Doubt in {metric} is set aside since {newest['since']}, by {newest['by']}: {newest['reason']}"
+        said = f"Doubt in {metric} is set aside since {newest['since']}, by {newest['by']}: {newest['reason'].rstrip('.')}."
         raise DoubtRefused("set_aside_already", said)
     kpi.trusted = [*kpi.trusted, {"since": rfc3339(now), "until": None, "reason": reason, "by": by.owner}]
     kpi.save(update_fields=["trusted"])

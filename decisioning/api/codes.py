@@ -91,7 +91,7 @@ CODES: dict[str, tuple[str, str, str]] = {
     "scope_not_held": ("You do not hold this scope yourself.", "Ask for scopes that you hold.", "You do not hold policies:write."),
     "second_person_required": ("A version's author lets it judge.", "Somebody else of the team activates it.", "ada wrote version 3. Somebody else activates it."),
     "secret_shown_once": ("The first answer held a secret, which is not kept.", "Make another, and delete the first.", "The answer held a secret and is not repeated."),
-    "set_aside_already": ("Somebody has set this doubt aside.", "Nothing; or doubt again with doubt: on.", "Doubt in vrps is set aside since 2026-11-24T06:00:00Z, by ada: checked against the till"),
+    "set_aside_already": ("Somebody has set this doubt aside.", "Nothing; or doubt again with doubt: on.", "Doubt in vrps is set aside since 2026-11-24T06:00:00Z, by ada: checked against the till."),
     "shipped": ("A policy that ships with the portal never changes.", "Make a policy of your own.", "default never changes."),
     "source_failed": ("What the source reads could not be read.", "Do what detail says.", "WAREHOUSE_URL: Nothing answers at the host and port of the URL."),
     "storage_full": ("A disk of the portal's is full.", "Try again later; the operator makes room.", "A disk of the portal's is full. Nothing was changed; try again later."),
