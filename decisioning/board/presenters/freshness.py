@@ -19,7 +19,7 @@ STATES = WORST_LAST
 
 # Least over the variants that are still in: one arm without rows leaves the KPI without data.
 _NEWS = WATERMARK_BESIDE_SQL.format(
-    row="newest", experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality"
+    row="newest", experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality", sparse="t.sparse"
 )
 _FRESHNESS = FRESHNESS_SQL.format(
     experiment="k.experiment_id",
@@ -58,6 +58,7 @@ _LATENCY = """
 SELECT w.experiment_id, w.metric, percentile_disc(0.95) WITHIN GROUP (ORDER BY l.latency_s)
 FROM unnest(%(ids)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
 JOIN experiments e ON e.id = w.experiment_id JOIN metrics m ON m.key = w.metric
+JOIN target_kpis t ON t.experiment_id = e.id AND t.metric_id = m.id
 JOIN variants a ON a.experiment_id = e.id AND a.dropped_at IS NULL
 CROSS JOIN LATERAL ({latencies}) AS l GROUP BY 1, 2
 """.format(
@@ -67,6 +68,7 @@ CROSS JOIN LATERAL ({latencies}) AS l GROUP BY 1, 2
         variant="a.key",
         every_s="m.expected_every_s",
         target_s="m.freshness_target_s",
+        sparse="t.sparse",
         began="greatest(e.started_at, e.created_at)",
         since="greatest(%(now)s::timestamptz - interval '24 hours', e.started_at, e.created_at)",
         now="least(%(now)s::timestamptz, e.ended_at)",
