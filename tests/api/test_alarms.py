@@ -85,7 +85,7 @@ def test_forty_experiments_on_one_dead_feed_are_one_message_out_and_one_back(ops
 def test_an_outage_that_spreads_is_told_again_after_an_hour_once(ops: Caller, receiver: Receiver) -> None:
     running(ops, 1)
     start = running(ops, 2, of="visits")
-    late = Experiment.objects.order_by("pk").values_list("key", flat=True)
+    late = list(Experiment.objects.order_by("pk").values_list("key", flat=True))
     rows_came(start + 30 * MINUTE, *late[1:])
     look(receiver, start + 3 * MINUTE)
 
