@@ -14,10 +14,10 @@ from decisioning.access.models import Team
 from decisioning.literals import number_or_key
 from decisioning.refusals import Refused
 from telemetry import ingest
-from telemetry.columns import COLUMNS, NEEDED, number_in, row_of
-from telemetry.ingest import MAX_ROWS, Row
+from telemetry.columns import COLUMNS, STORED, misnamed, missing_in, number_in, row_of
+from telemetry.row import MAX_ROWS, IngestRefused, Row
 
-FACTS = ("value", *(name for name in COLUMNS[4:] if name != "variant"))
+FACTS = STORED
 """What a row says of its key."""
 SHOWN = 50
 
@@ -91,8 +91,8 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
             pk, sent = targets[ref].experiment_id, [row for _, row in rows]
             before = _stored(pk, sent)
             try:
-                result = ingest.ingest(targets[ref], rows, now=now, atomic=False)
-            except ingest.IngestRefused as refusal:
+                result = ingest.ingest(targets[ref], rows, now=now, atomic=False, place="line {}".format)
+            except IngestRefused as refusal:
                 raise FileRefused(refusal.code, refusal.message) from refusal
             changes += _changes(str(ref), before, _stored(pk, sent))
             refused += [RefusedLine(fault.index, fault.detail, raws[fault.index]) for fault in result.refused]
@@ -130,8 +130,7 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
     try:
         names = [name.strip().lower() for name in reader.fieldnames or ()]
         reader.fieldnames = names
-        missing = [name for name in NEEDED if name not in names]
-        if missing:
+        if missing := missing_in(names):
             raise FileRefused("invalid", f"The first line must name the columns; there is no {', '.join(missing)}.")
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
             raise FileRefused("invalid", f"The first line names {', '.join(twice)} twice.")
@@ -147,7 +146,9 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
 
 
 def _understood(raw: Mapping[str, str]) -> tuple[str | int, Row | None, str]:
-    said: dict[str, Any] = {name: raw[name].strip() for name in COLUMNS if raw.get(name, "").strip()}
+    said: dict[str, Any] = {
+        name: text.strip() for name, text in raw.items() if text.strip() and (name in COLUMNS or misnamed(name))
+    }
     ref: str | int = said.pop("experiment", "")
     if not ref:
         return "", None, "experiment is missing."

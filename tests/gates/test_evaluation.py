@@ -30,7 +30,8 @@ from gates.models import (
 )
 from gates.policies import named
 from gates.tick import evaluate_due
-from telemetry.ingest import Row, Target, ingest
+from telemetry.ingest import Target, ingest
+from telemetry.row import Row
 from tests.conftest import as_role
 
 START = dt.datetime(2026, 11, 10, tzinfo=dt.UTC)

@@ -15,21 +15,9 @@ from hypothesis import strategies as st
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric
 from telemetry import ingest as module
-from telemetry.ingest import (
-    FUTURE,
-    Denominator,
-    IngestRefused,
-    Row,
-    Target,
-    _all_fit,
-    _in_key_order,
-    _Keys,
-    _misfit,
-    check,
-    decode,
-    ingest,
-)
+from telemetry.ingest import Target, _all_fit, _in_key_order, _Keys, _misfit, ingest
 from telemetry.models import ExperimentKpi
+from telemetry.row import FUTURE, Denominator, IngestRefused, Row, check, decode
 from tests.conftest import as_role
 from tests.examples import examples
 

@@ -32,6 +32,7 @@ class IngestedOut(Shape):
     changed = whole()
     duplicates = whole()
     last_ts = maybe_at()
+    ignored = s.ListField(child=text(), required=False)
 
 
 class PartlyIngestedOut(IngestedOut):
