@@ -3,6 +3,7 @@
 import csv
 import datetime as dt
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from telemetry.row import MAX_ROWS, IngestRefused, Row
 
 FACTS = STORED
 """What a row says of its key."""
-SHOWN = 50
+SHOWN, FIRST = 50, 5
 
 Key = tuple[str, str, dt.datetime]
 """(metric, variant, ts) of one experiment's row."""
@@ -51,14 +52,29 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Understood:
+    """One row as it is read. mean, sd: of one unit's value, in its unit; sd is None where nothing says the spread."""
+
+    line: int
+    experiment: str
+    row: Row
+
+    @property
+    def sd(self) -> float | None:
+        return None if self.row.variance is None else math.sqrt(self.row.variance)
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """Counts of rows; the first of the rows that change; every line that was refused."""
+    """Counts of rows; the first rows as they are read, and of those that change; every line that was refused; columns that mean nothing here."""
 
     accepted: int
     changed: int
     duplicates: int
     changes: tuple[Change, ...]
     refused: tuple[RefusedLine, ...]
+    first: tuple[Understood, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
@@ -105,7 +121,18 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
         duplicates=sum(d.duplicates for d in done),
         changes=tuple(changes[:SHOWN]),
         refused=tuple(sorted(refused, key=lambda r: r.line)),
+        first=tuple(sorted(_first(good), key=lambda each: each.line)[:FIRST]),
+        ignored=tuple(
+            sorted(
+                {name for _, raw, _ in lines[:1] for name in raw if name and name not in COLUMNS and not misnamed(name)}
+            )
+        ),
     )
+
+
+def _first(good: Mapping[str | int, Sequence[tuple[int, Row]]]) -> Iterator[Understood]:
+    for ref, rows in good.items():
+        yield from (Understood(number, str(ref), row) for number, row in rows[:FIRST])
 
 
 def refused_file(outcome: Outcome) -> str:

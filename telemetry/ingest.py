@@ -18,9 +18,8 @@ from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
 from decisioning.refusals import Fault
-from experiments.plan import LARGEST, SMALLEST
 from telemetry import arrays, wake
-from telemetry.row import EARLIEST, FUTURE, MOST_UNITS, IngestRefused, Row, beyond, check_count, range_fault
+from telemetry.row import EARLIEST, FUTURE, IngestRefused, Row, all_in_range, beyond, check_count, range_fault
 from telemetry.spread import DUST
 
 
@@ -86,7 +85,7 @@ def ingest(
     faults = list(bad)
     oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
     kept = rows
-    if not (_all_fit(keys, target, kinds, now=now, oldest=oldest) and _all_in_range(rows)):
+    if not (_all_fit(keys, target, kinds, now=now, oldest=oldest) and all_in_range([row for _, row in rows])):
         kept = []
         for index, sent in rows:
             row = _rounded(sent, kinds.get(sent.metric))
@@ -192,18 +191,6 @@ def _all_fit(keys: _Keys, target: Target, kinds: Mapping[str, str], *, now: dt.d
         and all(kinds.get(metric, "proportion") != "proportion" for metric in keys.metrics)
         and bool(first <= keys.ts.min() and keys.ts.max() <= last)
     )
-
-
-def _all_in_range(rows: Sequence[tuple[int, Row]]) -> bool:
-    """Whether `beyond` finds nothing in any row."""
-    numbers: list[float | None] = [row.n for _, row in rows]
-    numbers += [row.value for _, row in rows]
-    numbers += [row.variance for _, row in rows]
-    for below in [row.denominator for _, row in rows if row.denominator is not None]:
-        numbers += (below.value, below.variance, below.covariance)
-    sizes = np.abs(np.array(numbers, np.float64))  # None becomes NaN, which is neither too large nor too small
-    odd = (sizes > LARGEST) | ((sizes < SMALLEST) & (sizes > 0))
-    return not odd.any() and not (sizes[: len(rows)] > MOST_UNITS).any()
 
 
 def _rounded(row: Row, kind: str | None) -> Row:

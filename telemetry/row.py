@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from decisioning.refusals import Fault, Refused
 from experiments.plan import LARGEST, SMALLEST
@@ -182,18 +183,20 @@ def _at_once(rows: Sequence[object], ignored: Sequence[str]) -> list[Row] | None
     if len(ignored) == _NAMED or any(spread.meant(name.removeprefix("denominator.")) for name in ignored):
         return None
     try:
-        return [_row(sent) for sent in msgspec.convert(rows, list[Sent])]
+        made = [_row(sent) for sent in msgspec.convert(rows, list[Sent])]
     except (msgspec.ValidationError, spread.Unfit):
         return None
+    names = {row.metric for row in made} | {row.variant for row in made}
+    return None if any(map(_text_problem, names)) or not all_in_range(made) else made
 
 
 def _row(sent: Sent) -> Row:
     """Raises spread.Unfit."""
     value, variance = _moments(sent)
     below = sent.denominator
+    denominator = None if below is None else Denominator(below.value, below.variance, below.covariance)
     return Row(
-        sent.metric, sent.ts, value, sent.variant, sent.n, variance, sent.revision,
-        below and Denominator(below.value, below.variance, below.covariance), sent.window_s,
+        sent.metric, sent.ts, value, sent.variant, sent.n, variance, sent.revision, denominator, sent.window_s
     )  # fmt: skip
 
 
@@ -310,6 +313,18 @@ def _number_faults(raw: Mapping[str, Any], prefix: str, checks: Mapping[str, Any
             yield Fault(f"{prefix}/{name}", "out_of_range", detail)
         elif problem := problem_of(number):
             yield Fault(f"{prefix}/{name}", "invalid_number", f"{name} is {number!r:.40}; it must be {problem}.")
+
+
+def all_in_range(rows: Sequence[Row]) -> bool:
+    """Whether `beyond` finds nothing in any row."""
+    numbers: list[float | None] = [row.n for row in rows]
+    numbers += [row.value for row in rows]
+    numbers += [row.variance for row in rows]
+    for below in [row.denominator for row in rows if row.denominator is not None]:
+        numbers += (below.value, below.variance, below.covariance)
+    sizes = np.abs(np.array(numbers, np.float64))  # None becomes NaN, which is neither too large nor too small
+    odd = (sizes > LARGEST) | ((sizes < SMALLEST) & (sizes > 0))
+    return not odd.any() and not (sizes[: len(rows)] > MOST_UNITS).any()
 
 
 def beyond(name: str, number: object) -> str:

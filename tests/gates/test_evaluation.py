@@ -83,7 +83,7 @@ def send(target: Target, rows: list[Row], now: dt.datetime) -> None:
 def store(target: Target, rows: list[Row], now: dt.datetime) -> None:
     """As ingest did before rows had a range."""
     with as_role("worker"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("telemetry.ingest._all_in_range", lambda _rows: True)
+        patch.setattr("telemetry.ingest.all_in_range", lambda _rows: True)
         ingest(target, list(enumerate(rows)), now=now)
 
 
