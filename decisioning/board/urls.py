@@ -51,6 +51,7 @@ urlpatterns = [
     path("alarms/<int:pk>/wake", alarms.alarm_wake, name="alarm_wake"),
     path("alarms/<int:pk>/acknowledge", alarms.alarm_acknowledge, name="alarm_acknowledge"),
     path("freshness", telemetry.freshness_page, name="freshness"),
+    path("freshness/schedules/<str:key>", telemetry.schedule, name="schedule"),
     path("freshness.csv", base.export("freshness", exports.of_freshness), name="freshness_csv"),
     path("outages", outages.outages_page, name="outages"),
     path("outages/<int:pk>/end", outages.outage_end, name="outage_end"),

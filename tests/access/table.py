@@ -108,6 +108,7 @@ BOARD: MappingProxyType[str, Row] = MappingProxyType({
     "alarms/<int:pk>/wake": {"POST": WRITE},
     "alarms/<int:pk>/acknowledge": {"POST": WRITE},
     "freshness": {"GET": Need.SESSION},
+    "freshness/schedules/<str:key>": {"GET": Need.SESSION, "POST": WRITE},
     "freshness.csv": {"GET": Need.SESSION},
     "outages": {"GET": Need.SESSION, "POST": Scope.TELEMETRY},
     "outages/<int:pk>/end": {"POST": Scope.TELEMETRY},
@@ -199,4 +200,4 @@ ADMIN: MappingProxyType[str, frozenset[str]] = MappingProxyType({
 })  # fmt: skip
 
 # Named objects that every team reads: the registry of metrics. Changing another team's is 403.
-SHARED = frozenset({"metrics/<str:key>", "metrics/<str:key>/schedule"})
+SHARED = frozenset({"freshness/schedules/<str:key>", "metrics/<str:key>", "metrics/<str:key>/schedule"})

@@ -35,8 +35,12 @@ Send = Callable[[Caller, list[Row]], str]
 """Sends rows by one door; what it says of them."""
 
 
+def said(response: Any) -> str:
+    return str(response.content.decode())
+
+
 def by_http(ops: Caller, rows: list[Row]) -> str:
-    return ops.post(f"/api/experiments/{EXPERIMENT}/kpis?atomic=false", {"rows": rows}).content.decode()
+    return said(ops.post(f"/api/experiments/{EXPERIMENT}/kpis?atomic=false", {"rows": rows}))
 
 
 def by_event(ops: Caller, rows: list[Row]) -> str:
@@ -44,15 +48,13 @@ def by_event(ops: Caller, rows: list[Row]) -> str:
         {"specversion": "1.0", "id": str(number), "source": "/s", "type": "decisioning.metric.observed.v1", "data": {"experiment": EXPERIMENT, **row}}
         for number, row in enumerate(rows)
     ]  # fmt: skip
-    return ops.post(
-        "/api/events?atomic=false", batch, Content_Type="application/cloudevents-batch+json"
-    ).content.decode()
+    return said(ops.post("/api/events?atomic=false", batch, Content_Type="application/cloudevents-batch+json"))
 
 
 def by_event_of_many(ops: Caller, rows: list[Row]) -> str:
     one = {"specversion": "1.0", "id": "1", "source": "/s", "type": "decisioning.metric.observed_many.v1"}
-    one["data"] = {"experiment": EXPERIMENT, "rows": rows}  # type: ignore[assignment]
-    return ops.post("/api/events?atomic=false", one, Content_Type="application/cloudevents+json").content.decode()
+    one["data"] = {"experiment": EXPERIMENT, "rows": rows}
+    return said(ops.post("/api/events?atomic=false", one, Content_Type="application/cloudevents+json"))
 
 
 def by_upload(ops: Caller, rows: list[Row]) -> str:
@@ -117,7 +119,7 @@ def by_agent(ops: Caller, rows: list[Row]) -> str:
     """The tool itself, in this thread, whose transaction the test is in."""
     tools = mcp_server.Tools("http://portal.test", "k", transport(ops))
     try:
-        told = tools.push_kpis(SimpleNamespace(headers={}), EXPERIMENT, [dict(row) for row in rows])  # type: ignore[arg-type]
+        told = tools.push_kpis(SimpleNamespace(headers={}), EXPERIMENT, [dict(row) for row in rows])
     except ToolError as refusal:
         return str(refusal)
     return str(getattr(told.content[0], "text", ""))

@@ -63,12 +63,12 @@ class Naive:
         start, answered = self.nearest(kpi, self.plan.started_at), {self.nearest(kpi, r[0]) for r in rows}
         empty: list[Row] = []
         for before, due, after in zip(dues, dues[1:], dues[2:], strict=False):
-            its = [(d, r) for d, r in told if before < d <= due]
+            ts = due + (after - due) // 2
+            its = [(d, r) for d, r in told if before < d <= due and r[0] <= ts]
             asked = {d for d in of_goal if before < d <= due}
             if due <= start or due in answered or not asked or {d for d, _ in its} != asked:
                 continue
             if all(r[2] is not None and r[2] > 0 for _, r in its):
-                ts = due + (after - due) // 2
                 arrived = max(max(r[4] for _, r in its), ts + self.compiled.closed_after)
                 empty.append((ts, 0.0, sum(r[2] or 0 for _, r in its), 0.0, arrived, None, None, None))
         return sorted([*rows, *empty], key=lambda r: r[0])

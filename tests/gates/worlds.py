@@ -102,6 +102,8 @@ CRONS = (
 )
 ZONES = ("UTC", "Australia/Lord_Howe", "Asia/Kathmandu", "America/New_York")
 """Lord Howe's clocks go forward by half an hour on the second day."""
+CHANGES_S = (3_600, -3_600, 1_800, -1_800, 86_400, -86_400)
+"""Clocks go forward and back, by an hour, by half of one, and by a day where a date line moves."""
 
 
 def calendared(seed: int) -> World:
@@ -142,7 +144,14 @@ def _calendared(draw: random.Random, plan: Plan, kpi: Kpi) -> Kpi:
 def _part(draw: random.Random, since: int | None, every_s: int) -> Part:
     if draw.random() < 0.3:
         return Part(since, every_s=every_s)
-    return Part(since, cron=draw.choice(CRONS), offsets=offsets(draw.choice(ZONES), 2023, 2026))
+    cron = draw.choice(CRONS)
+    if draw.random() < 0.5:
+        return Part(since, cron=cron, offsets=offsets(draw.choice(ZONES), 2023, 2026))
+    ahead_s, clocks = draw.choice([-36_000, 0, 20_700]), [(0, 0)]
+    for _ in range(draw.choice([1, 2])):
+        clocks.append((clocks[-1][0] + draw.randrange(2, 40 * 60) * MINUTE, draw.choice(CHANGES_S)))
+    changed = [(START + at, ahead_s + sum(by for _, by in clocks[: n + 1])) for n, (at, _) in enumerate(clocks)]
+    return Part(since, cron=cron, offsets=tuple(changed))
 
 
 def _settled(draw: random.Random, counts: list[int | None]) -> list[int | None]:

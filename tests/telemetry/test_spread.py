@@ -55,7 +55,7 @@ def test_a_handed_case_ends_as_it_should(name: str, value: float, variance: floa
     (case,) = [case for case in json.loads(CASES.read_text()) if case["name"] == name]
     said = dict(part.strip().split(": ") for part in case["rows"].strip("{}").split(","))
     (row,) = read({field: float(number) for field, number in said.items()})
-    assert (row.value, row.variance) == (pytest.approx(value), pytest.approx(variance))
+    assert [row.value, row.variance] == pytest.approx([value, variance])
 
 
 @pytest.mark.parametrize(
