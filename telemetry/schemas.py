@@ -63,6 +63,7 @@ class _TargetKpi(msgspec.Struct):
     role: Literal["goal", "guardrail", "shown", "exposure"] = "goal"
     minimum_effect: float | None = None
     max_harm: float | None = None
+    plausible_to: float | None = None
     baseline: _Baseline | None = None
     target: _Target | None = None
     sparse: bool = False

@@ -69,6 +69,7 @@ _KPI: Json = {
         "role": {"enum": ["goal", "guardrail", "shown"]},
         "minimum_effect": {"type": "number"},
         "max_harm": {"type": "number"},
+        "plausible_to": {"type": "number"},
     },
     "required": ["metric"],
 }

@@ -119,6 +119,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("OneDecision", "GET"): Operation({200: experiments.DecisionOut, 304: None}),
     ("OneDecision", "POST"): Operation({201: experiments.DecidedOut}, takes=bodies.DecisionIn, conflict=True),
+    ("Doubt", "GET"): Operation({200: experiments.DoubtOut}),
+    ("Doubt", "POST"): Operation({200: experiments.DoubtOut}, takes=bodies.DoubtIn, conflict=True),
     ("Decisions", "GET"): Operation({200: _PAGE(experiments.PastDecisionOut)}),
     ("Gates", "GET"): Operation({200: experiments.GatesOut}),
     ("ForecastOf", "GET"): Operation({200: experiments.ForecastsOut}),
