@@ -12,7 +12,8 @@ import pytest
 from experiments.models import Experiment
 from gates.models import Cursor
 from gates.tick import evaluate, skip_unchanged
-from telemetry.ingest import Row, Target, ingest
+from telemetry.ingest import Target, ingest
+from telemetry.row import Row
 from tests.api.conftest import Caller
 from tests.conftest import as_role
 
