@@ -251,10 +251,6 @@ class GuardedConnection(psycopg.Connection[Any]):
         try:
             steps = _guarded(gen, every_s=_LISTEN_S, quiet=self._quiet_here, heard=self._heard)
             found = super().wait(steps, min(interval, _LISTEN_S), timeout)
-            if self.is_unconfirmed:
-                self.pgconn.finish()
-                raise psycopg.OperationalError("no standby has confirmed the commit")
-            return found
         except ServerSilent:
             self.pgconn.finish()
             raise psycopg.OperationalError("the server does not answer") from None
@@ -262,6 +258,10 @@ class GuardedConnection(psycopg.Connection[Any]):
             if self.closed:
                 self._lost()
             raise
+        if self.is_unconfirmed:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("no standby has confirmed the commit")
+        return found
 
 
 class Probe(GuardedConnection):

@@ -210,7 +210,7 @@ class ClusteredPortal:
                     *password,
                     *follow,
                 ]
-            )  # noqa: S104
+            )
 
     def promote_broker(self) -> None:
         """The standby answers for the address of the first from now on."""
@@ -272,7 +272,7 @@ class ClusteredPortal:
             "8000",
             "--workers",
             "1",
-        ]  # noqa: S104
+        ]
         command += ["--http", "1", "--workers-kill-timeout", "10", "--no-ws", "decisioning.asgi:application"]
         host.run(command, env=self.environment("web") | {"DECISIONING_HOME": str(host.folder)}, log="web")
 
