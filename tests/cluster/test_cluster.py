@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -28,6 +28,7 @@ from tests.faults.conftest import Readers, figures
 pytestmark = pytest.mark.cluster
 MINUTES = float(os.environ.get("CLUSTER_MINUTES", "10"))
 WRITES_BACK_S = 30.0
+BEGAN = datetime.now(UTC)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -82,7 +83,11 @@ def lost(portal: ClusteredPortal, writers: Sequence[Writer]) -> int:
                     [writer.experiment],
                 )
             }
-            sent = {datetime.fromisoformat(str(row["ts"])) for _, number in writer.taken for row in batch(number)}
+            sent = {
+                datetime.fromisoformat(str(row["ts"]))
+                for _, number in writer.taken
+                for row in batch(writer.began, number)
+            }
             missing += len(sent - stored)
     return missing
 
@@ -98,7 +103,9 @@ def posted_inside(portal: ClusteredPortal, web: Host, experiment: str, number: i
         "    print(type(problem).__name__)\n"
     )
     url = f"http://127.0.0.1:8000/api/experiments/{experiment}/kpis"
-    done = web.ask([sys.executable, "-c", code, url, portal.key], given=json.dumps({"rows": batch(number)}), seconds=60)
+    done = web.ask(
+        [sys.executable, "-c", code, url, portal.key], given=json.dumps({"rows": batch(BEGAN, number)}), seconds=60
+    )
     return done.stdout.strip() or done.stderr
 
 

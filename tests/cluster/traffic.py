@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import httpx
 
-STARTED = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
-BATCH = 5
+BATCH, EVERY_S = 5, 0.3
 
 
 def create(url: str, key: str, experiment: str) -> None:
@@ -18,20 +17,21 @@ def create(url: str, key: str, experiment: str) -> None:
         "key": experiment,
         "name": experiment,
         "hypothesis": "Nothing is lost.",
-        "started_at": STARTED.isoformat(),
+        "started_at": (datetime.now(UTC) - timedelta(hours=1)).isoformat(),
         "target_kpis": [{"metric": "latency", "role": "goal", "minimum_effect": 0.02}],
     }
     answer = httpx.post(f"{url}/api/experiments", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30)
     assert answer.status_code == 201, answer.text
 
 
-def batch(number: int) -> list[dict[str, object]]:
-    """Rows that no other batch has."""
+def batch(began: datetime, number: int) -> list[dict[str, object]]:
+    """Rows that no other batch has, of the moment at which they would be sent if nothing held them up."""
+    first = began + timedelta(seconds=number * EVERY_S)
     return [
         {
             "metric": "latency",
             "variant": "treatment" if place % 2 else "control",
-            "ts": (STARTED + timedelta(seconds=number * BATCH + place + 1)).isoformat(),
+            "ts": (first + timedelta(milliseconds=10 * place)).isoformat(),
             "value": 1 + place / 7,
             "n": 10,
             "variance": 1.5,
@@ -47,7 +47,7 @@ class Writer:
     url: str
     key: str
     experiment: str
-    every_s: float = 0.3
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
     taken: list[tuple[float, int]] = field(default_factory=list)
     refused: list[tuple[float, str]] = field(default_factory=list)
     _done: threading.Event = field(default_factory=threading.Event)
@@ -68,11 +68,11 @@ class Writer:
                 if self._send(client, number):
                     self.taken.append((time.monotonic(), number))
                     number += 1
-                self._done.wait(self.every_s)
+                self._done.wait(EVERY_S)
 
     def _send(self, client: httpx.Client, number: int) -> bool:
         try:
-            answer = client.post(f"/api/experiments/{self.experiment}/kpis", json={"rows": batch(number)})
+            answer = client.post(f"/api/experiments/{self.experiment}/kpis", json={"rows": batch(self.began, number)})
         except httpx.HTTPError as problem:
             self.refused.append((time.monotonic(), type(problem).__name__))
             return False
