@@ -290,6 +290,7 @@ SPECTACULAR_SETTINGS = {
         "FreshnessState": "decisioning.api.shapes.fields.FRESHNESS_STATES",
         "KpiRole": "decisioning.api.shapes.fields.ROLES",
         "Verdict": "decisioning.api.shapes.fields.VERDICTS",
+        "DoubtIs": "decisioning.api.shapes.fields.DOUBTS",
         "ExperimentStatus": "decisioning.api.shapes.fields.STATUSES",
         "Change": "decisioning.api.shapes.fields.CHANGES",
         "BacktestState": "decisioning.api.shapes.fields.BACKTEST_STATES",
@@ -308,7 +309,9 @@ SPECTACULAR_SETTINGS = {
 }
 
 SOURCES_DIR = Path(os.environ.get("DECISIONING_FILES", HOME / "files"))  # CSV and Parquet files that sources may read
-SOURCE_PULLS = int(os.environ.get("DECISIONING_PULLS", "1"))  # runs of sources at a time; fewer than there are workers
+SOURCE_PULLS = int(
+    os.environ.get("DECISIONING_PULLS", "3")
+)  # runs of sources at a time, all in threads of one worker's process
 QUOTAS = {  # of a team that has none of its own
     "rows_a_day": int(os.environ.get("DECISIONING_QUOTA_ROWS_A_DAY", "100000000")),
     "experiments": int(os.environ.get("DECISIONING_QUOTA_EXPERIMENTS", "5000")),

@@ -223,7 +223,7 @@ def _correction_waits(judging: JudgingInput, recommendation: Recommendation) -> 
 
 
 _WATERMARKS = f"""
-SELECT m.key, v.key, {WATERMARK_SQL.format(experiment="v.experiment_id", metric="m.key", variant="v.key", temporality="m.temporality")}
+SELECT m.key, v.key, {WATERMARK_SQL.format(experiment="v.experiment_id", metric="m.key", variant="v.key", temporality="m.temporality", sparse="t.sparse")}
 FROM metadata.target_kpis t JOIN metadata.metrics m ON m.id = t.metric_id JOIN metadata.variants v ON v.experiment_id = t.experiment_id
 WHERE t.experiment_id = %s
 """  # noqa: S608 - constants

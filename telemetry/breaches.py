@@ -36,7 +36,7 @@ JOIN metadata.metrics m ON m.id = k.metric_id
 CROSS JOIN LATERAL (
   SELECT CASE WHEN count(*) = count(x.ts) THEN min(x.ts) END AS watermark
   FROM metadata.variants v
-  CROSS JOIN LATERAL (SELECT {WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality")} AS ts) AS x
+  CROSS JOIN LATERAL (SELECT {WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality", sparse="k.sparse")} AS ts) AS x
   WHERE v.experiment_id = e.id AND v.dropped_at IS NULL) AS n
 CROSS JOIN LATERAL {FRESHNESS_SQL.format(experiment="e.id", metric="m.key", watermark="n.watermark", every_s="m.expected_every_s", target_s="m.freshness_target_s", at="%s")} AS f
 WHERE e.status = 'running' AND f.overdue

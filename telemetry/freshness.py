@@ -28,9 +28,16 @@ def failure_share(*, due: int, succeeded: int, failed: int) -> float | None:
     return (failed + missed) / counted if counted else None
 
 
-WATERMARK_SQL = "metrics.watermark({experiment}, {metric}, {variant}, {temporality})"
-"""ts of the newest row of one series that said something new: rows with n = 0 do not, nor do those that repeat a cumulative row."""
-WATERMARK_BESIDE_SQL = f"CASE WHEN {{row}}.n IS DISTINCT FROM 0 AND {{temporality}} <> 'cumulative' THEN {{row}}.ts ELSE {WATERMARK_SQL} END"
+WATERMARK_SQL = (
+    "CASE WHEN {sparse} THEN metrics.watermark_beside({experiment}, {metric}, {variant}) "
+    "ELSE metrics.watermark({experiment}, {metric}, {variant}, {temporality}) END"
+)
+"""ts of the newest row of one series that said something new: rows with n = 0 do not, nor do those that repeat a cumulative row. Where the
+KPI is sparse, of its goal's rows too: they tell that nothing happened."""
+WATERMARK_BESIDE_SQL = (
+    "CASE WHEN {row}.n IS DISTINCT FROM 0 AND {temporality} <> 'cumulative' AND NOT {sparse} THEN {row}.ts "
+    f"ELSE {WATERMARK_SQL} END"
+)
 """The same where the newest row of any kind is at hand as {row}: most are what is looked for. Null where there is none."""
 
 FRESHNESS_SQL = "metrics.freshness({experiment}, {metric}, {watermark}, {every_s}, {target_s}, {at})"
@@ -40,7 +47,11 @@ running time. The gates say the same of the same instant (`gates.engine.verdicts
 RANK_SQL = "array_position('{{fresh,due,late,unknown,stale}}'::text[], {state})"
 """The place of a state in WORST_LAST, from 1."""
 
-LATENCIES_SQL = "SELECT l AS latency_s FROM metrics.latencies({experiment}, {metric}, {variant}, {every_s}, {target_s}, {began}, {since}, {now}) AS l"
+LATENCIES_SQL = (
+    "SELECT l AS latency_s FROM metrics.latencies({experiment}, {metric}, {variant}, {every_s}, "
+    "CASE WHEN {sparse} THEN 2147483647 ELSE {target_s} END, {began}, {since}, {now}) AS l"
+)
 """One latency, in seconds, for each bucket of one series that ended in (since, now], and for the oldest that is missing since its newest
 row or since `began`: first_received_at - ts of one that is there, its age so far of one that is missing for longer than the target.
-Buckets that end while the experiment is paused, or in an outage of the team, are not expected."""
+Buckets that end while the experiment is paused, or in an outage of the team, are not expected. Of a sparse KPI none is missing: whether
+silence is late, its goal's rows say."""

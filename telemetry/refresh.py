@@ -132,20 +132,23 @@ _FRESHNESS = FRESHNESS_SQL.format(
     target_s="m.freshness_target_s",
     at="%(now)s::timestamptz",
 )
-_WATERMARK = WATERMARK_SQL.format(experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality")
+_WATERMARK = WATERMARK_SQL.format(
+    experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality", sparse="k.sparse"
+)
 _LATENCIES = LATENCIES_SQL.format(
     experiment="f.experiment_id",
     metric="f.key",
     variant="a.key",
     every_s="f.expected_every_s",
     target_s="f.freshness_target_s",
+    sparse="f.sparse",
     began="f.began",
     since="greatest(%(now)s::timestamptz - interval '24 hours', f.began)",
     now="%(now)s::timestamptz",
 )
 _FED = f"""
 WITH fed AS (
-  SELECT s.id, e.id AS experiment_id, m.key, m.expected_every_s, m.freshness_target_s, greatest(e.started_at, e.created_at) AS began,
+  SELECT s.id, e.id AS experiment_id, m.key, m.expected_every_s, m.freshness_target_s, k.sparse, greatest(e.started_at, e.created_at) AS began,
          fresh.state, row_number() OVER (PARTITION BY s.id ORDER BY v.watermark NULLS FIRST) AS place
   FROM metadata.sources s
   JOIN metadata.target_kpis k ON k.team_id = s.team_id

@@ -2,9 +2,11 @@
 
 import time
 from functools import partial
+from threading import Event, Timer
 
 from celery import shared_task
-from django.db import transaction
+from django.conf import settings
+from django.db import connections, transaction
 from django.utils import timezone
 
 from decisioning.access.principal import bind_job
@@ -17,6 +19,8 @@ from telemetry.refresh import logged
 from telemetry.sources import runs
 
 _ENOUGH_S = 30
+_LONG_S = 3.0
+"""After so long a run is waited for no more: the others go on beside it."""
 
 
 @shared_task(name="telemetry.hours")
@@ -40,18 +44,45 @@ def hours(**_later: object) -> None:
                 )
 
 
-@shared_task(name="telemetry.sources", soft_time_limit=280, time_limit=300)
+@shared_task(name="telemetry.sources", soft_time_limit=880, time_limit=900)
 def sources(**_later: object) -> None:
     """Start and carry out runs of sources that are due; beat calls it every 30 seconds, and a run that was asked for at once."""
     for step in (runs.fail_lost, runs.queue_due):
         with alone(step.__name__), transaction.atomic():
             bind_job("telemetry.sources")
             step(now=timezone.now())
+    _carry_out(place=1)
+
+
+def _carry_out(*, place: int) -> None:
+    """One run after the other. While one takes long, the next place has a thread that goes on with the others: a source that stalls or
+    floods holds up no other, and one process alone, so that the ticks of the gates have the others."""
     until = time.monotonic() + _ENOUGH_S
-    while time.monotonic() < until and (run := runs.take_next(now=timezone.now())):
+    most = 1 if place == 1 else settings.SOURCE_PULLS  # what another process has begun, it goes on with
+    while time.monotonic() < until and (run := runs.take_next(now=timezone.now(), most=most)):
+        over = Event()
+        beside = Timer(_LONG_S, _go_on_beside, kwargs={"over": over, "place": place + 1})
+        beside.daemon = True  # a driver that never returns keeps no process from ending
+        if place < settings.SOURCE_PULLS:
+            beside.start()
         given_up = partial(runs.give_up, run, timezone.now())
-        with alone(f"Run {run.run_id} of source {run.source}", rests=given_up):
-            runs.pull(run, clock=timezone.now)
+        try:
+            with alone(f"Run {run.run_id} of source {run.source}", rests=given_up):
+                runs.pull(run, clock=timezone.now)
+        finally:
+            over.set()
+            beside.cancel()
+            if beside.is_alive():
+                beside.join()
+
+
+def _go_on_beside(*, over: Event, place: int) -> None:
+    try:
+        while not over.is_set():
+            _carry_out(place=place)
+            over.wait(1)
+    finally:
+        connections.close_all()  # this thread's own
 
 
 @shared_task(name="telemetry.partitions")

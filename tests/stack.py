@@ -42,6 +42,7 @@ def pytest_load_initial_conftests(args: list[str]) -> None:
     home.make()
     _running.callback(shutil.rmtree, home.path, ignore_errors=True)
     environment = {"DECISIONING_HOME": str(home.path), "DECISIONING_SECRET_KEY": secrets.token_urlsafe(48)}
+    environment["DECISIONING_PULLS"] = "1"  # a thread of its own would not see what a test has not committed
     if "REDIS_URL" not in os.environ:
         valkey = Valkey(home)
         _keep(valkey, home)

@@ -12,6 +12,7 @@ import pytest
 
 from decisioning.embedded import PROJECT
 from tests.installation import clean_environment
+from tests.telemetry.test_recipes import recipe
 
 pytestmark = pytest.mark.packages
 EXTRAS = sorted(tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
@@ -22,6 +23,10 @@ django.setup()
 from telemetry.models import Source
 from telemetry.sources import engines
 now = dt.datetime.now(dt.UTC)
+dialect = engines.dialects.of(engines.dialects.named(sys.argv[1]))
+asked = engines.sqlalchemy.text(engines.wrapped(dialect, sys.argv[2]))
+compiled = asked.compile(dialect=engines.sqlalchemy.make_url(dialect.driver + "://h").get_dialect()())
+assert set(compiled.params) == {"since", "until"}, compiled
 os.environ["SHOP_URL"] = sys.argv[1]
 try:
     [*engines.read(Source(kind="sql", url_env="SHOP_URL", query="SELECT 1 AS n WHERE :since < :until"), since=now, until=now, limit_s=3)]
@@ -54,7 +59,7 @@ def test_every_extra_resolves_beside_the_lock_and_its_driver_takes_what_we_ask_o
     python = str(place / "bin" / "python")
     url, said = SAID.get(extra, (f"{extra}://me:x@127.0.0.1:1/shop", NOBODY))
     settings = {"DJANGO_SETTINGS_MODULE": "decisioning.settings", "DECISIONING_HOME": str(tmp_path / "home")}
-    told = run(python, "-c", ASK, url, within=PROJECT, **settings).strip().splitlines()[-1]
+    told = run(python, "-c", ASK, url, recipe(extra), within=PROJECT, **settings).strip().splitlines()[-1]
     assert told.startswith(said)
 
 

@@ -103,7 +103,7 @@ _READ_TO = """
 """
 
 _WATERMARK = WATERMARK_BESIDE_SQL.format(
-    row="r", experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality"
+    row="r", experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality", sparse="k.sparse"
 )
 
 _AGE = FRESHNESS_SQL.format(
@@ -167,6 +167,7 @@ _LATENCY = f"""
     variant="a.key",
     every_s="m.expected_every_s",
     target_s="m.freshness_target_s",
+    sparse="k.sparse",
     began="greatest(e.started_at, e.created_at)",
     since=_SINCE,
     now=_NOW,

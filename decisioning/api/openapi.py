@@ -10,6 +10,7 @@ from drf_spectacular.generators import SchemaGenerator
 from rest_framework.request import Request
 
 from decisioning.api.base import PortalView
+from decisioning.api.codes import CODES
 from decisioning.api.schema import COMPONENTS
 from decisioning.api.vocabulary import FIELDS
 
@@ -33,6 +34,7 @@ def rendered() -> bytes:
     document = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
     document["components"]["schemas"] |= COMPONENTS
     _let_metrics_be_keys(document["components"]["schemas"])
+    _name_every_code(document["components"]["schemas"])
     _say_every_field(document["components"]["schemas"])
     for methods in document["paths"].values():
         for operation in methods.values():
@@ -53,6 +55,19 @@ def _let_metrics_be_keys(schemas: dict[str, Any]) -> None:
         if name in schemas:
             kpis = schemas[name]["properties"]["target_kpis"]
             kpis["items"] = {"anyOf": [key, {"$ref": "#/components/schemas/TargetKpiIn"}]}
+
+
+def _name_every_code(schemas: dict[str, Any]) -> None:
+    """A schema of its own for codes, with what each means. No enum: codes are added, and a client of today has to take those of tomorrow."""
+    told = {
+        code: {"description": f"{what} {to_do}", "example": detail} for code, (what, to_do, detail) in CODES.items()
+    }
+    schemas["ErrorCode"] = {
+        "type": "string", "description": "Why something is refused; stable, and more may be added.", "examples": ["naive_timestamp"], "x-codes": told,
+    }  # fmt: skip
+    for name in ("ProblemOut", "ErrorOut"):
+        named = next(schemas[each] for each in (name, name.removesuffix("Out")) if each in schemas)
+        named["properties"]["code"] = {"$ref": "#/components/schemas/ErrorCode"}
 
 
 def _say_every_field(schemas: dict[str, Any]) -> None:

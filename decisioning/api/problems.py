@@ -20,6 +20,7 @@ from django.views import defaults
 from rest_framework import exceptions
 
 from decisioning.access.middleware import id_of
+from decisioning.api.codes import CODES
 from decisioning.database.schema import NewerDatabase
 from decisioning.refusals import Fault, Refused
 
@@ -183,7 +184,8 @@ def flattened(detail: object, pointer: str = "") -> Iterator[Fault]:
             yield from flattened(inner, pointer if leaf else f"{pointer}/{position}")
     elif isinstance(detail, exceptions.ErrorDetail):
         code = detail.code or "invalid"
-        yield Fault(pointer, _FIELD_CODES.get(code, code), str(detail))
+        known = _FIELD_CODES.get(code, code)
+        yield Fault(pointer, known if known in CODES else "invalid", str(detail))
     else:
         yield Fault(pointer, "invalid", str(detail))
 
@@ -202,7 +204,12 @@ _CODES = {
     415: "unsupported_media_type",
     429: "rate_limited",
 }
-_FIELD_CODES = {"required": "missing_field", "max_length": "invalid_text", "blank": "missing_field"}
+_FIELD_CODES = {
+    "required": "missing_field",
+    "max_length": "invalid_text",
+    "blank": "missing_field",
+    "empty": "empty",
+}
 _PROBLEMS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Any]] = [
     (Problem, lambda problem: problem),
     (Refused, _of_refusal),

@@ -178,12 +178,13 @@ _LATENCY = LATENCIES_SQL.format(
     variant="a.key",
     every_s="m.expected_every_s",
     target_s="m.freshness_target_s",
+    sparse="t.sparse",
     began="greatest(e.started_at, e.created_at)",
     since="greatest(%(now)s::timestamptz - interval '24 hours', e.started_at, e.created_at)",
     now="%(now)s::timestamptz",
 )
 _WATERMARK = WATERMARK_BESIDE_SQL.format(
-    row="r", experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality"
+    row="r", experiment="e.id", metric="m.key", variant="a.key", temporality="m.temporality", sparse="k.sparse"
 )
 _FRESHNESS = FRESHNESS_SQL.format(
     experiment="e.id",
@@ -215,6 +216,7 @@ SELECT json_build_object(
   'due_at', {instant("q.due_at")}, 'stale_at', {instant("q.stale_at")},
   'telemetry_p95_s', (SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY l.latency_s)
                       FROM metadata.experiments e JOIN metadata.metrics m ON m.key = q.metric
+                      JOIN metadata.target_kpis t ON t.experiment_id = e.id AND t.metric_id = m.id
                       JOIN metadata.variants a ON a.experiment_id = e.id AND a.dropped_at IS NULL
                       CROSS JOIN LATERAL ({_LATENCY}) AS l WHERE e.id = q.experiment_id),
   'last_refresh_at', {instant("greatest(q.last_received_at, s.last_refresh_at)")},

@@ -44,6 +44,7 @@ def _page() -> str:
             "text": shape.get("description", ""),
             "words": shape.get("enum", []),
             "fields": list(_fields(shape)),
+            "codes": [{"code": code, **told} for code, told in shape.get("x-codes", {}).items()],
         }
         for name, shape in sorted(document["components"]["schemas"].items())
     ]

@@ -79,7 +79,7 @@ def _hatched(uid: str, shaded: Sequence[tuple[float, float]], x: Place, top: flo
     """Stretches of an axis of days, by index: hatched, so that they are seen without colour."""
     if not shaded:
         return ""
-    lines = f'<pattern id="{uid}-h" width="6" height="6" patternUnits="userSpaceOnUse"><path class="c-hatch" d="M-1 5L5 -1M1 7L7 1"/></pattern>'
+    lines = f'<pattern id="{uid}-h" width="6" height="6" patternUnits="userSpaceOnUse"><path class="c-hatch" d="M-1 1L1 -1M0 6L6 0M5 7L7 5"/></pattern>'
     drawn = ""
     for begin, end in shaded:
         left, right = x(max(begin, 0 if last else -0.5)), x(min(end, last or 0.5))
@@ -273,3 +273,38 @@ def run_strip(states: Sequence[str], *, uid: str, title: str, desc: str, step: f
     }
     body = "".join(f'<path class="c-run c-run--{state}" d="{d}"/>' for state, d in bars.items() if d)
     return _svg("runs", round(len(states) * step, 1), height, body, uid=uid, title=title, desc=desc)
+
+
+_CELL = 18
+_NOW = 10
+_DUE: dict[str, str] = {
+    "arrived": '<rect class="c-due c-due--arrived" x="-6" y="-6" width="12" height="12" rx="2"/>',
+    "late": '<rect class="c-due c-due--late" x="-6" y="-6" width="12" height="12" rx="2"/><path class="c-due__sign" d="M0 -3.5V0.5L2.5 2.5"/>',
+    "missing": '<rect class="c-due c-due--missing" x="-6" y="-6" width="12" height="12" rx="2"/><path class="c-due__cross" d="M-3 -3L3 3M3 -3L-3 3"/>',
+    "awaited": '<rect class="c-due c-due--awaited" x="-6" y="-6" width="12" height="12" rx="2"/><path class="c-due__dots" d="M-3 0H3"/>',
+    "outage": '<rect class="c-due c-due--outage" x="-6" y="-6" width="12" height="12" rx="2"/><path class="c-due__lines" d="M-6 1L1 -6M-4 5L5 -4M-1 6L6 -1"/>',
+    "paused": '<path class="c-due__lines" d="M-2.5 -4V4M2.5 -4V4"/>',
+    "quiet": '<path class="c-due__lines" d="M-4 0H4"/>',
+    "next": '<rect class="c-due c-due--next" x="-6" y="-6" width="12" height="12" rx="2"/>',
+}
+
+
+def due_strip(states: Sequence[str], *, past: int, first: str, uid: str, title: str, desc: str) -> str:
+    """One mark a due instant, oldest first; the first `past` lie before now, which a line says. Shapes say it without colour. first: when the
+    oldest was due."""
+    width, drawn = len(states) * _CELL + _NOW + 2, ""
+    for i, state in enumerate(states):
+        x = 1 + i * _CELL + _CELL / 2 + (_NOW if i >= past else 0)
+        drawn += f'<g transform="translate({x:g} 9)">{_DUE[state]}</g>'
+    at = 1 + past * _CELL + _NOW / 2
+    drawn += _line("c-due__now", at, 0, at, 18) + _text("c-label", at, 30, "now", "middle" if past else "start")
+    if past > 7:
+        drawn += _text("c-label", 3, 30, first)
+    return _svg("dues", width, 32, drawn, uid=uid, title=title, desc=desc)
+
+
+def due_key(state: str) -> str:
+    """The mark alone, for a legend whose words stand beside it."""
+    return (
+        f'<svg class="key key--due" viewBox="-8 -8 16 16" width="16" height="16" aria-hidden="true">{_DUE[state]}</svg>'
+    )

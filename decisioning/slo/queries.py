@@ -65,6 +65,7 @@ CROSS JOIN LATERAL ("""
         variant="a.key",
         every_s="m.expected_every_s",
         target_s="m.freshness_target_s",
+        sparse="k.sparse",
         began="greatest(e.started_at, e.created_at)",
         since="greatest(%(day)s::timestamptz, e.started_at, e.created_at)",
         now="%(now)s::timestamptz",

@@ -2,7 +2,8 @@
 
 A due instant that no row of a sparse series answers is a bucket without events, of as many units as the goal's rows of that time have,
 once all of them are there. It is read as a row stamped with the last instant at which a row could still have come for it, and from then
-on, since until then one may come. Without the goal's rows it is missing, as in any series.
+on, since until then one may come; rows of the goal that are stamped later tell nothing of it. Without the goal's rows it is missing,
+as in any series.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from experiments.schedule import Schedule
 from gates.engine.compiled import CompiledPlan, SeriesSpec
 from gates.engine.reader import NEVER, SeriesProgress
 from gates.engine.series import Series
@@ -32,7 +34,7 @@ def completed(
     empty = []
     for due, units, received in _told(compiled, spec, beside, goal):
         if due > behind and due not in there:
-            ts = (due + schedule.after(due)) // 2
+            ts = _latest(schedule, due)
             empty.append((ts, units, max(received, ts + compiled.closed_after)))
     return Completed(_with(own, empty), _seen(own, goal, compiled.plan.started_at))
 
@@ -41,6 +43,11 @@ def needs_goal_after(spec: SeriesSpec, beside: SeriesSpec, progress: SeriesProgr
     """The instant after which rows of the goal tell of buckets that are not settled yet."""
     before = spec.schedule.before(_newest_answered(spec, progress))
     return beside.schedule.before(beside.schedule.before(before) - 1)
+
+
+def _latest(schedule: Schedule, due: int) -> int:
+    """The last instant at which a row could still come for a due instant."""
+    return (due + schedule.after(due)) // 2
 
 
 def _newest_answered(spec: SeriesSpec, progress: SeriesProgress) -> int:
@@ -56,6 +63,8 @@ def _told(compiled: CompiledPlan, spec: SeriesSpec, beside: SeriesSpec, goal: Se
             continue
         of_goal = beside.schedule.answered(ts)
         due = of_goal if spec.schedule.before(of_goal) == of_goal else spec.schedule.after(of_goal)
+        if ts > _latest(spec.schedule, due):
+            continue  # what comes later tells nothing of what was read before it
         if n is None or n < 0:
             unknown.add(due)
             continue

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Coalesce, Least
@@ -152,7 +151,7 @@ def _rest(source: Source, now: dt.datetime, error: str) -> None:
         )
 
 
-# Teams take turns, the one first whose last pull began the longest ago; where there are several places, none has all of them.
+# Teams take turns, the one first whose last pull began the longest ago; where there are several places and teams with sources, none has all of them.
 _CLAIM = """
 WITH under_way AS (
   SELECT team_id FROM metadata.refresh_log WHERE status = 'running' AND heartbeat_at IS NOT NULL AND started_at IS NOT NULL)
@@ -161,18 +160,19 @@ WHERE id = (SELECT w.id FROM metadata.refresh_log w
             LEFT JOIN LATERAL (SELECT p.started_at FROM metadata.refresh_log p WHERE p.team_id = w.team_id AND p.source <> '' AND p.started_at IS NOT NULL
                                ORDER BY p.id DESC LIMIT 1) AS last ON true
             WHERE w.status = 'running' AND w.heartbeat_at IS NOT NULL AND w.started_at IS NULL
-              AND (SELECT count(*) FROM under_way u WHERE u.team_id = w.team_id) < greatest(1, %(most)s - 1)
+              AND (SELECT count(*) FROM under_way u WHERE u.team_id = w.team_id)
+                  < greatest(1, %(most)s - (EXISTS (SELECT FROM metadata.sources s WHERE s.enabled AND s.team_id <> w.team_id))::int)
             ORDER BY last.started_at NULLS FIRST, w.id LIMIT 1 FOR UPDATE OF w SKIP LOCKED)
   AND (SELECT count(*) FROM under_way) < %(most)s
 RETURNING id
 """
 
 
-def take_next(*, now: dt.datetime) -> RefreshRun | None:
-    """Claim a waiting run. No more than DECISIONING_PULLS are under way, so that slow sources leave workers for the ticks."""
+def take_next(*, now: dt.datetime, most: int) -> RefreshRun | None:
+    """Claim a waiting run, unless as many as `most` are under way."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT access.lock('telemetry.take_next')")
-        cursor.execute(_CLAIM, {"now": now, "most": settings.SOURCE_PULLS})
+        cursor.execute(_CLAIM, {"now": now, "most": most})
         row = cursor.fetchone()
     return RefreshRun.objects.get(pk=row[0]) if row else None
 

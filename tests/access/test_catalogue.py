@@ -61,6 +61,7 @@ CALLABLE = {
     "metrics.old_partitions": {WORKER},
     "metrics.outage_until": {WEB, WORKER},
     "metrics.watermark": {WEB, WORKER},
+    "metrics.watermark_beside": {WEB, WORKER},
 }
 
 

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client, RequestFactory
+from django_ratelimit import core
 
 from decisioning.access import limits
 from decisioning.access.keys import KeyRefused, create_key
@@ -87,6 +89,20 @@ def silent_redis(settings: Any) -> Iterator[int]:
         port = server.getsockname()[1]
         settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": f"redis://127.0.0.1:{port}/0"}}
         yield port
+
+
+def test_who_waits_for_as_long_as_the_answer_says_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, now = time.time(), [0.0]
+    monkeypatch.setattr(core, "time", SimpleNamespace(time=lambda: now[0]))
+    for after in (0.0, 0.5, 17.99, 31.2, 59.7):
+        who, request, now[0] = program("1/m"), FACTORY.get("/api/experiments"), began + after
+        assert not limits.used(request, who).refused
+        told = limits.used(request, who)
+        assert told.refused
+        now[0] += told.resets_s - 1
+        assert limits.used(request, who).refused, "a second less would have been too short, or more than was needed"
+        now[0] += 1
+        assert not limits.used(request, who).refused
 
 
 def test_without_redis_this_process_counts_for_itself(settings: Any) -> None:

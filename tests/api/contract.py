@@ -8,6 +8,7 @@ from typing import Any
 from django.http import HttpResponse
 from jsonschema import Draft202012Validator
 
+from decisioning.api.codes import CODES
 from decisioning.api.openapi import rendered
 
 
@@ -30,6 +31,10 @@ def check(method: str, path: str, response: HttpResponse) -> None:
         return
     media = response["Content-Type"].partition(";")[0]
     assert media in declared.get("content", {}), f"{method} {template} {response.status_code}: {media} is not declared."
+    if media == "application/problem+json":
+        problem = json.loads(response.content)
+        codes = {problem["code"], *(error["code"] for error in problem["errors"])}
+        assert codes <= CODES.keys(), f"{codes - CODES.keys()} is not said in decisioning/api/codes.py."
     if media.endswith("json"):
         for error in _validator(template, method.lower(), response.status_code, media).iter_errors(
             json.loads(response.content)

@@ -108,7 +108,7 @@ def test_two_runs_of_one_source_never_overlap(ops: Caller) -> None:
     create(ops)
     ops.post("/api/sources/warehouse/refresh")
     with as_role("worker"):
-        assert pulls.take_next(now=datetime.now(UTC)) is not None
+        assert pulls.take_next(now=datetime.now(UTC), most=1) is not None
     refused = ops.post("/api/sources/warehouse/refresh")
     assert (refused.status_code, refused.json()["code"]) == (409, "already_running")
     work()
@@ -247,7 +247,7 @@ def test_a_run_that_lost_its_worker_is_failed_and_its_source_runs_again(ops: Cal
     ops.post("/api/sources/warehouse/refresh")
     now = datetime.now(UTC)
     with as_role("worker"):
-        pulls.take_next(now=now)
+        pulls.take_next(now=now, most=1)
         assert pulls.fail_lost(now=now + timedelta(seconds=100)) == 0
         assert pulls.fail_lost(now=now + timedelta(seconds=200)) == 1
     (run,) = runs()

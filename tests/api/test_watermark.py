@@ -58,7 +58,11 @@ def test_the_database_finds_the_row_that_the_gates_find(
         cursor.execute(
             "SELECT "
             + WATERMARK_SQL.format(
-                experiment=str(measured["id"]), metric="'m'", variant="'v'", temporality=f"'{temporality}'"
+                experiment=str(measured["id"]),
+                metric="'m'",
+                variant="'v'",
+                temporality=f"'{temporality}'",
+                sparse="false",
             )
         )
         found = cursor.fetchone()

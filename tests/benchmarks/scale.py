@@ -52,7 +52,8 @@ def sizes(root: "psycopg.Connection[Any]") -> tuple[int, int, int]:
         """
     ).fetchone()
     assert found is not None
-    return found
+    rows, table, index = found
+    return int(rows), int(table), int(index)
 
 
 def fill(root: "psycopg.Connection[Any]", experiments: int, first: int, rows: int) -> int:

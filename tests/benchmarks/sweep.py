@@ -74,7 +74,8 @@ def one() -> int:
 
     from decisioning.access.models import Team
     from experiments.models import Experiment, Metric, TargetKpi, Variant
-    from telemetry.ingest import Row, Target, ingest
+    from telemetry.ingest import Target, ingest
+    from telemetry.row import Row
 
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL ROLE decisioning_owner")

@@ -8,6 +8,7 @@ from django.test import Client
 
 from decisioning.access.models import Membership, Team
 from decisioning.board.forms import ExperimentForm
+from experiments.feeds import set_out
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 from gates.engine.policy import DEFAULT_BODY
 from gates.models import Policy, PolicyBinding, PolicyVersion
@@ -134,6 +135,27 @@ def test_the_planned_duration_is_worked_out_from_baseline_effect_and_units(board
     assert "Decided in" in board.get("/new/duration", plan).text
     assert "Too long" in board.get("/new/duration", plan | {"units": "200"}).text
     assert "Never less than 7 days" in board.get("/new/duration", {"minimum_effect": "x", "units": "inf"}).text
+
+
+def test_the_planned_duration_counts_the_days_on_which_data_comes(board: Client, scene: Scene) -> None:
+    plan = {
+        "goal": "sign_ups",
+        "baseline_mean": "3.1",
+        "baseline_stddev": "22",
+        "units": "1400000",
+        "minimum_effect": "2",
+    }
+
+    def days(**said: str) -> int:
+        return int(board.get("/new/duration", plan | said).text.split("Decided in ")[1].split(" day")[0])
+
+    weekdays = {"comes": "weekdays", "comes_at": "24:00", "comes_zone": "Europe/Berlin"}
+    assert days(comes="daily", comes_at="24:00") + 4 <= days(**weekdays)
+    with as_role("owner"):
+        metric = scene.metric("sign_ups")
+        expected = {"every": "weekdays", "at": "24:00", "timezone": "Europe/Berlin"}
+        set_out(metric, expected, since=None, now=scene.now)
+    assert days(comes="minutes", comes_minutes="5") == days(**weekdays), "what is registered counts"
 
 
 def test_the_planned_duration_is_that_of_the_policy_of_the_team_that_is_chosen(

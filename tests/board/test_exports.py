@@ -2,6 +2,8 @@
 
 import csv
 import io
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from django.contrib.auth.models import User
 from django.db import connection
@@ -9,7 +11,9 @@ from django.test import Client
 
 from decisioning.access.models import Team
 from decisioning.board.downloads import MOST
+from decisioning.board.presenters.freshness import ages
 from decisioning.ledger import channels
+from experiments.feeds import set_out
 from gates.models import Backtest
 from telemetry.events import exposure_metric
 from telemetry.hours import rebuild_changed
@@ -45,6 +49,23 @@ def test_the_tables_of_an_experiment(board: Client, scene: Scene) -> None:
         (metric, variant) for metric in ("vrps", "error_rate") for variant in ("control", "treatment")
     }
     assert any("Scale proposed" in line["what"] for line in lines(board, f"{where}/timeline.csv"))
+
+
+def test_a_feed_with_a_calendar_is_due_in_the_spreadsheet_when_it_is_due_everywhere(
+    board: Client, scene: Scene
+) -> None:
+    e = scene.experiment(days=3)
+    with as_role("owner"):
+        monthly = {"every": "monthly", "on": 1, "at": "00:00", "timezone": "Europe/Berlin"}
+        set_out(scene.metric("vrps"), monthly, since=None, now=scene.now)
+
+    told = next(line for line in lines(board, "/freshness.csv") if line["metric"] == "vrps")
+
+    age = next(age for age in ages([e.pk], now=scene.now) if age.metric == "vrps")
+    assert age.due_at is not None
+    assert datetime.fromisoformat(told["due_at"]) == age.due_at
+    assert datetime.fromisoformat(told["stale_at"]) == age.stale_at
+    assert age.due_at.astimezone(ZoneInfo("Europe/Berlin")).strftime("%d %H:%M") == "01 00:00"
 
 
 def test_the_exposures_of_a_day_add_up(board: Client, scene: Scene) -> None:

@@ -8,12 +8,13 @@ from django.contrib.auth.models import User
 from decisioning.access.models import Membership, Team
 from decisioning.ledger import channels
 from decisioning.ledger.delivery import Outcome, deliver
-from decisioning.ledger.models import Channel
+from decisioning.ledger.models import Alarm, Channel
 from decisioning.ledger.outbox import EVENTS, publish
+from experiments import feeds
 from experiments.models import Experiment, Metric, Variant
 from gates.engine.policy import DEFAULT_BODY
 from gates.models import Backtest, Cursor, Decision, Policy, PolicyVersion, Recommendation
-from telemetry.models import QuarantinedEvent, RefreshRun, Source
+from telemetry.models import Outage, QuarantinedEvent, RefreshRun, Source
 from tests.board.scenes import HOUR, Scene
 from tests.conftest import as_role
 
@@ -84,7 +85,39 @@ def hang(scene: Scene) -> None:
                    reason="Wrapping stations are full until 15 Dec, we would miss delivery dates.")  # fmt: skip
     _webhooks(scene)
     _sources(scene)
+    _feeds(scene)
     _candidate(scene)
+
+
+def _feeds(scene: Scene) -> None:
+    """A feed of weekdays, outages on, ahead and over, one alarm that is open and one that is snoozed, both of feeds that are late."""
+    with as_role("owner"):
+        errors = Metric.objects.get(key="error_rate")
+        feeds.set_out(
+            errors, {"every": "weekdays", "at": "06:00", "timezone": "Europe/Berlin"}, since=None, now=scene.now
+        )
+        for begins, ends, metrics in ((-5, 30, ["error_rate"]), (48, 60, ["vrps"]), (-40, -30, ["vrps"])):
+            Outage.objects.create(
+                team=scene.team, begins_at=scene.now + begins * HOUR, ends_at=scene.now + ends * HOUR, metrics=metrics, created_at=scene.now,
+                reason="The warehouse moves to another hall, and nothing is counted until the shelves stand again",
+            )  # fmt: skip
+        late = {"experiment": "checkout-one-page", "experiments": ["checkout-one-page", "scene-6"], "experiments_late": 40, "experiments_waiting": 38,
+                "proposals_suspended": 1, "feed": {"source": "warehouse", "metrics": ["vrps"]}, "feeds_late": 1, "portal_away": None,
+                "kpis": [{"metric": "vrps", "role": "goal", "data_watermark": scene.now.isoformat(), "stale_at": scene.now.isoformat()}]}  # fmt: skip
+        common = {
+            "team_id": scene.team.pk,
+            "type": "freshness.breached",
+            "data": late,
+            "told": late,
+            "began_at": scene.now - HOUR,
+            "told_at": scene.now,
+        }
+        sources = Source.objects.filter(metrics__contains=["vrps"]).order_by("key").values_list("key", flat=True)
+        for n, key in enumerate(sources):
+            snoozed = (
+                {"snoozed_until": scene.now + 20 * HOUR, "snoozed_by": "ada", "snoozed_because": LONG} if n == 0 else {}
+            )
+            Alarm.objects.create(subject=f"source {key}", **common, **snoozed)
 
 
 def _overtaken(scene: Scene, e: Experiment) -> None:

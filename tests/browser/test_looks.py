@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from decisioning.access import members
 from decisioning.access.models import Membership, Team
 from decisioning.access.principal import ANONYMOUS
-from decisioning.ledger.models import Channel
+from decisioning.ledger.models import Alarm, Channel
 from experiments.models import Experiment
 from gates.models import Policy
-from telemetry.models import Source
+from telemetry.models import Outage, Source
 from tests.board.scenes import Scene, person
 from tests.browser.conftest import sign_in
 from tests.browser.gallery import UNBROKEN, rename
@@ -24,7 +24,8 @@ from tests.conftest import as_role
 
 PAGES = ["/", "/?q=nothing+like+it", "/new", "/experiments/checkout-one-page", "/experiments/scene-1",
          "/experiments/scene-6", "/experiments/scene-12",
-         "/experiments/scene-12/report", "/experiments/checkout-one-page/to/stopped", "/freshness", "/refresh-log", "/sources",
+         "/experiments/scene-12/report", "/experiments/checkout-one-page/to/stopped", "/freshness", "/freshness?q=nothing+like+it",
+         "/freshness/schedules/vrps", "/alarms", "/outages", "/outages?metric=vrps#new", "/refresh-log", "/sources",
          "/quarantine", "/promises", "/policies", "/policies/1", "/audit", "/keys", "/webhooks", "/profile", "/teams/growth", "/policies/1/1/copy", "/password", "/nowhere"]  # fmt: skip
 ADMIN = ["/admin/", "/admin/experiments/experiment/", "/admin/experiments/experiment/2/change/", "/admin/experiments/experiment/2/history/",
          "/admin/experiments/experiment/2/rows/", "/admin/experiments/metric/add/", "/admin/gates/policy/", "/admin/gates/policy/add/",
@@ -80,7 +81,8 @@ def test_no_page_has_a_fault_for_axe_an_error_in_the_console_or_a_sideways_scrol
             team, role="operator", email="a@example.org", by=ANONYMOUS, now=dt.datetime.now(dt.UTC)
         )
         policy = Policy.objects.get(name="careful").pk
-    own = [f"/webhooks/{webhook}", f"/webhooks/{webhook}/delete", f"/teams/growth/members/{member}/remove", f"/policies/{policy}/next",
+        alarm, outage = Alarm.objects.order_by("pk")[0].pk, Outage.objects.order_by("pk")[0].pk
+    own = [f"/alarms/{alarm}", f"/outages/{outage}/take-back", f"/webhooks/{webhook}", f"/webhooks/{webhook}/delete", f"/teams/growth/members/{member}/remove", f"/policies/{policy}/next",
            f"/join?with={token}"]  # fmt: skip
     for path in [*PAGES, *own]:
         admin_page.set_viewport_size({"width": 1440, "height": 900})

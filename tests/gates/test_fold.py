@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.schedule import Part
 from gates.engine import buckets, extraction, reader, watermarks
 from gates.engine.checkpoint import Checkpoint, CheckpointOutdated
 from gates.engine.evidence import canonical_bytes, evidence, replay
 from gates.engine.fold import fold
+from gates.engine.plan import Plan
 from gates.engine.quiet import unchanged_until
 from gates.engine.reasons import blocking
 from gates.engine.results import Evaluation
@@ -80,6 +82,58 @@ def test_rows_late_corrected_removed_and_sent_twice_end_where_a_rebuild_ends(
     assert folded.proposals == rebuilt.proposals
     assert folded.evaluations[-1].recommendation == rebuilt.evaluations[-1].recommendation
     assert folded.evaluations[-1].gates == rebuilt.evaluations[-1].gates
+
+
+@examples(8)
+@given(SEEDS)
+def test_outages_entered_late_and_schedules_changed_underway_end_where_a_rebuild_ends(seed: int) -> None:
+    w, draw = calendared(seed), random.Random(seed)
+    known = {
+        (kpi.metric, what): draw.randrange(w.plan.started_at, w.end)
+        for kpi in w.plan.kpis
+        for what in (*kpi.outages, *kpi.expected[1:])
+    }
+
+    def plan_at(now: int) -> Plan:
+        """With what had been entered by then: outages, and schedules after the first."""
+        kpis = tuple(
+            msgspec.structs.replace(
+                kpi,
+                outages=tuple(outage for outage in kpi.outages if known[kpi.metric, outage] <= now),
+                expected=(*kpi.expected[:1], *(p for p in kpi.expected[1:] if known[kpi.metric, p] <= now)),
+            )
+            for kpi in w.plan.kpis
+        )
+        return msgspec.structs.replace(w.plan, kpis=kpis)
+
+    desk, queue = Desk(w.policy, plan_at(w.plan.started_at)), arrivals(w.rows, draw)
+    now, end = w.plan.started_at, w.end + 13 * HOUR
+    while now < end:
+        now = min(end, now + draw.choice([1, 1, 2, 6, 30]) * 10 * MINUTE)
+        desk.plan = plan_at(now)
+        if desk.state is not None and not Checkpoint.from_bytes(desk.state).fits(w.policy, desk.plan):
+            desk.state = None
+        while queue and queue[0].at <= now:
+            desk.receive(queue.pop(0))
+        folded = desk.tick(now)
+    rebuilt = fold(w.policy, w.plan, desk.rows(None), to=end)
+
+    assert body_of(folded.checkpoint) == body_of(rebuilt.checkpoint)
+    assert folded.proposals == rebuilt.proposals
+    assert _figures(folded.evaluations[-1]) == _figures(rebuilt.evaluations[-1])
+
+
+@examples(6)
+@given(SEEDS)
+def test_seconds_that_are_said_as_a_schedule_give_the_figures_of_seconds(seed: int) -> None:
+    w = world(seed)
+    kpis = tuple(msgspec.structs.replace(k, expected=(Part(every_s=k.expected_every_s),)) for k in w.plan.kpis)
+
+    said = fold(w.policy, msgspec.structs.replace(w.plan, kpis=kpis), w.rows, to=w.end)
+
+    plain = fold(w.policy, w.plan, w.rows, to=w.end)
+    assert said.steps == plain.steps
+    assert [_figures(e) for e in said.evaluations] == [_figures(e) for e in plain.evaluations]
 
 
 @examples(10)
@@ -178,6 +232,12 @@ def test_up_to_the_slot_a_fold_calls_quiet_nothing_changes_unless_a_row_arrives(
             assert after.steps == ()
             assert [t.changed for t in after.evaluated_slots] == [False]
             assert _shown(after.evaluations[-1]) == _shown(before.evaluations[-1])
+
+
+def _figures(evaluation: Evaluation) -> object:
+    """What is recommended, and what each gate says and read."""
+    told = [(r.action, r.code, r.state, r.proposed_slot) for r in (evaluation.recommendation, *evaluation.variants)]
+    return evaluation.slot, told, [(gate.gate, gate.variant, gate.verdict, gate.reading) for gate in evaluation.gates]
 
 
 def _shown(evaluation: Evaluation) -> object:

@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.expected import nominal_s, normal, part
 from gates.engine.compiled import compile_plan
 from gates.engine.forecast import forecast
-from gates.engine.plan import Baseline, Kpi
+from gates.engine.plan import DAY, SECOND, Baseline, Kpi
 from gates.engine.statistics.sequences import half_width
 from tests.examples import examples
 from tests.gates.histories import GOAL, GUARD, plan, policy
 
+MONDAY = 1_791_158_400 * SECOND
+"""2026-10-05T00:00:00Z."""
 DEVIATION = Baseline(mean=3.0, stddev=6.0)
 
 
@@ -43,6 +46,74 @@ def test_a_plan_that_cannot_end_is_warned_with_an_effect_that_can() -> None:
     assert f"{100 * found.smallest_effect:.3g}%" in found.warning
     (asked,) = forecast(by, plan(goal(found.smallest_effect * 1.3), expected_units_per_day=5_000))
     assert asked.ends, "asking for more than the smallest decidable effect can end"
+
+
+def calendar(expected: dict[str, str]) -> dict[str, Any]:
+    parts = (part(normal(expected), since=None, around=MONDAY),)
+    return {"expected": parts, "expected_every_s": nominal_s(normal(expected))}
+
+
+@pytest.mark.parametrize(
+    ("expected", "days"),
+    [
+        ({"every": "daily", "at": "24:00"}, 12),
+        ({"every": "weekdays", "at": "24:00"}, 16),  # two weeks, Monday and Tuesday
+        ({"every": "weekdays", "at": "24:00", "timezone": "Europe/Berlin"}, 15 + 22 / 24),
+        ({"cron": "0 8-18 * * 1-5"}, 15 + 0.36),  # the twelfth working day, and its part of the day
+        ({"cron": "10 * * * *"}, 11.36),
+        ({"every": "weekly", "on": "monday", "at": "00:00"}, 14),
+        ({"every": "monthly", "on": 1, "at": "00:00"}, 27),
+    ],
+)
+def test_units_come_with_due_instants_so_weekday_feeds_reach_their_days_later(
+    expected: dict[str, Any], days: float
+) -> None:
+    by = policy(GOAL, min_days=0, max_days=28)
+    kpi = msgspec.structs.replace(goal(0.05), **calendar(expected))
+    start = msgspec.structs.replace(plan(kpi), started_at=MONDAY)
+    (units,) = {one.units for one in forecast(by, msgspec.structs.replace(start, expected_units_per_day=20_000.0))}
+    assert units is not None
+
+    (found,) = forecast(by, msgspec.structs.replace(start, expected_units_per_day=units / 11.36))
+
+    assert found.days == pytest.approx(days, abs=0.02)
+    assert found.units == units
+
+
+@pytest.mark.parametrize("every_s", [60, 900, 3_600, 86_400, 7 * 86_400])
+def test_the_forecast_of_seconds_is_that_of_units_a_day(every_s: int) -> None:
+    kpi = msgspec.structs.replace(goal(0.05), expected_every_s=every_s)
+    (found,) = forecast(policy(GOAL, min_days=0), plan(kpi, expected_units_per_day=20_000))
+
+    assert found.units is not None
+    assert found.days == found.units / 20_000
+
+
+def test_due_instants_in_a_planned_outage_bring_no_units() -> None:
+    by, weekdays = policy(GOAL, min_days=0, max_days=28), calendar({"every": "weekdays", "at": "24:00"})
+    out = ((MONDAY + 7 * DAY + 1, MONDAY + 14 * DAY),)  # the second week
+    start = msgspec.structs.replace(plan(goal(0.05), expected_units_per_day=30_000), started_at=MONDAY)
+
+    def days(**said: Any) -> float:
+        kpi = msgspec.structs.replace(start.kpis[0], **weekdays, **said)
+        (found,) = forecast(by, msgspec.structs.replace(start, kpis=(kpi,)))
+        assert found.days is not None
+        return found.days
+
+    assert days(outages=out) == days() + 7
+
+
+def test_a_plan_whose_feed_brings_too_little_by_its_last_day_is_warned() -> None:
+    by = policy(GOAL, max_days=28)
+    of = msgspec.structs.replace(plan(goal(0.03), expected_units_per_day=27_000), started_at=MONDAY)
+    (daily,) = forecast(by, of)
+    kpi = msgspec.structs.replace(of.kpis[0], **calendar({"every": "weekdays", "at": "24:00"}))
+    (weekdays,) = forecast(by, msgspec.structs.replace(of, kpis=(kpi,)))
+
+    assert daily.ends
+    assert not weekdays.ends
+    assert weekdays.smallest_effect > daily.smallest_effect
+    assert "days to decide" in weekdays.warning
 
 
 def test_more_treatments_share_the_units_and_take_longer() -> None:

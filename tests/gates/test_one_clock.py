@@ -43,7 +43,8 @@ MINUTE, DAY = dt.timedelta(minutes=1), dt.timedelta(days=1)
 class Situation(NamedTuple):
     """What is true of an experiment with hourly KPIs and a target of an hour at the end of hour `at`.
 
-    fed: hours with rows, by variant. pauses: (from, to) hours. created, ended: hours.
+    fed: hours with rows, by variant. pauses: (from, to) hours. created, ended: hours. without: a metric that has no rows, or none after
+    the hour `quiet_from`. sparse: its silence is no event while the goal comes.
     """
 
     at: float
@@ -54,6 +55,8 @@ class Situation(NamedTuple):
     ended: float | None = None
     dropped: float | None = None
     without: str = ""
+    quiet_from: int = 0
+    sparse: bool = False
 
 
 LIVELY, GONE = range(1, 25), range(1, 11)
@@ -75,6 +78,13 @@ SITUATIONS = {
     "a series is missing and was due": Situation(24.5, LIVELY, ()),
     "a series is missing and is not due yet": Situation(1.5, [1], ()),
     "a metric is missing altogether": Situation(24.5, LIVELY, LIVELY, without="errors"),
+    "a guard is silent at night": Situation(24.5, LIVELY, LIVELY, without="errors", quiet_from=12),
+    "a sparse guard is silent at night": Situation(24.5, LIVELY, LIVELY, without="errors", quiet_from=12, sparse=True),
+    "a sparse guard has never said anything": Situation(24.5, LIVELY, LIVELY, without="errors", sparse=True),
+    "a sparse guard and its goal have died": Situation(24.5, GONE, GONE, without="errors", quiet_from=8, sparse=True),
+    "a sparse guard and the goal of one arm have died": Situation(
+        24.5, LIVELY, GONE, without="errors", quiet_from=8, sparse=True
+    ),
 }
 
 
@@ -87,6 +97,8 @@ def staged(portal: Portal, of: Situation) -> Target:
     with as_role("owner"):
         e = Experiment.objects.filter(pk=target.experiment_id)
         e.update(created_at=hours(of.created))
+        if of.sparse:
+            TargetKpi.objects.filter(experiment_id=target.experiment_id, metric__key=of.without).update(sparse=True)
         if of.dropped is not None:
             Variant.objects.create(
                 experiment_id=target.experiment_id,
@@ -101,7 +113,7 @@ def staged(portal: Portal, of: Situation) -> Target:
         rows = [
             r
             for r in rows_at(hours(hour), random.Random(hour), 0.1)
-            if hour in fed[r.variant] and r.metric != of.without
+            if hour in fed[r.variant] and (r.metric != of.without or hour <= of.quiet_from)
         ]
         if of.dropped is not None and hour < of.dropped:
             rows += [msgspec.structs.replace(r, variant="given-up") for r in rows if r.variant == "treatment"]
@@ -160,6 +172,10 @@ def test_these_situations_are_told_apart(team: Team) -> None:
         "ended, its rows were late then": "stale",
         "a dropped arm is silent": "fresh",
         "a series is missing and was due": "unknown",
+        "a guard is silent at night": "stale",
+        "a sparse guard is silent at night": "fresh",
+        "a sparse guard has never said anything": "fresh",
+        "a sparse guard and its goal have died": "stale",
     }
     for name, state in right.items():
         target = staged(portal, SITUATIONS[name])

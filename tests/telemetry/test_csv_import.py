@@ -148,6 +148,41 @@ def test_a_source_made_here_is_checked_and_tried_out(
     assert "3600 new, 0 changed, 0 duplicate and 1400 refused rows, in the first part alone." in tried
 
 
+def test_saving_a_source_shows_what_its_first_rows_are_understood_as_and_what_looks_wrong(
+    person: Client, team: Team, tmp_path: Path, settings: Any
+) -> None:
+    settings.SOURCES_DIR = tmp_path
+    bind(team, folder="rows.csv")
+    newest = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=2)
+    at = [newest - timedelta(hours=hours) for hours in (3, 4)] + [newest]
+    shares = [(0.25, 8), (0.75, 8), (0.5, 4)]
+    rows = [
+        f"checkout,control,{ts.isoformat()},{p},{n},{p * (1 - p)},blue" for ts, (p, n) in zip(at, shares, strict=True)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["Experiment,VARIANT,ts,value,users,variance,colour", *rows]))
+    said = {
+        "key": "shares", "team": team.pk, "kind": "file", "path": "rows.csv", "schedule_s": 900, "overlap_s": 0, "time_limit_s": 5, "step_s": 60,
+        "query": "SELECT * FROM rows WHERE ts > :since", "metrics": "vrps", "columns": '{"users": "n"}', "due_at_0": "2026-11-24", "due_at_1": "06:00:00",
+    }  # fmt: skip
+    assert "it has no :until" in person.post("/admin/telemetry/source/add/", said).text
+
+    said["query"] = "SELECT * FROM rows WHERE ts > :since AND :until < '2100-01-01'"
+    saved = person.post("/admin/telemetry/source/add/", said, follow=True)
+
+    (told,) = [str(message) for message in saved.context["messages"] if "shares since" in str(message)]
+    assert "2 new, 0 changed, 0 duplicate and 1 refused rows" in told
+    assert f"vrps: 3 rows, n 20, mean 0.5, standard deviation 0.25, newest {newest:%Y-%m-%d %H:%MZ}." in told
+    assert "Left out: colour." in told
+    assert f"Times look local: the newest, {newest:%Y-%m-%d %H:%MZ}, is " in told
+    assert "Variances look like a population's" in told
+    assert (
+        f"First: experiment checkout, metric vrps, variant control, ts {at[0]:%Y-%m-%d %H:%MZ}, value 0.25, n 8, variance 0.1875"
+        in told
+    )
+    assert "mean 0.5, standard deviation 0.25" in saved.text, "the person sees it"
+    assert stored() == []
+
+
 def test_a_file_that_names_a_column_twice_is_refused(person: Client, team: Team) -> None:
     answer = upload(person, team, header="experiment,metric,variant,ts,value,Value")
     assert "The first line names value twice." in answer.content.decode()

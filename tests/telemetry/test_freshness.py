@@ -60,7 +60,7 @@ def latencies(
         )
         cursor.execute(
             LATENCIES_SQL.format(
-                experiment="%(id)s::bigint", metric="'m'", variant="'v'", every_s=every_s, target_s=target_s,
+                experiment="%(id)s::bigint", metric="'m'", variant="'v'", every_s=every_s, target_s=target_s, sparse="false",
                 began="%(began)s::timestamptz", since="%(since)s::timestamptz", now="%(now)s::timestamptz",
             ),
             values,

@@ -18,6 +18,7 @@ from telemetry.models import Source
 from telemetry.sources import engines
 from telemetry.sources.refusals import SourceFailed
 from tests.programs import needs_program
+from tests.telemetry.test_recipes import VISITS, check, sourced
 
 pytestmark = pytest.mark.databases
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -29,6 +30,7 @@ SET time_zone = '+03:00';
 INSERT INTO shop.kpis VALUES ('e', 'control', '2026-11-24 15:00:00', 1, 0.123456789012345678, 10), ('e', 'control', '2026-11-24 15:00:00', 2, 0.3, 10),
   ('e', 'control', '2026-11-24 15:00:00', 2, 0.3, 10);
 CREATE USER reader@'127.0.0.1' IDENTIFIED BY 'p@ss/w:rd';
+CREATE TABLE shop.visits (experiment varchar(50), variant varchar(50), seen_at timestamp(6), revenue double);
 GRANT ALL PRIVILEGES ON shop.* TO reader@'127.0.0.1';
 CREATE USER strong@'127.0.0.1' IDENTIFIED BY 'x';
 GRANT SELECT, FILE ON *.* TO strong@'127.0.0.1';
@@ -57,6 +59,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             ):
                 for statement in filter(str.strip, TABLE.split(";\n")):
                     cursor.execute(statement)
+                cursor.execute("SET time_zone = '+00:00'")
+                cursor.executemany("INSERT INTO shop.visits VALUES (%s, %s, %s, %s)", VISITS)
             yield port
         finally:
             process.terminate()
@@ -91,6 +95,12 @@ def test_means_of_whole_numbers_have_all_their_digits(ask: Any) -> None:
     (row,) = ask(f"SELECT avg(value) AS value, count(*) AS n, var_samp(value) AS variance FROM kpis {WINDOW}")
     assert (float(row["value"]), row["n"]) == (5 / 3, 3)
     assert float(row["variance"]) == pytest.approx(1 / 3, rel=1e-15)
+
+
+@pytest.mark.parametrize("name", ["mysql", "mariadb"])
+def test_the_recipe_yields_the_truth(server: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("SHOP_URL", f"{name}://reader:p%40ss%2Fw%3Ard@127.0.0.1:{server}/shop")
+    check(sourced("sql", name, url_env="SHOP_URL"))
 
 
 def test_a_query_that_runs_on_is_stopped_by_the_server(ask: Any) -> None:

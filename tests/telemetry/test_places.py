@@ -119,7 +119,7 @@ def test_a_source_that_lost_its_binding_fails_at_its_next_run(team: Team, search
     with as_role("worker"):
         of.save()
         runs.queue(of, now=now)
-        run = runs.take_next(now=now)
+        run = runs.take_next(now=now, most=1)
         assert run is not None
         runs.pull(run, clock=lambda: now)
         run.refresh_from_db()
@@ -223,9 +223,9 @@ def waiting(team: Team, now: dt.datetime, number: int) -> list[str]:
     return keys
 
 
-def taken(now: dt.datetime) -> str:
+def taken(now: dt.datetime, most: int = 1) -> str:
     with as_role("worker"):
-        run = runs.take_next(now=now)
+        run = runs.take_next(now=now, most=most)
         assert run is not None
         return run.source
 
@@ -247,15 +247,29 @@ def test_teams_take_turns_however_many_sources_one_has(team: Team, search: Team,
 
 
 def test_of_several_places_one_is_kept_from_a_team_that_has_the_others(
-    team: Team, search: Team, now: dt.datetime, settings: LazySettings
+    team: Team, search: Team, now: dt.datetime
 ) -> None:
-    settings.SOURCE_PULLS = 2
     waiting(team, now, 3)
-    assert taken(now) == "growth-0"
-    with as_role("worker"):
-        assert runs.take_next(now=now) is None
     waiting(search, now, 1)
-    assert taken(now) == "search-0"
+    with as_role("worker"):
+        Source.objects.filter(team=search).update(enabled=True)
+        RefreshRun.objects.filter(team=search).update(status="succeeded", finished_at=now)
+    assert taken(now, most=2) == "growth-0"
+    with as_role("worker"):
+        assert runs.take_next(now=now, most=2) is None, "the second is for the other team, whenever it comes"
+        runs.queue(Source.objects.get(team=search), now=now)
+    assert taken(now, most=2) == "search-0"
+
+
+def test_a_team_that_is_alone_has_all_places_and_another_process_none_beside_them(team: Team, now: dt.datetime) -> None:
+    waiting(team, now, 4)
+    assert [taken(now, most=3) for _ in range(3)] == ["growth-0", "growth-1", "growth-2"]
+    with as_role("worker"):
+        assert runs.take_next(now=now, most=3) is None
+        RefreshRun.objects.filter(source__in=["growth-0", "growth-1"]).update(status="succeeded", finished_at=now)
+        assert runs.take_next(now=now, most=1) is None, (
+            "one is under way: whoever carries it out goes on with the others"
+        )
 
 
 def test_a_thousand_due_sources_of_one_team_do_not_keep_anothers_from_the_queue(

@@ -69,6 +69,7 @@ def _row(alarm: Alarm, team: str, principal: Principal, now: datetime) -> dict[s
         "told": words.instant(alarm.told_at, now) if alarm.told_at else "",
         "ended": words.instant(alarm.ended_at, now) if alarm.ended_at else "",
         "snoozed": snoozed(alarm, now),
+        "sleeps": snoozed(alarm, now).removeprefix("Snoozed "),
         "acknowledged": f"{alarm.acknowledged_by} deals with it since {words.instant(alarm.acknowledged_at, now)}."
         if alarm.acknowledged_at
         else "",

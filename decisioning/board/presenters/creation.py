@@ -9,7 +9,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Lower
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from decisioning.access.models import Team
 from decisioning.access.principal import Principal
@@ -18,13 +18,13 @@ from decisioning.board import words, zones
 from decisioning.board.forms import ExperimentForm
 from decisioning.literals import whole_number
 from decisioning.refusals import Fault
-from experiments import plan
-from experiments.expected import Expected, nominal_s
+from experiments import feeds, plan
+from experiments.expected import Expected, nominal_s, part
 from experiments.models import Experiment, Metric
 from gates import loading, policies
 from gates.engine.figures import percent
 from gates.engine.forecast import forecast
-from gates.engine.plan import Baseline, Kpi, Plan, Variant
+from gates.engine.plan import Baseline, Kpi, Plan, Variant, to_us
 from gates.engine.policy import DEFAULT_BODY, Policy, derive
 from gates.engine.policy_checks import lint_plan, parse, plan_warnings
 from gates.models import PolicyBinding
@@ -40,12 +40,12 @@ _NUMBERS = {"delete_below_scale_above": "minimum_effect", "max_harm_not_positive
 _ROLES = {"uplift": "goal", "guard": "guardrails"}
 
 
-def page(form: ExperimentForm, teams: QuerySet[Team]) -> dict[str, Any]:
+def page(form: ExperimentForm, teams: QuerySet[Team], *, now: datetime) -> dict[str, Any]:
     return {
         "form": form,
         "zones": zones.names(),
         "metrics": [{"key": m.key, "name": m.name} for m in Metric.objects.order_by("key")[:500]],
-        "duration": duration(form.data if form.is_bound else {}, teams),
+        "duration": duration(form.data if form.is_bound else {}, teams, now=now),
     }
 
 
@@ -183,7 +183,21 @@ def _policy(sent: Mapping[str, Any], teams: QuerySet[Team]) -> Policy:
     return parse(version.body if version else DEFAULT_BODY)
 
 
-def duration(sent: Mapping[str, Any], teams: QuerySet[Team]) -> dict[str, str]:
+def _due(metric: str | plan.NewMetric, now: datetime) -> dict[str, Any]:
+    """When the goal's buckets are due, as a plan says it."""
+    if isinstance(metric, str):
+        known = Metric.objects.prefetch_related("schedules").filter(key=metric).first()
+        if known is None:  # a name that makes no key
+            return {"metric": "goal"}
+        parts = feeds.parts_of(list(known.schedules.all()), around=now)
+        return {"metric": metric, "expected": parts, "expected_every_s": known.expected_every_s}
+    if isinstance(metric.expected, UnsetType):
+        return {"metric": metric.key}
+    parts = (part(metric.expected, since=None, around=to_us(now)),)
+    return {"metric": metric.key, "expected": parts, "expected_every_s": nominal_s(metric.expected)}
+
+
+def duration(sent: Mapping[str, Any], teams: QuerySet[Team], *, now: datetime) -> dict[str, str]:
     """How long a decision takes at these numbers by the team's policy, in words; what is missing when it cannot be said."""
     mean, spread, units = (_number(sent, n) for n in ("baseline_mean", "baseline_stddev", "units"))
     worthwhile = (_number(sent, "minimum_effect") or 0) / 100
@@ -192,13 +206,14 @@ def duration(sent: Mapping[str, Any], teams: QuerySet[Team]) -> dict[str, str]:
         text = f"Give the goal's mean and deviation today and the units a day, and it is said here. Never less than {policy.min_days} days."
         return {"tone": "hold", "icon": "clock", "title": "Planned duration", "text": text}
     treatments = min(max(int(_number(sent, "treatments") or 1), 1), 20)
-    named = str(sent.get("goal") or "goal")
-    key = _Named([named]).metric(named, "mean increase")
-    metric = key if isinstance(key, str) else key.key
-    goal = Kpi(metric, direction="increase", minimum_effect=worthwhile, baseline=Baseline(mean, spread))
+    named, said = str(sent.get("goal") or "goal"), ExperimentForm(sent)
+    said.is_valid()
+    metric = _Named([named], said.cleaned_data.get("expected")).metric(named, "mean increase")
+    goal = Kpi(**_due(metric, now), direction="increase", minimum_effect=worthwhile, baseline=Baseline(mean, spread))
     arms = (Variant("control", control=True), *(Variant(f"t{i}", position=i + 1) for i in range(treatments)))
     planned = forecast(
-        policy, Plan(started_at=0, created_at=0, variants=arms, kpis=(goal,), expected_units_per_day=units)
+        policy,
+        Plan(started_at=to_us(now), created_at=to_us(now), variants=arms, kpis=(goal,), expected_units_per_day=units),
     )
     if not planned:
         text = "No gate of the team's policy compares this goal, so nothing decides it."

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Count
@@ -91,15 +91,12 @@ def of_freshness(_who: Principal, _params: QueryDict, now: datetime) -> Table:
     found = sorted(freshness.ages(None, now=now), key=lambda a: a.badness, reverse=True)[: MOST + 1]
     p95, came = freshness.latencies(found, now=now), freshness.refreshed(found, now=now)
 
-    def after(a: freshness.Age, seconds: int) -> datetime | None:
-        return a.watermark + timedelta(seconds=seconds) if a.watermark else None
-
     return _table(
         "experiment metric role state age_s data_watermark due_at stale_at telemetry_p95_s last_refresh_at source "
         "last_run_status last_run_error",
         (
-            [a.experiment_key, a.metric, a.role, a.state, a.age_s, a.watermark, after(a, a.expected_every_s),
-             after(a, a.limit_s), p95.get((a.experiment_id, a.metric)), last.at, last.source, last.status, last.error]
+            [a.experiment_key, a.metric, a.role, a.state, a.age_s, a.watermark, a.due_at,
+             a.stale_at if a.watermark else None, p95.get((a.experiment_id, a.metric)), last.at, last.source, last.status, last.error]
             for a in found
             for last in [came[a.experiment_id, a.metric]]
         ),

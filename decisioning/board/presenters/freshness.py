@@ -2,30 +2,24 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.db import connection
-from django.db.models import QuerySet
-from django.http import QueryDict
 from django.urls import reverse
 
 from decisioning.board import charts, words
-from decisioning.board.presenters.frame import query
 from decisioning.board.presenters.gates import svg
-from decisioning.board.presenters.records import FRESHNESS, RESULTS, present_runs
-from decisioning.literals import whole_number
+from decisioning.board.presenters.records import FRESHNESS, RESULTS
 from gates.engine.figures import span
 from telemetry.freshness import FRESHNESS_SQL, LATENCIES_SQL, WATERMARK_BESIDE_SQL, WORST_LAST
-from telemetry.models import RefreshRun
 from telemetry.refresh import FED_SQL
 
 STATES = WORST_LAST
-PAGE = 50
 
 # Least over the variants that are still in: one arm without rows leaves the KPI without data.
 _NEWS = WATERMARK_BESIDE_SQL.format(
-    row="newest", experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality"
+    row="newest", experiment="e.id", metric="m.key", variant="v.key", temporality="m.temporality", sparse="t.sparse"
 )
 _FRESHNESS = FRESHNESS_SQL.format(
     experiment="k.experiment_id",
@@ -36,11 +30,11 @@ _FRESHNESS = FRESHNESS_SQL.format(
     at="%(now)s::timestamptz",
 )
 _AGES = f"""
-SELECT k.*, f.age_s, f.state, f.due_at, f.stale_at
+SELECT k.*, f.age_s, f.state, f.due_at, f.stale_at, f.overdue
 FROM (
 SELECT e.id AS experiment_id, e.key, e.name, m.key AS metric, m.name AS metric_name, m.expected_every_s AS every_s,
        m.freshness_target_s AS target_s, t.role, CASE WHEN count(*) = count(news.ts) THEN min(news.ts) END AS watermark,
-       max(newest.received_at), t.position
+       max(newest.received_at), t.position, e.team_id
 FROM experiments e JOIN target_kpis t ON t.experiment_id = e.id JOIN metrics m ON m.id = t.metric_id
 JOIN variants v ON v.experiment_id = e.id AND v.dropped_at IS NULL
 LEFT JOIN LATERAL (
@@ -64,6 +58,7 @@ _LATENCY = """
 SELECT w.experiment_id, w.metric, percentile_disc(0.95) WITHIN GROUP (ORDER BY l.latency_s)
 FROM unnest(%(ids)s::bigint[], %(metrics)s::text[]) AS w(experiment_id, metric)
 JOIN experiments e ON e.id = w.experiment_id JOIN metrics m ON m.key = w.metric
+JOIN target_kpis t ON t.experiment_id = e.id AND t.metric_id = m.id
 JOIN variants a ON a.experiment_id = e.id AND a.dropped_at IS NULL
 CROSS JOIN LATERAL ({latencies}) AS l GROUP BY 1, 2
 """.format(
@@ -73,6 +68,7 @@ CROSS JOIN LATERAL ({latencies}) AS l GROUP BY 1, 2
         variant="a.key",
         every_s="m.expected_every_s",
         target_s="m.freshness_target_s",
+        sparse="t.sparse",
         began="greatest(e.started_at, e.created_at)",
         since="greatest(%(now)s::timestamptz - interval '24 hours', e.started_at, e.created_at)",
         now="least(%(now)s::timestamptz, e.ended_at)",
@@ -99,7 +95,8 @@ class Refreshed:
 
 @dataclass(frozen=True)
 class Age:
-    """One KPI of one experiment: how far its rows reach and what that means now. age_s: of running time, pauses do not count."""
+    """One KPI of one experiment: how far its rows reach and what that means now. age_s: of running time, pauses do not count; limit_s: the age
+    beyond which it is stale. overdue: it is stale, or had no row in the time its first was due."""
 
     experiment_id: int
     experiment_key: str
@@ -115,11 +112,9 @@ class Age:
     state: str
     due_at: datetime | None
     stale_at: datetime | None
-
-    @property
-    def limit_s(self) -> int:
-        """The age beyond which it is stale."""
-        return self.expected_every_s + self.freshness_target_s
+    limit_s: float
+    overdue: bool
+    team_id: int
 
     @property
     def badness(self) -> tuple[int, float]:
@@ -133,9 +128,20 @@ def ages(ids: Iterable[int] | None, *, now: datetime) -> list[Age]:
         cursor.execute(_AGES.format(which=which), {"ids": None if ids is None else list(ids), "now": now})
         return [
             Age(pk, key, name, metric, named or metric, every, target, role, watermark, received,
-                None if age_s is None else max(age_s, 0.0), state, due_at, stale_at)
-            for pk, key, name, metric, named, every, target, role, watermark, received, _, age_s, state, due_at, stale_at in cursor.fetchall()
+                None if age_s is None else max(age_s, 0.0), state, due_at, stale_at,
+                _limit_s(age_s, stale_at, now, every, target), overdue, team)
+            for pk, key, name, metric, named, every, target, role, watermark, received, _, team, age_s, state, due_at, stale_at, overdue
+            in cursor.fetchall()
         ]  # fmt: skip
+
+
+def _limit_s(age_s: float | None, stale_at: datetime | None, now: datetime, every_s: int, target_s: int) -> float:
+    """The age at which it is stale, as its schedule and its outages have it; as far apart as its rows mostly are where nobody can say."""
+    if age_s is not None and stale_at is not None:
+        limit = age_s + (stale_at - now).total_seconds()
+        if limit > target_s:  # else it has been paused or over since
+            return limit
+    return every_s + target_s
 
 
 def newest(experiment: int) -> dict[tuple[str, str], datetime]:
@@ -233,56 +239,3 @@ def table(found: Sequence[Age], *, now: datetime) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def page(params: QueryDict, *, now: datetime) -> dict[str, Any]:
-    found = sorted(ages(None, now=now), key=lambda a: a.badness, reverse=True)
-    behind = [a for a in found if a.state in ("late", "stale", "unknown")]
-    at = max((whole_number(params.get("page", ""), most=9_999) or 1) - 1, 0)
-    ran = RefreshRun.objects.filter(finished_at__gte=now - timedelta(days=1))
-    failed = ran.filter(status__in=("failed", "aborted"))
-    failures = list(failed.order_by("-id")[:20])
-    held = {a.experiment_name for a in behind}
-    return {
-        "title": f"{len(behind)} of {words.plural(len(found), 'KPI')} {'is' if len(behind) == 1 else 'are'} late"
-        if behind
-        else "Every KPI is fresh"
-        if found
-        else "No KPI is tracked yet",
-        "lead": _lead(behind, held, any_found=bool(found)),
-        "kpis": table(found[at * PAGE : (at + 1) * PAGE], now=now),
-        "pages": {
-            "note": f"{at * PAGE + 1} to {min((at + 1) * PAGE, len(found))} of {len(found)}",
-            "newer": f"{query(params, page=at if at > 1 else None)}#kpi-h" if at else "",
-            "older": f"{query(params, page=at + 2)}#kpi-h" if (at + 1) * PAGE < len(found) else "",
-            "numbered": True,
-        }
-        if len(found) > PAGE
-        else None,
-        "failures": present_runs(failures, now=now),
-        "failures_note": _failures_note(failed, ran),
-        "empty": {
-            "icon": "clock",
-            "title": "Nothing is tracked yet",
-            "text": "As soon as an experiment runs, each of its KPIs is listed here with the age of its data.",
-            "url": reverse("board"),
-            "label": "To the board",
-        },
-    }
-
-
-def _failures_note(failed: QuerySet[RefreshRun], ran: QuerySet[RefreshRun]) -> str:
-    """The portal's own jobs work for every team at once, so they are counted apart from the runs of the person's teams."""
-    theirs, ours = (
-        f"{failed.filter(team__isnull=portal).count():,} of {words.plural(ran.filter(team__isnull=portal).count(), 'run')}"
-        for portal in (False, True)
-    )
-    return f"{theirs} of your teams' sources failed, and {ours} of the portal's own jobs, which work for all teams."
-
-
-def _lead(behind: Sequence[Age], held: set[str], *, any_found: bool) -> str:
-    if not behind:
-        return "Nothing waits for data." if any_found else "Age is counted from the first row on."
-    names = sorted(held)
-    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"{listed} cannot be judged on what is late, until it is back."

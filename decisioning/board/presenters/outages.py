@@ -48,7 +48,9 @@ def row(outage: Outage, principal: Principal, *, now: datetime) -> dict[str, Any
         "team": outage.team.name,
         "pill": words.pill("clock", "On")
         if on
-        else words.pill("hold", "Ahead" if outage.begins_at > now else "Over", line=True),
+        else words.pill("clock", "Ahead", line=True)
+        if outage.begins_at > now
+        else words.pill("s-stopped", "Over", line=True),
         "begins": words.instant(outage.begins_at, now),
         "begins_at": outage.begins_at.isoformat(),
         "ends": words.instant(outage.ends_at, now),

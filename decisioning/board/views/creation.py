@@ -45,7 +45,7 @@ def experiment_new(request: HttpRequest) -> HttpResponse:
     return page(
         request,
         "board/new.html",
-        creation.page(form, teams) | {"once": once.number()},
+        creation.page(form, teams, now=timezone.now()) | {"once": once.number()},
         here="board",
         title="New experiment",
         status=status,
@@ -59,5 +59,5 @@ def planned_duration(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "board/_duration.html",
-        {"duration": creation.duration(request.GET, records.teams_with(who(request), Scope.WRITE))},
+        {"duration": creation.duration(request.GET, records.teams_with(who(request), Scope.WRITE), now=timezone.now())},
     )

@@ -5,21 +5,26 @@ from typing import Any, cast
 
 from django.contrib import messages
 from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from decisioning.access.middleware import has_room
 from decisioning.access.scopes import Scope
 from decisioning.board.presenters import (
-    freshness,
+    feeds,
     records,
 )
 from decisioning.board.views.base import page, person, require_scope, who
 from decisioning.refusals import Fault, Refused
+from experiments import plan
+from experiments.expected import in_words
+from experiments.models import Metric
 from telemetry import events
+from telemetry.feeds import proposal
 from telemetry.models import QuarantinedEvent, Source
 from telemetry.sources import runs
 from telemetry.sources.preview import preview
@@ -29,8 +34,34 @@ from telemetry.sources.refusals import SourceFailed, SourceRefused
 @require_GET
 @person
 def freshness_page(request: HttpRequest) -> HttpResponse:
-    shown = freshness.page(request.GET, now=timezone.now())
+    shown = feeds.page(who(request), request.GET, now=timezone.now())
     return page(request, "board/freshness.html", shown, here="freshness", title="Freshness")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def schedule(request: HttpRequest, key: str) -> HttpResponse:
+    """Which schedule the rows of a metric show, as a page or as a part of one; POST takes what is proposed."""
+    metric = get_object_or_404(Metric.objects.select_related("team").prefetch_related("schedules"), key=key)
+    now, may = timezone.now(), feeds.may_schedule(who(request), metric)
+    if request.method == "POST" and not may:
+        raise PermissionDenied(
+            f"The schedule of {key} is changed by its own team, with experiments:write, or by an admin."
+        )
+    found = proposal(metric, now=now)
+    if request.method == "POST":
+        if found.expected is None:
+            messages.warning(request, f"There is nothing to take any more. {found.detail}")
+        else:
+            plan.redefine(metric, plan.NewMetric(key=key, expected=found.expected), now=now)
+            messages.success(
+                request, f"{key} is due {in_words(found.expected)} from now on. Before: {in_words(found.configured)}."
+            )
+        return redirect(f"{reverse('freshness')}?q={key}")
+    shown = feeds.proposed(metric, found, now=now, may=may)
+    if request.headers.get("HX-Request"):
+        return render(request, "board/_schedule.html", {"proposed": shown})
+    return page(request, "board/schedule.html", shown, here="freshness", title=shown["title"], exact=False)
 
 
 @require_GET
