@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from tests.benchmarks.scene import say
-from tests.benchmarks.sweep import END, set_up, copied, database, one
+from tests.benchmarks.sweep import END, copied, database, one, set_up
 
 
 def spread(root: "psycopg.Connection[Any]", teams: int, every_s: int) -> None:
