@@ -6,6 +6,7 @@ Experiments themselves join three apps and are in `decisioning.board.admin`.
 import json
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
@@ -34,7 +35,37 @@ class Schedules(admin.TabularInline):  # type: ignore[type-arg]
         return False
 
 
+class MetricForm(forms.ModelForm):  # type: ignore[type-arg]
+    """How often data comes is asked, not assumed; what is wrong with it is said as over HTTP."""
+
+    expected = forms.JSONField(
+        widget=forms.Textarea(attrs={"rows": 2, "cols": 80}),
+        help_text="When its buckets end; a change holds from now on. One of "
+        '{"every_s": 3600}, '
+        '{"every": "weekdays", "at": "06:00", "timezone": "Europe/Berlin"} (or hourly, daily, weekly, monthly; "on" names the day) and '
+        '{"cron": "0 6 * * 1-5", "timezone": "Europe/Berlin"}.',
+    )
+
+    class Meta:
+        model = Metric
+        exclude = ("expected_every_s",)  # noqa: DJ006 - of the model all but what is asked as `expected`
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        if self.instance.pk and "expected" in self.fields:
+            self.initial["expected"] = feeds.expected_of(self.instance, now=timezone.now())
+
+    def clean_expected(self) -> dict[str, Any]:
+        said = self.cleaned_data["expected"]
+        if not isinstance(said, dict):
+            raise forms.ValidationError('Write an object, such as {"every_s": 3600}.')
+        if faults := [fault.detail for fault in words.faults(said)]:
+            raise forms.ValidationError(faults)
+        return words.normal(said)
+
+
 class MetricAdmin(Dated):
+    form = MetricForm
     list_display = (
         "key",
         "name",
@@ -58,17 +89,9 @@ class MetricAdmin(Dated):
         return [path("<int:pk>/take-schedule/", view, name="metric_take_schedule"), *super().get_urls()]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Metric | None = None) -> list[str]:
-        """What a key and a kind mean is fixed by the rows that were sent under it; schedules are dated, and changed over HTTP."""
+        """What a key and a kind mean is fixed by the rows that were sent under it; schedules are dated."""
         fixed = ["key", "kind", "temporality", "comes", "rows_show"] if obj else []
-        scheduled = ["expected_every_s"] if obj and obj.schedules.exists() else []
-        return [*super().get_readonly_fields(request, obj), *fixed, *scheduled]
-
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
-        """How often data comes is asked, not assumed."""
-        asked = super().formfield_for_dbfield(db_field, request, **options)
-        if db_field.name == "expected_every_s" and asked is not None:
-            asked.initial = None
-        return asked
+        return [*super().get_readonly_fields(request, obj), *fixed]
 
     @admin.display(description="comes")
     def comes(self, metric: Metric) -> str:
@@ -103,14 +126,11 @@ class MetricAdmin(Dated):
         return redirect(reverse("admin:experiments_metric_change", args=[pk]))
 
     def save_model(self, request: HttpRequest, obj: Metric, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's
-        """Other seconds hold from now on."""
-        every_s = obj.expected_every_s
-        if change and "expected_every_s" in form.changed_data:
-            obj.expected_every_s = form.initial["expected_every_s"]
+        """Another schedule holds from now on, that of a new metric always."""
         super().save_model(request, obj, form, change)
-        if every_s != obj.expected_every_s:
-            now = timezone.now()
-            feeds.set_out(obj, {"every_s": every_s}, since=now, now=now)
+        said, now = form.cleaned_data["expected"], timezone.now()
+        if not change or said != feeds.expected_of(obj, now=now):
+            feeds.set_out(obj, said, since=now if change else None, now=now)
 
     def has_delete_permission(self, request: HttpRequest, obj: Metric | None = None) -> bool:
         return False
