@@ -47,6 +47,16 @@ def ada_works(db: Psql, *, who: int, name: str = "ada") -> int:
                 "VALUES (%s, %s, %s, %s, %s, 'draft', now())",
                 [key, key, f"Ask {MAIL.lower()}, not xada.lovelace@example.org.", owner, team],
             )
+        ((experiment,),) = db.execute("SELECT id FROM metadata.experiments WHERE key = 'hers'").fetchall()
+        ((metric,),) = db.execute(
+            "INSERT INTO metadata.metrics (key, name, kind, unit, direction, temporality, counts_assignment, freshness_target_s, expected_every_s, definition, team_id, created_at) "
+            "VALUES ('m', 'm', 'mean', '', 'increase', 'delta', false, 60, 60, '', %s, now()) RETURNING id",
+            [team],
+        ).fetchall()
+        db.execute(
+            "INSERT INTO metadata.target_kpis (experiment_id, team_id, metric_id, role, position, trusted) VALUES (%s, %s, %s, 'goal', 0, %s)",
+            [experiment, team, metric, f'[{{"reason": "by ada", "by": "{MAIL}"}}, {{"reason": "", "by": "bob"}}]'],
+        )
         db.execute(
             "INSERT INTO metadata.invitations (team_id, role, digest, email, created_at, created_by, expires_at, used_by) "
             "VALUES (%s, 'viewer', '\\x01', %s, now(), 'Ada Lovelace', now(), 'ada')",
@@ -117,6 +127,9 @@ def test_no_row_of_any_table_holds_the_name_or_mail_of_who_was_deleted_and_the_c
         assert db.execute("SELECT owner, hypothesis FROM metadata.experiments WHERE key = 'hers'").fetchone() == (
             called, f"Ask {called}, not xada.lovelace@example.org.",
         )  # fmt: skip
+        assert db.execute("SELECT trusted FROM metadata.target_kpis").fetchone() == (
+            [{"reason": "by ada", "by": called}, {"reason": "", "by": "bob"}],
+        )
         assert db.execute("SELECT email, created_by, used_by FROM metadata.invitations").fetchone() == (called,) * 3
         assert db.execute("SELECT data FROM audit.outbox").fetchone() == (
             {"experiment": "ada", "decision": {"by": called}},
@@ -126,7 +139,10 @@ def test_no_row_of_any_table_holds_the_name_or_mail_of_who_was_deleted_and_the_c
         assert actors == {called}
         people = [
             e
-            for (e,) in db.execute("SELECT to_jsonb(e)::text FROM audit.entries e WHERE object_pk = %s", [str(her.pk)])
+            for (e,) in db.execute(
+                "SELECT to_jsonb(e)::text FROM audit.entries e WHERE object_pk = %s AND content_type_id = audit.content_type('auth.user')",
+                [str(her.pk)],
+            )
         ]
         assert people
         assert '"ada"' not in str(people).lower()

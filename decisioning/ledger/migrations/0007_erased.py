@@ -80,6 +80,11 @@ BEGIN
     EXECUTE format('UPDATE %1$s SET %2$I = audit.unnamed(%2$I, $1, $2, $3) WHERE audit.names_in(%2$I, $1) AND audit.unnamed(%2$I, $1, $2, $3) <> %2$I',
                    place.tab, place.col) USING names, pseudonym, place.of_person;
   END LOOP;
+  -- Its reason is in evidence, whose digest people's decisions hold.
+  UPDATE metadata.target_kpis k SET trusted = (
+      SELECT jsonb_agg(CASE WHEN lower(t ->> 'by') = ANY (names) THEN t || jsonb_build_object('by', pseudonym) ELSE t END ORDER BY i)
+      FROM jsonb_array_elements(k.trusted) WITH ORDINALITY AS e(t, i))
+    WHERE EXISTS (SELECT FROM jsonb_array_elements(k.trusted) AS t WHERE lower(t ->> 'by') = ANY (names));
   UPDATE audit.outbox SET data = unnamed(data, names, pseudonym, false) WHERE names_in(data::text, names);
   UPDATE metadata.alarms SET data = unnamed(data, names, pseudonym, false), told = unnamed(told, names, pseudonym, false) WHERE names_in(data::text || told::text, names);
   UPDATE public.django_admin_log SET object_repr = left(unnamed(object_repr, names, pseudonym, true, true), 200), change_message = unnamed(change_message, names, pseudonym, true, true)
@@ -195,6 +200,7 @@ DROP TABLE audit.erased, audit.to_erase;
 class Migration(migrations.Migration):
     dependencies = [
         ("ledger", "0006_snoozed"),
+        ("experiments", "0005_doubt"),
         ("telemetry", "0019_outages"),
         ("gates", "0018_outages_disturb"),
         ("access", "0009_quotas"),
