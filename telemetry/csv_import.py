@@ -3,6 +3,7 @@
 import csv
 import datetime as dt
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,12 @@ from decisioning.access.models import Team
 from decisioning.literals import number_or_key
 from decisioning.refusals import Refused
 from telemetry import ingest
-from telemetry.columns import COLUMNS, NEEDED, number_in, row_of
-from telemetry.ingest import MAX_ROWS, Row
+from telemetry.columns import COLUMNS, STORED, misnamed, missing_in, number_in, row_of
+from telemetry.row import MAX_ROWS, IngestRefused, Row
 
-FACTS = ("value", *(name for name in COLUMNS[4:] if name != "variant"))
+FACTS = STORED
 """What a row says of its key."""
-SHOWN = 50
+SHOWN, FIRST = 50, 5
 
 Key = tuple[str, str, dt.datetime]
 """(metric, variant, ts) of one experiment's row."""
@@ -51,14 +52,29 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Understood:
+    """One row as it is read. mean, sd: of one unit's value, in its unit; sd is None where nothing says the spread."""
+
+    line: int
+    experiment: str
+    row: Row
+
+    @property
+    def sd(self) -> float | None:
+        return None if self.row.variance is None else math.sqrt(self.row.variance)
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """Counts of rows; the first of the rows that change; every line that was refused."""
+    """Counts of rows; the first rows as they are read, and of those that change; every line that was refused; columns that mean nothing here."""
 
     accepted: int
     changed: int
     duplicates: int
     changes: tuple[Change, ...]
     refused: tuple[RefusedLine, ...]
+    first: tuple[Understood, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
@@ -91,8 +107,8 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
             pk, sent = targets[ref].experiment_id, [row for _, row in rows]
             before = _stored(pk, sent)
             try:
-                result = ingest.ingest(targets[ref], rows, now=now, atomic=False)
-            except ingest.IngestRefused as refusal:
+                result = ingest.ingest(targets[ref], rows, now=now, atomic=False, place="line {}".format)
+            except IngestRefused as refusal:
                 raise FileRefused(refusal.code, refusal.message) from refusal
             changes += _changes(str(ref), before, _stored(pk, sent))
             refused += [RefusedLine(fault.index, fault.detail, raws[fault.index]) for fault in result.refused]
@@ -105,7 +121,18 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
         duplicates=sum(d.duplicates for d in done),
         changes=tuple(changes[:SHOWN]),
         refused=tuple(sorted(refused, key=lambda r: r.line)),
+        first=tuple(sorted(_first(good), key=lambda each: each.line)[:FIRST]),
+        ignored=tuple(
+            sorted(
+                {name for _, raw, _ in lines[:1] for name in raw if name and name not in COLUMNS and not misnamed(name)}
+            )
+        ),
     )
+
+
+def _first(good: Mapping[str | int, Sequence[tuple[int, Row]]]) -> Iterator[Understood]:
+    for ref, rows in good.items():
+        yield from (Understood(number, str(ref), row) for number, row in rows[:FIRST])
 
 
 def refused_file(outcome: Outcome) -> str:
@@ -130,8 +157,7 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
     try:
         names = [name.strip().lower() for name in reader.fieldnames or ()]
         reader.fieldnames = names
-        missing = [name for name in NEEDED if name not in names]
-        if missing:
+        if missing := missing_in(names):
             raise FileRefused("invalid", f"The first line must name the columns; there is no {', '.join(missing)}.")
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
             raise FileRefused("invalid", f"The first line names {', '.join(twice)} twice.")
@@ -147,7 +173,9 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
 
 
 def _understood(raw: Mapping[str, str]) -> tuple[str | int, Row | None, str]:
-    said: dict[str, Any] = {name: raw[name].strip() for name in COLUMNS if raw.get(name, "").strip()}
+    said: dict[str, Any] = {
+        name: text.strip() for name, text in raw.items() if text.strip() and (name in COLUMNS or misnamed(name))
+    }
     ref: str | int = said.pop("experiment", "")
     if not ref:
         return "", None, "experiment is missing."
