@@ -120,8 +120,10 @@ class MetricAdmin(Dated):
         """Its team, or an admin."""
         if not super().has_change_permission(request, obj):
             return False
+        if obj is None:
+            return True
         principal: Principal = request.principal  # type: ignore[attr-defined]
-        return obj is None or principal.is_admin or principal.may(Scope.WRITE, obj.team_id or 0)
+        return principal.is_admin or principal.may(Scope.WRITE, obj.team_id or 0)
 
     @admin.display(description="used by")
     def used_by(self, metric: Metric) -> str:

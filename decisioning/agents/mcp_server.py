@@ -381,11 +381,7 @@ class Tools:
             as_of = portal.answered_at
         part = (search or "").lower()
         named = [m for m in found if part in m["key"].lower() or part in m["name"].lower()]
-        metrics = [
-            f"{m['key']} ({m['kind']}, {m['direction']}, {m['expected_in_words']}{_used(m)}): {m['name']}"
-            for m in named
-        ]
-        told = {"as_of": as_of, "count": len(named), "metrics": metrics}
+        told = {"as_of": as_of, "count": len(named), "metrics": [_metric(m) for m in named]}
         return _short(
             told, "create_experiment(...)" if named else "create_experiment(...), which registers what it names"
         )
@@ -604,10 +600,10 @@ def _rule(portal: Portal, policy: Json, team: str, gate: str) -> Json | None:
     return None
 
 
-def _used(metric: Json) -> str:
-    used = metric["used_by"]
-    users = len(used["experiments"]) + used["others"]
-    return f", judges {users} running" if users else ""
+def _metric(m: Json) -> str:
+    users = len(m["used_by"]["experiments"]) + m["used_by"]["others"]
+    judges = f", judges {users} running" if users else ""
+    return f"{m['key']} ({m['kind']}, {m['direction']}, {m['expected_in_words']}{judges}): {m['name']}"
 
 
 def _word(told: Json) -> str:
