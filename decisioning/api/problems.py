@@ -117,7 +117,7 @@ def _of_drf(exception: exceptions.APIException) -> Problem:
 
 def _of_refusal(refusal: Refused) -> Problem:
     """What a domain refuses, in its words. One that is about values says at which of them it begins."""
-    if refusal.errors and refusal.message == refusal.errors[0].detail:
+    if refusal.errors and refusal.message == refusal.errors[0].detail and not refusal.extra:
         return invalid(refusal.errors, code=refusal.code, status=refusal.status)
     wait = refusal.extra.get("retry_after_s")
     headers = {} if wait is None else {"Retry-After": str(wait)}
