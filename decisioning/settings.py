@@ -290,6 +290,7 @@ SPECTACULAR_SETTINGS = {
         "FreshnessState": "decisioning.api.shapes.fields.FRESHNESS_STATES",
         "KpiRole": "decisioning.api.shapes.fields.ROLES",
         "Verdict": "decisioning.api.shapes.fields.VERDICTS",
+        "DoubtIs": "decisioning.api.shapes.fields.DOUBTS",
         "ExperimentStatus": "decisioning.api.shapes.fields.STATUSES",
         "Change": "decisioning.api.shapes.fields.CHANGES",
         "BacktestState": "decisioning.api.shapes.fields.BACKTEST_STATES",

@@ -2,7 +2,7 @@
 
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Q, Value
 
 from decisioning.access.models import Team, valid_key
 
@@ -189,6 +189,17 @@ class TargetKpi(OfExperiment):
     baseline_stddev = models.FloatField(null=True, blank=True)
     target_at_least = models.FloatField(null=True, blank=True)
     target_at_most = models.FloatField(null=True, blank=True)
+    plausible_to = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Of a goal: the largest effect that is believed, as minimum_effect; what is proved beyond is reviewed, not scaled.",
+    )
+    trusted = models.JSONField(
+        default=list,
+        db_default=Value([], models.JSONField()),
+        blank=True,
+        help_text="Each time somebody set doubt in its rows aside: {since, until, reason, by}. Written by gates.doubts alone.",
+    )
     sparse = models.BooleanField(
         default=False,
         db_default=False,

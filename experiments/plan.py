@@ -86,6 +86,7 @@ class NewKpi:
     role: str = TargetKpi.Role.GOAL
     minimum_effect: float | None = None
     max_harm: float | None = None
+    plausible_to: float | None = None
     baseline_mean: float | None = None
     baseline_stddev: float | None = None
     target_at_least: float | None = None
@@ -494,11 +495,15 @@ def _kpi_problems(kpi: NewKpi, at: str) -> Iterator[Fault]:
         yield Fault(
             f"{at}/role", "invalid", f"role is {_json(kpi.role)}, must be one of {', '.join(TargetKpi.Role.values)}."
         )
+    if kpi.plausible_to is not None and kpi.role != TargetKpi.Role.GOAL:
+        said = f"plausible_to is of a goal, and this is a {kpi.role}. Leave it out."
+        yield Fault(f"{at}/plausible_to", "invalid", said)
     if kpi.sparse and kpi.role != TargetKpi.Role.GUARDRAIL:
         yield Fault(f"{at}/sparse", "invalid", f"sparse is for a guardrail, and this is a {kpi.role}. Leave it out.")
     for name, value, least in (
         ("minimum_effect", kpi.minimum_effect, 0.0),
         ("max_harm", kpi.max_harm, 0.0),
+        ("plausible_to", kpi.plausible_to, 0.0),
         ("baseline/stddev", kpi.baseline_stddev, 0.0),
         ("baseline/mean", kpi.baseline_mean, -math.inf),
         ("target/at_least", kpi.target_at_least, -math.inf),

@@ -85,7 +85,9 @@ kpis AS (
   SELECT t.experiment_id, json_agg(json_strip_nulls(json_build_object('metric', m.key, 'role', t.role, 'kind', m.kind,
     'direction', m.direction, 'temporality', m.temporality, 'expected_every_s', m.expected_every_s,
     'freshness_target_s', m.freshness_target_s, 'counts_assignment', m.counts_assignment,
-    'minimum_effect', t.minimum_effect, 'max_harm', t.max_harm, 'unit', m.unit, 'name', m.name,
+    'minimum_effect', t.minimum_effect, 'max_harm', t.max_harm, 'unit', m.unit, 'name', m.name, 'plausible_to', t.plausible_to,
+    'trusted', (SELECT json_agg(json_build_array(us((d ->> 'since')::timestamptz), us((d ->> 'until')::timestamptz), d ->> 'reason'))
+      FROM jsonb_array_elements(t.trusted) d),
     'target', CASE WHEN num_nonnulls(t.target_at_least, t.target_at_most) > 0
       THEN json_build_object('at_least', t.target_at_least, 'at_most', t.target_at_most) END,
     'baseline', CASE WHEN t.baseline_mean IS NOT NULL AND t.baseline_stddev <> 0

@@ -12,6 +12,7 @@ from decisioning.access.models import KEY_PATTERN, Team
 from decisioning.access.principal import Principal
 from decisioning.refusals import Fault, Refused
 from experiments.models import Experiment, Metric
+from gates.engine.policy import completed
 from gates.engine.policy_checks import MetricSpec, Problem, lint
 from gates.loading import versions_in_force
 from gates.models import Policy, PolicyBinding, PolicyVersion
@@ -183,7 +184,7 @@ def _add(policy: Policy, body: Mapping[str, Any], *, by: Principal, now: datetim
         policy=policy,
         team=policy.team,
         number=newest + 1,
-        body=dict(body),
+        body=completed(body),
         author=by.owner,
         author_user_id=by.person_id,
         created_at=now,

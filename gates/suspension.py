@@ -13,7 +13,7 @@ from gates.engine.plan import rfc3339, to_us
 from gates.engine.reasons import reasons_in
 from gates.loading import Unjudgeable
 from gates.models import Cursor
-from telemetry.ingest import MOST_UNITS
+from telemetry.row import MOST_UNITS
 
 
 @dataclass(frozen=True)

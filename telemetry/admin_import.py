@@ -27,7 +27,10 @@ class FileForm(forms.Form):
     """Which team's rows, and the file."""
 
     team = forms.ModelChoiceField(Team.objects.all())
-    file = forms.FileField(label="CSV file", help_text=f"Columns: {', '.join(NEEDED)}; also {', '.join(COLUMNS[4:])}.")
+    file = forms.FileField(
+        label="CSV file",
+        help_text=f"Columns: {', '.join(NEEDED)}; also {', '.join(COLUMNS[4:])}. The spread once: variance, stddev or standard_error; or sum and sum_squares in place of value and spread.",
+    )
 
     def clean_file(self) -> str:
         file: UploadedFile[Any] = self.cleaned_data["file"]

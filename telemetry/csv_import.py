@@ -3,7 +3,8 @@
 import csv
 import datetime as dt
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,14 @@ from decisioning.access.models import Team
 from decisioning.literals import number_or_key
 from decisioning.refusals import Refused
 from telemetry import ingest
-from telemetry.columns import COLUMNS, NEEDED, number_in, row_of
-from telemetry.ingest import MAX_ROWS, Row
+from telemetry.columns import COLUMNS, STORED, misnamed, missing_in, number_in, row_of
+from telemetry.row import MAX_ROWS, IngestRefused, Row
 
-FACTS = ("value", *(name for name in COLUMNS[4:] if name != "variant"))
+FACTS = STORED
 """What a row says of its key."""
-SHOWN = 50
+SHOWN, FIRST = 50, 5
+MOST_CELLS, LONGEST_LINE = 300_000, 100_000
+"""Of one file, whatever its bytes: read into memory a cell takes tens of times what it takes in the file. A line's in characters."""
 
 Key = tuple[str, str, dt.datetime]
 """(metric, variant, ts) of one experiment's row."""
@@ -51,14 +54,29 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Understood:
+    """One row as it is read. mean, sd: of one unit's value, in its unit; sd is None where nothing says the spread."""
+
+    line: int
+    experiment: str
+    row: Row
+
+    @property
+    def sd(self) -> float | None:
+        return None if self.row.variance is None else math.sqrt(self.row.variance)
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """Counts of rows; the first of the rows that change; every line that was refused."""
+    """Counts of rows; the first rows as they are read, and of those that change; every line that was refused; columns that mean nothing here."""
 
     accepted: int
     changed: int
     duplicates: int
     changes: tuple[Change, ...]
     refused: tuple[RefusedLine, ...]
+    first: tuple[Understood, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
@@ -67,10 +85,6 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
     Raises FileRefused.
     """
     lines = list(_lines(text))
-    if len(lines) > MAX_ROWS:
-        raise FileRefused(
-            "invalid", f"{len(lines):,} rows; at most {MAX_ROWS:,} go in at once. Split the file, or make it a source."
-        )
     refused: list[RefusedLine] = []
     good: dict[str | int, list[tuple[int, Row]]] = {}
     raws = {number: raw for number, raw, _ in lines}
@@ -91,8 +105,8 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
             pk, sent = targets[ref].experiment_id, [row for _, row in rows]
             before = _stored(pk, sent)
             try:
-                result = ingest.ingest(targets[ref], rows, now=now, atomic=False)
-            except ingest.IngestRefused as refusal:
+                result = ingest.ingest(targets[ref], rows, now=now, atomic=False, place="line {}".format)
+            except IngestRefused as refusal:
                 raise FileRefused(refusal.code, refusal.message) from refusal
             changes += _changes(str(ref), before, _stored(pk, sent))
             refused += [RefusedLine(fault.index, fault.detail, raws[fault.index]) for fault in result.refused]
@@ -105,7 +119,18 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
         duplicates=sum(d.duplicates for d in done),
         changes=tuple(changes[:SHOWN]),
         refused=tuple(sorted(refused, key=lambda r: r.line)),
+        first=tuple(sorted(_first(good), key=lambda each: each.line)[:FIRST]),
+        ignored=tuple(
+            sorted(
+                {name for _, raw, _ in lines[:1] for name in raw if name and name not in COLUMNS and not misnamed(name)}
+            )
+        ),
     )
+
+
+def _first(good: Mapping[str | int, Sequence[tuple[int, Row]]]) -> Iterator[Understood]:
+    for ref, rows in good.items():
+        yield from (Understood(number, str(ref), row) for number, row in rows[:FIRST])
 
 
 def refused_file(outcome: Outcome) -> str:
@@ -126,12 +151,13 @@ def _harmless(text: str) -> str:
 
 def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
     """(line, column -> text, what is wrong with its shape) of each row."""
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")), strict=True)
+    plain = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+    reader = csv.DictReader(_short_enough(io.StringIO(plain)), strict=True)
+    rows = 0
     try:
         names = [name.strip().lower() for name in reader.fieldnames or ()]
         reader.fieldnames = names
-        missing = [name for name in NEEDED if name not in names]
-        if missing:
+        if missing := missing_in(names):
             raise FileRefused("invalid", f"The first line must name the columns; there is no {', '.join(missing)}.")
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
             raise FileRefused("invalid", f"The first line names {', '.join(twice)} twice.")
@@ -139,6 +165,17 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
             more, held = raw.pop(None, ()), [cell for cell in raw.values() if cell is not None]
             if len(held) == 1 and not held[0].strip():  # a line of blanks alone says nothing
                 continue
+            rows += 1
+            if rows > MAX_ROWS:
+                raise FileRefused(
+                    "too_large",
+                    f"More than {MAX_ROWS:,} rows; no more go in at once. Split the file, or make it a source.",
+                )
+            if rows * len(names) > MOST_CELLS:
+                raise FileRefused(
+                    "too_large",
+                    f"More than {MOST_CELLS:,} cells, in columns of which {len(names):,} are named. Leave out those that are not ours, or split the file.",
+                )
             cells = len(held) + len(more)
             problem = "" if cells == len(names) else f"The line has {cells} cells, the first line {len(names)} names."
             yield reader.line_num, {name: value or "" for name, value in raw.items()}, problem
@@ -146,8 +183,20 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
         raise FileRefused("invalid", f"Line {reader.line_num} is no CSV: {error}.") from error
 
 
+def _short_enough(lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if len(line) > LONGEST_LINE:
+            raise FileRefused(
+                "too_large",
+                f"Line {number} has {len(line):,} characters; at most {LONGEST_LINE:,} are read. Is it a CSV of KPI rows?",
+            )
+        yield line
+
+
 def _understood(raw: Mapping[str, str]) -> tuple[str | int, Row | None, str]:
-    said: dict[str, Any] = {name: raw[name].strip() for name in COLUMNS if raw.get(name, "").strip()}
+    said: dict[str, Any] = {
+        name: text.strip() for name, text in raw.items() if text.strip() and (name in COLUMNS or misnamed(name))
+    }
     ref: str | int = said.pop("experiment", "")
     if not ref:
         return "", None, "experiment is missing."

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -23,17 +24,35 @@ from decisioning.access.nesting import MAX_DEPTH, is_too_deep
 from decisioning.literals import number_or_key
 from decisioning.refusals import Fault, Refused
 from experiments.models import Experiment, Metric, TargetKpi
-from telemetry import ingest
-from telemetry.ingest import MAX_ROWS, Row
+from telemetry import ingest, row
 from telemetry.models import QuarantinedEvent
-from telemetry.schemas import TYPES, ExperimentCreated, ExposureCounted, MetricObserved, MetricsObserved
+from telemetry.row import MAX_ROWS, Row
+from telemetry.schemas import TYPES, ExperimentCreated, ExperimentRef, ExposureCounted, MetricObserved, MetricsObserved
 
 MAX_EVENTS = 1_000
 EXPOSURES = "exposures"
 _EXPOSURES_EVERY_S = 3600
 _LONGEST = {"specversion": 20, "source": 400, "id": 200, "type": 200}
 
-Data = MetricObserved | MetricsObserved | ExposureCounted | Mapping[str, Any]
+
+class Observed(Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One row of one experiment, as it is stored."""
+
+    experiment: ExperimentRef
+
+
+class ManyObserved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows of one experiment, as they are stored."""
+
+    experiment: ExperimentRef
+    rows: list[Row]
+
+
+class _Counted(ExposureCounted, frozen=True, forbid_unknown_fields=True):
+    """As it is when it says nothing else."""
+
+
+Data = Observed | ManyObserved | ExposureCounted | Mapping[str, Any]
 
 
 class EventsRefused(Refused):
@@ -43,7 +62,7 @@ class EventsRefused(Refused):
 @dataclass(frozen=True)
 class Event:
     """One event as it came. `at`: where its data stands in the body. `data` is None when the event was not understood, `body`
-    then the whole of it and `reason` why."""
+    then the whole of it and `reason` why. ignored: fields of its rows that mean nothing here."""
 
     index: int
     at: str
@@ -53,6 +72,7 @@ class Event:
     data: Data | None = None
     body: Mapping[str, Any] | None = None
     reason: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,7 @@ class Received:
     changed_rows: int = 0
     duplicate_rows: int = 0
     last_ts: dt.datetime | None = None
+    ignored: tuple[str, ...] = ()
     refused: tuple[Fault, ...] = field(default=())
 
 
@@ -82,9 +103,15 @@ class _Envelope(msgspec.Struct, frozen=True):
     time: Annotated[dt.datetime, Meta(tz=True)] | None = None
 
 
+_EXACT: Mapping[type[msgspec.Struct], type[msgspec.Struct]] = {
+    MetricObserved: Observed,
+    MetricsObserved: ManyObserved,
+    ExposureCounted: _Counted,
+}
+"""What data is decoded into when it says no more than what is stored."""
 _one, _many = msgspec.json.Decoder(_Envelope), msgspec.json.Decoder(list[_Envelope])
 _data: Mapping[str, msgspec.json.Decoder[Any]] = {
-    name: msgspec.json.Decoder(shape) for name, shape in TYPES.items() if shape is not ExperimentCreated
+    name: msgspec.json.Decoder(_EXACT[shape]) for name, shape in TYPES.items() if shape in _EXACT
 }
 
 
@@ -110,7 +137,7 @@ def decode_binary(attributes: Mapping[str, str], body: bytes) -> list[Event] | N
 
 
 def _typed(index: int, envelope: _Envelope, at: str) -> Event:
-    odd_time = envelope.time is not None and ingest.range_fault(envelope.time)
+    odd_time = envelope.time is not None and row.range_fault(envelope.time)
     if odd_time or envelope.specversion != "1.0" or not is_json(envelope.datacontenttype):
         raise KeyError(envelope.specversion)
     data = _data[envelope.type].decode(envelope.data)
@@ -177,7 +204,7 @@ def _read(index: int, raw: object, *, place: str, attributes: str, at: str) -> E
     faults = list(_data_faults(TYPES[event.type], data, at))
     if faults:
         raise _Faulty(faults)
-    return replace(event, data=_converted(TYPES[event.type], data))
+    return replace(event, data=_converted(TYPES[event.type], data), ignored=_ignored(TYPES[event.type], data))
 
 
 def _attribute_faults(raw: Mapping[str, Any], prefix: str) -> Iterator[Fault]:
@@ -190,7 +217,7 @@ def _attribute_faults(raw: Mapping[str, Any], prefix: str) -> Iterator[Fault]:
                 f"{prefix}{name}", "invalid_text", f"{name} must be text of 1 to {longest} characters, without NUL."
             )
     if raw.get("time") is not None:
-        for code, detail in ingest.time_faults("time", raw["time"]):
+        for code, detail in row.time_faults("time", raw["time"]):
             yield Fault(f"{prefix}time", code, detail)
     if raw.get("datacontenttype") is not None and not isinstance(raw["datacontenttype"], str):
         yield Fault(f"{prefix}datacontenttype", "invalid_text", "datacontenttype must be text.")
@@ -232,15 +259,16 @@ def _data_faults(shape: type[msgspec.Struct], data: object, at: str) -> Iterator
             yield Fault(f"{at}/rows", "missing_field" if "rows" not in data else "invalid", "rows must be a list.")
             return
         _check_count(1, len(rows))
-        for index, row in enumerate(rows):
-            yield from _under(f"{at}/rows/{index}", ingest.row_faults(row))
+        for index, raw in enumerate(rows):
+            yield from _under(f"{at}/rows/{index}", row.row_faults(raw))
     elif shape is ExposureCounted:
         for name in ("variant", "n"):
             if data.get(name) is None:
                 yield Fault(f"{at}/{name}", "missing_field", f"{name} is missing.")
-        yield from _under(at, ingest.row_faults({**data, "metric": EXPOSURES, "value": 0}))
+        counted = {name: data[name] for name in ("variant", "ts", "n") if name in data}
+        yield from _under(at, row.row_faults({**counted, "metric": EXPOSURES, "value": 0}))
     else:
-        yield from _under(at, ingest.row_faults(data))
+        yield from _under(at, row.row_faults(data))
 
 
 def _no_object(data: object) -> str:
@@ -258,11 +286,18 @@ def _under(at: str, faults: Iterable[Fault]) -> Iterator[Fault]:
 def _converted(shape: type[msgspec.Struct], data: object) -> Data:
     assert isinstance(data, Mapping)  # noqa: S101 - _data_faults has seen to it
     if shape is MetricsObserved:
-        return MetricsObserved(data["experiment"], [ingest.row_of(row) for row in data["rows"]])
+        return ManyObserved(data["experiment"], [row.row_of(raw) for raw in data["rows"]])
     if shape is ExposureCounted:
-        return ExposureCounted(data["experiment"], data["variant"], ingest.instant(data["ts"]), int(data["n"]))
-    row = ingest.row_of(data)
-    return MetricObserved(experiment=data["experiment"], **msgspec.structs.asdict(row))
+        return ExposureCounted(data["experiment"], data["variant"], row.instant(data["ts"]), int(data["n"]))
+    return Observed(experiment=data["experiment"], **msgspec.structs.asdict(row.row_of(data)))
+
+
+def _ignored(shape: type[msgspec.Struct], data: object) -> tuple[str, ...]:
+    assert isinstance(data, Mapping)  # noqa: S101 - as above
+    if shape is MetricsObserved:
+        return row.ignored_names(data["rows"])
+    known = shape.__struct_fields__
+    return row.ignored_names([{name: data[name] for name in data if name not in known or name == "denominator"}])
 
 
 # Taking in ----------------------------------------------------------------------------------------------------------------
@@ -346,6 +381,7 @@ def _take(
             changed_rows=sum(c.changed for c in counted),
             duplicate_rows=sum(c.duplicates for c in counted),
             last_ts=max((c.last_ts for c in counted if c.last_ts), default=None),
+            ignored=tuple(sorted({name for event in new for name in event.ignored})),
         ),
         faults + found,
         own,
@@ -415,17 +451,25 @@ def _store_rows(events: Sequence[Event], *, team: Team, now: dt.datetime) -> tup
         pk = target.experiment_id
         if isinstance(event.data, ExposureCounted) and pk not in exposed:
             exposed[pk] = exposure_metric(Experiment.objects.get(pk=pk), now=now)
-        by_experiment[pk] += [(event, pointer, row) for pointer, row in _rows(event, exposed.get(pk, EXPOSURES))]
+        by_experiment[pk] += [(event, pointer, one) for pointer, one in _rows(event, exposed.get(pk, EXPOSURES))]
     _check_count(0, sum(map(len, by_experiment.values())))
     done: list[ingest.Ingested] = []
     for pk, rows in sorted(by_experiment.items()):
-        ingested = ingest.ingest(targets[pk], list(enumerate(row for _, _, row in rows)), now=now, atomic=False)
+        ingested = ingest.ingest(
+            targets[pk], list(enumerate(one for _, _, one in rows)), now=now, atomic=False, place=partial(_place, rows)
+        )
         done.append(ingested)
         for fault in ingested.refused:
             event, pointer, _ = rows[fault.index]
             suffix = fault.pointer.removeprefix(f"/rows/{fault.index}")
             faults.append(Fault(f"{pointer}{suffix}", fault.code, fault.detail, event.index))
     return done, faults
+
+
+def _place(rows: Sequence[tuple[Event, str, Row]], index: int) -> str:
+    """What the sender calls a row."""
+    event, pointer, _ = rows[index]
+    return f"event {event.index}" if pointer == event.at else f"row {pointer.rpartition('/')[2]} of event {event.index}"
 
 
 def _ref(event: Event) -> str | int:
@@ -437,11 +481,11 @@ def _ref(event: Event) -> str | int:
 def _rows(event: Event, exposure: str) -> Iterator[tuple[str, Row]]:
     """(place of the row in the body, row)."""
     data = event.data
-    if isinstance(data, MetricsObserved):
-        for index, row in enumerate(data.rows):
-            yield f"{event.at}/rows/{index}", row
-    elif isinstance(data, MetricObserved):
-        yield event.at, data.row()
+    if isinstance(data, ManyObserved):
+        for index, one in enumerate(data.rows):
+            yield f"{event.at}/rows/{index}", one
+    elif isinstance(data, Observed):
+        yield event.at, data
     elif isinstance(data, ExposureCounted):
         # Units are n; the value repeats it for people, and nothing varies within a count.
         yield (

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from django.db import DatabaseError, OperationalError, connection, transaction
 
 from experiments.plan import LARGEST, SMALLEST
-from telemetry.ingest import MOST_UNITS
+from telemetry.row import MOST_UNITS
 
 MOST_COUNTED = 2**63 - 1
 

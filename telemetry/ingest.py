@@ -1,15 +1,13 @@
-"""Rows in: bytes -> typed rows -> set-based statements in the caller's transaction. The only writer of KPI rows.
+"""Rows in: typed rows -> set-based statements in the caller's transaction. The only writer of KPI rows.
 
-The good path decodes straight into typed rows (msgspec) and never builds a dict. Only when that fails, or a value is out of
-its range, is the body read again row by row, to say exactly which value is wrong.
+What rows have in common is looked at first; only where that may be wrong is each looked at, to say exactly which value is.
 """
 
 import datetime as dt
-import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,59 +17,10 @@ from numpy.typing import NDArray
 from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
-from decisioning.refusals import Fault, Refused
-from experiments.plan import LARGEST, SMALLEST
+from decisioning.refusals import Fault
 from telemetry import arrays, wake
-
-MAX_ROWS = 10_000
-FUTURE = dt.timedelta(minutes=5)
-_EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_LATEST = dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
-_MAX_INT = 2**63 - 1
-
-MOST_UNITS = 10**15
-"""Beyond it a float no longer counts units one by one, and sums of counts leave 64 bits."""
-DUST = 1e-12
-"""What adding floats may leave beyond a bound: a share is rounded to it from so far outside, a variance from so many times
-max(1, value^2) below 0, which is what is left of E[x^2] - E[x]^2 where nothing varies."""
-
-Key = Annotated[str, msgspec.Meta(max_length=63)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_UNITS)]
-Number = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
-Spread = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
-
-
-class Denominator(msgspec.Struct, frozen=True):
-    """Second moments of a ratio's denominator, per unit of analysis."""
-
-    value: Number
-    variance: Spread | None = None
-    covariance: Number | None = None
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One bucket of one series as sent. `ts` is the END of the bucket."""
-
-    metric: Key
-    ts: Annotated[dt.datetime, msgspec.Meta(tz=True)]
-    value: Number
-    variant: Key = "all"
-    n: Count | None = None
-    variance: Spread | None = None
-    revision: Annotated[int, msgspec.Meta(ge=-_MAX_INT, le=_MAX_INT)] | None = None
-    denominator: Denominator | None = None
-    window_s: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
-
-
-class _Body(msgspec.Struct, frozen=True):
-    rows: list[Row]
-
-
-_fast = msgspec.json.Decoder(_Body)
-
-
-class IngestRefused(Refused):
-    """Nothing of the batch was stored."""
+from telemetry.row import EARLIEST, FUTURE, IngestRefused, Row, all_in_range, beyond, check_count, range_fault
+from telemetry.spread import DUST
 
 
 @dataclass(frozen=True)
@@ -112,54 +61,7 @@ class Ingested:
     refused: tuple[Fault, ...] = field(default=())
 
 
-def decode(body: bytes) -> list[Row] | None:
-    """The rows of a well-formed body, None when anything is wrong with it: `check` then says what."""
-    if b"\\" in body and b"\\u0000" in body:  # one character is found ten times as fast as six
-        return None
-    try:
-        return _fast.decode(body).rows
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def names_stand_once(body: bytes, rows: Sequence[Row]) -> bool:
-    """Whether it is certain, by counting, that no row of a body that `decode` has read names one of its values twice; False is no proof of it.
-
-    >>> body = b'{"rows": [{"metric": "m", "ts": "2026-11-24T06:00:00Z", "value": 1, "value": 2}]}'
-    >>> names_stand_once(body, decode(body)), names_stand_once(body.replace(b', "value": 2', b""), decode(body))
-    (False, True)
-    """
-    if any(b'"%b:' % space in body for space in (b" ", b"\t", b"\n", b"\r")):
-        return False
-    below = [row.denominator for row in rows if row.denominator is not None]
-    left_out = sum(
-        [getattr(row, name) for row in rows].count(None)
-        for name in ("n", "variance", "revision", "window_s", "denominator")
-    )
-    left_out += [row.variant for row in rows].count("all")
-    left_out += [each.variance for each in below].count(None) + [each.covariance for each in below].count(None)
-    names = 1 + 9 * len(rows) + 3 * len(below) - left_out  # that gave a value; every other one is more than these
-    return body.count(b'":') == names
-
-
-def check(payload: object) -> tuple[list[tuple[int, Row]], list[Fault]]:
-    """Good rows with their index, and every fault of the others. Raises IngestRefused when there is no list of rows."""
-    rows = payload.get("rows") if isinstance(payload, Mapping) else None
-    if not isinstance(rows, list):
-        missing = isinstance(payload, Mapping) and "rows" not in payload
-        code, detail = ("missing_field", "The body has no rows.") if missing else ("invalid", "rows must be a list.")
-        fault = Fault("/rows", code, f'{detail} Send {{"rows": [{{"metric", "variant", "ts", "value"}}, ...]}}.', 0)
-        raise IngestRefused("invalid_rows", fault.detail, errors=[fault])
-    _check_count(len(rows))
-    good: list[tuple[int, Row]] = []
-    bad: list[Fault] = []
-    for index, raw in enumerate(rows):
-        faults = [fault.under(f"/rows/{index}", index) for fault in row_faults(raw)]
-        if faults:
-            bad += faults
-        else:
-            good.append((index, row_of(raw)))
-    return good, bad
+Place = Callable[[int], str]
 
 
 def ingest(
@@ -169,19 +71,21 @@ def ingest(
     now: dt.datetime,
     bad: Sequence[Fault] = (),
     atomic: bool = True,
+    place: Place = "row {}".format,
 ) -> Ingested:
     """Store rows in the caller's transaction and wake the tick when it commits.
 
-    rows: with their index in the batch. bad: faults that decoding found already. atomic: refuse all when one is bad.
+    rows: with their index in the batch. bad: faults that decoding found already. atomic: refuse all when one is bad. place: what the sender
+    calls the row of an index.
     Raises IngestRefused: 422 `invalid_rows`, 409 `conflicting_row`, 413 `batch_too_large`, 429 `quota_exceeded`.
     """
-    _check_count(len(rows) + len({fault.index for fault in bad}))
+    check_count(len(rows) + len({fault.index for fault in bad}))
     keys = _Keys.of(rows)
     kinds = _metric_kinds(set(keys.metrics))
     faults = list(bad)
     oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
     kept = rows
-    if not (_all_fit(keys, target, kinds, now=now, oldest=oldest) and _all_in_range(rows)):
+    if not (_all_fit(keys, target, kinds, now=now, oldest=oldest) and all_in_range([row for _, row in rows])):
         kept = []
         for index, sent in rows:
             row = _rounded(sent, kinds.get(sent.metric))
@@ -193,21 +97,20 @@ def ingest(
     faults.sort(key=lambda fault: fault.index)
     if faults and atomic:
         raise IngestRefused("invalid_rows", _summary(faults), errors=faults)
-    unique, keys, repeated = _in_key_order(kept, keys, faults, atomic=atomic)
+    unique = _in_key_order(kept, keys, place)
+    _check_agreed(unique.faults, atomic=atomic)
     _count_sent(target.team_id, len(rows), now=now)
-    accepted, changed, conflicts = _stored(target, unique, keys, now=now)
-    if conflicts:
-        clash = [Fault(f"/rows/{index}/value", "conflicting_row", _CONFLICT, index) for index in conflicts]
-        if atomic:
-            raise IngestRefused("conflicting_row", _CONFLICT, status=409, errors=clash)
-        faults = sorted([*faults, *clash], key=lambda fault: fault.index)
+    accepted, changed, stored_otherwise = _stored(target, unique.rows, unique.keys, now=now)
+    clash = [Fault(f"/rows/{index}/value", "conflicting_row", _CONFLICT, index) for index in stored_otherwise]
+    _check_agreed(clash, atomic=atomic)
+    faults = sorted([*faults, *unique.faults, *clash], key=lambda fault: fault.index)
     if accepted or changed:
         transaction.on_commit(wake.tick)
     return Ingested(
         accepted=accepted,
         changed=changed,
-        duplicates=len(unique) + repeated - accepted - changed - len(conflicts),
-        last_ts=max((row.ts for _, row in kept), default=None),
+        duplicates=len(unique.rows) + unique.repeated - accepted - changed - len(clash),
+        last_ts=max((row.ts for _, row in unique.rows), default=None),
         refused=tuple(faults),
     )
 
@@ -242,184 +145,15 @@ def _count_sent(team_id: int, rows: int, *, now: dt.datetime) -> None:
 _CONFLICT = "This revision of the row is stored with another value. Send a higher revision to replace it."
 
 
-def _check_count(count: int) -> None:
-    if count > MAX_ROWS:
-        raise IngestRefused(
-            "batch_too_large", f"{count} rows; at most {MAX_ROWS} go in one request. Split the batch.", status=413
-        )
+def _check_agreed(clash: Sequence[Fault], *, atomic: bool) -> None:
+    if clash and atomic:
+        raise IngestRefused("conflicting_row", clash[0].detail, status=409, errors=clash)
 
 
 def _summary(faults: Sequence[Fault]) -> str:
     first = faults[0]
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     return f"Row {first.index}: {first.detail.rstrip('.')}{more}. Nothing was stored; mend them, or send the good ones with ?atomic=false."
-
-
-# One row ------------------------------------------------------------------------------------------------------------------
-
-
-def row_faults(raw: object) -> Iterable[Fault]:
-    """(pointer below the row, code, what to do) for each value of an untyped row that is not of its type."""
-    if not isinstance(raw, Mapping):
-        yield Fault("", "invalid", "A row must be an object.")
-        return
-    for name in ("metric", "ts", "value"):
-        if name not in raw:
-            yield Fault(f"/{name}", "missing_field", f"{name} is missing.")
-    for name in ("metric", "variant"):
-        if name in raw and (problem := _text_problem(raw[name])):
-            yield Fault(f"/{name}", "invalid_text", f"{name} {problem}.")
-    if "ts" in raw:
-        yield from ts_faults(raw["ts"])
-    yield from _number_faults(
-        raw, "", {"value": _real, "n": _count, "variance": _spread, "revision": _whole, "window_s": _window}
-    )
-    denominator = raw.get("denominator")
-    if isinstance(denominator, Mapping):
-        if "value" not in denominator:
-            yield Fault("/denominator/value", "missing_field", "denominator.value is missing.")
-        yield from _number_faults(
-            denominator, "/denominator", {"value": _real, "variance": _spread, "covariance": _real}
-        )
-    elif denominator is not None:
-        yield Fault("/denominator", "invalid", "denominator must be an object with value, variance and covariance.")
-
-
-def _text_problem(value: object) -> str:
-    if not isinstance(value, str):
-        return "must be text"
-    if "\x00" in value:
-        return "has a NUL character"
-    if len(value) > 63:
-        return "is longer than 63 characters"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return "has a lone surrogate"
-    return ""
-
-
-def instant(value: object) -> dt.datetime:
-    """Raises msgspec.ValidationError unless the value is an RFC 3339 time."""
-    return msgspec.convert(value, dt.datetime)
-
-
-def ts_faults(value: object) -> Iterable[Fault]:
-    try:
-        parsed = instant(value)
-    except msgspec.ValidationError:
-        yield Fault("/ts", "invalid_timestamp", f"ts {value!r:.60} is no RFC 3339 time such as 2026-11-24T06:00:00Z.")
-        return
-    if parsed.tzinfo is None:
-        yield Fault("/ts", "naive_timestamp", f"ts {value!r:.60} has no offset. Add Z or one such as +01:00.")
-
-
-def range_fault(ts: dt.datetime, *, now: dt.datetime | None = None) -> tuple[str, str] | None:
-    """(code, what is wrong) of a time outside the years that are taken or, where `now` is given, later than it.
-
-    Compared as it came: at the far ends of the calendar it could not be turned into UTC.
-    """
-    if not _EARLIEST <= ts < _LATEST:
-        return "invalid_timestamp", f"ts {ts.isoformat()} is outside 1970 to 9998."
-    if now and ts > now + FUTURE:
-        return "timestamp_in_future", f"ts {ts.isoformat()} is in the future; now is {now.isoformat()}."
-    return None
-
-
-def time_faults(name: str, value: object, *, now: dt.datetime | None = None) -> list[tuple[str, str]]:
-    """(code, what to do) of a time that is no row's, by its name: of any age, and for `now` see `range_fault`."""
-    found = [(fault.code, fault.detail) for fault in ts_faults(value)]
-    if not found and (fault := range_fault(instant(value), now=now)):
-        found.append(fault)
-    return [(code, detail.replace("ts ", f"{name} ", 1)) for code, detail in found]
-
-
-def _number_faults(raw: Mapping[str, Any], prefix: str, checks: Mapping[str, Any]) -> Iterable[Fault]:
-    for name, problem_of in checks.items():
-        if name not in raw or (raw[name] is None and name != "value"):
-            continue
-        number = 0 if name == "variance" and _is_dust(raw[name], raw.get("value")) else raw[name]
-        if detail := _beyond(name, number):
-            yield Fault(f"{prefix}/{name}", "out_of_range", detail)
-        elif problem := problem_of(number):
-            yield Fault(f"{prefix}/{name}", "invalid_number", f"{name} is {number!r:.40}; it must be {problem}.")
-
-
-def _beyond(name: str, number: object) -> str:
-    """What to do about a number that nothing could be computed with; empty where it is none of those, or none at all."""
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) < math.inf:
-        return ""
-    if name == "n":
-        return (
-            f"n is {number if number < 10**18 else _brief(number)}; at most 1e15 units are counted in a row."
-            if number > MOST_UNITS
-            else ""
-        )
-    if name in ("revision", "window_s") or number == 0 or SMALLEST <= abs(number) <= LARGEST:
-        return ""
-    return (
-        f"{name} is {_brief(number)}; its magnitude must be between 1e-100 and 1e100, or 0. Leave a row out that measured nothing; "
-        "a true value comes into range in another unit."
-    )
-
-
-def _brief(number: float) -> str:
-    """A number of any length; there are integers that no float holds."""
-    try:
-        return f"{number:g}"
-    except OverflowError:
-        return f"{'-' if number < 0 else ''}1e{int(math.log10(abs(number)))} or more"
-
-
-def _is_dust(variance: object, value: object) -> bool:
-    if _real(variance) or _real(value):
-        return False
-    scale = float(value)  # type: ignore[arg-type]
-    return -DUST * max(1.0, scale * scale) <= variance < 0  # type: ignore[operator]
-
-
-def _real(value: object) -> str:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and _finite(value)
-    return "" if good else "a finite number"
-
-
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _spread(value: object) -> str:
-    return "" if not _real(value) and value >= 0 else "a finite number of 0 or more"  # type: ignore[operator]
-
-
-def _whole(value: object) -> str:
-    good = not _real(value) and float(value).is_integer() and abs(value) <= _MAX_INT  # type: ignore[arg-type]
-    return "" if good else "a whole number"
-
-
-def _count(value: object) -> str:
-    return "" if not _whole(value) and value >= 0 else "a whole number of 0 or more"  # type: ignore[operator]
-
-
-def _window(value: object) -> str:
-    return "" if not _whole(value) and 1 <= value < 2**31 else "a whole number of seconds, 1 or more"  # type: ignore[operator]
-
-
-def row_of(raw: Mapping[str, Any]) -> Row:
-    """The row of an untyped one that `row_faults` finds nothing in, with float dust rounded away."""
-    said = _without_dust(raw) | {
-        name: int(raw[name]) for name in ("n", "revision", "window_s") if raw.get(name) is not None
-    }
-    if "denominator" in said:
-        said["denominator"] = _without_dust(said["denominator"])
-    return msgspec.convert(said, Row)
-
-
-def _without_dust(raw: Mapping[str, Any]) -> dict[str, Any]:
-    said = {name: value for name, value in raw.items() if value is not None}
-    return said | ({"variance": 0.0} if said.get("variance", 0) < 0 else {})
 
 
 @dataclass(frozen=True)
@@ -451,24 +185,12 @@ def _all_fit(keys: _Keys, target: Target, kinds: Mapping[str, str], *, now: dt.d
     """Whether `_misfit` finds nothing in any row, told by what the rows have in common; False may only mean: look closely."""
     if not keys.metrics:
         return True
-    first, last = arrays.microseconds([max(oldest, _EARLIEST), now + FUTURE])
+    first, last = arrays.microseconds([max(oldest, EARLIEST), now + FUTURE])
     return (
         target.variants.issuperset(keys.variants)
         and all(kinds.get(metric, "proportion") != "proportion" for metric in keys.metrics)
         and bool(first <= keys.ts.min() and keys.ts.max() <= last)
     )
-
-
-def _all_in_range(rows: Sequence[tuple[int, Row]]) -> bool:
-    """Whether `_beyond` finds nothing in any row."""
-    numbers: list[float | None] = [row.n for _, row in rows]
-    numbers += [row.value for _, row in rows]
-    numbers += [row.variance for _, row in rows]
-    for below in [row.denominator for _, row in rows if row.denominator is not None]:
-        numbers += (below.value, below.variance, below.covariance)
-    sizes = np.abs(np.array(numbers, np.float64))  # None becomes NaN, which is neither too large nor too small
-    odd = (sizes > LARGEST) | ((sizes < SMALLEST) & (sizes > 0))
-    return not odd.any() and not (sizes[: len(rows)] > MOST_UNITS).any()
 
 
 def _rounded(row: Row, kind: str | None) -> Row:
@@ -485,7 +207,7 @@ def _out_of_range(row: Row) -> Fault | None:
         at = "/denominator"
         said += [(at, "value", below.value), (at, "variance", below.variance), (at, "covariance", below.covariance)]
     for prefix, name, number in said:
-        if detail := _beyond(name, number):
+        if detail := beyond(name, number):
             return Fault(f"{prefix}/{name}", "out_of_range", detail)
     return None
 
@@ -519,45 +241,63 @@ def _misfit(
     return _out_of_range(row)
 
 
-def _in_key_order(
-    rows: Sequence[tuple[int, Row]], keys: _Keys, faults: list[Fault], *, atomic: bool
-) -> tuple[Sequence[tuple[int, Row]], _Keys, int]:
-    """One row a key, in key order (so that opposite batches cannot deadlock), their keys, and how many rows repeated one."""
+def _in_key_order(rows: Sequence[tuple[int, Row]], keys: _Keys, place: Place) -> "_Ordered":
+    """One row a key, in key order (so that opposite batches cannot deadlock)."""
     order = np.lexsort((keys.ts, keys.variant, keys.metric))
     ordered = keys.at(order)
     repeats = (ordered.numbers[1:] == ordered.numbers[:-1]).all(axis=1)
-    if repeats.any():
-        unique, repeated = _deduplicated(rows, keys, faults, atomic=atomic)
-        return *_in_key_order(unique, _Keys.of(unique), faults, atomic=atomic)[:2], repeated
-    return [rows[place] for place in order.tolist()], ordered, 0
+    if not repeats.any():
+        return _Ordered([rows[at] for at in order.tolist()], ordered)
+    unique, faults = _one_a_key(rows, keys, place)
+    repeated = len(rows) - len(unique) - len(faults)
+    return replace(_in_key_order(unique, _Keys.of(unique), place), repeated=repeated, faults=tuple(faults))
 
 
-def _deduplicated(
-    rows: Sequence[tuple[int, Row]], keys: _Keys, faults: list[Fault], *, atomic: bool
-) -> tuple[list[tuple[int, Row]], int]:
-    """One row a key, and how many repeated it.
+@dataclass(frozen=True)
+class _Ordered:
+    """rows: one a key, and their keys. repeated: how many said again what another of them says. faults: of rows that contradict each other."""
 
-    Within a batch the rules are those between batches: the highest revision wins, without one the later row.
-    """
-    best: dict[tuple[int, ...], tuple[int, Row]] = {}
-    repeated = 0
-    for (index, row), numbers in zip(rows, keys.numbers.tolist(), strict=True):
-        key = tuple(numbers)
-        if key not in best:
-            best[key] = (index, row)
+    rows: Sequence[tuple[int, Row]]
+    keys: _Keys
+    repeated: int = 0
+    faults: tuple[Fault, ...] = field(default=())
+
+
+def _one_a_key(rows: Sequence[tuple[int, Row]], keys: _Keys, place: Place) -> tuple[list[tuple[int, Row]], list[Fault]]:
+    """The row of each key that holds: the highest revision, as between batches. Of a key whose rows contradict each other there is none, since
+    nothing tells which of them came later; each of them has a fault that names two that differ."""
+    same: dict[tuple[int, ...], list[tuple[int, Row]]] = {}
+    for row, numbers in zip(rows, keys.numbers.tolist(), strict=True):
+        same.setdefault(tuple(numbers), []).append(row)
+    kept: list[tuple[int, Row]] = []
+    faults: list[Fault] = []
+    for group in same.values():
+        highest = max((row.revision for _, row in group if row.revision is not None), default=None)
+        newest = [(index, row) for index, row in group if row.revision in (highest, None)]
+        at, held = next(((index, row) for index, row in newest if row.revision == highest), newest[0])
+        rival = next(((index, row) for index, row in newest if _facts(row) != _facts(held)), None)
+        if rival is None:
+            kept.append((at, held))
             continue
-        held = best[key][1]
-        repeated += 1
-        if row.revision is not None and held.revision == row.revision and row != held:
-            fault = Fault(f"/rows/{index}/value", "conflicting_row", _CONFLICT, index)
-            if atomic:
-                raise IngestRefused("conflicting_row", _CONFLICT, status=409, errors=[fault])
-            faults.append(fault)
-            repeated -= 1
-        elif row.revision is None or held.revision is None or row.revision > held.revision:
-            newest = row if row.revision is not None else msgspec.structs.replace(row, revision=held.revision)
-            best[key] = (index, newest)
-    return list(best.values()), repeated
+        told = _contradiction(sorted([(at, held), rival], key=lambda found: found[0]), place)
+        faults += [Fault(f"/rows/{index}/value", "conflicting_row", told, index) for index, _ in group]
+    return kept, faults
+
+
+def _facts(row: Row) -> dict[str, object]:
+    said = msgspec.structs.asdict(row)
+    return {name: said[name] for name in ("value", "n", "variance", "denominator", "window_s")}
+
+
+def _contradiction(two: Sequence[tuple[int, Row]], place: Place) -> str:
+    first, second = (_facts(row) for _, row in two)
+    name = next(name for name in first if first[name] != second[name])
+    said = [msgspec.json.encode(facts[name]).decode() for facts in (first, second)]
+    both = f"{place(two[0][0])} and {place(two[1][0])}"
+    return (
+        f"{both[0].upper()}{both[1:]} have the same metric, variant and ts, and differ in {name}: {said[0]} and {said[1]}. Send one row for each, or "
+        "the one that holds with a higher revision. A query that groups by a column too many yields such rows."
+    )
 
 
 # The database -------------------------------------------------------------------------------------------------------------

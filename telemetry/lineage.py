@@ -19,8 +19,8 @@ from django.db import connection
 
 from decisioning.access.models import Team
 from decisioning.refusals import Fault, Refused
-from telemetry.ingest import instant, time_faults
 from telemetry.models import Source
+from telemetry.row import instant, time_faults
 
 MAX_EVENTS = 1_000
 _STATUS = {"COMPLETE": "succeeded", "ABORT": "aborted", "FAIL": "failed"}

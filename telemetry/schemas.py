@@ -7,37 +7,24 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from telemetry.ingest import Count, Denominator, Key, Number, Row, Spread
+from telemetry.row import Count, Key, Sent
 
 ExperimentRef = Annotated[str, Meta(min_length=1, max_length=63)] | Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Instant = Annotated[dt.datetime, Meta(tz=True)]
 
 
-class MetricObserved(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of one experiment. `ts` is the END of the bucket it covers; `experiment` a number or a key."""
+class MetricObserved(Sent, frozen=True, kw_only=True):
+    """One row of one experiment. `ts` is the END of the bucket it covers; `experiment` a number or a key. Besides `value` one spread, or `sum` with
+    `sum_squares` in place of both."""
 
     experiment: ExperimentRef
-    metric: Key
-    ts: Instant
-    value: Number
-    variant: Key = "all"
-    n: Count | None = None
-    variance: Spread | None = None
-    revision: Annotated[int, Meta(ge=-(2**63) + 1, le=2**63 - 1)] | None = None
-    denominator: Denominator | None = None
-    window_s: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
-
-    def row(self) -> Row:
-        return Row(
-            self.metric, self.ts, self.value, self.variant, self.n, self.variance, self.revision, self.denominator, self.window_s
-        )  # fmt: skip
 
 
 class MetricsObserved(msgspec.Struct, frozen=True):
     """Many rows of one experiment, at most 10,000."""
 
     experiment: ExperimentRef
-    rows: list[Row]
+    rows: list[Sent]
 
 
 class ExposureCounted(msgspec.Struct, frozen=True):
@@ -76,6 +63,7 @@ class _TargetKpi(msgspec.Struct):
     role: Literal["goal", "guardrail", "shown", "exposure"] = "goal"
     minimum_effect: float | None = None
     max_harm: float | None = None
+    plausible_to: float | None = None
     baseline: _Baseline | None = None
     target: _Target | None = None
     sparse: bool = False

@@ -76,7 +76,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items
             if any(
                 map(
-                    item.get_closest_marker, ("faults", "benchmarks", "packages", "looks", "databases", "installations")
+                    item.get_closest_marker,
+                    ("faults", "benchmarks", "packages", "looks", "databases", "installations", "cluster"),
                 )
             )
         ]

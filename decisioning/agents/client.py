@@ -54,12 +54,13 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of rows that were sent. `refused` maps the position of a row to (code, detail)."""
+    """What became of rows that were sent. `refused` maps the position of a row to (code, detail); `ignored` are fields that mean nothing there."""
 
     accepted: int = 0
     changed: int = 0
     duplicates: int = 0
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
 
     def __add__(self, other: Self) -> "Receipt":
         return Receipt(
@@ -67,6 +68,7 @@ class Receipt:
             self.changed + other.changed,
             self.duplicates + other.duplicates,
             self.refused | other.refused,
+            tuple(sorted({*self.ignored, *other.ignored})),
         )
 
 
@@ -170,6 +172,8 @@ class Portal:
     ) -> Receipt:
         """Send rows of one experiment, 10,000 a call. `sent` hears how many went out with each.
 
+        A row says its spread once: `variance`, `stddev` or `standard_error` beside `value`, or `sum` with `sum_squares` in place of both.
+
         Not atomic: good rows go in, bad ones are in `Receipt.refused`. Atomic: each call is all or nothing, and bad
         rows raise PortalError.
         """
@@ -179,7 +183,11 @@ class Portal:
                 place("experiments", key, "kpis"), {"rows": batch}, **({} if atomic else {"atomic": "false"})
             )
             total += Receipt(
-                answer["accepted"], answer["changed"], answer["duplicates"], _refused(answer.get("errors", ()), start)
+                answer["accepted"],
+                answer["changed"],
+                answer["duplicates"],
+                _refused(answer.get("errors", ()), start),
+                tuple(answer.get("ignored", ())),
             )
             start += len(batch)
             sent(len(batch))

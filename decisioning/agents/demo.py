@@ -9,8 +9,10 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from datetime import time as clock
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -26,11 +28,43 @@ _HOURLY: Json = {"expected_every_s": 3_600, "freshness_target_s": 3_600}
 
 
 @dataclass(frozen=True)
+class Days:
+    """Data that comes once a day, at its end by the clocks of a zone; or only at the end of Mondays to Fridays."""
+
+    zone: str
+    weekdays_only: bool = False
+
+    def expected(self) -> Json:
+        """As a metric says it."""
+        return {"every": "weekdays" if self.weekdays_only else "daily", "at": "24:00", "timezone": self.zone}
+
+    def ended(self, after: datetime, upto: datetime) -> list[datetime]:
+        """The ends of days in (after, upto], in UTC.
+
+        >>> friday = datetime(2026, 10, 23, 12, tzinfo=UTC)
+        >>> [f"{end:%a %H:%M}" for end in Days("Europe/Berlin", weekdays_only=True).ended(friday, friday + timedelta(days=5))]
+        ['Fri 22:00', 'Mon 23:00', 'Tue 23:00']
+        """
+        there, day = ZoneInfo(self.zone), (after - timedelta(days=2)).date()
+        days = [day + timedelta(days=n) for n in range((upto - after).days + 5)]
+        ends = [
+            datetime.combine(day + timedelta(days=1), clock(), there).astimezone(UTC)
+            for day in days
+            if day.weekday() < 5 or not self.weekdays_only
+        ]
+        return [end for end in ends if after < end <= upto]
+
+
+_WEEKDAYS, _BERLIN = Days("UTC", weekdays_only=True), Days("Europe/Berlin")
+
+
+@dataclass(frozen=True)
 class Figure:
     """One metric of the shop and how it is distributed over sessions.
 
     share: a proportion of sessions.   amount: that share of sessions spends a lognormal amount, the others nothing.
     duration: a lognormal figure of every session.   level: one reading an hour, without units.
+    days: when it comes, where not every hour.
     """
 
     key: str
@@ -42,6 +76,7 @@ class Figure:
     share: float = 0.0
     better: Literal["increase", "decrease"] = "increase"
     definition: str = ""
+    days: Days | None = None
 
     def metric(self) -> Json:
         """The metric as `POST /api/experiments` takes it."""
@@ -53,7 +88,7 @@ class Figure:
             "unit": self.unit,
             "direction": self.better,
             "temporality": "delta",
-            **_HOURLY,
+            **({"expected": self.days.expected(), "freshness_target_s": 21_600} if self.days else _HOURLY),
         }
 
     @property
@@ -81,6 +116,17 @@ FIGURES = {
         Figure(
             "checkout_p75_ms", "Checkout time, 75th percentile", "ms", "level", 1_240.0, spread=28.0, better="decrease"
         ),
+        Figure("invoices_paid", "Invoices paid within the week", "share", "share", 0.41, days=_WEEKDAYS),
+        Figure(
+            "billing_contacts",
+            "Customers who call about a bill",
+            "share",
+            "share",
+            0.03,
+            better="decrease",
+            days=_WEEKDAYS,
+        ),
+        Figure("pickups_booked", "Orders picked up in a store", "share", "share", 0.08, days=_BERLIN),
     )
 }
 
@@ -131,6 +177,11 @@ class Story:
     leak: float = 0.0
     status: Literal["running", "paused", "draft"] = "running"
     answer: Literal["", "scale", "delete"] = ""
+
+    @property
+    def days_of(self) -> Days | None:
+        """When its data comes, where not every hour; of all its parts alike."""
+        return FIGURES[self.parts[0].figure].days
 
     @property
     def arms(self) -> list[str]:
@@ -272,6 +323,23 @@ STORIES: Sequence[Story] = (
         treatments=(),
     ),
     Story(
+        "invoice-reminder",
+        "A reminder before an invoice is due",
+        "Half of those who pay late forgot. The ledger is exported on working days, so figures come Monday to Friday.",
+        "ade@shop.example",
+        26,
+        (Part("invoices_paid", effects=(0.05,)), Part("billing_contacts", "guardrail", max_harm=0.3)),
+    ),
+    Story(
+        "pick-up-today",
+        "Pick it up in a store today",
+        "Offering the nearest store should bring more pickups. The stores close their books at midnight in Berlin.",
+        "lin@shop.example",
+        12,
+        (Part("pickups_booked", effects=(0.02,), minimum_effect=0.03),),
+        hourly=250,
+    ),
+    Story(
         "voice-search",
         "Search by voice in the app",
         "Speaking is faster than typing on a phone, so more searches should lead to a product.",
@@ -296,7 +364,9 @@ def history(story: Story, started_at: datetime, until: datetime) -> list[Json]:
 def bucket(story: Story, started_at: datetime, begin: datetime, length: timedelta) -> list[Json]:
     """The rows of one bucket, of every metric and variant; the same for the same bucket, always."""
     end = begin + length
-    random = np.random.default_rng([_SEED, zlib.crc32(story.key.encode()), int(end.timestamp())])
+    if story.days_of is not None:
+        return [row for day in story.days_of.ended(begin, end) for row in _whole_day(story, day)]
+    random = _random(story, end)
     weekend = begin.weekday() >= 5
     rows: list[Json] = []
     for place, arm in enumerate(story.arms):
@@ -310,6 +380,24 @@ def bucket(story: Story, started_at: datetime, begin: datetime, length: timedelt
                 row = {"metric": part.figure, "variant": arm, "ts": rfc3339(end), **drawn}
                 rows.append(row if length == HOUR else row | {"window_s": max(round(length.total_seconds()), 1)})
     return rows
+
+
+def _whole_day(story: Story, end: datetime) -> list[Json]:
+    """The rows of a day, of every metric and variant."""
+    random = _random(story, end)
+    rows: list[Json] = []
+    for place, arm in enumerate(story.arms):
+        sessions = int(random.poisson(story.hourly * 24))
+        for part in story.parts:
+            effect = part.effects[min(place, len(part.effects)) - 1] if place else 0.0
+            drawn = _draw(FIGURES[part.figure], sessions, effect, random, weekend=False)
+            if drawn:
+                rows.append({"metric": part.figure, "variant": arm, "ts": rfc3339(end), **drawn})
+    return rows
+
+
+def _random(story: Story, end: datetime) -> np.random.Generator:
+    return np.random.default_rng([_SEED, zlib.crc32(story.key.encode()), int(end.timestamp())])
 
 
 def _rhythm(at: datetime) -> float:
@@ -381,10 +469,16 @@ def install(
     return written
 
 
-def rows_to_come(stories: Sequence[Story] = STORIES) -> int:
+def rows_to_come(now: datetime, stories: Sequence[Story] = STORIES) -> int:
     """How many rows `install` sends: the length of a progress bar."""
-    told = [story for story in stories if story.status != "draft"]
-    return sum((story.days * 24 - story.silent_h) * len(story.arms) * len(story.parts) for story in told)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+
+    def buckets(story: Story) -> int:
+        if story.days_of is not None:
+            return len(story.days_of.ended(hour - timedelta(days=story.days), hour))
+        return story.days * 24 - story.silent_h
+
+    return sum(buckets(story) * len(story.arms) * len(story.parts) for story in stories if story.status != "draft")
 
 
 def _accept(portal: Portal, story: Story, sleep: Callable[[float], None]) -> None:

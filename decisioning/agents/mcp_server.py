@@ -69,6 +69,7 @@ _KPI: Json = {
         "role": {"enum": ["goal", "guardrail", "shown"]},
         "minimum_effect": {"type": "number"},
         "max_harm": {"type": "number"},
+        "plausible_to": {"type": "number"},
     },
     "required": ["metric"],
 }
@@ -493,7 +494,8 @@ class Tools:
         """Send rows: {"metric", "variant", "ts", "value", "n", "variance"}; all of them or none. Sending again changes nothing.
 
         ts: the END of the time the row covers, RFC 3339 with an offset. n: the independent units in it. variance: of one unit's
-        value, for kind mean. Without n (and variance) a goal cannot be judged.
+        value, for kind mean; or "stddev", or "standard_error" (of the mean of n); or "sum" and "sum_squares" in place of value and variance.
+        Exactly one of them. Without n (and a spread) a goal cannot be judged.
         """
         with self._portal(ctx) as portal:
             receipt = portal.push(str(experiment), rows)
@@ -504,6 +506,7 @@ class Tools:
             "new": receipt.accepted,
             "changed": receipt.changed,
             "there_already": receipt.duplicates,
+            **({"ignored": list(receipt.ignored)} if receipt.ignored else {}),
         }
         return _short(told, f"get_decision({experiment!r}, wait_s=30)")
 

@@ -8,9 +8,10 @@ from itertools import chain
 
 from decisioning.agents.client import Json
 
-_NEEDED = ("metric", "ts", "value")
+_NEEDED = ("metric", "ts")
 _WHOLE = ("n", "window_s", "revision")
-_REAL = ("value", "variance", "denominator_value", "denominator_variance", "covariance")
+_SPREADS = ("variance", "stddev", "standard_error", "sum", "sum_squares")
+_REAL = ("value", *_SPREADS, "denominator_value", "denominator_variance", "covariance")
 _MOMENTS = {"denominator_value": "value", "denominator_variance": "variance", "covariance": "covariance"}
 
 
@@ -58,7 +59,8 @@ def _from_csv(texts: Iterable[str]) -> Iterator[tuple[int, Json]]:
     reader = csv.reader(texts, strict=True)
     try:
         names = [name.strip().lower() for name in next(reader)]
-        if missing := [name for name in _NEEDED if name not in names]:
+        needed = _NEEDED if "sum" in names else (*_NEEDED, "value")
+        if missing := [name for name in needed if name not in names]:
             raise Unreadable(f"line 1 must name the columns; there is no {', '.join(missing)}")
         if twice := [name for name in (*_NEEDED, *_REAL, *_WHOLE, "variant") if names.count(name) > 1]:
             raise Unreadable(f"line 1 names {twice[0]} twice")

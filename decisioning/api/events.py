@@ -153,6 +153,7 @@ def _response(received: events.Received) -> HttpResponse:
             "changed": received.changed_rows,
             "duplicates": received.duplicate_rows,
             "last_ts": rfc3339(last),
+            **({"ignored": received.ignored} if received.ignored else {}),
         },
     }
     if received.refused:

@@ -16,11 +16,11 @@ from decisioning.api.document import reader_of, recommendation_before_the_first_
 from decisioning.api.experiments import matches, shown_document
 from decisioning.api.lists import PAGING, page
 from decisioning.api.problems import Problem, bad_parameter
-from decisioning.api.serializers import DecisionIn
+from decisioning.api.serializers import DecisionIn, DoubtIn
 from decisioning.api.series import instant_of
 from decisioning.literals import rfc3339
-from experiments.models import Experiment
-from gates import claims, consistency, policies, wording
+from experiments.models import Experiment, TargetKpi
+from gates import claims, consistency, doubts, policies, wording
 from gates.decisions import record_decision
 from gates.engine.evidence import digest as digest_of
 from gates.engine.evidence import replay
@@ -74,6 +74,34 @@ class OneDecision(PortalView):
         )
         experiment.refresh_from_db()
         return Response({"experiment": experiment.key, "status": experiment.status, **_as_json(decision)}, status=201)
+
+
+class Doubt(PortalView):
+    """Doubt in the rows of one KPI, and a person's word that they are right."""
+
+    scopes = {"GET": Scope.READ, "POST": Scope.REVIEW}
+
+    def get(self, request: Request, ref: str, metric: str) -> Response:
+        """Whether its rows are doubted where they look wrong, and each time somebody set that aside."""
+        kpi = TargetKpi.objects.filter(experiment=self.experiment(ref), metric__key=metric).first()
+        if kpi is None:
+            raise Http404(metric)
+        return Response(_doubt(metric, kpi))
+
+    def post(self, request: Request, ref: str, metric: str) -> Response:
+        """Set the doubt aside (off) with a reason, or doubt again (on)."""
+        experiment, values = self.experiment(ref), self.body(DoubtIn)
+        if values["doubt"] == "off":
+            reason = values.get("reason") or ""
+            kpi = doubts.set_aside(experiment, metric, reason=reason, by=self.principal, now=self.now)
+        else:
+            kpi = doubts.restore(experiment, metric, by=self.principal, now=self.now)
+        return Response(_doubt(metric, kpi))
+
+
+def _doubt(metric: str, kpi: TargetKpi) -> dict[str, Any]:
+    doubt = "off" if doubts.is_set_aside(kpi) else "on"
+    return {"metric": metric, "doubt": doubt, "set_aside": kpi.trusted}
 
 
 class Gates(PortalView):

@@ -16,8 +16,9 @@ _JSON, _PROBLEM = "application/json", "application/problem+json"
 _OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 _KPI_ROW: dict[str, Any] = {
     "type": "object",
-    "description": "One bucket of one series. Sending it again changes nothing.",
-    "required": ["metric", "ts", "value"],
+    "description": "One bucket of one series, with its spread once: variance, stddev or standard_error beside value, or sum and sum_squares in place of "
+    "both. Sending it again changes nothing.",
+    "required": ["metric", "ts"],
     "properties": {
         "metric": {"type": "string", "maxLength": 63, "description": "Key of the metric.", "examples": ["finished_sign_up"]},
         "variant": {"type": "string", "maxLength": 63, "default": "all", "description": "Key of the variant.", "examples": ["control"]},
@@ -28,6 +29,10 @@ _KPI_ROW: dict[str, Any] = {
         "value": {"type": "number", "description": "Mean, share or gauge of the bucket.", "examples": [0.41]},
         "n": {"type": ["integer", "null"], "minimum": 0, "description": "Independent units, never the same unit twice.", "examples": [980]},
         "variance": {"type": ["number", "null"], "minimum": 0, "description": "Of one unit's value, by the sample.", "examples": [0.24]},
+        "stddev": {"type": ["number", "null"], "minimum": 0, "description": "In place of variance: its root.", "examples": [0.49]},
+        "standard_error": {"type": ["number", "null"], "minimum": 0, "description": "In place of variance: of value, the mean of n units.", "examples": [0.016]},
+        "sum": {"type": ["number", "null"], "description": "In place of value: the sum of n values, beside sum_squares.", "examples": [402.0]},
+        "sum_squares": {"type": ["number", "null"], "minimum": 0, "description": "In place of variance: the sum of their squares.", "examples": [402.0]},
         "revision": {"type": ["integer", "null"], "description": "A higher one replaces what is stored.", "examples": [1]},
         "window_s": {"type": ["integer", "null"], "minimum": 1, "description": "Seconds that the row covers.", "examples": [3600]},
         "denominator": {
@@ -114,6 +119,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("OneDecision", "GET"): Operation({200: experiments.DecisionOut, 304: None}),
     ("OneDecision", "POST"): Operation({201: experiments.DecidedOut}, takes=bodies.DecisionIn, conflict=True),
+    ("Doubt", "GET"): Operation({200: experiments.DoubtOut}),
+    ("Doubt", "POST"): Operation({200: experiments.DoubtOut}, takes=bodies.DoubtIn, conflict=True),
     ("Decisions", "GET"): Operation({200: _PAGE(experiments.PastDecisionOut)}),
     ("Gates", "GET"): Operation({200: experiments.GatesOut}),
     ("ForecastOf", "GET"): Operation({200: experiments.ForecastsOut}),

@@ -259,6 +259,7 @@ class TargetKpiIn(serializers.Serializer[Any]):
     role = Choice(TargetKpi.Role.values, required=False)
     minimum_effect = Number(required=False, allow_null=True)
     max_harm = Number(required=False, allow_null=True)
+    plausible_to = Number(required=False, allow_null=True)
     baseline = BaselineIn(required=False, allow_null=True)
     target = TargetIn(required=False, allow_null=True)
     sparse = Truth(required=False)
@@ -336,6 +337,13 @@ class DecisionIn(serializers.Serializer[Any]):
     evidence_digest = Text(max_length=71)
     action = Choice(["accept", "override"])
     override_to = Choice(["scale", "delete", "stop", "hold"], required=False, allow_null=True)
+    reason = Text(required=False, allow_blank=True, allow_null=True, max_length=10_000)
+
+
+class DoubtIn(serializers.Serializer[Any]):
+    """Whether rows of a KPI that look wrong hold the experiment up."""
+
+    doubt = Choice(["on", "off"])
     reason = Text(required=False, allow_blank=True, allow_null=True, max_length=10_000)
 
 

@@ -1,5 +1,6 @@
 """The door telemetry comes in by: bytes are decoded straight into typed rows, past DRF's parsers and serializers."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -13,7 +14,8 @@ from decisioning.api.base import PortalView, json_response
 from decisioning.api.problems import bad_parameter
 from decisioning.literals import number_or_key, rfc3339
 from decisioning.refusals import Fault
-from telemetry.ingest import Ingested, Target, check, decode, ingest, names_stand_once, targets
+from telemetry.ingest import Ingested, Target, ingest, targets
+from telemetry.row import Checked, check, decode, names_stand_once
 
 
 class TakesRows(PortalView):
@@ -28,14 +30,10 @@ class TakesRows(PortalView):
         atomic = atomic_asked(request)
         body = parsers.read(request._request)
         rows = decode(body)
-        bad: list[Fault] = []
         if rows is not None and not names_stand_once(body, rows):
             parsers.refuse_duplicates(body)
-        indexed = list(enumerate(rows)) if rows is not None else None
-        if indexed is None:
-            indexed, bad = check(parsers.decode(body))
-        done = ingest(target, indexed, now=self.now, bad=bad, atomic=atomic)
-        return _response(done)
+        found = check(parsers.decode(body)) if rows is None else Checked(list(enumerate(rows)), [], ())
+        return _response(ingest(target, found.good, now=self.now, bad=found.bad, atomic=atomic), found.ignored)
 
     def _target(self, ref: str) -> Target:
         """As `experiment`, in one statement: rows come often."""
@@ -47,13 +45,15 @@ class TakesRows(PortalView):
         return target
 
 
-def _response(done: Ingested) -> HttpResponse:
+def _response(done: Ingested, ignored: Sequence[str]) -> HttpResponse:
     body: dict[str, Any] = {
         "accepted": done.accepted,
         "changed": done.changed,
         "duplicates": done.duplicates,
         "last_ts": rfc3339(done.last_ts),
     }
+    if ignored:
+        body["ignored"] = ignored
     if done.refused:
         body["errors"] = [_as_json(bad) for bad in done.refused]
     return json_response(msgspec.json.encode(body), status=207 if done.refused else 200)

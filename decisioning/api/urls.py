@@ -32,6 +32,7 @@ urlpatterns = [
     path("experiments/<str:ref>/gates", judgement.Gates.as_view()),
     path("experiments/<str:ref>/forecast", experiments.ForecastOf.as_view()),
     path("experiments/<str:ref>/evaluations", judgement.Evaluations.as_view()),
+    path("experiments/<str:ref>/kpis/<str:metric>/doubt", judgement.Doubt.as_view()),
     path("experiments/<str:ref>/evaluate", judgement.Evaluate.as_view()),
     path("experiments/<str:ref>/evidence/<str:digest>", judgement.OneEvidence.as_view()),
     path("experiments/<str:ref>/evidence/<str:digest>/verify", judgement.Verification.as_view()),

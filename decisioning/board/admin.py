@@ -23,6 +23,7 @@ from decisioning.board.downloads import MOST, spreadsheet
 from decisioning.board.presenters import freshness
 from experiments import lifecycle, plan
 from experiments.models import Asset, Experiment, TargetKpi, Variant
+from gates.doubts import is_set_aside
 from telemetry.models import ExperimentKpi
 
 ROWS = 200
@@ -110,11 +111,22 @@ class TargetKpiInline(PartInline):
         "role",
         "minimum_effect",
         "max_harm",
+        "plausible_to",
+        "doubt",
         "baseline_mean",
         "baseline_stddev",
         "target_at_least",
         "target_at_most",
     )
+    readonly_fields = ("doubt",)
+
+    @admin.display(description="doubt in its rows")
+    def doubt(self, kpi: TargetKpi) -> SafeString | str:
+        """Whether it is set aside, leading to where that is done and undone."""
+        if kpi.role not in (TargetKpi.Role.GOAL, TargetKpi.Role.GUARDRAIL):
+            return ""
+        url = reverse("doubt", args=[kpi.experiment.key, kpi.metric.key])
+        return format_html('<a href="{}">{}</a>', url, "set aside" if is_set_aside(kpi) else "on")
 
 
 @admin.register(Experiment)

@@ -88,12 +88,16 @@ def _away(away: Mapping[str, Any], feeds: int) -> str:
 
 
 def _feed(data: Mapping[str, Any]) -> str:
-    """A feed by its experiment when it is one, else by its source or metric."""
+    """A feed by its source or metric, with its experiment when it is one."""
     if data.get("portal_away"):
         return "the portal was away"
-    if data.get("experiments_late", len(data.get("experiments", ()))) < 2:
-        return str(data["experiment"])
-    return str(data["feed"]["source"] or data["feed"]["metrics"][0])
+    feed = data.get("feed") or {
+        "source": None,
+        "metrics": data.get("metrics") or [kpi["metric"] for kpi in data["kpis"]],
+    }
+    name = str(feed["source"] or feed["metrics"][0])
+    one = data.get("experiments_late", len(data.get("experiments", ()))) < 2
+    return f"{data['experiment']}, {name}" if one else name
 
 
 def _recovered(data: Mapping[str, Any]) -> Said:

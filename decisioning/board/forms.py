@@ -125,6 +125,18 @@ class WebhookForm(forms.Form):
     )
 
 
+class DoubtForm(forms.Form):
+    """How somebody knows that doubted rows are right."""
+
+    reason = forms.CharField(
+        max_length=500,
+        widget=forms.TextInput(
+            **_input(autocomplete="off", placeholder="Checked against the bank's statement of that day")
+        ),
+        error_messages={"required": "Say how you know that the rows are right; one sentence is enough."},
+    )
+
+
 class OutageForm(forms.Form):
     """A stretch of time in which feeds of a team are away on purpose."""
 

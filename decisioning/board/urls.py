@@ -33,6 +33,7 @@ urlpatterns = [
     path("experiments/<slug:ref>", experiment.experiment, name="experiment"),
     path("experiments/<slug:ref>/decision", experiment.decide, name="decide"),
     path("experiments/<slug:ref>/to/<slug:status>", experiment.move, name="move"),
+    path("experiments/<slug:ref>/doubt/<slug:metric>", experiment.doubt, name="doubt"),
     path("experiments/<slug:ref>/report", experiment.report, name="report"),
     path("experiments/<slug:ref>/rows.csv", base.export_of("rows", exports.of_rows, most=MOST_OF_ONE), name="rows_csv"),
     path("experiments/<slug:ref>/gates.csv", base.export_of("gates", exports.of_gates), name="gates_csv"),

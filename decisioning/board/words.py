@@ -45,8 +45,10 @@ CODES = {
     "harm": "A guard is harmed",
     "stale": "Data is late",
     "no_data": "No data",
+    "doubtful": "Rows are doubted",
     "collecting": "Collecting",
     "too_small": "Real, but too small",
+    "implausible": "Too good to be true",
     "wins": "It wins",
     "on_target": "On target",
     "off_target": "Off target",
@@ -87,6 +89,7 @@ KINDS = {
     "target": "target, descriptive",
     "freshness": "always on",
     "srm": "planned against seen, always on",
+    "doubt": "can rows be as they say, always on",
 }
 _MONEY = {"usd": "$", "eur": "€", "gbp": "£"}
 ROLES = {"goal": "goal", "guardrail": "guard", "shown": "shown only", "exposure": "exposure"}
@@ -299,7 +302,11 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
         elif kind == "density":
             dense += [" and ", *value(gate, "at_least"), " of the expected buckets"]
     split: _Parts = [
-        "when the split looks wrong, when an effect is real but too small, or after ",
+        "when the split is off by more than ",
+        *setting("srm_tolerance", _points),
+        ", when an effect is real but too small, or proved beyond ",
+        *setting("doubt_above", _belief),
+        ", or after ",
         *setting("max_days"),
     ]
     units: _Parts = [*setting("min_days"), " whole days and ", *setting("min_units", count), " units in each arm"]
@@ -315,12 +322,21 @@ def sentences(body: Mapping[str, Any], live: Mapping[str, Any] | None = None) ->
             *dense,
             " are in",
             *reached,
-            ", and while any input is older than its target.",
+            ", while any input is older than its target, and while its rows are doubted.",
         ),
     ]
 
 
-_TOLD = {"gates", "min_days", "max_days", "min_units"}  # by the sentences
+def _points(tolerance: float | None) -> str:
+    """How far each share may be off its plan."""
+    return f"{100 * tolerance:g} points of each share" if tolerance else "chance"
+
+
+def _belief(above: float | None) -> str:
+    return "all that is believed of it alone" if above is None else f"+{share(above, 1).replace('.0%', '%')}"
+
+
+_TOLD = {"gates", "min_days", "max_days", "min_units", "doubt_above", "srm_tolerance"}  # by the sentences
 _LIMITS = {"at_most", "at_least", "max_harm", "scale_above", "delete_below", "days"}
 
 

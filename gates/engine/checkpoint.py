@@ -20,13 +20,18 @@ from gates.engine.reader import SeriesProgress
 from gates.engine.series import SeriesKey
 from gates.engine.sparse import needs_goal_after
 from gates.engine.state import ExperimentState
+from gates.engine.statistics.scatter import NO_BUCKETS, Running
 
-FORMAT = 6
+FORMAT = 8
 """Of a checkpoint: one of another format is folded anew."""
 
 
 class Progress(msgspec.Struct, array_like=True):
-    """How far all rows are read: per series of the compiled plan, per compared metric its common instant, per watch and target."""
+    """How far all rows are read: per series of the compiled plan, per compared metric its common instant, per watch and target.
+
+    scatter: per compared metric and judged variant. checked: per compared metric the last whole day of age at which it was looked at.
+    over: goals that have more units than were exposed.
+    """
 
     series: list[SeriesProgress]
     instants: list[int | None]
@@ -36,6 +41,9 @@ class Progress(msgspec.Struct, array_like=True):
     target_seen: list[tuple[int | None, int]]
     target_through: list[int]
     alarmed: list[str] = []
+    scatter: list[Running] = []
+    checked: list[int] = []
+    over: list[str] = []
 
     @classmethod
     def at_start(cls, compiled: CompiledPlan) -> Progress:
@@ -48,6 +56,8 @@ class Progress(msgspec.Struct, array_like=True):
             target_days=[{} for _ in compiled.targets],
             target_seen=[(None, 0)] * len(compiled.targets),
             target_through=[start] * len(compiled.targets),
+            scatter=[NO_BUCKETS] * (len(compiled.compared) * len(compiled.judged_variants)),
+            checked=[0] * len(compiled.compared),
         )
 
 
@@ -188,7 +198,7 @@ def fingerprint_of(compiled: CompiledPlan, slot: int) -> str:
             ended_at=_known_by(plan.ended_at, slot),
             pauses=tuple((begin, _known_by(end, slot)) for begin, end in plan.pauses if begin < slot),
             answers=tuple(answer for answer in plan.answers if answer.at <= slot),
-            kpis=tuple(_with_outages_by(kpi, slot) for kpi in plan.kpis),
+            kpis=tuple(_known_of(kpi, slot) for kpi in plan.kpis),
         )
         compiled.fingerprints[turn] = hashlib.sha256(
             msgspec.json.encode([FORMAT, REVISION, policy, happened])
@@ -196,12 +206,14 @@ def fingerprint_of(compiled: CompiledPlan, slot: int) -> str:
     return compiled.fingerprints[turn]
 
 
-def _with_outages_by(kpi: Kpi, slot: int) -> Kpi:
-    """A KPI with what had happened of its outages; of one that goes on it does not matter how long."""
-    if not kpi.outages:
+def _known_of(kpi: Kpi, slot: int) -> Kpi:
+    """A KPI with what had happened of its outages, of which it does not matter how long one goes on, and of what was set aside."""
+    if not kpi.outages and not kpi.trusted:
         return kpi
     return replace(
-        kpi, outages=tuple((begin, _known_by(end, slot) or -1) for begin, end in kpi.outages if begin <= slot)
+        kpi,
+        outages=tuple((begin, _known_by(end, slot) or -1) for begin, end in kpi.outages if begin <= slot),
+        trusted=tuple((begin, _known_by(end, slot), why) for begin, end, why in kpi.trusted if begin <= slot),
     )
 
 

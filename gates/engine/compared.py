@@ -9,8 +9,9 @@ import numpy as np
 
 from gates.engine.checkpoint import Progress
 from gates.engine.compiled import CompiledPlan
+from gates.engine.doubt import ScatterReader
 from gates.engine.facts import MetricLook, Unreadable
-from gates.engine.reader import NEVER, SeriesReader
+from gates.engine.reader import NEVER, SeriesReader, Taken
 from gates.engine.tracks import MetricTrack
 
 NO_END = 2**62
@@ -24,6 +25,7 @@ class ComparedMetrics:
         self, compiled: CompiledPlan, progress: Progress, by_metric: Mapping[str, Mapping[str, SeriesReader]]
     ) -> None:
         self.compiled, self.progress, self.by_metric = compiled, progress, by_metric
+        self.scatter = ScatterReader(compiled, progress, by_metric)
         self._commons: dict[tuple[str, int], int | None] = {}
 
     def common(self, metric: str, horizon: int) -> int | None:
@@ -43,14 +45,17 @@ class ComparedMetrics:
         """(look, metric, facts) wherever the common instant moved, one row after the other."""
         compiled, found = self.compiled, []
         for m, metric in enumerate(compiled.compared):
-            newest_seen = self.progress.instants[m]
+            newest_seen, readers = self.progress.instants[m], self.by_metric[metric]
             for look in looks:
                 horizon = compiled.horizon(look)
                 common = self.common(metric, horizon)
                 if common is None or (newest_seen is not None and common <= newest_seen):
                     continue
                 newest_seen = common
-                found.append((look, metric, self._metric_look(self.by_metric[metric], common, horizon)))
+                taken: dict[str, list[Taken]] = {}
+                metric_look = self._metric_look(readers, common, horizon, taken)
+                found.append((look, metric, metric_look))
+                self.scatter.at_look(m, taken, look, metric_look.at)
             self.progress.instants[m] = newest_seen
         return found
 
@@ -58,7 +63,7 @@ class ComparedMetrics:
         """The compared metrics as runs; empty when any row asks for a closer look: unreadable, restated, an arm missing."""
         compiled = self.compiled
         horizons = np.array([compiled.horizon(look) for look in looks], dtype=np.int64)
-        found: dict[str, tuple[MetricTrack, int, list[tuple[SeriesReader, Any, int]]]] = {}
+        found: dict[str, tuple[MetricTrack, Any, list[tuple[SeriesReader, Any, int]]]] = {}
         for m, metric in enumerate(compiled.compared):
             arms = list(self.by_metric[metric].items())
             sums = [reader.all_sums() for _, reader in arms]
@@ -87,20 +92,30 @@ class ComparedMetrics:
                     )
                 ends.append((reader, rows, int(upto[-1]) if len(upto) else -1))
             track = MetricTrack([looks[k] for k in where.tolist()], at, arrived, columns)
-            found[metric] = track, int(common[-1]) if len(common) else NEVER, ends
+            found[metric] = track, common, ends
         for m, metric in enumerate(compiled.compared):
-            track, reached, ends = found[metric]
+            track, common, ends = found[metric]
             if track.looks:
-                self.progress.instants[m] = reached
+                self.progress.instants[m] = int(common[-1])
+                many = {}
                 for reader, rows, upto in ends:
+                    if rows.taken is not None:
+                        count = max(upto - reader.position, 0)
+                        places, buckets = rows.taken
+                        many[reader.spec.variant] = places[:count], [column[:count] for column in buckets]
                     reader.stand_at(rows, upto)
+                self.scatter.at_looks(m, track.looks, track.instants, common, many)
         return {metric: track for metric, (track, _, _) in found.items()}
 
-    def _metric_look(self, readers: Mapping[str, SeriesReader], common: int, horizon: int) -> MetricLook:
+    def _metric_look(
+        self, readers: Mapping[str, SeriesReader], common: int, horizon: int, taken: dict[str, list[Taken]]
+    ) -> MetricLook:
         states, restated, arrived, instant = {}, [], 0, NO_END
         unreadable: dict[str, Unreadable | str] = {}
         for variant, reader in readers.items():
-            if reader.read_to(common, horizon):
+            buckets: list[Taken] = []
+            taken[variant] = buckets
+            if reader.read_to(common, horizon, buckets):
                 restated.append(variant)
             read = reader.position
             if read and reader.places[read - 1] == common and reader.ts[read - 1] < instant:

@@ -5,6 +5,7 @@ No row changes any of it, so it is made once for a policy and a plan, by `compil
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from gates.engine.policy import Gate, Policy, counting, derive
 from gates.engine.statistics.planning import planned_units
 from gates.engine.statistics.sequences import tuning
 
-REVISION = 2
+REVISION = 3
 """Of these rules. Evidence and states name the one they were made by: a state of an earlier one is folded anew, once, and
 evidence of an earlier one replays by what `gates.engine.revisions` keeps of it."""
 
@@ -31,6 +32,8 @@ class Comparison(NamedTuple):
     scale_above: float
     fail_below: float
     """`delete_below` of a goal, -max_harm of a guard."""
+    plausible_to: float
+    """An effect of a goal proved to be beyond is not believed; infinite where nothing says so."""
 
 
 class Watch(NamedTuple):
@@ -90,6 +93,8 @@ class CompiledPlan:
     def __init__(self, policy: Policy, plan: Plan, revision: int = REVISION) -> None:
         self.policy, self.plan, self.clock, self.revision = policy, plan, Clock(plan), revision
         self.gates, self.ended_at = derive(policy, plan), plan.ended_at
+        if revision < 3:
+            self.gates = [gate for gate in self.gates if gate.kind != "doubt"]
         self.closed_after = policy.closed_after_s * SECOND
         self.slot_us, self.look_us = policy.slot_s * SECOND, policy.look_s * SECOND
         self.control = plan.control.key if plan.control else None
@@ -122,6 +127,13 @@ class CompiledPlan:
         self.density = next((g for g in self.gates if g.kind == "density" and g.metric is None), None)
         self.srm = any(gate.kind == "srm" for gate in self.gates)
         self.counting = tuple(kpi.metric for kpi in counting(plan, self.gates)) if self.srm else ()
+        self.exposures = tuple(
+            metric for metric in self.counting if self.kpis[metric].role == "exposure" and revision > 2
+        )
+        self.over_exposures = frozenset(
+            c.kpi.metric for c in self.comparisons if c.goal and c.kpi.metric in self.counting and self.exposures
+        )
+        """Goals that can have no more units than were exposed."""
         self.weights = {variant.key: variant.weight for variant in plan.variants}
         self.min_age = policy.min_days * DAY
         self.max_age = policy.max_days * DAY
@@ -133,6 +145,7 @@ class CompiledPlan:
         self.final_slot = None if plan.ended_at is None else self.slot_at(plan.ended_at + self.closed_after)
         self.created = self.slot_at(plan.created_at)
         self.plan_changes = self._plan_changes()
+        self.trust_slots = self._trust_slots()
         self.scheduled_slots = self._scheduled_slots()
         self._dues: dict[tuple[tuple[Part, ...] | int, tuple[tuple[int, int], ...]], Dues] = {}
         self.specs = tuple(self._spec(metric, variant) for metric, variant in self.series)
@@ -231,6 +244,7 @@ class CompiledPlan:
             goal=goal,
             scale_above=gate.scale_above if goal else -gate.max_harm,
             fail_below=gate.delete_below if goal else -gate.max_harm,
+            plausible_to=plausible_to(self.policy, kpi, gate) if goal else math.inf,
         )
 
     def _spec(self, metric: str, variant: str) -> SeriesSpec:
@@ -276,13 +290,21 @@ class CompiledPlan:
 
     def _scheduled_slots(self) -> list[int]:
         """Slots at which plan and policy alone may change something: the first, answers, ends of snoozes, max_days, drops."""
-        instants = [self.first(), *self.dropped.values()]
+        instants = [self.first(), *self.dropped.values(), *self.trust_slots]
         for answer in self.answers:
             instants += [answer.at, answer.at + self.policy.snooze_days * DAY]
         if (oldest := self.clock.wall(self.max_age)) is not None:
             instants.append(oldest + self.closed_after)
         judged = (self.next_judged(self.slot_at(instant)) for instant in instants)
         return sorted({slot for slot in judged if slot is not None})
+
+    def _trust_slots(self) -> frozenset[int]:
+        """Slots at which a person's word about doubt begins or ends to count."""
+        instants = [
+            instant for kpi in self.plan.kpis for span in kpi.trusted for instant in span[:2] if instant is not None
+        ]
+        judged = (self.next_judged(self.slot_at(instant)) for instant in instants)
+        return frozenset(slot for slot in judged if slot is not None)
 
     def _plan_changes(self) -> list[int]:
         """Slots from which on the plan reads as if more had happened, in order."""
@@ -296,6 +318,7 @@ class CompiledPlan:
             plan_changes += [begin + 1, end]
         for kpi in plan.kpis:
             plan_changes += [instant for outage in kpi.outages for instant in outage]
+            plan_changes += [instant for begin, end, _ in kpi.trusted for instant in (begin, end)]
         return sorted(turn for turn in plan_changes if turn is not None)
 
     def _dropped(self) -> dict[str, int]:
@@ -326,6 +349,13 @@ def tightest_at(policy: Policy, kpi: Kpi, gate: Gate, worthwhile: float) -> floa
     effect = worthwhile * (abs(baseline.mean) if gate.effect == "relative" else 1.0)
     units = 2.0 * planned_units(baseline.stddev, effect) if effect else float(policy.planned_units)
     return min(max(units, 1e-100), 1e100)  # a baseline may be as far from the effect as numbers are taken
+
+
+def plausible_to(policy: Policy, kpi: Kpi, gate: Gate) -> float:
+    """The largest effect that is believed of a goal: its own, else the policy's where the effect is relative."""
+    if kpi.plausible_to is not None:
+        return kpi.plausible_to
+    return policy.doubt_above if policy.doubt_above is not None and gate.effect == "relative" else math.inf
 
 
 def _closes(answer: Answer, judged_variants: tuple[str, ...]) -> bool:

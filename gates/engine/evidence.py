@@ -22,7 +22,7 @@ from gates.engine.policy import Policy, canonical
 from gates.engine.policy_checks import parse
 from gates.engine.reasons import evaluation_of
 from gates.engine.results import Evaluation
-from gates.engine.revisions import REVISIONS, machine_of
+from gates.engine.revisions import REVISIONS, SINCE_REVISION_3, machine_of
 from gates.engine.state import ExperimentState
 
 FORMAT = 3
@@ -162,10 +162,13 @@ def assemble(
     form: int = FORMAT,
 ) -> dict[str, Any]:
     """The evidence of one evaluation. steps: those of every slot from the start up to its own, however many folds found them."""
+    body = canonical(policy)
+    if revision < 3:
+        body = {key: value for key, value in body.items() if key not in SINCE_REVISION_3}
     return {
         **({"format": form, "rules": revision} if form > 1 else {"format": form}),
         "slot": rfc3339(detail.slot),
-        "policy": {"name": policy.name, "version": policy.version, "body": canonical(policy)},
+        "policy": {"name": policy.name, "version": policy.version, "body": body},
         # Read back once: which defaults are left out depends on the identity of strings, not on their text alone.
         "plan": msgspec.to_builtins(msgspec.convert(msgspec.to_builtins(plan), Plan)),
         "steps": msgspec.to_builtins(steps),

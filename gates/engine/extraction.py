@@ -14,6 +14,7 @@ from gates.engine.buckets import Buckets, DueCounts, steady
 from gates.engine.checkpoint import Progress
 from gates.engine.compared import NO_END, ComparedMetrics
 from gates.engine.compiled import CompiledPlan, SeriesSpec, Watch
+from gates.engine.doubt import doubt_facts
 from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, SlotSnapshot
 from gates.engine.measuring import NEAR
 from gates.engine.plan import DAY
@@ -95,6 +96,9 @@ class FactExtractor:
                 self._at(look)["look"] = True
             for look, metric, metric_look in self.compared.at_looks(looks):
                 self._record(look, "looks", metric, metric_look)
+        if self.compared.scatter.checks:
+            for look, kind, name, fact in doubt_facts(self.compared.scatter, self.compared.common, self._split_at):
+                self._record(look, kind, name, fact)
         self._freshness()
         if compiled.targets:
             self._targets(looks)
@@ -102,9 +106,8 @@ class FactExtractor:
         if compiled.density is not None:
             self._density()
         self._split()
-        for slot in compiled.scheduled_slots[
-            bisect_right(compiled.scheduled_slots, self.after) : bisect_right(compiled.scheduled_slots, self.to)
-        ]:
+        scheduled = compiled.scheduled_slots
+        for slot in scheduled[bisect_right(scheduled, self.after) : bisect_right(scheduled, self.to)]:
             self._at(slot)
         if compiled.final_slot is not None and compiled.final_slot in (*self.pending, *looks[-1:]):
             self._at(compiled.final_slot)["final"] = True

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from gates.engine.statistics.scatter import Scattered
+
 Sums = tuple[int | float, ...]
 """(n, mean, M2), of a ratio (n, mean, M2, mean_d, M2_d, co-moment)."""
 
@@ -57,7 +59,9 @@ class SlotFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     look: the slot is a look. final: it is the one after the end. looks: per metric with a newer common instant.
     fresh: per series whose freshness changed, its watermark and that row's first arrival (None: no row).
     watched: per threshold or density gate and variant ("gate/variant"). dense: per series whose density verdict changed,
-    (observed, expected) buckets. split: units per variant of a metric whose split raises the alarm.
+    (observed, expected) buckets. split: units per variant of a metric whose split raises the alarm. scatter: how the buckets of a
+    compared series ("metric/variant") scatter beside control's, once a day. exposed: per goal the variants that have more units than were
+    exposed, (units, exposed) of each.
     """
 
     slot: int
@@ -69,6 +73,8 @@ class SlotFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     watched: dict[str, Observations] = {}
     dense: dict[str, tuple[int, int]] = {}
     split: dict[str, dict[str, int]] = {}
+    scatter: dict[str, Scattered] = {}
+    exposed: dict[str, dict[str, tuple[int, int]]] = {}
 
 
 class SlotSnapshot(msgspec.Struct, frozen=True):

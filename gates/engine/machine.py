@@ -40,6 +40,8 @@ class StateMachine:
             recommender.apply_answers(facts.slot)
         if facts.fresh or facts.dense or facts.watched or facts.split:
             verdicts.apply_slot_facts(facts)
+        if facts.scatter or facts.exposed or facts.slot in self.compiled.trust_slots:
+            verdicts.apply_doubts(facts)
         if facts.look:
             if apply_look is not None:
                 apply_look()

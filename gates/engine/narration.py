@@ -156,9 +156,72 @@ def _split_alarm(r: Told, _: Reader) -> str:
             f"set counts_assignment: false on {r['metric']}."
         )
     return (
-        f"Units of {r['metric']} did not arrive in the planned split: {_shares(r['units'])} against {_shares(r['weights'])} planned "
-        f"(evidence {significant(r['log_e'])}, alarm at {LOG_ALARM:.1f}, since {r['since']}). "
-        f"No comparison can be trusted until that is explained.{mend}"
+        f"Units of {r['metric']} did not arrive in the planned split: {_split(r)}{_give_or_take(r)}. So uneven a split comes about by "
+        f"chance in less than 1 of 1,000 experiments (since {r['since']}). No comparison can be trusted until that is explained.{mend}"
+    )
+
+
+def _split(r: Told) -> str:
+    """What arrived beside what was planned, as shares of the units."""
+    units, weights = (dict(r[of]) for of in ("units", "weights"))
+    total, planned = sum(units.values()), math.fsum(weights.values())
+    digits = max(1, min(3, round(math.log10(max(total, 1)) / 2)))
+    seen = " : ".join(f"{variant} {100 * n / max(total, 1):.{digits}f}%" for variant, n in units.items())
+    wanted = " : ".join(f"{100 * weight / planned:.4g}%" for weight in weights.values())
+    return f"{seen} of {total:,} units in place of {wanted}"
+
+
+def _give_or_take(r: Told) -> str:
+    return f", each give or take {100 * r['tolerance']:.3g} points" if r.get("tolerance") else ""
+
+
+def _split_as_planned(r: Told, _: Reader) -> str:
+    if "units" not in r:  # as the second rules said it
+        return f"Units arrive as planned (evidence {significant(r['log_e'])}, alarm at {LOG_ALARM:.1f})."
+    return f"Units of {r['metric']} arrive as planned: {_split(r)}."
+
+
+def _split_tolerated(r: Told, _: Reader) -> str:
+    return (
+        f"Units of {r['metric']} arrive nearly as planned: {_split(r)}. That is no chance, and too small to matter: the policy "
+        f"tolerates {100 * r['tolerance']:.3g} points."
+    )
+
+
+_LOOKS_LIKE: Mapping[str, str] = {
+    "bucket": "One bucket, that of {bucket}, holds {part} of it: look at what came in it, such as bots or a test, and send its rows again without",
+    "no_spread": "Their variance is 0: send the variance of the units",
+    "percent": "It looks like values in percent beside the variance of a fraction: send both in one unit",
+    "squared_error": "It looks like the square of the standard error, sent as variance: send standard_error by its name, or times n",
+    "standard_error": "It looks like the standard error, sent as variance: send standard_error by its name",
+    "stddev": "It looks like the standard deviation, sent as variance: send stddev by its name, or its square as variance",
+    "twice": "It looks as if every unit counted twice: count each once, in value and n",
+    "unknown": "Check what variance and n of its rows count: the variance per unit, and each unit once",
+}
+
+
+def _rows_doubted(r: Told, by: Reader) -> str:
+    who, aside = (
+        f"{by.name(r)} of {r['variant']}",
+        "If the rows are right, set the doubt aside for this KPI, with the reason.",
+    )
+    if r["cause"] == "totals":
+        return (
+            f"{who}: its buckets hardly differ from each other while n only grows. They look like running totals: set temporality "
+            f"cumulative, or send in each row what is new. {aside}"
+        )
+    times = "" if r["ratio"] is None else f"{significant(r['ratio'])} times "
+    part = "most" if r["share"] is None else f"{100 * r['share']:.0f}%"
+    like = _LOOKS_LIKE.get(r["cause"], _LOOKS_LIKE["unknown"]).format(bucket=r["bucket"], part=part)
+    return f"{who}: its buckets scatter {times}more beside {r['control']} than their variance allows. {like}. {aside}"
+
+
+def _implausible(r: Told, by: Reader) -> str:
+    change = by.change(r)
+    return (
+        f"{by.name(r)} of {r['variant']} is proved beyond {change(r['lower'])}, and more than {change(r['plausible_to'])} is hardly ever true. "
+        "Before it is scaled, check that both arms count the same thing over the same time, that no event is counted twice in one of them, "
+        "and that nobody sees both. If it is true, scale it by an override; plausible_to of the KPI says how much is believed."
     )
 
 
@@ -324,14 +387,23 @@ _SENTENCES: Mapping[str, Callable[[Told, Reader], str]] = {
         f"{by.name(r)}: the mean denominator of {r['control']} or {r['variant']} is 0, so there is no ratio yet."
     ),
     "dense_while_fresh": lambda r, by: "Cumulative series are dense while they are fresh.",
+    "doubt_set_aside": lambda r, by: (
+        f"Doubt in the rows of {by.name(r)} is set aside since {r['since']}: {str(r['because']).rstrip('.')}."
+    ),
     "harmed": _harmed,
     "harmful": lambda r, by: f"{r['variant']} is proved harmful.",
     "held": _held,
+    "implausible": _implausible,
     "inside_limit": _limit,
     "least_value": lambda r, by: (
         f"{r['metric']} is {significant(r['value'])} in {r['variant']}; at least {r['at_least']:g} is needed."
     ),
     "measured": _measured,
+    "more_than_exposed": lambda r, by: (
+        f"{by.name(r)} of {r['variant']} has {r['units']:,} units where {r['exposed']:,} were exposed. Count each unit once, and none that "
+        "was not exposed; if n counts something else than exposures do, set counts_assignment: false. If both are right, set the doubt "
+        "aside for this KPI, with the reason."
+    ),
     "no_bucket_closed": lambda r, by: f"No bucket of {r['metric']} of {r['variant']} is closed yet.",
     "no_closed_row": lambda r, by: f"{by.name(r)}: no closed row of {r['control']} and {r['variant']} yet.",
     "no_closed_value": lambda r, by: f"{r['metric']} has no closed value yet; at least {r['at_least']:g} is needed.",
@@ -342,6 +414,7 @@ _SENTENCES: Mapping[str, Callable[[Told, Reader], str]] = {
     "no_value": _no_value,
     "no_variant_left": lambda r, by: "No variant is left to judge.",
     "noisy": _noisy,
+    "not_doubted": lambda r, by: "No rows are doubted.",
     "not_worth_it": lambda r, by: f"{r['variant']} is proved not worth it.",
     "nothing_judged": lambda r, by: "No look has been judged yet. The first one follows the first rows.",
     "off_target": lambda r, by: "Off target: every closed day was outside. This describes, it does not prove a cause.",
@@ -350,14 +423,18 @@ _SENTENCES: Mapping[str, Callable[[Told, Reader], str]] = {
     "outside_limit": _limit,
     "restated": _restated,
     "row_unreadable": _row_unreadable,
+    "rows_doubted": _rows_doubted,
     "scale_needs": _scale_needs,
+    "scatters_less": lambda r, by: (
+        f"{by.name(r)} of {r['variant']}: its buckets scatter less than their variance says ({significant(r['ratio'])} of it). That holds "
+        "nothing up, since it only makes intervals wider; the variance sent may be too large."
+    ),
     "scale_needs_limit": _scale_needs_limit,
     "snoozed": lambda r, by: f"{' '.join(r['advised'])} was answered; it is not proposed again before {r['until']}.",
     "split_alarm": _split_alarm,
-    "split_as_planned": lambda r, by: (
-        f"Units arrive as planned (evidence {significant(r['log_e'])}, alarm at {LOG_ALARM:.1f})."
-    ),
+    "split_as_planned": _split_as_planned,
     "split_not_counted": lambda r, by: "Units are not counted in every arm yet.",
+    "split_tolerated": _split_tolerated,
     "stale": _stale,
     "stands_since": _stands_since,
     "target_day_without_row": lambda r, by: (

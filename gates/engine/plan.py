@@ -55,7 +55,8 @@ class Kpi(msgspec.Struct, frozen=True, omit_defaults=True):
     `minimum_effect` and `max_harm` are fractions of the control for a relative effect, in the KPI's unit for a difference.
     `counts_assignment`: n counts assigned units, so the sample ratio is checked on it. `expected`: when its buckets are due, one schedule
     after the other; empty: every `expected_every_s` from the epoch. `outages`: (from, to), both included, in which none is expected.
-    `sparse_beside`: where a row of that goal came and none of its own, nothing happened.
+    `sparse_beside`: where a row of that goal came and none of its own, nothing happened. `plausible_to`: the largest effect of a goal that is
+    believed, up is good. `trusted`: (from, to, why) of each time a person set doubt in its rows aside; to None: still.
     """
 
     metric: str
@@ -75,6 +76,8 @@ class Kpi(msgspec.Struct, frozen=True, omit_defaults=True):
     expected: tuple[Part, ...] = ()
     outages: tuple[tuple[int, int], ...] = ()
     sparse_beside: str = ""
+    plausible_to: float | None = None
+    trusted: tuple[tuple[int, int | None, str], ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -14,7 +14,7 @@ import msgspec
 
 from gates.engine.plan import Kpi, Plan
 
-GateKind = Literal["uplift", "guard", "threshold", "density", "target", "freshness", "srm"]
+GateKind = Literal["uplift", "guard", "threshold", "density", "target", "freshness", "srm", "doubt"]
 Effect = Literal["relative", "difference"]
 FromPlan = Literal["plan"]
 Body = dict[str, Any]
@@ -35,6 +35,8 @@ DEFAULT_BODY: Body = {
     "planned_units": 100_000,
     "require": "all",
     "snooze_days": 7,
+    "doubt_above": 0.5,
+    "srm_tolerance": 0.001,
     "gates": [
         {
             "name": "{metric}_uplift",
@@ -70,7 +72,10 @@ class GateRule(msgspec.Struct, frozen=True, rename={"for_": "for"}, omit_default
 
 
 class Policy(msgspec.Struct, frozen=True, cache_hash=True):
-    """A parsed policy version. Seconds, days, units and fractions as in docs/gates.md section 4; hashable."""
+    """A parsed policy version. Seconds, days, units and fractions as in docs/gates.md section 4; hashable.
+
+    A body that does not say `doubt_above` or `srm_tolerance` was saved before there were any, and judges without.
+    """
 
     gates: tuple[GateRule, ...]
     alpha: float = 0.05
@@ -85,6 +90,8 @@ class Policy(msgspec.Struct, frozen=True, cache_hash=True):
     planned_units: float = 100_000.0
     require: Literal["all", "any"] = "all"
     snooze_days: int = 7
+    doubt_above: float | None = None
+    srm_tolerance: float = 0.0
     name: str = ""
     version: int = 0
 
@@ -122,14 +129,27 @@ def setting(body: Mapping[str, Any], name: str) -> Any:
     >>> setting({"max_days": 14}, "max_days"), setting({}, "max_days")
     (14, 28)
     """
-    return body.get(name, DEFAULT_BODY[name])
+    return body.get(name, _BEFORE.get(name, DEFAULT_BODY[name]))
+
+
+_BEFORE: Body = {"doubt_above": None, "srm_tolerance": 0.0}
+"""What bodies go by that do not say it, because they were saved before there was such a setting."""
+
+
+def completed(body: Mapping[str, Any]) -> Body:
+    """A body to be saved, with what it leaves out of what older ones do without.
+
+    >>> completed({"srm_tolerance": 0, "gates": []})
+    {'doubt_above': 0.5, 'srm_tolerance': 0, 'gates': []}
+    """
+    return {**{name: DEFAULT_BODY[name] for name in _BEFORE}, **body}
 
 
 def canonical(policy: Policy) -> Body:
     """The body with every default written out, keys sorted: equal bodies give equal canonical forms.
 
     >>> from gates.engine.policy_checks import parse
-    >>> canonical(parse(DEFAULT_BODY)) == canonical(parse({"gates": DEFAULT_BODY["gates"]}))
+    >>> canonical(parse(DEFAULT_BODY)) == canonical(parse(completed({"gates": DEFAULT_BODY["gates"]})))
     True
     """
     body = msgspec.to_builtins(policy)
@@ -142,7 +162,7 @@ def canonical(policy: Policy) -> Body:
 
 
 def derive(policy: Policy, plan: Plan) -> list[Gate]:
-    """The gates of this plan, in the policy's order, then target, freshness and srm.
+    """The gates of this plan, in the policy's order, then target, freshness, srm and doubt.
 
     `for` makes one gate for each target KPI of that role, `metric` binds where the plan names the metric. Goals, guards and
     srm need treatments; an experiment without treatments gets a target gate for each KPI with a target.
@@ -162,6 +182,8 @@ def derive(policy: Policy, plan: Plan) -> list[Gate]:
     gates.append(Gate(name="freshness", kind="freshness"))
     if compared and any(_counts(kpi, gates) for kpi in plan.kpis):
         gates.append(Gate(name="srm", kind="srm"))
+    if any(gate.kind in ("uplift", "guard") for gate in gates):
+        gates.append(Gate(name="doubt", kind="doubt"))
     return gates
 
 
@@ -267,6 +289,8 @@ With require all, all goals must pass to scale and one that fails deletes; with 
         )
     if kind == "freshness":
         return "Every metric that is read must be as fresh as its metric promises, in every variant."
+    if kind == "doubt":
+        return "Buckets must scatter as much as the variance of their rows says, and no goal may have more units than were exposed."
     return "Units must arrive in the planned split (sequential sample ratio test, alarm at 1,000 to 1)."
 
 

@@ -74,7 +74,7 @@ _WHOLE = {
 }
 
 
-_REAL = {"alpha", "max_relative_se", "planned_units"}
+_REAL = {"alpha", "max_relative_se", "planned_units", "doubt_above", "srm_tolerance"}
 
 
 _RANGE: Mapping[str, tuple[float, float]] = {
@@ -88,6 +88,8 @@ _RANGE: Mapping[str, tuple[float, float]] = {
     "min_units": (2, 10**15),
     "planned_units": (1e-9, 10**15),
     "max_relative_se": (1e-9, 1e9),
+    "doubt_above": (1e-9, 1e9),
+    "srm_tolerance": (0, 0.1),
     "alpha": (1e-12, 0.5),
     "times": (1, 1_000),
     "days": (1, _DAYS),
@@ -103,7 +105,7 @@ _CHOICE = {
 }
 
 
-_ALWAYS_ON = ("freshness", "srm")
+_ALWAYS_ON = ("freshness", "srm", "doubt")
 
 
 def lint(body: Mapping[str, Any], metrics: Mapping[str, MetricSpec] | None, *, stored: bool = False) -> list[Problem]:
@@ -249,6 +251,8 @@ def _lint_fields(body: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(
                 None, "unknown_key", f"The policy has no setting {key!r}. Known are {', '.join(sorted(known))}."
             )
+        elif key == "doubt_above" and value is None:
+            continue
         elif key in _WHOLE or key in _REAL:
             yield from _lint_number(None, key, value, whole=key in _WHOLE, least=_WHOLE.get(key))
         elif key in _CHOICE and value not in _CHOICE[key]:
@@ -266,8 +270,14 @@ def _lint_fields(body: Mapping[str, Any]) -> Iterator[Problem]:
             "days_order",
             f"max_days ({defaults['max_days']:g}) is less than min_days ({defaults['min_days']:g}). Raise max_days or lower min_days.",
         )
-    for key in ("max_relative_se", "planned_units"):
-        if defaults[key] <= 0:
+    if defaults["srm_tolerance"] < 0:
+        yield Problem(
+            None,
+            "too_small",
+            f"srm_tolerance is {defaults['srm_tolerance']:g}. It must be at least 0; 0.001 lets each share be off by 0.1%.",
+        )
+    for key in ("max_relative_se", "planned_units", "doubt_above"):
+        if defaults[key] is not None and defaults[key] <= 0:
             yield Problem(None, "not_positive", f"{key} is {defaults[key]:g}. It must be above 0.")
     slot_s, look_s = defaults["slot_s"], defaults["look_s"]
     if slot_s >= 1 and look_s >= 1 and look_s % slot_s:

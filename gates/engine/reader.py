@@ -72,6 +72,10 @@ type Seen = tuple[Sequence[int], Sequence[int]]
 """(ts, first arrival) of what keeps a series fresh, in order, each ts once."""
 
 
+type Taken = tuple[int, Moments | PairMoments]
+"""(place, bucket) of a row."""
+
+
 class SeriesReader:
     """The unread rows of one series within a range of slots, and which of them are news. seen: what keeps it fresh, if not its news alone."""
 
@@ -205,8 +209,9 @@ class SeriesReader:
             units.append(total)
         return units
 
-    def read_to(self, place: int, horizon: int) -> bool:
-        """Merge closed rows up to a place into the progress, in ts order; True when one restated n on the way."""
+    def read_to(self, place: int, horizon: int, taken: list[Taken]) -> bool:
+        """Merge closed rows up to a place into the progress, in ts order; True when one restated n on the way. taken: is given the buckets of
+        delta rows."""
         progress, restated = self.progress, False
         i, places, ts = self.position, self.places, self.ts
         while i < len(places) and places[i] <= place and ts[i] <= horizon:
@@ -225,12 +230,14 @@ class SeriesReader:
                 bucket = self._bucket(i)
                 if isinstance(bucket, Unreadable):
                     progress.unreadable = bucket
-                elif progress.sums is None:
-                    progress.sums = bucket
-                elif isinstance(bucket, PairMoments):
-                    progress.sums = merge_pairs(PairMoments(*progress.sums), bucket)  # type: ignore[arg-type]
                 else:
-                    progress.sums = merge(progress.sums, bucket)  # type: ignore[arg-type]
+                    taken.append((places[i], bucket))
+                    if progress.sums is None:
+                        progress.sums = bucket
+                    elif isinstance(bucket, PairMoments):
+                        progress.sums = merge_pairs(PairMoments(*progress.sums), bucket)  # type: ignore[arg-type]
+                    else:
+                        progress.sums = merge(progress.sums, bucket)  # type: ignore[arg-type]
             i += 1
         if i > self.position:
             progress.through = self.ts[i - 1]
@@ -292,9 +299,10 @@ class SeriesReader:
             columns = chain_pairs(PairMoments(*start), *buckets) if pairs else chain(Moments(*start), *buckets)
         if read:
             columns = tuple(np.concatenate(([column[0]] * read, column)) for column in columns)
+        taken = None if self.cumulative else (self.places_array[read:], buckets)
         arrived = np.full(len(self.ts) + 1, progress.arrived)
         arrived[read + 1 :] = np.maximum(np.maximum.accumulate(self.received_array[read:]), progress.arrived)
-        return _RunningSums(columns, arrived)
+        return _RunningSums(columns, arrived, taken)
 
     def _buckets(self, read: int) -> tuple[Any, ...] | None:
         """Columns of the rows from position `read` on as moments; None when one is unreadable."""
@@ -385,10 +393,12 @@ class SeriesReader:
 
 
 class _RunningSums(NamedTuple):
-    """columns: n, mean, M2 of a series before its first unread row and after each. arrived: latest arrival so far."""
+    """columns: n, mean, M2 of a series before its first unread row and after each. arrived: latest arrival so far.
+    taken: of delta rows that are not merged yet their places, and their own columns."""
 
     columns: tuple[Any, ...]
     arrived: Any
+    taken: tuple[Any, tuple[Any, ...]] | None
 
 
 def is_restated(before: Any, n: Any) -> Any:

@@ -6,21 +6,21 @@ reads. Evidence holds reasons and no sentence. What two evaluations differ in is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gates.engine.compiled import Comparison, CompiledPlan
+from gates.engine.doubt import doubt_gate, doubts_of, set_aside
 from gates.engine.facts import SlotSnapshot, Unreadable
 from gates.engine.forecast import days_left, units_per_day
 from gates.engine.plan import Kpi, rfc3339
 from gates.engine.policy import Gate
 from gates.engine.recommendations import experiment_of, recommendation_of, rule_of
-from gates.engine.results import Evaluation, GateState, Reading, Reason, Verdict
+from gates.engine.results import Evaluation, GateState, Reading, Reason, Verdict, rounded, rounded_end
 from gates.engine.state import FRESH, MISSING, OVERDUE, ExperimentState, RunningBounds, VariantState
-from gates.engine.verdicts import concerns, freshness, gate_verdicts, is_inside, split_log_e
+from gates.engine.statistics.srm import srm_log_e
+from gates.engine.verdicts import LOG_ALARM, concerns, freshness, gate_verdicts, is_inside, split_log_e
 
-DIGITS = 12
 _PROVED = frozenset({"too_small", "wins", "on_target", "harmful", "not_worth_it", "off_target"})
 _COLLECTING = 5
 _WAITING = (_COLLECTING, 9, 10)
@@ -109,6 +109,7 @@ class _Slot:
                 "metric": metric,
                 "units": self._in_order(alarm[metric]),
                 "weights": self._in_order(self.compiled.weights, alarm[metric]),
+                **self._tolerance(),
                 "log_e": rounded(split_log_e(self.compiled, alarm[metric])),
                 "since": rfc3339(self.state.alarm_at[metric]),
                 "may_not_count_assignment": guards_alone,
@@ -117,6 +118,9 @@ class _Slot:
             for metric in self.compiled.counting
             if metric in alarm
         ]
+
+    def _tolerance(self) -> Reason:
+        return {"tolerance": self.compiled.policy.srm_tolerance} if self.compiled.revision > 2 else {}
 
     def _in_order(self, counts: Mapping[str, float], among: Collection[str] | None = None) -> list[tuple[str, float]]:
         """Numbers per variant, in plan order."""
@@ -249,9 +253,15 @@ class _VariantReasons(_Slot):
             if bounds.readable or comparison.kpi.metric not in blocked:
                 found.append(self._measured(comparison, bounds, variant))
         for gate, bounds in zip(self.compiled.targets, self.state.targets, strict=True):
-            if bounds.readable or gate.metric not in blocked:
-                found.append(self._target(gate, bounds))
+            told = self._target(gate, bounds)
+            if (bounds.readable or gate.metric not in blocked) and not (
+                told in blockers and self.compiled.revision > 2
+            ):
+                found.append(told)
         found += self._would_change(index, variant)
+        if not rule_of(self.state.variant_states[index].rule).suspends_scale:
+            found += doubts_of(self.compiled, self.state, (variant,))
+        found += set_aside(self.compiled, self.detail.slot)
         variant_state, latch = self.state.variant_states[index], self.state.variant_states[index].latch
         if latch is not None and (latch.action, latch.code) != (variant_state.action, variant_state.code):
             found.append(
@@ -304,6 +314,19 @@ class _VariantReasons(_Slot):
                 }
                 for c, b in self._comparisons(index)
                 if not c.goal and b.verdict == "fail"
+            ]
+        if variant_state.code == "implausible":
+            return [
+                {
+                    "code": "implausible",
+                    "metric": c.kpi.metric,
+                    "variant": variant,
+                    "effect": c.gate.effect,
+                    "lower": rounded_end(b.running_lower),
+                    "plausible_to": rounded(c.plausible_to),
+                }
+                for c, b in self._comparisons(index)
+                if b.beyond
             ]
         if variant_state.code == "undecided":
             ended = self.compiled.plan.ended_at
@@ -378,6 +401,7 @@ class _VariantReasons(_Slot):
         if rule_of(variant_state.rule).suspends_scale:
             late = self._late(variant)
             lacks = late + _unless_implied(self._unreadable(index, variant), late)
+            found += doubts_of(self.compiled, self.state, (variant,))
             if variant_state.rule == _COLLECTING or not lacks:
                 lacks += self._lacking(index, variant)
             found += self._with_quiet(lacks)
@@ -541,6 +565,8 @@ class _GateStates(_Slot):
                 extra |= {"series": worst[0], "observed": worst[1], "expected": worst[2]}
         elif gate.kind == "freshness":
             reasons = self._freshness()
+        elif gate.kind == "doubt":
+            reasons, extra = doubt_gate(self.compiled, self.state, self.arms)
         else:
             reasons, extra = self._split()
         return GateState(gate.name, gate.kind, variant, gate.metric, verdict, since, reading, tuple(reasons), extra)
@@ -575,7 +601,29 @@ class _GateStates(_Slot):
             return self._split_alarms(), extra
         if not extra:
             return [{"code": "split_not_counted"}], extra
-        return [{"code": "split_as_planned", "log_e": max(of["log_e"] for of in extra.values())}], extra
+        as_planned: Reason = {"code": "split_as_planned", "log_e": max(of["log_e"] for of in extra.values())}
+        if self.compiled.revision < 3:
+            return [as_planned], extra
+        reasons = []
+        for metric in [metric for metric in self.compiled.counting if metric in source]:
+            units = source[metric]
+            about = {
+                "metric": metric,
+                "units": self._in_order(units),
+                "weights": self._in_order(self.compiled.weights, units),
+            }
+            if self._is_uneven(units):
+                reasons.append({"code": "split_tolerated", **about, **self._tolerance()})
+            else:
+                reasons.append({**as_planned, **about, "log_e": extra[metric]["log_e"]})
+        return reasons, extra
+
+    def _is_uneven(self, units: Mapping[str, int]) -> bool:
+        """Whether the split would be an alarm if nothing were tolerated."""
+        if not self.compiled.policy.srm_tolerance:
+            return False
+        weights = [self.compiled.weights[variant] for variant in units]
+        return srm_log_e(list(units.values()), weights) >= LOG_ALARM
 
 
 # As it is kept --------------------------------------------------------------------------------------------------------
@@ -605,20 +653,6 @@ def problem(why: Unreadable | str) -> Reason:
     if why.value is not None:
         said["value"] = rounded(why.value)
     return said
-
-
-def rounded(value: float) -> float:
-    """12 significant digits, of which exp and log give the same on every machine.
-
-    >>> rounded(0.1 + 0.2)
-    0.3
-    """
-    return float(f"{value:.{DIGITS}g}")
-
-
-def rounded_end(value: float | None) -> float | None:
-    """An end of an interval as people and evidence read it; None where there is none."""
-    return None if value is None or math.isinf(value) else rounded(value)
 
 
 def reading_of(bounds: RunningBounds) -> Reading | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gates.engine.compiled import CompiledPlan
+from gates.engine.doubt import doubted
 from gates.engine.facts import SlotFacts
 from gates.engine.plan import DAY, Action, Answer
 from gates.engine.results import Proposal, Reason, Recommendation, RecommendationState
@@ -121,6 +122,8 @@ def _missing(case: Case) -> Said | None:
 
 def _collecting(case: Case) -> Said | None:
     compiled, state = case.compiled, case.state
+    if (state.doubts or state.exposed) and doubted(compiled, state, (case.variant,)):
+        return "hold", "doubtful"
     lacking = (
         any(bounds.why for bounds in case.measured)
         or (compiled.density is not None and not dense_everywhere(compiled, state, case.arms))
@@ -155,7 +158,11 @@ def _wins(case: Case) -> Said | None:
             fresh == FRESH for (_, arm), fresh in zip(compiled.series, state.fresh, strict=True) if arm in case.arms
         )
     )
-    return ("scale", "wins" if case.treatments else "on_target") if others_pass else None
+    if not others_pass:
+        return None
+    if True in [bounds.beyond and bounds.verdict == "pass" for bounds in case.goals]:
+        return "review", "implausible"
+    return "scale", "wins" if case.treatments else "on_target"
 
 
 def _fails(case: Case) -> Said | None:
@@ -218,9 +225,9 @@ RULES = (
     Rule(2, "the split or a reading is invalid", (("review", "invalid"),), _invalid, at_once=True, measured=False),
     Rule(3, "a guard is proved to be harmed", (("delete", "harm"),), _harmful, at_once=True, alone=True),
     Rule(4, "data is missing or too old", (("hold", "no_data"), ("hold", "stale"), UNDECIDED), _missing, suspends_scale=True, past_due=UNDECIDED),
-    Rule(5, "buckets, days or units are lacking", (("hold", "collecting"), UNDECIDED), _collecting, suspends_scale=True, past_due=UNDECIDED),
+    Rule(5, "rows are doubted, or buckets, days or units are lacking", (("hold", "doubtful"), ("hold", "collecting"), UNDECIDED), _collecting, suspends_scale=True, past_due=UNDECIDED),
     Rule(6, "the goals pass, by too little", (("review", "too_small"),), _too_small, readable=True),
-    Rule(7, "the goals pass, and all else", (("scale", "wins"), ("scale", "on_target")), _wins, readable=True),
+    Rule(7, "the goals pass, and all else", (("scale", "wins"), ("scale", "on_target"), ("review", "implausible")), _wins, readable=True),
     Rule(8, "the goals fail", (("delete", "harmful"), ("delete", "not_worth_it"), ("delete", "off_target")), _fails, readable=True),
     Rule(9, "time is over", (UNDECIDED,), _over, readable=True),
     Rule(10, "else", (("hold", "open"),), _open, readable=True, holds_open=True),

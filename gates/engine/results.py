@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from gates.engine.plan import Action
 from gates.engine.policy import GateKind
 
+DIGITS = 12
 Verdict = Literal["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
 RecommendationState = Literal["open", "proposed", "suspended"]
 type Reason = dict[str, Any]
@@ -94,3 +96,17 @@ class Proposal(msgspec.Struct, frozen=True):
     first_stable_at: int
     knowable_at: int
     stands_alone: bool
+
+
+def rounded(value: float) -> float:
+    """12 significant digits, of which exp and log give the same on every machine.
+
+    >>> rounded(0.1 + 0.2)
+    0.3
+    """
+    return float(f"{value:.{DIGITS}g}")
+
+
+def rounded_end(value: float | None) -> float | None:
+    """An end of an interval as people and evidence read it; None where there is none."""
+    return None if value is None or math.isinf(value) else rounded(value)

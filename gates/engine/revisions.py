@@ -19,6 +19,8 @@ from gates.engine.statistics.sequences import always_valid_p, half_width, inters
 from gates.engine.verdicts import Verdicts
 
 REVISIONS = range(1, REVISION + 1)
+SINCE_REVISION_3 = ("doubt_above", "srm_tolerance")
+"""Settings of a policy that revision 2 did not have. Nor did it doubt rows: there is no gate for it, and no such facts in its evidence."""
 
 
 def machine_of(compiled: CompiledPlan, state: ExperimentState) -> StateMachine:

@@ -148,11 +148,13 @@ class Screen:
         verdict = np.where(proved, FAIL, INCONCLUSIVE)
         verdict = np.where(self.counts & (why <= YOUNG) & (lower > above), PASS, verdict)
         verdict = np.where(contradicted, INVALID, verdict)
-        small, lost = upper < below, upper < 0
-        self.status = ((verdict * 8 + why) * 2 + small) * 2 + lost
+        small, lost, beyond = upper < below, upper < 0, lower > comparison.plausible_to
+        self.status = (((verdict * 8 + why) * 2 + small) * 2 + lost) * 2 + beyond
         known = np.where(np.isfinite(lower), np.abs(lower), 0.0) + np.where(np.isfinite(upper), np.abs(upper), 0.0)
         scale = NEAR * (known + self.unit + abs(above) + abs(below))
         self.ambiguous |= np.abs(lower - above) <= scale
+        if np.isfinite(comparison.plausible_to):
+            self.ambiguous |= np.abs(lower - comparison.plausible_to) <= scale
         for limit in (above, below, 0.0):
             self.ambiguous |= np.abs(upper - limit) <= scale
         before = np.concatenate(([-1], self.status[:-1]))

@@ -14,6 +14,7 @@ from gates.engine.compiled import CompiledPlan
 from gates.engine.facts import Unreadable
 from gates.engine.plan import DAY, Action
 from gates.engine.results import Verdict
+from gates.engine.statistics.scatter import Scattered
 
 Why = Literal["", "missing", "unreadable", "units", "denominator", "spread", "zero", "noisy", "young", "day"]
 """What a gate lacks before its interval is believed; "": nothing."""
@@ -53,6 +54,8 @@ class RunningBounds(msgspec.Struct, array_like=True):
     """Variants whose series are unreadable, and why."""
     rate_samples: list[int] = []
     """Instants about a day apart, oldest first, each followed by the units until then: the present units a day."""
+    beyond: bool = False
+    """L is beyond what is plausible."""
 
 
 class Latch(msgspec.Struct, array_like=True):
@@ -94,7 +97,11 @@ class VariantState(msgspec.Struct, array_like=True):
 
 
 class ExperimentState(msgspec.Struct, array_like=True):
-    """Everything later slots depend on; lists run over the compiled plan's series, watches, comparisons x treatments, judged variants."""
+    """Everything later slots depend on; lists run over the compiled plan's series, watches, comparisons x treatments, judged variants.
+
+    scatter: by "metric/variant" what was found last where it is out of the ordinary; doubts: those of them that are doubted, with the cause. exposed: goals that have more
+    units than were exposed, (units, exposed) by variant.
+    """
 
     slot: int
     fresh: list[int]
@@ -109,6 +116,9 @@ class ExperimentState(msgspec.Struct, array_like=True):
     since: dict[str, tuple[Verdict, int]] = {}
     shown: list[tuple[str, str, str]] = []
     alarm_at: dict[str, int] = {}
+    scatter: dict[str, Scattered] = {}
+    doubts: dict[str, str] = {}
+    exposed: dict[str, dict[str, tuple[int, int]]] = {}
 
     @classmethod
     def at_start(cls, compiled: CompiledPlan) -> ExperimentState:

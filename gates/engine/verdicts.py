@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from gates.engine.compiled import Comparison, CompiledPlan, Watch
+from gates.engine.doubt import cause_of, doubted, is_wide
 from gates.engine.facts import Days, MetricLook, Observations, SlotFacts, Sums
 from gates.engine.measuring import measure
 from gates.engine.policy import SRM_ALARM, Gate
@@ -23,7 +24,7 @@ from gates.engine.state import (
     sample_rate,
 )
 from gates.engine.statistics.sequences import always_valid_p, intersect
-from gates.engine.statistics.srm import srm_log_e
+from gates.engine.statistics.srm import nearest_split, srm_log_e
 
 LOG_ALARM = math.log(SRM_ALARM)
 
@@ -55,6 +56,23 @@ class Verdicts:
                 state.alarm[metric] = units
                 state.alarm_at[metric] = facts.slot
 
+    def apply_doubts(self, facts: SlotFacts) -> None:
+        """What rows are doubted, and what a person has come to say of it."""
+        state = self.state
+        self.changed = True
+        for name, found in facts.scatter.items():
+            cause = cause_of(found, wide=is_wide(self.compiled, name.partition("/")[0]))
+            state.scatter.pop(name, None)
+            state.doubts.pop(name, None)
+            if cause or found.too_little:
+                state.scatter[name] = found
+            if cause:
+                state.doubts[name] = cause
+        for metric, over in facts.exposed.items():
+            state.exposed.pop(metric, None)
+            if over:
+                state.exposed[metric] = over
+
     def apply_look(self, facts: SlotFacts) -> None:
         """Facts of a look: goals, guards and targets."""
         compiled, state = self.compiled, self.state
@@ -77,7 +95,7 @@ class Verdicts:
         bounds.at, bounds.arrived = look.at, look.arrived
         if look.restated and (control in look.restated or variant in look.restated):
             bounds.running_lower = bounds.running_upper = bounds.p = None
-            bounds.small = bounds.lost = False
+            bounds.small = bounds.lost = bounds.beyond = False
             bounds.fails = 0
             bounds.rate_samples = []
         bounds.reasons = []
@@ -143,6 +161,7 @@ class Verdicts:
         bounds.running_upper = lowest if lowest < math.inf else None
         if not why and highest > -math.inf:
             bounds.running_lower = highest
+            bounds.beyond = highest > comparison.plausible_to
         p = always_valid_p(gap, gap_se, bounds.n, comparison.rho2)
         bounds.p = p if bounds.p is None or p < bounds.p else bounds.p
         bounds.small, bounds.lost = lowest < comparison.fail_below, lowest < 0
@@ -258,9 +277,12 @@ def concerns(watch: Watch, variant: str, arms: tuple[str, ...]) -> bool:
 
 
 def split_log_e(compiled: CompiledPlan, units: dict[str, int]) -> float:
-    """Log evidence against the planned split of the variants in `units`."""
+    """Log evidence against the planned split of the variants in `units`, or the one within the tolerance that comes nearest."""
     variants = [variant for variant in compiled.variants if variant in units]
-    return srm_log_e([units[variant] for variant in variants], [compiled.weights[variant] for variant in variants])
+    counts, weights = [units[variant] for variant in variants], [compiled.weights[variant] for variant in variants]
+    if tolerance := compiled.policy.srm_tolerance:
+        return srm_log_e(counts, weights, nearest=nearest_split(counts, weights, tolerance))
+    return srm_log_e(counts, weights)
 
 
 def gate_verdicts(compiled: CompiledPlan, state: ExperimentState) -> list[tuple[Gate, str | None, Verdict]]:
@@ -285,6 +307,10 @@ def gate_verdicts(compiled: CompiledPlan, state: ExperimentState) -> list[tuple[
             ]
         elif gate.kind == "density":
             found.append((gate, None, "pass" if dense_everywhere(compiled, state, arms) else "inconclusive"))
+        elif gate.kind == "doubt":
+            of = doubted(compiled, state, compiled.judged_variants) if state.doubts or state.exposed else ()
+            missing = not of and _is_missing(compiled, state, arms, compiled.compared)
+            found.append((gate, None, "inconclusive" if of else "no_data" if missing else "pass"))
         else:
             statuses = [f for (_, arm), f in zip(compiled.series, state.fresh, strict=True) if arm in arms]
             found.append(
@@ -306,9 +332,15 @@ def _freshness_verdict(statuses: list[int]) -> Verdict:
 def _srm_verdict(compiled: CompiledPlan, state: ExperimentState, arms: tuple[str, ...]) -> Verdict:
     if state.alarm:
         return "invalid"
-    missing = any(
+    return "no_data" if _is_missing(compiled, state, arms, compiled.counting) else "pass"
+
+
+def _is_missing(
+    compiled: CompiledPlan, state: ExperimentState, arms: tuple[str, ...], metrics: tuple[str, ...]
+) -> bool:
+    """Whether a series of these metrics has no row."""
+    return any(
         fresh >= MISSING
         for (metric, arm), fresh in zip(compiled.series, state.fresh, strict=True)
-        if metric in compiled.counting and arm in arms
+        if metric in metrics and arm in arms
     )
-    return "no_data" if missing else "pass"

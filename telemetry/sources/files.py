@@ -26,7 +26,7 @@ from typing import Any, Self, TextIO, cast
 
 import duckdb
 
-from telemetry.columns import COLUMNS
+from telemetry.columns import COLUMNS, misnamed
 from telemetry.models import Source
 from telemetry.sources.definition import own_name
 from telemetry.sources.places import database_file, file_of
@@ -162,8 +162,12 @@ def _query(engine: duckdb.DuckDBPyConnection, source: Source, bounds: Bounds, *,
         for name, kind in yielded
         if (own := name.strip().lower()) in ours
     ]
-    # What is not ours goes along by name only, for the dry run to tell.
-    wanted += [f"NULL AS {_name(name)}" for name, _ in yielded if name.strip().lower() not in ours]
+    # What is not ours goes along by name only, for the dry run to tell; what looks like ours with its values, to be refused.
+    wanted += [
+        f"{_name(name) if misnamed(name.strip().lower()) else 'NULL'} AS {_name(name)}"
+        for name, _ in yielded
+        if name.strip().lower() not in ours
+    ]
     if not {name.strip().lower() for name, _ in yielded} & set(COLUMNS):
         raise SourceFailed(nothing_known([name for name, _ in yielded]))
     return query.replace("*", ", ".join(wanted), 1)
@@ -184,7 +188,7 @@ def _utc(name: str, kind: str, source: Source) -> str:
 
 def nothing_known(names: Sequence[str]) -> str:
     """What to say of a query that yields no column of a KPI row."""
-    return f"The query yields {', '.join(names)[:200]}; it must yield experiment, metric, ts and value."
+    return f"The query yields {', '.join(names)[:200]}; it must yield experiment, metric, ts and value (or sum and sum_squares)."
 
 
 def _sums(engine: duckdb.DuckDBPyConnection, query: str, bounds: Bounds) -> bool:

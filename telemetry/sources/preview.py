@@ -9,10 +9,9 @@ from typing import Any
 
 from django.db import transaction
 
-from telemetry import ingest
 from telemetry.columns import COLUMNS
-from telemetry.ingest import Row
 from telemetry.models import Source
+from telemetry.row import FUTURE, Row
 from telemetry.sources import folders, rows
 from telemetry.sources.definition import check
 from telemetry.sources.rows import CHUNK, SHOWN, Stored, Unread
@@ -95,6 +94,7 @@ def _shown(row: tuple[Any, Row]) -> dict[str, Any]:
         "value": said.value,
         "n": said.n,
         "variance": said.variance,
+        "stddev": None if said.variance is None else math.sqrt(said.variance),
         "denominator_value": moments and moments.value,
         "denominator_variance": moments and moments.variance,
         "covariance": moments and moments.covariance,
@@ -124,7 +124,7 @@ _FARTHEST_ZONE = dt.timedelta(hours=14)
 
 def _warnings(rows: Sequence[Row], *, now: dt.datetime) -> Iterator[str]:
     newest = max((row.ts for row in rows), default=None)
-    if newest is not None and ingest.FUTURE < newest - now <= _FARTHEST_ZONE:
+    if newest is not None and FUTURE < newest - now <= _FARTHEST_ZONE:
         yield f"Times look local: the newest, {newest:%Y-%m-%d %H:%MZ}, is {(newest - now) / dt.timedelta(hours=1):.1f} h ahead of now. Yield them in UTC."
     single = [row for row in rows if row.n == 1 and row.variance == 0]
     shares = [row for row in rows if row.n and row.n < 10**6 and row.variance and 0 < row.value < 1]

@@ -1,12 +1,11 @@
 """What a source yields as KPI rows: every cell by what it says itself, every row stored or refused with its place and reason."""
 
 import datetime as dt
-import itertools
 import math
 import re
 import zoneinfo
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,9 +16,10 @@ import msgspec
 from decisioning.literals import number_or_key
 from decisioning.refusals import Fault
 from telemetry import ingest
-from telemetry.columns import COLUMNS, number_in, row_of
-from telemetry.ingest import Ingested, Row
+from telemetry.columns import COLUMNS, misnamed, number_in, row_of
+from telemetry.ingest import Ingested
 from telemetry.models import Source
+from telemetry.row import MAX_ROWS, IngestRefused, Row, row_faults
 from telemetry.sources.definition import CALLED
 from telemetry.sources.refusals import SourceFailed
 from telemetry.sources.window import Reading
@@ -98,11 +98,18 @@ def store(
             good.setdefault(targets[ref].experiment_id, []).append((place, row))  # type: ignore[index]
     by_number = {target.experiment_id: target for target in targets.values()}
     done: list[Ingested] = []
-    batches = ((pk, batch) for pk, rows in sorted(good.items()) for batch in itertools.batched(rows, ingest.MAX_ROWS))
+    batches = ((pk, batch) for pk, rows in sorted(good.items()) for batch in _batched(rows))
     for pk, batch in batches:
+        places = [place for place, _ in batch]
         try:
-            ingested = ingest.ingest(by_number[pk], list(enumerate(row for _, row in batch)), now=now, atomic=False)
-        except ingest.IngestRefused as refusal:
+            ingested = ingest.ingest(
+                by_number[pk],
+                list(enumerate(row for _, row in batch)),
+                now=now,
+                atomic=False,
+                place=places.__getitem__,
+            )
+        except IngestRefused as refusal:
             raise SourceFailed(refusal.message) from refusal
         for fault in ingested.refused:
             place, row = batch[fault.index]
@@ -121,6 +128,26 @@ def store(
         newest=max((d.last_ts for d in done if d.last_ts), default=None),
         refused_from=min(refused_at, default=None),
     )
+
+
+def _batched(rows: Sequence[tuple[str, Row]]) -> Iterator[Sequence[tuple[str, Row]]]:
+    """As many at a time as ingest takes. Of more, those of one key go together, so that a contradiction of two is seen."""
+    if len(rows) <= MAX_ROWS:
+        yield rows
+        return
+    ordered = sorted(rows, key=_key)
+    begin = 0
+    while begin < len(ordered):
+        end = min(begin + MAX_ROWS, len(ordered))
+        while end < len(ordered) and end > begin + 1 and _key(ordered[end]) == _key(ordered[end - 1]):
+            end -= 1
+        yield ordered[begin:end]
+        begin = end
+
+
+def _key(placed: tuple[str, Row]) -> tuple[str, str, dt.datetime]:
+    row = placed[1]
+    return row.metric, row.variant, row.ts
 
 
 def _ref(raw: Mapping[str, Any]) -> str | int | None:
@@ -145,7 +172,7 @@ def understood(source: Source, raw: Mapping[str, Any], *, known: bool) -> tuple[
     """(row, what is wrong, when it is of). known: its experiment is here."""
     said: dict[str, Any] = {}
     faults: list[Fault] = []
-    for name in COLUMNS[1:]:
+    for name in (*COLUMNS[1:], *filter(misnamed, raw)):
         try:
             if (value := _value(source, name, raw.get(name))) is not None:
                 said[name] = value
@@ -154,7 +181,9 @@ def understood(source: Source, raw: Mapping[str, Any], *, known: bool) -> tuple[
     at = said.get("ts")
     at = at if isinstance(at, dt.datetime) and at.tzinfo else None
     if isinstance(raw, Unread):
-        fitting = ingest.row_faults({"metric": "", "ts": "1970-01-01T00:00:00Z", "value": 0} | said)
+        fitting = row_faults(
+            {"metric": "", "ts": "1970-01-01T00:00:00Z"} | ({} if "sum" in said else {"value": 0}) | said
+        )
         wrong = [*faults, *fitting] or [Fault("", "invalid", raw.problem)]
         return None, _in_words(wrong), at
     if "metric" not in said and len(source.metrics) == 1:

@@ -7,8 +7,8 @@ from django.conf import settings
 from django.db import connection
 
 from telemetry import ingest
-from telemetry.ingest import Row
 from telemetry.models import Source
+from telemetry.row import Row
 
 LATE = dt.timedelta(days=7)
 """How far behind the others a series is waited for, and how long what was refused is read again."""

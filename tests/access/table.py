@@ -34,6 +34,7 @@ API: MappingProxyType[str, Row] = MappingProxyType({
     "experiments/<str:ref>/gates": {"GET": READ},
     "experiments/<str:ref>/forecast": {"GET": READ},
     "experiments/<str:ref>/evaluations": {"GET": READ},
+    "experiments/<str:ref>/kpis/<str:metric>/doubt": {"GET": READ, "POST": Scope.REVIEW},
     "experiments/<str:ref>/evaluate": {"POST": WRITE},
     "experiments/<str:ref>/evidence/<str:digest>": {"GET": READ},
     "experiments/<str:ref>/evidence/<str:digest>/verify": {"POST": READ},  # recomputes, writes nothing
@@ -90,6 +91,7 @@ BOARD: MappingProxyType[str, Row] = MappingProxyType({
     "experiments/<slug:ref>": {"GET": READ},
     "experiments/<slug:ref>/decision": {"POST": Scope.REVIEW},
     "experiments/<slug:ref>/to/<slug:status>": {"GET": WRITE, "POST": WRITE},
+    "experiments/<slug:ref>/doubt/<slug:metric>": {"GET": READ, "POST": Scope.REVIEW},
     "experiments/<slug:ref>/report": {"GET": READ},
     "experiments/<slug:ref>/rows.csv": {"GET": READ},
     "experiments/<slug:ref>/gates.csv": {"GET": READ},

@@ -147,7 +147,7 @@ def test_a_policy_brought_with_a_history_judges_it(installation: Installation, t
 @pytest.mark.faults
 def test_the_demo_comes_up_lives_and_goes_without_a_trace(installation: Installation, portal: Portal) -> None:
     installed = last_line(installation.manage("demo", "--install"))
-    assert re.fullmatch(r"The demo team has 13 experiments; \d{5} rows are new\.", installed)
+    assert re.fullmatch(r"The demo team has 15 experiments; \d{5} rows are new\.", installed)
     assert last_line(installation.manage("demo", "--install")).endswith("; 0 rows are new.")
 
     key = last_line(installation.manage("create_key", "--team", "demo", "--scopes", "experiments:read"))
@@ -165,7 +165,7 @@ def test_the_demo_comes_up_lives_and_goes_without_a_trace(installation: Installa
 
     orphan = start_feed(installation)
     removed = last_line(installation.manage("demo", "--remove", "--yes"))
-    assert re.fullmatch(r"Removed the demo team, its 13 experiments and \d+ KPI rows, policies and keys\..*", removed)
+    assert re.fullmatch(r"Removed the demo team, its 15 experiments and \d+ KPI rows, policies and keys\..*", removed)
     assert orphan.wait(60) == 0  # nothing to feed any more; above all it does not make the team again
     assert last_line(installation.manage("demo", "--remove", "--yes")) == "There is no demo team."
     assert httpx.get(f"{portal.url}/api/experiments", headers={"Authorization": f"Bearer {key}"}).status_code == 401

@@ -94,7 +94,7 @@ def test_a_silent_feed_ends_early_and_the_bar_knows_how_long_it_is() -> None:
     rows = told(BY_KEY["carousel-v3"])
 
     assert max(str(row["ts"]) for row in rows) == "2026-11-24T00:00:00Z"
-    assert rows_to_come() == sum(len(told(story)) for story in STORIES if story.status != "draft")
+    assert rows_to_come(NOW) == sum(len(told(story)) for story in STORIES if story.status != "draft")
 
 
 def test_a_gap_is_filled_hour_by_hour_and_the_rest_in_seconds() -> None:
@@ -164,7 +164,7 @@ def test_installing_twice_creates_each_experiment_and_answers_each_proposal_once
     portal = Portal("http://portal.test", "k", transport=httpx.MockTransport(fake))
     written = [install(portal, now=NOW, sleep=lambda _s: None) for _ in range(2)]
 
-    assert written == [rows_to_come(), 0]
+    assert written == [rows_to_come(NOW), 0]
     assert set(fake.experiments) == set(BY_KEY)
     assert sorted(fake.answers) == ["account-before-cart", "address-autocomplete"]
     assert fake.experiments["loyalty-points"]["status"] == "paused"

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from decisioning.agents.demo import FIGURES, STORIES, Story, history
+from experiments.expected import normal
+from experiments.expected import part as part_of
 from gates.engine.fold import fold
 from gates.engine.plan import Baseline, Kpi, Plan, Target, Variant, to_us
 from gates.engine.policy import DEFAULT_BODY
@@ -26,6 +28,8 @@ MEANT = {
     "gift-wrap": "hold collecting open",
     "loyalty-points": "hold open open",
     "checkout-time-budget": "scale on_target proposed",
+    "invoice-reminder": "scale wins proposed",
+    "pick-up-today": "hold open open",
 }
 
 
@@ -36,7 +40,7 @@ def recommended(story: Story, now: datetime) -> Recommendation:
         started_at=to_us(started_at),
         created_at=to_us(now) - 1_000_000,
         variants=tuple(Variant(arm, 1.0, arm == "control", None, place) for place, arm in enumerate(story.arms)),
-        kpis=tuple(_kpi(story, place) for place in range(len(story.parts))),
+        kpis=tuple(_kpi(story, place, to_us(started_at)) for place in range(len(story.parts))),
     )
     rows = _series(story, started_at, hour, to_us(now) - 500_000)
     return (
@@ -44,16 +48,18 @@ def recommended(story: Story, now: datetime) -> Recommendation:
     )
 
 
-def _kpi(story: Story, place: int) -> Kpi:
+def _kpi(story: Story, place: int, started_at: int) -> Kpi:
     part = story.parts[place]
     figure = FIGURES[part.figure]
     metric = figure.metric()
+    due = [part_of(normal(metric["expected"]), since=None, around=started_at)] if figure.days else []
     return Kpi(
         metric=part.figure,
         role=part.role,
         kind=metric["kind"],
         direction=metric["direction"],
-        expected_every_s=metric["expected_every_s"],
+        expected_every_s=metric.get("expected_every_s", 86_400),
+        expected=tuple(due),
         freshness_target_s=metric["freshness_target_s"],
         minimum_effect=part.minimum_effect,
         max_harm=part.max_harm,

@@ -85,12 +85,15 @@ def test_forty_experiments_on_one_dead_feed_are_one_message_out_and_one_back(ops
 def test_an_outage_that_spreads_is_told_again_after_an_hour_once(ops: Caller, receiver: Receiver) -> None:
     running(ops, 1)
     start = running(ops, 2, of="visits")
-    late = Experiment.objects.order_by("pk").values_list("key", flat=True)
+    late = list(Experiment.objects.order_by("pk").values_list("key", flat=True))
     rows_came(start + 30 * MINUTE, *late[1:])
     look(receiver, start + 3 * MINUTE)
 
     (first,) = look(receiver, start + 9 * MINUTE)
     assert first["data"]["experiments_late"] == 1
+    with as_role("worker"):
+        said = messages.notice_of(OutboxMessage.objects.get(type="freshness.breached"))
+    assert said.title == f"Data is late: {late[0]}, visits", "one of several feeds of an experiment is named, too"
     assert look(receiver, start + 40 * MINUTE) == []
     (again,) = look(receiver, start + 70 * MINUTE)
     assert (again["type"], again["data"]["occasion"]) == ("freshness.breached", "spread")
@@ -232,6 +235,10 @@ def test_the_link_of_a_slack_message_opens_the_alarm_after_signing_in_and_it_is_
     shown = answered.content.decode()
     assert "by ada: Known &lt;b&gt;outage&lt;/b&gt;" in shown
     assert browser.post(f"{where}/snooze", {"lasts": "", "reason": ""}).status_code == 422
+    browser.cookies["zone"] = "Asia/Tokyo"
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
+    browser.post(f"{where}/snooze", {"lasts": "", "until": f"{tomorrow}T18:30", "reason": "Known"})
+    assert ops.get(f"/api/alarms/{alarm['id']}").json()["snoozed"]["until"] == f"{tomorrow}T09:30:00Z"
     assert "deals with it since" in browser.post(f"{where}/acknowledge", follow=True).content.decode()
     assert "Snoozed until" in browser.get("/alarms").content.decode()
 

@@ -20,7 +20,8 @@ from experiments.models import Experiment
 from gates.consistency import differences
 from gates.tasks import tick
 from telemetry import hours
-from telemetry.ingest import Row, Target, ingest
+from telemetry.ingest import Target, ingest
+from telemetry.row import Row
 from telemetry.tasks import hours as hours_tick
 from tests.api.conftest import Caller
 from tests.conftest import as_role

@@ -11,7 +11,9 @@ from gates.models import Cursor
 from tests.api.conftest import PLAN, Caller, Makes, errors_of
 from tests.conftest import as_role
 
-GATES_AT_START = {"vrps_uplift": "no_data", "density": "inconclusive", "freshness": "no_data", "srm": "no_data"}
+GATES_AT_START = {
+    "vrps_uplift": "no_data", "density": "inconclusive", "freshness": "no_data", "srm": "no_data", "doubt": "no_data",
+}  # fmt: skip
 
 
 def ago(**delta: float) -> str:

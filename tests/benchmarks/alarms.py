@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from tests.benchmarks.scene import say
-from tests.benchmarks.sweep import END, _set_up, copied, database, one
+from tests.benchmarks.sweep import END, copied, database, one, set_up
 
 
 def spread(root: "psycopg.Connection[Any]", teams: int, every_s: int) -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     known.add_argument("--every-s", type=int, default=900)
     options = known.parse_args()
     with database() as dsn, psycopg.connect(dsn, autocommit=True) as root:
-        _set_up()
+        set_up()
         root.execute("GRANT decisioning_owner TO decisioning_worker WITH INHERIT FALSE, SET TRUE")
         of = one()
         root.execute("REVOKE decisioning_owner FROM decisioning_worker")

@@ -27,6 +27,7 @@ from gates.engine.series import Series
 from gates.engine.statistics.effects import difference, relative_interval, relative_se, with_spread
 from gates.engine.statistics.moments import Arm, smoothed_spread
 from gates.engine.statistics.sequences import half_width, tuning
+from tests.benchmarks import doubt_quality
 
 Floats = Any
 HOURS, PERSIST, MIN_DAYS, MIN_UNITS, MAX_RELATIVE_SE = 672, 4, 7, 1000, 0.1
@@ -355,6 +356,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=int, default=10_000)
     arguments.add_argument("--same", type=int, default=2_000)
+    arguments.add_argument("--doubt", type=int, default=1_000)
     arguments.add_argument("--engine", type=int, default=10)
     arguments.add_argument("--seed", type=int, default=1)
     given = arguments.parse_args()
@@ -378,6 +380,13 @@ def main() -> None:
     for name, scale in FLOORS.items():
         hours = [hours_by_floor(*world, scale) for world in worlds]
         say(f"  {'errors against ' + name:34}{''.join(f'{hour!s:>7}' for hour in hours)}")
+    say(f"honest rows doubted on any day of 28, {given.doubt} runs each")
+    for name in doubt_quality.HONEST:
+        say(f"  {name:44} {doubt_quality.honest(name, given.doubt, given.seed):7.2%}")
+    say("rows sent wrongly: doubted by day; told the cause on that day")
+    for name, (day, *_) in doubt_quality.FAULTS.items():
+        share, named = doubt_quality.caught(name, given.doubt, given.seed)
+        say(f"  {name:34} {day:3} {share:8.2%} {named:8.1%}")
     pairs = [pair for effect in EFFECTS for pair in agreement(effect, given.engine, given.seed)]
     same = sum(arrays == engine for arrays, engine in pairs)
     say(f"engine and arrays propose the same at the same look in {same} of {len(pairs)} experiments")

@@ -120,7 +120,7 @@ def main() -> None:
     options = known.parse_args()
     if options.own:
         with sweep.database() as dsn, psycopg.connect(dsn, autocommit=True) as root:
-            sweep._set_up()
+            sweep.set_up()
             root.execute("GRANT decisioning_owner TO decisioning_worker WITH INHERIT FALSE, SET TRUE")
             laid_out(root, options.experiments, options.days)
             judged, seconds = rebuilt()

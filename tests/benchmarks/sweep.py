@@ -74,7 +74,8 @@ def one() -> int:
 
     from decisioning.access.models import Team
     from experiments.models import Experiment, Metric, TargetKpi, Variant
-    from telemetry.ingest import Row, Target, ingest
+    from telemetry.ingest import Target, ingest
+    from telemetry.row import Row
 
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL ROLE decisioning_owner")
@@ -209,7 +210,7 @@ def job() -> Iterator[None]:
 
 def one_worker(now: datetime) -> None:
     """A process of its own: one sweep, reported in one line."""
-    _set_up()
+    set_up()
     sys.stdin.readline()
     began = time.perf_counter()
     folded, passed, written = judged(now)
@@ -231,7 +232,7 @@ def shared(workers: int, now: datetime) -> tuple[float, list[tuple[int, int, int
     return max(float(words[0]) for words in said), [(int(w[1]), int(w[2]), int(w[3])) for w in said]
 
 
-def _set_up() -> None:
+def set_up() -> None:
     os.environ["DECISIONING_ROLE"] = "worker"
     import django
 
@@ -301,7 +302,7 @@ def main() -> None:
         compared(options.against, count, options.rounds)
         return
     with database() as dsn, psycopg.connect(dsn, autocommit=True) as root:
-        _set_up()
+        set_up()
         root.execute("GRANT decisioning_owner TO decisioning_worker WITH INHERIT FALSE, SET TRUE")
         of = one()
         root.execute("REVOKE decisioning_owner FROM decisioning_worker")

@@ -43,7 +43,7 @@ def test_a_lower_bound_on_a_metric_is_read_as_a_value_of_it_and_a_limit_of_the_w
     assert said[0] == "Stop at once when error_rate of any variant, the control too, is above 0.05."
     assert said[-1] == (
         "Hold until 7 whole days and 1,000 units in each arm and 90% of the expected buckets are in and the newest closed value "
-        "of coverage is at least 0.5 in every variant, and while any input is older than its target."
+        "of coverage is at least 0.5 in every variant, while any input is older than its target, and while its rows are doubted."
     )
 
 

@@ -152,7 +152,7 @@ def main() -> None:
 
     sweep.END = last - 7 * SLOT
     sweep.BEGIN = sweep.END - 12 * sweep.HOUR
-    sweep._set_up()
+    sweep.set_up()
     with psycopg.connect(os.environ["DATABASE_WORKER_URL"], autocommit=True) as root:
         sweep.copied(root, sweep.one(), experiments - 1)
         root.execute("UPDATE metadata.cursors SET missed_slots = 0")  # it was laid out in strides of an hour

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.schedule import schedule_of
 from gates.engine.compiled import CompiledPlan, compile_plan
@@ -17,6 +19,7 @@ from gates.engine.results import Evaluation
 from gates.engine.series import Rows, Series
 from gates.engine.state import ExperimentState
 from gates.engine.statistics.moments import Moments, PairMoments, merge, merge_pairs, of_mean, of_proportion, of_ratio
+from gates.engine.statistics.scatter import Scattered
 from gates.engine.verdicts import watch_verdict
 
 Place = tuple[int, int]
@@ -38,6 +41,13 @@ class Naive:
         self.rows = {name: self._completed(name) for name in self.rows}
         self.news = {name: _news(self.kpi(name), rs) for name, rs in self.rows.items()}
         self.places = {name: self._places(name) for name in self.rows}
+        self._begin()
+
+    def _begin(self) -> None:
+        self.days_told: dict[str, int] = {}
+        self.over: set[str] = set()
+        self.read: dict[str, set[Place]] = defaultdict(set)
+        self.beside: dict[str, set[Place]] = defaultdict(set)
 
     def _seen(self, name: str) -> list[Row]:
         """What keeps a series fresh: its news, and that of the goal beside a sparse one."""
@@ -87,6 +97,7 @@ class Naive:
         state = ExperimentState.at_start(self.compiled)
         machine = StateMachine(self.compiled, state)
         found: list[Evaluation] = []
+        self._begin()
         instants: dict[str, Place] = {}
         watched: dict[str, str] = {}
         slots = [s for s in range(0, to + 1, self.compiled.slot_us) if s > self.plan.started_at and self.judged(s)]
@@ -116,30 +127,38 @@ class Naive:
         horizon = compiled.horizon(slot)
         looks: dict[str, MetricLook] = {}
         days: dict[str, Days] = {}
+        scatter: dict[str, Scattered] = {}
+        exposed: dict[str, dict[str, tuple[int, int]]] = {}
         if look:
             for metric in compiled.compared:
                 common = self.common(metric, horizon, arms)
                 if common is not None and common > instants.get(metric, (0, 0)):
                     looks[metric] = self.metric_look(metric, common, instants.get(metric, (0, 0)), horizon, arms)
                     instants[metric] = common
+                    self.pair_up(metric, common, horizon, arms)
+                    if self.is_new_day(metric, looks[metric].at) or final:
+                        for variant in compiled.judged_variants:
+                            if variant in arms and (told := self.scattered(metric, variant, common, horizon)):
+                                scatter[f"{metric}/{variant}"] = told
+                        exposed |= self.exposed(metric, common, horizon, arms)
             for gate in compiled.targets:
                 fact = self.days(gate.metric or "", gate.days, slot)
                 if fact is not None:
                     days[gate.name] = fact
         fresh = {name: self.watermark(name, slot) for name in names}
         observations = {w.name: self.observations(w, slot) for w in compiled.watches if w.variant in arms}
-        told = {}
+        seen = {}
         for watch in compiled.watches:
             if watch.variant in arms and observations[watch.name].newest:
                 verdict = watch_verdict(watch.gate, observations[watch.name])
                 if watched.get(watch.name, "no_data") != verdict:
                     watched[watch.name] = verdict
-                    told[watch.name] = observations[watch.name]
+                    seen[watch.name] = observations[watch.name]
         dense = {}
         if compiled.density is not None:
             dense = {n: self.buckets(n, slot) for n in names if self.kpi(n).temporality != "cumulative"}
         split = {metric: units for metric in compiled.counting if (units := self.split(metric, horizon, arms))}
-        step = SlotFacts(slot, look, final, looks, days, fresh, told, dense, split)
+        step = SlotFacts(slot, look, final, looks, days, fresh, seen, dense, split, scatter, exposed)
         return step, SlotSnapshot(slot, fresh, observations, dense, split)
 
     def newest(self, name: str, instant: int) -> int | None:
@@ -185,6 +204,98 @@ class Naive:
             if state is not None and variant not in unreadable:
                 states[variant] = tuple(state)
         return MetricLook(min(stamps), states, arrived, unreadable, tuple(restated))
+
+    def is_new_day(self, metric: str, at: int) -> bool:
+        before = self.days_told.get(metric, 0)
+        self.days_told[metric] = max(before, self.compiled.clock.running(at) // DAY)
+        return self.days_told[metric] > before
+
+    def scattered(self, metric: str, variant: str, common: Place, horizon: int) -> Scattered | None:
+        """Differences of neighbouring buckets that both arms have, out of all rows, one sum after the other."""
+        kpi = self.kpi(f"{metric}/{variant}")
+        if kpi.temporality == "cumulative":
+            return None
+        arms = [self._buckets_of(f"{metric}/{v}", common, horizon) for v in (self.compiled.control, variant)]
+        shared = sorted(p for p in self.beside[f"{metric}/{variant}"] if min(arms[0][p][0], arms[1][p][0]) >= 10)
+        told: list[Any] = []
+        totals = [[0.0] * 3, [0.0] * 3]
+        for place in shared:
+            bucket = []
+            for arm, total in zip(arms, totals, strict=True):
+                n, mean, m2, *pair = arm[place]
+                total[0] += n
+                total[1] += n * mean
+                if pair:
+                    total[2] += n * pair[0]
+                    ratio, size = total[1] / total[2], total[2] / total[0]
+                    m2 = max(0.0, m2 - 2 * ratio * pair[2] + ratio**2 * pair[1]) / size**2
+                    mean = (mean - ratio * pair[0]) / size
+                bucket.append((n, mean, m2))
+            told.append((place, *bucket))
+        if len(told) < 24:
+            return None
+        v = [sum(of[arm][2] for of in told) / (totals[arm - 1][0] - len(told)) for arm in (1, 2)]
+        terms, allowed, weights, grown = [], 0.0, 0.0, 0
+        for (_, c, t), (_, c2, t2) in itertools.pairwise(told):
+            of_c, of_t = 1 / c[0] + 1 / c2[0], 1 / t[0] + 1 / t2[0]
+            terms.append(((t2[1] - c2[1]) - (t[1] - c[1])) ** 2 / (of_c + of_t))
+            allowed += (v[0] * of_c + v[1] * of_t) / (of_c + of_t)
+            weights += 1 / (of_c + of_t)
+            grown += c2[0] > c[0] and t2[0] > t[0]
+        parts = [a + b for a, b in itertools.pairwise([0.0, *terms])]
+        control = totals[0]
+        level = control[1] / (control[2] if kpi.kind == "ratio" else control[0])
+        both = v[0] * (totals[0][0] - len(told)) + v[1] * (totals[1][0] - len(told))
+        units = totals[0][0] + totals[1][0]
+        worst = told[parts.index(max(parts))][0]
+        return Scattered(
+            len(terms), sum(terms), allowed, 2 * (0.01 * level) ** 2 * weights, grown, both / (units - 2 * len(told)),
+            units / len(told) / 2, max(parts), int(sum(worst)),
+        )  # fmt: skip
+
+    def _buckets_of(self, name: str, common: Place, horizon: int) -> dict[Place, tuple[float, ...]]:
+        place, found = self.places[name], {}
+        for r in self.rows[name]:
+            if place[r[0]] <= common and r[0] <= horizon and r[2] != 0:
+                bucket = _bucket(self.kpi(name), r)
+                if bucket is None:
+                    break
+                found[place[r[0]]] = tuple(bucket)
+        return found
+
+    def pair_up(self, metric: str, common: Place, horizon: int, arms: tuple[str, ...]) -> None:
+        """Buckets that a treatment and control brought at the same look."""
+        new: dict[str, set[Place]] = {}
+        for v in arms:
+            name = f"{metric}/{v}"
+            read = set(self._buckets_of(name, common, horizon))
+            new[v] = read - self.read[name]
+            self.read[name] |= read
+        for v in self.compiled.judged_variants:
+            if v in arms:
+                self.beside[f"{metric}/{v}"] |= new[v] & new.get(self.compiled.control or "", set())
+
+    def exposed(
+        self, metric: str, common: Place, horizon: int, arms: tuple[str, ...]
+    ) -> dict[str, dict[str, tuple[int, int]]]:
+        compiled = self.compiled
+        if metric not in compiled.over_exposures:
+            return {}
+        shown = [
+            of
+            for exposure in compiled.exposures
+            if (at := self.common(exposure, horizon, arms)) is not None
+            and at >= common
+            and (of := self.split(exposure, horizon, arms))
+        ]
+        units = self.split(metric, horizon, arms)
+        if not shown or not units:
+            return {}
+        found = {v: (n, most) for v, n in units.items() if n > 1.05 * (most := max(of.get(v, 0) for of in shown))}
+        if not found and metric not in self.over:
+            return {}
+        self.over = {*self.over, metric} if found else self.over - {metric}
+        return {metric: found}
 
     def watermark(self, name: str, slot: int) -> tuple[int | None, int | None]:
         known = [r for r in self.seen[name] if r[0] <= slot and (r[4] <= slot or slot < self.plan.created_at)]

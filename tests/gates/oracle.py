@@ -1,9 +1,9 @@
 """The ten rules once more, out of docs/gates.md section 5 alone: what gates say goes in, what is proposed comes out.
 
 Nothing of the engine is imported and nothing but plain data is read, so that the two can only agree by both being right. Instants are
-microseconds. A slot is {slot, look, final, srm, fresh: {metric: {variant: "fresh", "stale", "missing" or "overdue"}}, gates}; a gate
-{name, kind, metric, variant, verdict}, a goal, guard or target besides {why, at, arrived, lower, upper, delete_below, restated}, a
-threshold {scope, seen}.
+microseconds. A slot is {slot, look, final, srm, fresh: {metric: {variant: "fresh", "stale", "missing" or "overdue"}}, gates, doubted:
+variants}; a gate {name, kind, metric, variant, verdict}, a goal, guard or target besides {why, at, arrived, lower, upper, delete_below,
+effect, plausible_to, restated}, a threshold {scope, seen}.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,6 +85,8 @@ class Oracle:
         if empty or {"stale", "overdue"} & set(fresh.values()):
             lacks = "no_data" if empty else "stale"
             return (4, "review", "undecided", lacks) if over else (4, "hold", lacks, lacks)
+        if variant in slot["doubted"]:
+            return (5, "review", "undecided", "doubtful") if over else (5, "hold", "doubtful", "doubtful")
         if any(g["why"] for g in mine) or {d["verdict"] for d in dense} - {"pass"}:
             return (5, "review", "undecided", "collecting") if over else (5, "hold", "collecting", "collecting")
         others = {g["verdict"] for g in (*near, *(g for g in mine if g["kind"] == "guard"))} | set(fresh.values())
@@ -102,12 +104,21 @@ class Oracle:
             small = [g["upper"] < g["delete_below"] for g in won if self.control]
             if small and (any(small) if every else all(small)):
                 return 6, "review", "too_small"
+            if all_else and any(g["lower"] is not None and g["lower"] > self._believed(g) for g in won if self.control):
+                return 7, "review", "implausible"
             return (7, "scale", "wins" if self.control else "on_target") if all_else else None
         if lost and (lost == goals or every):
             if not self.control:
                 return 8, "delete", "off_target"
             return 8, "delete", "harmful" if any(g["upper"] < 0 for g in lost) else "not_worth_it"
         return None
+
+    def _believed(self, goal: Json) -> float:
+        """The largest effect of a goal that is believed."""
+        own, of_policy = goal["plausible_to"], self.policy["doubt_above"]
+        if own is not None:
+            return float(own)
+        return float(of_policy) if of_policy is not None and goal["effect"] == "relative" else inf
 
     # Streak, latch, snooze
 

@@ -30,7 +30,8 @@ from gates.models import (
 )
 from gates.policies import named
 from gates.tick import evaluate_due
-from telemetry.ingest import Row, Target, ingest
+from telemetry.ingest import Target, ingest
+from telemetry.row import Row
 from tests.conftest import as_role
 
 START = dt.datetime(2026, 11, 10, tzinfo=dt.UTC)
@@ -82,7 +83,7 @@ def send(target: Target, rows: list[Row], now: dt.datetime) -> None:
 def store(target: Target, rows: list[Row], now: dt.datetime) -> None:
     """As ingest did before rows had a range."""
     with as_role("worker"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("telemetry.ingest._all_in_range", lambda _rows: True)
+        patch.setattr("telemetry.ingest.all_in_range", lambda _rows: True)
         ingest(target, list(enumerate(rows)), now=now)
 
 

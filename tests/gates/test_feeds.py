@@ -302,6 +302,35 @@ def test_a_daily_feed_on_local_clocks_is_whole_over_every_change_of_them(zone: s
     assert result.evaluations[-1].recommendation.code == "wins"
 
 
+@pytest.mark.parametrize(
+    ("zone", "started_on"),
+    [
+        ("Europe/Berlin", dt.date(2026, 3, 16)), ("Europe/Berlin", dt.date(2026, 10, 12)),
+        ("America/New_York", dt.date(2026, 2, 23)), ("America/New_York", dt.date(2026, 10, 19)),
+        ("Australia/Lord_Howe", dt.date(2026, 3, 23)), ("Australia/Lord_Howe", dt.date(2026, 9, 21)),
+        ("Asia/Kathmandu", dt.date(2026, 5, 4)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("jitter_m", [0, 20])
+def test_a_weekday_feed_on_local_clocks_decides_within_a_day_of_one_of_seven_days_with_the_same_units(
+    zone: str, started_on: dt.date, jitter_m: int
+) -> None:
+    expected = {"every": "weekdays", "at": "24:00", "timezone": zone}
+    ends = midnights(zone, started_on, 28)
+    weekdays = [end for end, day in zip(ends[1:], range(27), strict=True) if day % 7 < 5]
+    stamps = [end + (17 * k % 41 - 20) * 60 * SECOND * (jitter_m // 20) for k, end in enumerate(weekdays)]
+    kpi = msgspec.structs.replace(feed(), expected=(part(normal(expected), since=None, around=ends[0]),))
+    of, seven = plan(rfc3339(ends[0]), kpi), plan(rfc3339(ends[0]))
+
+    told = story(of, rows(of, stamps, n=20_000), ends[-1])
+    daily = story(seven, rows(seven, [ends[0] + k * DAY for k in range(1, 28)], n=20_000 * 5 // 7), ends[-1])
+
+    assert "stale" not in {code for _, _, code, _ in told}
+    assert "suspended" not in {state for *_, state in told}
+    first, other = (dt.datetime.fromisoformat(proposed(it) or "") for it in (told, daily))
+    assert abs(first - other) <= dt.timedelta(days=1)
+
+
 # What is awaited ------------------------------------------------------------------------------------------------------
 
 SCHEDULES = [

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gates.engine.compiled import CompiledPlan, compile_plan
+from gates.engine.doubt import doubted
 from gates.engine.facts import SlotFacts
 from gates.engine.fold import fold
 from gates.engine.machine import StateMachine
@@ -47,12 +48,15 @@ def said(compiled: CompiledPlan, state: ExperimentState, step: SlotFacts) -> dic
                 look = step.looks.get(str(gate.metric))
                 told["restated"] = look is not None and bool({compiled.control, variant} & set(look.restated))
             told |= {"why": bounds.why, "at": bounds.at, "arrived": bounds.arrived}
+            kpi = compiled.plan.kpi(str(gate.metric))
+            told |= {"effect": gate.effect, "plausible_to": kpi.plausible_to if kpi else None}
             told |= {"lower": bounds.running_lower, "upper": bounds.running_upper}
         elif gate.metric is not None:
             told["seen"], _ = state.observed[compiled.watch_index[f"{gate.name}/{variant}"]]
         gates.append(told)
     srm = next((verdict for gate, _, verdict in verdicts if gate.kind == "srm"), "pass")
-    return {"slot": step.slot, "look": step.look, "final": step.final, "srm": srm, "fresh": fresh, "gates": gates}
+    slot = {"slot": step.slot, "look": step.look, "final": step.final, "srm": srm, "fresh": fresh, "gates": gates}
+    return {**slot, "doubted": [v for v in compiled.judged_variants if doubted(compiled, state, (v,))]}
 
 
 def shown(r: Recommendation) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gates.engine.plan import Kpi, Plan, Target, Variant
-from gates.engine.policy import DEFAULT_BODY, QUICK_BODY, canonical, derive, sentence
+from gates.engine.policy import DEFAULT_BODY, QUICK_BODY, canonical, completed, derive, sentence
 from gates.engine.policy_checks import InvalidPolicy, MetricSpec, lint, lint_plan, parse, plan_warnings, warnings
 from tests.gates.histories import CAP, DENSITY, GOAL, GUARD, plan
 
@@ -200,7 +200,7 @@ def test_equal_bodies_have_one_canonical_form_which_parses_to_the_same_policy() 
     short = {"gates": [{"name": "u", "kind": "uplift", "for": "goal", "delete_below": "plan"}]}
     long = {**DEFAULT_BODY, "gates": [{**DEFAULT_BODY["gates"][0], "name": "u"}]}
 
-    assert canonical(parse(short)) == canonical(parse(long))
+    assert canonical(parse(completed(short))) == canonical(parse(long))
     assert parse(canonical(parse(long))) == parse(long)
     assert lint(canonical(parse(DEFAULT_BODY)), METRICS) == []
 
@@ -215,7 +215,7 @@ def test_gates_are_derived_from_policy_and_kpis() -> None:
     gates = derive(parse({"gates": [GOAL, GUARD, DENSITY, CAP]}), plan(*kpis))
 
     assert [gate.name for gate in gates] == [
-        "value_uplift", "orders_uplift", "speed_guard", "density", "cap", "freshness", "srm",
+        "value_uplift", "orders_uplift", "speed_guard", "density", "cap", "freshness", "srm", "doubt",
     ]  # fmt: skip
     assert (gates[0].delete_below, gates[1].delete_below, gates[2].max_harm) == (0.03, 0.02, 0.04)
 

@@ -17,6 +17,7 @@ from tests.gates.test_rules import walk
 
 RECORDED = Path(__file__).parent / "evidence"
 DOCUMENTS = sorted(RECORDED.glob("*.json.z"))
+OF_REVISION_2 = sorted((RECORDED / "revision_2").glob("*.json.z"))
 IN_SENTENCES = sorted((RECORDED / "sentences").glob("*.json.z"))
 
 
@@ -33,6 +34,16 @@ def test_evidence_that_holds_sentences_still_replays_to_the_same_bytes_whatever_
     recorded = zlib.decompress(path.read_bytes())
 
     assert json.loads(recorded)["format"] == 2
+    assert replay(recorded) == recorded
+
+
+@pytest.mark.parametrize("path", OF_REVISION_2, ids=lambda path: path.name.removesuffix(".json.z"))
+def test_evidence_of_before_rows_were_doubted_still_replays_to_the_same_bytes(path: Path) -> None:
+    recorded = zlib.decompress(path.read_bytes())
+    document = json.loads(recorded)
+
+    assert (document["format"], document["rules"]) == (3, 2)
+    assert "srm_tolerance" not in document["policy"]["body"]
     assert replay(recorded) == recorded
 
 
@@ -58,9 +69,9 @@ def test_evidence_names_the_revision_of_the_rules_and_is_refused_by_a_version_th
     folded = w.folded()
     document = evidence(w.policy, w.plan, folded, folded.evaluations[-1].slot)
 
-    assert document["rules"] == REVISION == 2
-    with pytest.raises(EvidenceRefused, match="revision 3"):
-        replay(canonical_bytes({**document, "rules": 3}))
+    assert document["rules"] == REVISION == 3
+    with pytest.raises(EvidenceRefused, match="revision 4"):
+        replay(canonical_bytes({**document, "rules": 4}))
 
 
 def test_a_state_of_the_first_rules_is_mended_and_has_to_be_told_anew() -> None:

@@ -246,7 +246,9 @@ def test_a_split_alarm_names_which_series_since_when_and_with_what_counts() -> N
     (of_value, of_speed) = (s for s in w.rationale() if "planned split" in s)
     alarms = gate(w.at(), "srm", None).extra
 
-    assert of_value.startswith("Units of value did not arrive in the planned split: control 11,994 : t1 11,241 ")
+    assert of_value.startswith(
+        "Units of value did not arrive in the planned split: control 51.62% : t1 48.38% of 23,235 units in place of 50% : 50%. "
+    )
     assert f"since {alarms['value']['since']}" in of_value
     assert alarms["value"]["since"] < alarms["speed"]["since"] < "2024-10-05T23"
     assert "Units of speed" in of_speed

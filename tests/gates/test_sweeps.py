@@ -17,7 +17,8 @@ from gates.consistency import differences
 from gates.engine.checkpoint import Checkpoint
 from gates.models import Cursor, Evaluation, Policy, PolicyBinding, PolicyVersion, Recommendation, Step
 from gates.tick import due, evaluate, evaluate_due, skip_unchanged
-from telemetry.ingest import Row, Target, ingest
+from telemetry.ingest import Target, ingest
+from telemetry.row import Row
 from tests.conftest import as_role
 from tests.examples import examples
 from tests.gates.histories import DENSITY, GOAL, GUARD

@@ -87,7 +87,7 @@ def test_the_glossary_has_every_list_of_words() -> None:
         fields.FRESHNESS_STATES,
         fields.RECOMMENDATION_STATES,
         Recommendation.Superseded.values,
-        [*KEYS, "freshness", "srm"],
+        [*KEYS, "freshness", "srm", "doubt"],
         words.CODES,
     )
 

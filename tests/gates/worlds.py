@@ -44,7 +44,8 @@ def world(seed: int) -> World:
         pauses=_pauses(draw, start, end),
         answers=_answers(draw, start, end, [v.key for v in variants if not v.control], alone=treatments < 2),
     )
-    policy, rows = _policy(draw), _rows(draw, plan, hours)
+    lately = random.Random(seed + 3)
+    policy, rows = _policy(draw, lately), _rows(draw, plan, hours, _scatter(lately, plan))
     return _restamped(random.Random(seed + 1), World(policy, plan, rows, end))
 
 
@@ -160,7 +161,7 @@ def _settled(draw: random.Random, counts: list[int | None]) -> list[int | None]:
     return [n if n is None or draw.random() > 0.05 else n - n // draw.choice([500, 1000, 2000]) for n in found]
 
 
-def _policy(draw: random.Random) -> Policy:
+def _policy(draw: random.Random, lately: random.Random) -> Policy:
     gates: list[dict[str, Any]] = [
         {**GOAL, "effect": draw.choice(["relative", "difference"]), "delete_below": draw.choice(["plan", 0.3])},
         GUARD,
@@ -181,6 +182,8 @@ def _policy(draw: random.Random) -> Policy:
             "max_days": min_days + draw.choice([1, 1, 3]),
             "min_units": draw.choice([10, 100, 1000]),
             "snooze_days": 1,
+            "doubt_above": lately.choice([0.05, 0.5]),
+            "srm_tolerance": lately.choice([0, 0.001, 0.02]),
             "planned_units": 4000,
             "require": draw.choice(["all", "any"]),
         }
@@ -247,7 +250,12 @@ def _answers(draw: random.Random, start: int, end: int, keys: list[str], *, alon
     return tuple(sorted(answers, key=lambda a: a.at))
 
 
-def _rows(draw: random.Random, plan: Plan, hours: int) -> dict[SeriesKey, Series]:
+def _scatter(draw: random.Random, plan: Plan) -> float:
+    """Of means of a hundred units of variance 4; where it is 1 their rows lie."""
+    return draw.choice([0.2, 1.0]) if plan.treatments else 1.0
+
+
+def _rows(draw: random.Random, plan: Plan, hours: int, scatter: float) -> dict[SeriesKey, Series]:
     rows = {}
     effect = draw.choice([-0.2, 0.0, 0.05, 0.2])
     for kpi in plan.kpis:
@@ -255,11 +263,14 @@ def _rows(draw: random.Random, plan: Plan, hours: int) -> dict[SeriesKey, Series
             if draw.random() < 0.01:
                 continue
             mean = 10.0 * (1 + (0.0 if variant.control else effect))
-            rows[kpi.metric, variant.key] = _series(draw, plan, kpi, hours, mean, draw.random() < 0.15, variant.weight)
+            messy = draw.random() < 0.15
+            rows[kpi.metric, variant.key] = _series(draw, plan, kpi, hours, mean, scatter, messy, variant.weight)
     return rows
 
 
-def _series(draw: random.Random, plan: Plan, kpi: Kpi, hours: int, mean: float, messy: bool, weight: float) -> Series:
+def _series(
+    draw: random.Random, plan: Plan, kpi: Kpi, hours: int, mean: float, scatter: float, messy: bool, weight: float
+) -> Series:
     columns: list[list[Any]] = [[], [], [], [], [], [], [], []]
     trouble = 0.06 if messy else 0.0
     total, sums = 0, (0.0, 0.0)
@@ -270,7 +281,7 @@ def _series(draw: random.Random, plan: Plan, kpi: Kpi, hours: int, mean: float, 
         if draw.random() < trouble or k > stop:
             continue
         n: int | None = int(weight * draw.randrange(96, 105))
-        value: float | None = draw.gauss(mean, 1.0)
+        value: float | None = draw.gauss(mean, scatter)
         variance: float | None = 4.0
         if kpi.kind == "proportion":
             value, variance = min(0.99, max(0.0, mean / 20 + draw.gauss(0, 0.01))), None

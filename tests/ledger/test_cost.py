@@ -9,7 +9,8 @@ from django.db import connection
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric
-from telemetry.ingest import Row, Target, ingest
+from telemetry.ingest import Target, ingest
+from telemetry.row import Row
 from tests.conftest import as_role
 
 pytestmark = [pytest.mark.benchmarks, pytest.mark.django_db]

@@ -15,21 +15,9 @@ from hypothesis import strategies as st
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric
 from telemetry import ingest as module
-from telemetry.ingest import (
-    FUTURE,
-    Denominator,
-    IngestRefused,
-    Row,
-    Target,
-    _all_fit,
-    _in_key_order,
-    _Keys,
-    _misfit,
-    check,
-    decode,
-    ingest,
-)
+from telemetry.ingest import Target, _all_fit, _in_key_order, _Keys, _misfit, ingest
 from telemetry.models import ExperimentKpi
+from telemetry.row import FUTURE, Denominator, IngestRefused, Row, check, decode
 from tests.conftest import as_role
 from tests.examples import examples
 
@@ -168,7 +156,7 @@ def test_good_rows_go_in_beside_bad_ones_when_asked_to(target: Target, now: dt.d
     ],
 )
 def test_each_kind_of_bad_value_has_its_code_and_pointer(raw: dict[str, object], code: str, pointer: str) -> None:
-    _, bad = check({"rows": [{"metric": "vrps", "ts": "2026-11-23T12:00:00Z", "value": 1.0, **raw}]})
+    _, bad, _ = check({"rows": [{"metric": "vrps", "ts": "2026-11-23T12:00:00Z", "value": 1.0, **raw}]})
     assert [(fault.code, fault.pointer) for fault in bad] == [(code, pointer)]
 
 
@@ -195,7 +183,7 @@ def test_a_number_that_nothing_could_be_computed_with_is_out_of_range_however_it
     target: Target, now: dt.datetime, raw: dict[str, Any], pointer: str
 ) -> None:
     sent = {"metric": "vrps", "variant": "control", "ts": "2026-11-23T12:00:00Z", "value": 1.0, **raw}
-    _, bad = check({"rows": [sent]})
+    _, bad, _ = check({"rows": [sent]})
     assert [(fault.code, fault.pointer) for fault in bad] == [("out_of_range", pointer)]
     rows = decode(json.dumps({"rows": [sent]}).encode())
     if rows is not None:  # too small a number is none that the decoder knows of
@@ -239,7 +227,7 @@ def test_float_dust_is_rounded_to_the_bound(
     }
     rows = decode(json.dumps({"rows": [sent]}).encode())
     if rows is None:
-        good, bad = check({"rows": [sent]})
+        good, bad, _ = check({"rows": [sent]})
         assert bad == []
         rows = [found for _, found in good]
     send(target, *rows, now=now)
@@ -261,23 +249,23 @@ def test_more_than_dust_beyond_a_bound_is_refused(
     target: Target, now: dt.datetime, raw: dict[str, Any], pointer: str
 ) -> None:
     sent = {"metric": "vrps", "variant": "control", "ts": "2026-11-23T12:00:00Z", "value": 1.0, **raw}
-    good, bad = check({"rows": [sent]})
+    good, bad, _ = check({"rows": [sent]})
     with as_role("worker"):
         done = ingest(target, good, bad=bad, now=now, atomic=False)
     assert [(fault.code, fault.pointer) for fault in done.refused] == [("invalid_number", pointer)]
 
 
 def test_a_row_without_its_fields_names_each_of_them() -> None:
-    _, bad = check({"rows": [{}]})
+    _, bad, _ = check({"rows": [{}]})
     assert [(f.code, f.pointer) for f in bad] == [
         ("missing_field", f"/rows/0/{name}") for name in ("metric", "ts", "value")
     ]
 
 
 def test_the_fast_and_the_careful_reading_agree() -> None:
-    body = b'{"rows": [{"metric": "m", "variant": "a", "ts": "2026-11-23T12:00:00+01:00", "value": 1, "n": 3, "variance": 0.5, "new": 1}]}'
+    body = b'{"rows": [{"metric": "m", "variant": "a", "ts": "2026-11-23T12:00:00+01:00", "value": 1, "n": 3, "variance": 0.5}]}'
     fast = decode(body)
-    careful, bad = check(
+    careful, bad, _ = check(
         {
             "rows": [
                 {
@@ -428,7 +416,9 @@ def test_batches_end_alike_whether_they_look_for_rows_expect_some_or_are_surpris
 
 @examples(25, ignore=[HealthCheck.function_scoped_fixture], fresh=True)
 @given(batch=ROWS)
-def test_a_batch_ends_as_its_rows_would_one_by_one(target: Target, now: dt.datetime, batch: list[Row]) -> None:
+def test_a_batch_ends_as_its_rows_would_one_by_one_but_for_those_that_contradict_each_other(
+    target: Target, now: dt.datetime, batch: list[Row]
+) -> None:
     def ended(*batches: list[tuple[int, Row]]) -> tuple[list[int], list[Any]]:
         refused: list[int] = []
         with transaction.atomic():
@@ -440,7 +430,22 @@ def test_a_batch_ends_as_its_rows_would_one_by_one(target: Target, now: dt.datet
         return sorted(refused), kept
 
     rows = list(enumerate(batch))
-    assert ended(rows) == ended(*([one] for one in rows))
+    contradicting = {index for same in _by_key(rows) if _contradict(same) for index, _ in same}
+    refused, kept = ended(rows)
+    assert (refused, kept) == (sorted(contradicting), ended(*([one] for one in rows if one[0] not in contradicting))[1])
+
+
+def _by_key(rows: list[tuple[int, Row]]) -> list[list[tuple[int, Row]]]:
+    def key(row: Row) -> tuple[object, ...]:
+        return row.metric, row.variant, row.ts
+
+    return [[one for one in rows if key(one[1]) == known] for known in {key(row) for _, row in rows}]
+
+
+def _contradict(same: list[tuple[int, Row]]) -> bool:
+    """Whether nothing tells which of these holds."""
+    highest = max((row.revision or 0 for _, row in same), default=0)
+    return len({(row.value, row.window_s) for _, row in same if (row.revision or highest) == highest}) > 1
 
 
 @given(
@@ -456,11 +461,11 @@ def test_a_batch_ends_as_its_rows_would_one_by_one(target: Target, now: dt.datet
 )  # fmt: skip
 def test_rows_go_to_the_database_in_the_order_of_their_keys(rows: list[Row]) -> None:
     sent = list(enumerate(rows))
-    ordered, keys, repeated = _in_key_order(sent, _Keys.of(sent), [], atomic=True)
-    known = [(r.metric, r.variant, r.ts.astimezone(dt.UTC)) for _, r in ordered]
+    found = _in_key_order(sent, _Keys.of(sent), str)
+    known = [(r.metric, r.variant, r.ts.astimezone(dt.UTC)) for _, r in found.rows]
     assert known == sorted({(r.metric, r.variant, r.ts.astimezone(dt.UTC)) for r in rows})
-    assert repeated == len(rows) - len(known)
-    assert (keys.numbers == _Keys.of(ordered).numbers).all()
+    assert found.repeated == len(rows) - len(known)
+    assert (found.keys.numbers == _Keys.of(found.rows).numbers).all()
 
 
 def test_looking_for_rows_to_meet_reads_no_whole_partition_where_many_are_expected_and_there_are_none(

@@ -41,7 +41,8 @@ def push_kpis(
     skip: Annotated[int, typer.Option(min=0, help="Leave out so many rows: where an earlier push stopped.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Send rows: metric, variant, ts, value and, where there are units, n and variance.
+    """Send rows: metric, variant, ts, value and, where there are units, n and one spread: variance, stddev or standard_error; or sum
+    with sum_squares in place of value and spread.
 
     Sending again is harmless: what is there already is counted and changes nothing. When it stops half way it says
     where, and how to go on from there.
@@ -74,11 +75,14 @@ def push_kpis(
         {"row": skip + index + 1, "line": lines[index], "code": code, "detail": detail}
         for index, (code, detail) in sorted(receipt.refused.items())
     ]
+    told |= {"ignored": list(receipt.ignored)} if receipt.ignored else {}
     if as_json:
         print_json(told)
     else:
         for bad in told["refused"]:
             err().print(f"line {bad['line']}: {bad['detail']} ({bad['code']})", markup=False)
+        if receipt.ignored:
+            err().print(f"ignored: {', '.join(receipt.ignored)} mean nothing here", markup=False)
         say(f"{receipt.accepted} new, {receipt.changed} changed, {receipt.duplicates} there already")
     if receipt.refused:
         raise typer.Exit(ERROR)

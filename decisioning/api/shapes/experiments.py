@@ -5,6 +5,7 @@ from rest_framework import serializers as s
 from decisioning.api.shapes.fields import (
     ACTIONS,
     ANSWERS,
+    DOUBTS,
     FRESHNESS_STATES,
     RECOMMENDATION_STATES,
     ROLES,
@@ -268,6 +269,19 @@ class EvaluationOut(Shape):
     code = text()
     evidence_digest = text()
     proposals = ProposalOut(many=True)
+
+
+class SetAsideOut(Shape):
+    since = at()
+    until = maybe_at()
+    reason = text()
+    by = text()
+
+
+class DoubtOut(Shape):
+    metric = text()
+    doubt = s.ChoiceField(DOUBTS)
+    set_aside = SetAsideOut(many=True)
 
 
 class SlotOut(Shape):

@@ -16,6 +16,7 @@ SCHEDULE_STATES = ["as_configured", "differs", "mixed", "irregular", "not_enough
 TOLD_BY = ["rows", "team", "assumed"]
 ROLES = ["goal", "guardrail", "shown", "exposure"]
 VERDICTS = ["pass", "fail", "inconclusive", "no_data", "stale", "invalid"]
+DOUBTS = ["on", "off"]
 STATUSES = ["draft", "running", "paused", "scaled", "deleted", "stopped"]
 CHANGES = ["create", "update", "delete", "refuse", "access"]
 BACKTEST_STATES = ["queued", "finished", "failed"]

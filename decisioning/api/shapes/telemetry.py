@@ -1,5 +1,6 @@
 """Answers about what comes in: rows, events, metrics, sources and their runs."""
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers as s
 
 from decisioning.api.shapes.fields import (
@@ -27,11 +28,24 @@ class BadRowOut(Shape):
     detail = text()
 
 
+@extend_schema_field(
+    {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Fields of the rows that mean nothing here, the first ones; not there without any.",
+        "examples": [["region"]],
+    }
+)
+class _IgnoredFields(s.ListField):
+    child = text()
+
+
 class IngestedOut(Shape):
     accepted = whole()
     changed = whole()
     duplicates = whole()
     last_ts = maybe_at()
+    ignored = _IgnoredFields(required=False)
 
 
 class PartlyIngestedOut(IngestedOut):

@@ -16,11 +16,11 @@ from django.utils.safestring import SafeString, mark_safe
 
 from decisioning.board import charts, words
 from decisioning.board.charts import Point, Threshold
-from gates.engine.figures import MINUS, Change
+from gates.engine.figures import Change
 from gates.engine.plan import Kpi
 
 _ALARM = log(1_000)
-_ALWAYS_ON = {"freshness": "Freshness", "srm": "Split", "density": "Density"}
+_ALWAYS_ON = {"freshness": "Freshness", "srm": "Split", "density": "Density", "doubt": "Doubt"}
 _ORDER = {verdict: i for i, verdict in enumerate(("fail", "invalid", "stale", "no_data", "inconclusive", "pass"))}
 
 
@@ -180,8 +180,13 @@ def value_text(gate: Mapping[str, Any], metrics: Mapping[str, Kpi]) -> tuple[str
         return (
             "no buckets yet" if share is None else words.share(share, 1)
         ), f"at least {words.share(extra.get('at_least', 0))}"
-    if gate["kind"] == "srm" and (found := _log_e(extra)) is not None:
-        return f"log e = {found:.2f}".replace("-", MINUS), f"alarm at {_ALARM:.1f}"
+    if gate["kind"] == "srm" and (units := _split(extra)):
+        total = sum(units.values())
+        parts = " : ".join(f"{100 * n / max(total, 1):.1f}" for n in units.values())
+        return f"{parts}%", f"of {words.count(total)} units"
+    if gate["kind"] == "doubt" and extra:
+        ratio = max(extra.values(), key=lambda its: its["ratio"] or 0.0)["ratio"]
+        return ("" if ratio is None else f"{ratio:.2g} times"), "the scatter that the variance allows"
     if gate["kind"] == "target":
         seen = f"[{words.figure(extra.get('least'), unit, kind)}, {words.figure(extra.get('most'), unit, kind)}]"
         return words.figure(
@@ -199,6 +204,13 @@ def _newest(extra: Mapping[str, Any]) -> float | None:
     """The newest of what a threshold has watched, when it can be read."""
     seen = extra.get("observed") or []
     return seen[-1][1] if seen else None
+
+
+def _split(extra: Mapping[str, Any]) -> Mapping[str, int]:
+    """Units by variant of the metric whose split is off the most."""
+    counted = [found for found in extra.values() if isinstance(found, dict) and "log_e" in found]
+    units: Mapping[str, int] = max(counted, key=lambda found: found["log_e"])["units"] if counted else {}
+    return units
 
 
 def _log_e(extra: Mapping[str, Any]) -> float | None:

@@ -18,15 +18,17 @@ from decisioning.access import pictures
 from decisioning.access.middleware import has_room, own_transaction
 from decisioning.access.scopes import Scope
 from decisioning.board import snapshots
-from decisioning.board.forms import ImageForm
+from decisioning.board.forms import DoubtForm, ImageForm
 from decisioning.board.presenters.board import page as board_page
+from decisioning.board.presenters.experiment import doubt as doubt_page
 from decisioning.board.presenters.experiment import evidence as evidence_page
 from decisioning.board.presenters.experiment import page as experiment_page
 from decisioning.board.presenters.experiment.context import ExperimentContext
 from decisioning.board.presenters.experiment.verdict import verdicts
 from decisioning.board.views.base import experiment_or_404, page, person, require_scope, signed_in, who
 from experiments import assets, lifecycle
-from experiments.models import Asset, Experiment, Variant
+from experiments.models import Asset, Experiment, TargetKpi, Variant
+from gates import doubts
 from gates.decisions import DecisionRefused, record_decision
 from gates.engine.evidence import EvidenceRefused
 
@@ -112,6 +114,39 @@ def _done(e: Experiment, did: str, *, override: bool) -> str:
     how = "Overridden, with your reason" if override else "Accepted"
     became = {"scaled": "is scaled", "deleted": "is deleted", "stopped": "is stopped"}.get(e.status, "runs on")
     return f"{how}: {did}. {e.name} {became}."
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@person
+def doubt(request: HttpRequest, ref: str, metric: str) -> HttpResponse:
+    """Why the rows of a KPI are doubted; setting that aside with a reason, and doubting them again."""
+    e, by, now = experiment_or_404(request, ref), who(request), timezone.now()
+    kpi = TargetKpi.objects.select_related("metric").filter(experiment=e, metric__key=metric).first()
+    if kpi is None:
+        raise Http404(metric)
+    form, status = DoubtForm(), 200
+    if request.method == "POST":
+        require_scope(request, Scope.REVIEW, e.team_id)
+        again = request.POST.get("doubt") == "on"
+        form = DoubtForm({"reason": "-"} if again else request.POST)
+        try:
+            if form.is_valid():
+                if again:
+                    doubts.restore(e, metric, by=by, now=now)
+                else:
+                    doubts.set_aside(e, metric, reason=form.cleaned_data["reason"], by=by, now=now)
+                messages.success(
+                    request,
+                    f"{kpi.metric}: {'doubted again' if again else 'the doubt is set aside'} from the next slot on.",
+                )
+                return redirect(reverse("experiment", args=[e.key]) + "#gates")
+        except doubts.DoubtRefused as refusal:
+            form.add_error(None, refusal.message)
+        status = 422
+    shown = doubt_page.page(ExperimentContext(e, by, now=now), kpi, form)
+    return page(
+        request, "board/doubt.html", shown, here="board", title=f"Doubt in {shown['name']}", status=status, exact=False
+    )
 
 
 _ASKS = {

@@ -29,7 +29,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self.server.parameters = {name: conn_params[name] for name in conn_params if name not in _NOT_FOR_PROBES}
         try:
             self.server.check()
-            made = _CLASSES[self.server].connect(**conn_params)
+            made = _CLASSES[self.server].connect(**self.server.first_the_last(conn_params))
+            self.server.host = made.info.host
+            made.add_notice_handler(made.hear)
             REFUSAL.check(made)
             made.adapters.register_loader("timestamptz", _in_range(made.adapters.get_loader(_TIMESTAMPTZ, Format.TEXT)))
         except ServerSilent:

@@ -10,6 +10,7 @@ from decisioning.access.scopes import Scope
 from decisioning.board import words
 from decisioning.board.presenters import freshness, page_data
 from decisioning.board.presenters import gates as gate_presenter
+from decisioning.board.presenters.experiment import doubt
 from decisioning.board.presenters.experiment.context import ExperimentContext, as_of
 from decisioning.board.presenters.experiment.evidence import evidence_card
 from decisioning.board.presenters.experiment.kpis import kpi_card, shares_chart, split_text, uplift_chart, variant_cards
@@ -52,6 +53,7 @@ def page(context: ExperimentContext, *, answer: Mapping[str, Any] | None = None)
         else "None read yet.",
         "gates": [
             gate_presenter.row(g, context.metrics, several=several, uid=f"g{i}", now=context.now)
+            | {"links": doubt.links(g, experiment.key, context.metrics)}
             for i, g in enumerate(context.gates)
         ],
         "no_gates": _no_gates(experiment),

@@ -55,15 +55,14 @@ class Command(BaseCommand):
             raise CommandError(str(problem)) from problem
 
     def _install(self) -> None:
+        now = datetime.now(UTC)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with (
             portal_as(demo.TEAM, name="Demo shop", scopes=_INSTALLS, rate="6000/m") as portal,
             Progress(*columns, console=Console(file=sys.stdout)) as progress,
         ):
-            rows = progress.add_task("demo rows", total=demo.rows_to_come())
-            written = demo.install(
-                portal, now=datetime.now(UTC), told=lambda _story, count: progress.advance(rows, count)
-            )
+            rows = progress.add_task("demo rows", total=demo.rows_to_come(now))
+            written = demo.install(portal, now=now, told=lambda _story, count: progress.advance(rows, count))
         self.stdout.write(f"The demo team has {len(demo.STORIES)} experiments; {written} rows are new.")
 
     def _remove(self, *, ask: bool) -> None:
