@@ -11,7 +11,7 @@ from telemetry.sources.refusals import SourceFailed
 
 _REACHING = """
 SELECT string_agg(DISTINCT proname, ', ') FROM pg_proc
-WHERE (proname LIKE 'dblink%%' OR proname IN ('pg_read_file', 'pg_read_binary_file', 'pg_ls_dir', 'lo_import', 'lo_export'))
+WHERE proname IN ('dblink', 'dblink_connect', 'dblink_connect_u', 'dblink_exec', 'lo_export', 'lo_import', 'pg_ls_dir', 'pg_read_binary_file', 'pg_read_file')
   AND prolang IN (SELECT oid FROM pg_language WHERE lanname IN ('c', 'internal')) AND has_function_privilege(oid, 'EXECUTE')
 """
 _STRONG = """
