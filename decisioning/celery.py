@@ -36,6 +36,7 @@ app.conf.update(
         "retention": {"task": "telemetry.retention", "schedule": 3600},
         "seal": {"task": "ledger.seal", "schedule": 30},
         "verify": {"task": "ledger.verify", "schedule": 3600},
+        "erase": {"task": "ledger.erase", "schedule": 60},
         "readers": {"task": "access.readers", "schedule": 10},
         "deliver": {"task": "notices.deliver", "schedule": 5},
         "watch": {"task": "notices.watch", "schedule": 30},

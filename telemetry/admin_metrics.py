@@ -4,11 +4,14 @@ Experiments themselves join three apps and are in `decisioning.board.admin`.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
@@ -17,8 +20,10 @@ from django.utils.html import format_html
 from django.views.decorators.http import require_POST
 
 from decisioning.access.admin import Dated
+from decisioning.access.principal import Principal
+from decisioning.access.scopes import Scope
 from experiments import expected as words
-from experiments import feeds, plan
+from experiments import feeds, plan, registry
 from experiments.models import Metric, MetricSchedule
 from telemetry.feeds import proposal
 
@@ -35,8 +40,28 @@ class Schedules(admin.TabularInline):  # type: ignore[type-arg]
         return False
 
 
+class Retired(admin.SimpleListFilter):
+    """Those that plans may be judged by, unless the others are asked for."""
+
+    title, parameter_name = "retired", "retired"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Retired"), ("all", "All")]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        """In place of All the usual: in use."""
+        first, *others = super().choices(changelist)
+        yield {**first, "display": "No"}
+        yield from others
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Metric]) -> QuerySet[Metric]:
+        if self.value() == "all":
+            return queryset
+        return queryset.filter(retired_at__isnull=self.value() != "yes")
+
+
 class MetricForm(forms.ModelForm):  # type: ignore[type-arg]
-    """How often data comes is asked, not assumed; what is wrong with it is said as over HTTP."""
+    """How often data comes is asked, not assumed; what is wrong with it, with bounds or a successor, is said as over HTTP."""
 
     expected = forms.JSONField(
         widget=forms.Textarea(attrs={"rows": 2, "cols": 80}),
@@ -63,6 +88,17 @@ class MetricForm(forms.ModelForm):  # type: ignore[type-arg]
             raise forms.ValidationError(faults)
         return words.normal(said)
 
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        low, high = data.get("minimum"), data.get("maximum")
+        said = {"min": low, "max": high}
+        for fault in registry.bounds_faults(said, data.get("kind") or self.instance.kind, ""):
+            self.add_error("minimum" if fault.pointer != "/max" else "maximum", fault.detail)
+        if (successor := data.get("replaced_by")) is not None:
+            for fault in registry.successor_faults(self.instance, successor.key):
+                self.add_error("replaced_by", fault.detail)
+        return data
+
 
 class MetricAdmin(Dated):
     form = MetricForm
@@ -76,9 +112,11 @@ class MetricAdmin(Dated):
         "expected_every_s",
         "freshness_target_s",
         "team",
+        "used_by",
+        "replaced_by",
     )
-    list_filter = ("kind", "direction", "temporality", "team")
-    list_select_related = ("team",)
+    list_filter = (Retired, "kind", "direction", "temporality", "team")
+    list_select_related = ("team", "replaced_by")
     search_fields = ("key", "name", "definition")
     date_hierarchy = "created_at"
 
@@ -89,9 +127,36 @@ class MetricAdmin(Dated):
         return [path("<int:pk>/take-schedule/", view, name="metric_take_schedule"), *super().get_urls()]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Metric | None = None) -> list[str]:
-        """What a key and a kind mean is fixed by the rows that were sent under it; schedules are dated."""
-        fixed = ["key", "kind", "temporality", "comes", "rows_show"] if obj else []
+        """What a key and a kind mean is fixed by the rows that were sent under it, and more while it is judged by; schedules are dated."""
+        fixed = ["key", "kind", "temporality", "comes", "rows_show", "used_by"] if obj else []
+        if obj and registry.users_of([obj])[obj.pk]:
+            fixed += [name for name in registry.MEANING if name not in fixed]
         return [*super().get_readonly_fields(request, obj), *fixed]
+
+    def has_change_permission(self, request: HttpRequest, obj: Metric | None = None) -> bool:
+        """Its team, or an admin."""
+        if not super().has_change_permission(request, obj):
+            return False
+        if obj is None:
+            return True
+        principal: Principal = request.principal  # type: ignore[attr-defined]
+        return principal.is_admin or principal.may(Scope.WRITE, obj.team_id or 0)
+
+    @admin.display(description="used by")
+    def used_by(self, metric: Metric) -> str:
+        """Started experiments that are judged by it: until they end its meaning stays."""
+        found = getattr(metric, "users", None) or registry.users_of([metric])[metric.pk]
+        return str(found.words)
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """With the users of all that are listed, asked once."""
+        changes = super().get_changelist_instance(request)
+        listed = list(changes.result_list)
+        users = registry.users_of(listed)
+        for metric in listed:
+            metric.users = users[metric.pk]
+        changes.result_list = listed
+        return changes
 
     @admin.display(description="comes")
     def comes(self, metric: Metric) -> str:

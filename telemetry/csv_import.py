@@ -4,7 +4,7 @@ import csv
 import datetime as dt
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from telemetry.row import MAX_ROWS, IngestRefused, Row
 FACTS = STORED
 """What a row says of its key."""
 SHOWN, FIRST = 50, 5
+MOST_CELLS, LONGEST_LINE = 300_000, 100_000
+"""Of one file, whatever its bytes: read into memory a cell takes tens of times what it takes in the file. A line's in characters."""
 
 Key = tuple[str, str, dt.datetime]
 """(metric, variant, ts) of one experiment's row."""
@@ -83,10 +85,6 @@ def load(text: str, *, team: Team, now: dt.datetime, keep: bool) -> Outcome:
     Raises FileRefused.
     """
     lines = list(_lines(text))
-    if len(lines) > MAX_ROWS:
-        raise FileRefused(
-            "invalid", f"{len(lines):,} rows; at most {MAX_ROWS:,} go in at once. Split the file, or make it a source."
-        )
     refused: list[RefusedLine] = []
     good: dict[str | int, list[tuple[int, Row]]] = {}
     raws = {number: raw for number, raw, _ in lines}
@@ -153,7 +151,9 @@ def _harmless(text: str) -> str:
 
 def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
     """(line, column -> text, what is wrong with its shape) of each row."""
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")), strict=True)
+    plain = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+    reader = csv.DictReader(_short_enough(io.StringIO(plain)), strict=True)
+    rows = 0
     try:
         names = [name.strip().lower() for name in reader.fieldnames or ()]
         reader.fieldnames = names
@@ -165,11 +165,32 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str], str]]:
             more, held = raw.pop(None, ()), [cell for cell in raw.values() if cell is not None]
             if len(held) == 1 and not held[0].strip():  # a line of blanks alone says nothing
                 continue
+            rows += 1
+            if rows > MAX_ROWS:
+                raise FileRefused(
+                    "too_large",
+                    f"More than {MAX_ROWS:,} rows; no more go in at once. Split the file, or make it a source.",
+                )
+            if rows * len(names) > MOST_CELLS:
+                raise FileRefused(
+                    "too_large",
+                    f"More than {MOST_CELLS:,} cells, in columns of which {len(names):,} are named. Leave out those that are not ours, or split the file.",
+                )
             cells = len(held) + len(more)
             problem = "" if cells == len(names) else f"The line has {cells} cells, the first line {len(names)} names."
             yield reader.line_num, {name: value or "" for name, value in raw.items()}, problem
     except csv.Error as error:
         raise FileRefused("invalid", f"Line {reader.line_num} is no CSV: {error}.") from error
+
+
+def _short_enough(lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if len(line) > LONGEST_LINE:
+            raise FileRefused(
+                "too_large",
+                f"Line {number} has {len(line):,} characters; at most {LONGEST_LINE:,} are read. Is it a CSV of KPI rows?",
+            )
+        yield line
 
 
 def _understood(raw: Mapping[str, str]) -> tuple[str | int, Row | None, str]:

@@ -194,6 +194,18 @@ class PersonAdmin(EndsKeys, PeopleAdmin):
     def keys_of(self, objs: Any) -> Q:
         return Q(owner__in=list(objs))
 
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[Any, Any], set[Any], list[Any]]:
+        """Deleting erases, which cannot be undone: it is said before."""
+        gone, counts, missing, protected = super().get_deleted_objects(objs, request)
+        erased = [
+            f"{one} is erased within minutes: records and the audit say person-{one.pk} from then on, and nobody can tell who that was. "
+            "Of somebody who only leaves, untick Active instead."
+            for one in objs
+        ]
+        return [*gone, *erased], counts, missing, protected
+
 
 @admin.register(Group)
 class RightsAdmin(GroupAdmin):

@@ -25,13 +25,15 @@ _END = 4096  # bytes at the end of the anchor, in which its last line is
 class Verified:
     """What a verification found: all of `entries` in `seals` are sound, or `problem` names the first that is not.
 
-    `waiting` entries are too young to be sealed: a tick or two.
+    `waiting` entries are too young to be sealed: a tick or two. `erased` sealed entries hold a pseudonym since, of `people` who were deleted.
     """
 
     seals: int
     entries: int
     waiting: int
     problem: str
+    erased: int = 0
+    people: int = 0
 
     @property
     def sound(self) -> bool:
@@ -40,7 +42,8 @@ class Verified:
     def __str__(self) -> str:
         if self.problem:
             return f"broken: {self.problem}"
-        return f"sound: {self.entries} entries in {self.seals} seals, {self.waiting} not yet sealed"
+        erased = f", names erased in {self.erased} of {self.people} people who were deleted" if self.people else ""
+        return f"sound: {self.entries} entries in {self.seals} seals, {self.waiting} not yet sealed{erased}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ def verify() -> Verified:
     with connection.cursor() as cursor:
         cursor.execute("SELECT * FROM audit.verify(%s)", [json.dumps(anchor.heads)])
         seals, entries, waiting, problem = cursor.fetchone() or (0, 0, 0, "no answer")
-    found = Verified(seals, entries, waiting, problem or "")
+        cursor.execute("SELECT count(DISTINCT id), count(DISTINCT person) FROM audit.erased")
+        erased, people = cursor.fetchone() or (0, 0)
+    found = Verified(seals, entries, waiting, problem or "", erased, people)
     if not found.sound:
         _log.error("The audit is broken: %s", problem)
     return found

@@ -22,7 +22,7 @@ from gates.engine.sparse import needs_goal_after
 from gates.engine.state import ExperimentState
 from gates.engine.statistics.scatter import NO_BUCKETS, Running
 
-FORMAT = 7
+FORMAT = 8
 """Of a checkpoint: one of another format is folded anew."""
 
 

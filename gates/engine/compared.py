@@ -11,7 +11,7 @@ from gates.engine.checkpoint import Progress
 from gates.engine.compiled import CompiledPlan
 from gates.engine.doubt import ScatterReader
 from gates.engine.facts import MetricLook, Unreadable
-from gates.engine.reader import NEVER, SeriesReader
+from gates.engine.reader import NEVER, SeriesReader, Taken
 from gates.engine.tracks import MetricTrack
 
 NO_END = 2**62
@@ -45,16 +45,17 @@ class ComparedMetrics:
         """(look, metric, facts) wherever the common instant moved, one row after the other."""
         compiled, found = self.compiled, []
         for m, metric in enumerate(compiled.compared):
-            newest_seen = self.progress.instants[m]
+            newest_seen, readers = self.progress.instants[m], self.by_metric[metric]
             for look in looks:
                 horizon = compiled.horizon(look)
                 common = self.common(metric, horizon)
                 if common is None or (newest_seen is not None and common <= newest_seen):
                     continue
                 newest_seen = common
-                metric_look = self._metric_look(self.by_metric[metric], common, horizon)
+                taken: dict[str, list[Taken]] = {}
+                metric_look = self._metric_look(readers, common, horizon, taken)
                 found.append((look, metric, metric_look))
-                self.scatter.at_look(m, look, metric_look.at)
+                self.scatter.at_look(m, taken, look, metric_look.at)
             self.progress.instants[m] = newest_seen
         return found
 
@@ -96,21 +97,25 @@ class ComparedMetrics:
             track, common, ends = found[metric]
             if track.looks:
                 self.progress.instants[m] = int(common[-1])
-                taken = {}
+                many = {}
                 for reader, rows, upto in ends:
                     if rows.taken is not None:
                         count = max(upto - reader.position, 0)
                         places, buckets = rows.taken
-                        taken[reader.spec.variant] = places[:count], [column[:count] for column in buckets]
+                        many[reader.spec.variant] = places[:count], [column[:count] for column in buckets]
                     reader.stand_at(rows, upto)
-                self.scatter.at_looks(m, track.looks, track.instants, common, taken)
+                self.scatter.at_looks(m, track.looks, track.instants, common, many)
         return {metric: track for metric, (track, _, _) in found.items()}
 
-    def _metric_look(self, readers: Mapping[str, SeriesReader], common: int, horizon: int) -> MetricLook:
+    def _metric_look(
+        self, readers: Mapping[str, SeriesReader], common: int, horizon: int, taken: dict[str, list[Taken]]
+    ) -> MetricLook:
         states, restated, arrived, instant = {}, [], 0, NO_END
         unreadable: dict[str, Unreadable | str] = {}
         for variant, reader in readers.items():
-            if reader.read_to(common, horizon):
+            buckets: list[Taken] = []
+            taken[variant] = buckets
+            if reader.read_to(common, horizon, buckets):
                 restated.append(variant)
             read = reader.position
             if read and reader.places[read - 1] == common and reader.ts[read - 1] < instant:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gates.engine.checkpoint import Progress
 from gates.engine.compiled import CompiledPlan
 from gates.engine.plan import DAY, rfc3339
-from gates.engine.reader import NEVER, SeriesReader
+from gates.engine.reader import NEVER, SeriesReader, Taken
 from gates.engine.results import Reason, rounded, rounded_end
 from gates.engine.state import ExperimentState
 from gates.engine.statistics.scatter import FREEDOM, Scattered, added, added_many, told
@@ -48,23 +48,22 @@ class ScatterReader:
         self.facts: list[tuple[int, str, Scattered]] = []
         self.checks: list[tuple[int, str]] = []
 
-    def at_look(self, m: int, look: int, at: int) -> None:
-        """The buckets that readers took at one look. m: place of the metric among those compared; at: its common instant."""
+    def at_look(self, m: int, taken: Mapping[str, list[Taken]], look: int, at: int) -> None:
+        """The buckets taken of each variant at one look. m: place of the metric among those compared; at: its common instant."""
         compiled, progress = self.compiled, self.progress
-        metric, variants = compiled.compared[m], compiled.judged_variants
-        readers, place = self.by_metric[metric], m * len(variants)
-        control = compiled.control
-        if control in readers and (taken := readers[control].taken):  # type: ignore[index]
+        if mine := taken.get(compiled.control or ""):
+            variants = compiled.judged_variants
+            place = m * len(variants)
             for variant in variants:
-                if variant in readers and (beside := readers[variant].taken):
-                    (at_c, c), (at_t, t) = taken[0], beside[0]
-                    if at_c == at_t and len(taken) == len(beside) == 1:  # as most looks are
+                if beside := taken.get(variant):
+                    at_c, c = mine[0]
+                    at_t, t = beside[0]
+                    if at_c == at_t and len(mine) == len(beside) == 1:  # as most looks are
                         progress.scatter[place] = added(progress.scatter[place], at_c, c, t)
                     else:
-                        self._add_shared(place, dict(taken), beside)
+                        self._add_shared(place, dict(mine), beside)
                 place += 1
-        checked = progress.checked[m]
-        if at - compiled.plan.started_at >= (checked + 1) * DAY or look == compiled.final_slot:
+        if at - compiled.plan.started_at >= (progress.checked[m] + 1) * DAY or look == compiled.final_slot:
             self._check(m, look, compiled.clock.running(at) // DAY)
 
     def _add_shared(self, place: int, of_control: Mapping[int, Any], beside: Sequence[tuple[int, Any]]) -> None:

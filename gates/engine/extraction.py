@@ -96,8 +96,9 @@ class FactExtractor:
                 self._at(look)["look"] = True
             for look, metric, metric_look in self.compared.at_looks(looks):
                 self._record(look, "looks", metric, metric_look)
-        for look, kind, name, fact in doubt_facts(self.compared.scatter, self.compared.common, self._split_at):
-            self._record(look, kind, name, fact)
+        if self.compared.scatter.checks:
+            for look, kind, name, fact in doubt_facts(self.compared.scatter, self.compared.common, self._split_at):
+                self._record(look, kind, name, fact)
         self._freshness()
         if compiled.targets:
             self._targets(looks)

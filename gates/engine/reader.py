@@ -72,11 +72,12 @@ type Seen = tuple[Sequence[int], Sequence[int]]
 """(ts, first arrival) of what keeps a series fresh, in order, each ts once."""
 
 
+type Taken = tuple[int, Moments | PairMoments]
+"""(place, bucket) of a row."""
+
+
 class SeriesReader:
     """The unread rows of one series within a range of slots, and which of them are news. seen: what keeps it fresh, if not its news alone."""
-
-    taken: list[tuple[int, Moments | PairMoments]]
-    """Delta buckets that `read_to` has merged when it was last called, each with its place."""
 
     def __init__(
         self, spec: SeriesSpec, series: Series, progress: SeriesProgress, to: int, seen: Seen | None = None
@@ -208,10 +209,10 @@ class SeriesReader:
             units.append(total)
         return units
 
-    def read_to(self, place: int, horizon: int) -> bool:
-        """Merge closed rows up to a place into the progress, in ts order; True when one restated n on the way."""
+    def read_to(self, place: int, horizon: int, taken: list[Taken]) -> bool:
+        """Merge closed rows up to a place into the progress, in ts order; True when one restated n on the way. taken: is given the buckets of
+        delta rows."""
         progress, restated = self.progress, False
-        self.taken = taken = []
         i, places, ts = self.position, self.places, self.ts
         while i < len(places) and places[i] <= place and ts[i] <= horizon:
             n, received = self.n[i], self.received[i]

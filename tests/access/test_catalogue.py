@@ -17,7 +17,8 @@ NO_TEAM = {
     "public.django_migrations",  # Django's own: people, not teams
     "public.login_attempts",  # asked before anybody is known
     "public.auditlog_logentry",  # auditlog's stock table: unused, granted to nobody
-    "access.locks", "audit.noted",  # granted to nobody
+    "access.locks", "audit.noted", "audit.to_erase",  # granted to nobody
+    "audit.erased",  # which entries were erased of whom, by number: the worker's alone
     "audit.heartbeats", "audit.seals", "audit.mark", "audit.verification", "audit.reads", "access.restored",  # about the portal itself
 }  # fmt: skip
 
@@ -37,12 +38,14 @@ CALLABLE = {
     "access.setting": {WEB, WORKER},
     "access.standing": {WEB, WORKER},
     "access.teams": {WEB, WORKER},
+    "audit.erase": {WORKER},
     "audit.hash": {WEB, WORKER, READER},
     "audit.refusal": {WEB, WORKER},
     "audit.reading": {WEB, WORKER},
     "audit.seal": {WORKER},
     "audit.signed": {WEB, WORKER},
     "audit.verify": {WORKER},
+    "metadata.metric_users": {WEB, WORKER},
     "metadata.place_is_free": {WEB, WORKER},
     "metadata.policy_in_force": {WEB, WORKER},
     "metrics.answered": {WEB, WORKER},

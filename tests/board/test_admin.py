@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
@@ -104,6 +105,15 @@ def test_a_metric_that_is_made_in_the_admin_asks_how_often_its_data_comes(root: 
     assert 'name="expected_every_s"' not in page
 
 
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("access_team", "created_at"), ("experiments_metric", "created_at"), ("gates_evaluation", "slot")],
+)
+def test_a_year_that_no_calendar_has_is_a_bad_request_and_no_fault_of_ours(root: Client, name: str, field: str) -> None:
+    root.raise_request_exception = False
+    assert root.get(reverse(f"admin:{name}_changelist"), {f"{field}__year": "9" * 400}).status_code == 400
+
+
 def test_a_calendar_is_typed_in_the_admin_and_what_is_wrong_with_it_is_said_beside_it(root: Client) -> None:
     asked = {
         "key": "by_hand", "name": "By hand", "kind": "mean", "unit": "", "direction": "increase", "temporality": "delta",
@@ -141,8 +151,8 @@ def test_a_calendar_is_typed_in_the_admin_and_what_is_wrong_with_it_is_said_besi
     root.post(where, {**asked, "name": "Renamed", "expected": '{"every_s": 3600}'})
     with as_role("owner"):
         metric.refresh_from_db()
-        kept = [(s.since is None, s.expected) for s in MetricSchedule.objects.filter(metric=metric)]
-    assert kept == [(True, weekdays), (False, {"every_s": 3_600})]
+        laid_out = [(s.since is None, s.expected) for s in MetricSchedule.objects.filter(metric=metric)]
+    assert laid_out == [(True, weekdays), (False, {"every_s": 3_600})]
     assert (metric.name, metric.expected_every_s) == ("Renamed", 3_600)
 
 
@@ -315,13 +325,18 @@ def test_a_person_who_has_answered_and_written_policies_can_be_deleted_and_the_r
     asked = root.get(reverse("admin:auth_user_delete", args=[leaver.pk]))
     gone = root.post(reverse("admin:auth_user_delete", args=[leaver.pk]), {"post": "yes"})
 
-    assert asked.status_code == 200
+    assert f"records and the audit say person-{leaver.pk} from then on" in asked.text
     assert gone.status_code == 302
-    with as_role("owner"):
+    with as_role("owner"), connection.cursor() as cursor:
         assert not User.objects.filter(pk=leaver.pk).exists()
-        assert Decision.objects.get().by == "leaver"
+        # Within this test's one transaction nobody else's has ended since.
+        cursor.execute("UPDATE audit.to_erase SET xid = '1'")
+        cursor.execute("SELECT audit.erase()")
+        called = f"person-{leaver.pk}"
+        assert Decision.objects.get().by == called
         version.refresh_from_db()
-        assert (version.author, version.author_user_id) == ("leaver", leaver.pk)
+        assert (version.author, version.author_user_id) == (called, leaver.pk)
+    assert called in root.get("/audit?what=erasure").text
     assert root.get(reverse("admin:gates_decision_changelist")).status_code == 200
     assert root.get(reverse("admin:gates_policy_change", args=[policy.pk])).status_code == 200
     first = r.experiment

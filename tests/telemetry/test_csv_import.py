@@ -1,5 +1,6 @@
 """CSV in the admin: a preview of what would change, the import, a file of what was refused."""
 
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from django.test import Client
 
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric, Variant
+from telemetry.csv_import import FileRefused, load
 from telemetry.models import ExperimentKpi, Source
 from tests.api.warehouse import bind
 from tests.conftest import as_role
@@ -219,3 +221,42 @@ def test_a_number_is_one_as_it_is_over_http_and_a_line_of_blanks_says_nothing(pe
     assert [(refused.line, refused.problem) for refused in outcome.refused] == [
         (2, "value is '1_000'; it must be a finite number.")
     ]
+
+
+_HEAD = "experiment,metric,variant,ts,value,n,variance"
+_ROW = "shop,m,a,2026-01-01T00:00:00Z,1,1,1"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (_HEAD + "\n" + "a,b\n" * 1_000_000, "More than 10,000 rows"),
+        (_HEAD + "," + ",".join(f"c{n}" for n in range(1_000)) + "\n" + (_ROW + ",ab" * 1_000 + "\n") * 1_200, "More than 300,000 cells"),
+        (_HEAD + "\n" + "ab," * 1_300_000, "Line 2 has 3,900,000 characters"),
+        (_HEAD + "\n" + "\U0001f600,b\n" * 600_000, "More than 10,000 rows"),
+        (",".join(f"c{n}" for n in range(500_000)), "Line 1 has"),
+    ],
+    ids=["short lines", "many columns", "a wide line", "wide characters", "names"],
+)  # fmt: skip
+def test_a_preview_of_four_megabytes_takes_at_most_64_whatever_is_in_them(text: str, said: str, team: Team) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileRefused, match=said) as refusal:
+            load(text, team=team, now=TOP, keep=False)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert refusal.value.code == "too_large"
+    assert most < 64 * 2**20
+
+
+def test_a_preview_of_as_many_rows_as_go_in_takes_at_most_64_megabytes(person: Client, team: Team) -> None:
+    lines = [_HEAD + ",note", *(f"{line(n, '3.5')},{'x' * 300}" for n in range(10_000))]
+    tracemalloc.start()
+    try:
+        outcome = load("\n".join(lines), team=team, now=datetime.now(UTC), keep=False)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert outcome.accepted + len(outcome.refused) == 10_000
+    assert most < 64 * 2**20

@@ -59,6 +59,7 @@ KINDS = {
     "signout": "Sign-outs",
     "export": "Exports",
     "evidence": "Evidence read",
+    "erasure": "People erased",
 }
 # What happened without a change.
 _HAPPENED = {
@@ -67,6 +68,7 @@ _HAPPENED = {
     "signout": "Signed out",
     "export": "Took along",
     "evidence": "Read evidence",
+    "erasure": "Erased a person who was deleted",
 }
 _DID = {
     Entry.Action.CREATE: "made",

@@ -87,35 +87,37 @@ def chi_square_end(k: float, z: float) -> float:
 class Sums(NamedTuple):
     """The sums behind `Scattered`, of all buckets so far. By arm: units, their sum, that of denominators, squares inside buckets.
 
-    of_control: which part of what is expected is the control's; the rest of `pairs` is the treatment's. last: the newest bucket.
+    of_control: which part of what is expected is the control's; the rest of `pairs` is the treatment's. last: the newest bucket, of its
+    units 1/n.
     """
 
-    pairs: int = 0
+    pairs: float = 0.0
     squares: float = 0.0
     of_control: float = 0.0
     weight: float = 0.0
-    grown: int = 0
-    n_c: int = 0
-    n_t: int = 0
+    grown: float = 0.0
+    n_c: float = 0.0
+    n_t: float = 0.0
     x_c: float = 0.0
     x_t: float = 0.0
     d_c: float = 0.0
     d_t: float = 0.0
     m2_c: float = 0.0
     m2_t: float = 0.0
-    last_n_c: int = 0
-    last_n_t: int = 0
+    last_c: float = 0.0
+    last_t: float = 0.0
     last_gap: float = 0.0
     last_term: float = 0.0
-    last_at: int = 0
+    last_at: float = 0.0
     worst: float = 0.0
-    worst_at: int = 0
+    worst_at: float = 0.0
 
 
-type Running = tuple[int | float, ...]
-"""`Sums` without their names: every look takes them out of the state and puts them back."""
+type Running = list[float]
+"""`Sums` without their names, whole numbers too as floats: every look takes them out of the state and puts them back, and this is the
+fastest way. Never changed in place."""
 
-NO_BUCKETS: Running = tuple(Sums())
+NO_BUCKETS: Running = list(Sums())
 
 
 def added(sums: Running, at: int, c: Sequence[Any], t: Sequence[Any]) -> Running:
@@ -124,7 +126,7 @@ def added(sums: Running, at: int, c: Sequence[Any], t: Sequence[Any]) -> Running
     if n < LEAST_UNITS or m < LEAST_UNITS:
         return sums
     (pairs, squares, of_control, weight, grown, n_c, n_t, x_c, x_t, d_c, d_t, m2_c, m2_t,
-     last_n, last_m, last_gap, last_term, last_at, worst, worst_at) = sums  # fmt: skip
+     last_c, last_t, last_gap, last_term, last_at, worst, worst_at) = sums  # fmt: skip
     mean_c, spread_c, mean_t, spread_t = c[1], c[2], t[1], t[2]
     n_c, n_t = n_c + n, n_t + m
     x_c, x_t = x_c + n * mean_c, x_t + m * mean_t
@@ -134,20 +136,20 @@ def added(sums: Running, at: int, c: Sequence[Any], t: Sequence[Any]) -> Running
             return sums
         mean_c, spread_c = _residual(c, x_c / d_c, d_c / n_c)
         mean_t, spread_t = _residual(t, x_t / d_t, d_t / n_t)
-    gap = mean_t - mean_c
-    if last_n:
-        its = 1 / n + 1 / last_n
-        weigh = 1.0 / (its + (1 / m + 1 / last_m))
+    gap, by_c, by_t = mean_t - mean_c, 1.0 / n, 1.0 / m
+    if last_c:
+        its = by_c + last_c
+        weigh = 1.0 / (its + (by_t + last_t))
         moved = gap - last_gap
         term = moved * moved * weigh
-        pairs, squares, of_control, weight = pairs + 1, squares + term, of_control + weigh * its, weight + weigh
-        if n > last_n and m > last_m:
-            grown += 1
+        pairs, squares, of_control, weight = pairs + 1.0, squares + term, of_control + weigh * its, weight + weigh
+        if by_c < last_c and by_t < last_t:
+            grown += 1.0
         if term + last_term > worst:
             worst, worst_at = term + last_term, last_at
         last_term = term
-    return (pairs, squares, of_control, weight, grown, n_c, n_t, x_c, x_t, d_c, d_t, m2_c + spread_c, m2_t + spread_t,
-            n, m, gap, last_term, at, worst, worst_at)  # fmt: skip
+    return [pairs, squares, of_control, weight, grown, n_c, n_t, x_c, x_t, d_c, d_t, m2_c + spread_c, m2_t + spread_t,
+            by_c, by_t, gap, last_term, float(at), worst, worst_at]  # fmt: skip
 
 
 def added_many(
@@ -172,17 +174,17 @@ def added_many(
         return sums, told[:-1]
     before = Sums._make(sums)
     n, m = c[0], t[0]
-    last_n, last_m = (
-        np.concatenate(([last], column[:-1])) for last, column in ((before.last_n_c, n), (before.last_n_t, m))
+    by_c, by_t = 1.0 / n, 1.0 / m
+    last_c, last_t = (
+        np.concatenate(([last], column[:-1])) for last, column in ((before.last_c, by_c), (before.last_t, by_t))
     )
     gap = t[1] - c[1]
     moved = gap - np.concatenate(([before.last_gap], gap[:-1]))
-    first = int(not before.last_n_c)
-    last_n[:first] = last_m[:first] = 1
-    its = 1 / n + 1 / last_n
-    weigh = 1.0 / (its + (1 / m + 1 / last_m))
+    first = int(not before.last_c)
+    its = by_c + last_c
+    weigh = 1.0 / (its + (by_t + last_t))
     term = moved * moved * weigh
-    grown = (n > last_n) & (m > last_m)
+    grown = (by_c < last_c) & (by_t < last_t)
     for column in (weigh, term, grown):
         column[:first] = 0
     part = term + np.concatenate(([before.last_term], term[:-1]))
@@ -190,24 +192,17 @@ def added_many(
     of = np.concatenate(([before.last_at], at[:-1]))
     terms = (np.concatenate((np.zeros(first), np.ones(len(at) - first))), term, weigh * its, weigh, grown,
              n, m, n * c[1], m * t[1], np.zeros(len(at)), np.zeros(len(at)), c[2], t[2])  # fmt: skip
-    columns = np.add.accumulate(
-        np.vstack((sums[: len(terms)], np.vstack(terms).T))
-    )  # one after the other, as a loop adds
+    columns = np.add.accumulate(np.vstack((sums[: len(terms)], np.vstack(terms).T)))  # one by one, as a loop adds
     worst, worst_at = before.worst, before.worst_at
     for end in [*ends, len(at)]:
         if end > begin:
             most = begin + int(part[begin:end].argmax())
             if part[most] > worst:
-                worst, worst_at = part[most].item(), int(of[most])
+                worst, worst_at = part[most].item(), float(of[most])
             begin = end
         if end:
-            of_end = columns[end].tolist()
-            whole = (
-                int(value) if isinstance(start, int) else value
-                for start, value in zip(NO_BUCKETS, of_end, strict=False)
-            )
-            k = end - 1
-            sums = (*whole, int(n[k]), int(m[k]), gap[k].item(), term[k].item(), int(at[k]), worst, worst_at)
+            newest = [float(column[end - 1]) for column in (by_c, by_t, gap, term, at)]
+            sums = [*columns[end].tolist(), *newest, worst, worst_at]
         told.append(sums)
     return sums, told[:-1]
 
@@ -222,15 +217,15 @@ def told(sums: Running, *, ratio: bool) -> Scattered | None:
     v_c, v_t = of.m2_c / free_c, of.m2_t / free_t
     swing = SWING * of.x_c / (of.d_c if ratio else of.n_c)
     return Scattered(
-        pairs=of.pairs,
+        pairs=int(of.pairs),
         squares=of.squares,
         allowed=v_c * of.of_control + v_t * (of.pairs - of.of_control),
         swings=2.0 * swing * swing * of.weight,
-        grown=of.grown,
+        grown=int(of.grown),
         variance=(of.m2_c + of.m2_t) / (free_c + free_t),
         units=(of.n_c + of.n_t) / (2.0 * buckets),
         worst=of.worst,
-        worst_at=of.worst_at,
+        worst_at=int(of.worst_at),
     )
 
 
