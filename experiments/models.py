@@ -54,10 +54,37 @@ class Metric(models.Model):
         Team, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", help_text="Who made it."
     )
     created_at = models.DateTimeField()
+    minimum = models.FloatField(
+        null=True, blank=True, help_text="No row's value is below it; a proportion's is 0 in any case."
+    )
+    maximum = models.FloatField(
+        null=True, blank=True, help_text="No row's value is above it; a proportion's is 1 in any case."
+    )
+    capped_at = models.FloatField(
+        null=True, blank=True, help_text="Values of units were capped at it before they came; said, not computed."
+    )
+    retired_at = models.DateTimeField(null=True, blank=True, help_text="From then on no new plan is judged by it.")
+    replaced_by = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="What to use in its place.",
+    )
 
     class Meta:
         db_table = "metrics"
         ordering = ("key",)
+        constraints = [
+            models.CheckConstraint(
+                name="metric_minimum_below_maximum",
+                condition=Q(minimum__isnull=True) | Q(maximum__isnull=True) | Q(minimum__lt=F("maximum")),
+            ),
+            models.CheckConstraint(
+                name="metric_replaced_by_another", condition=Q(replaced_by__isnull=True) | ~Q(replaced_by=F("id"))
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.key

@@ -23,7 +23,7 @@ from decisioning.access.quotas import refuse_one_more
 from decisioning.ledger.outbox import publish
 from decisioning.refusals import Fault, Refused
 from experiments import expected as words
-from experiments import feeds
+from experiments import feeds, registry
 from experiments.models import Experiment, Metric, TargetKpi, Variant
 
 METRIC_KEY_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
@@ -56,10 +56,25 @@ class NewMetric:
     freshness_target_s: int | UnsetType = UNSET
     counts_assignment: bool | UnsetType = UNSET
     definition: str | UnsetType = UNSET
+    bounds: Mapping[str, float | None] | UnsetType | None = UNSET
+    """`{min, max}` of a row's value."""
+    capped_at: float | UnsetType | None = UNSET
+    retired_at: datetime | UnsetType | None = UNSET
+    replaced_by: str | UnsetType | None = UNSET
+    """Key of its successor."""
 
     def given(self) -> dict[str, object]:
         """Only what was said."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not UNSET}
+
+    def columns(self) -> dict[str, object]:
+        """What was said, as the model keeps it, without key, schedule and successor."""
+        apart = ("key", "bounds", "replaced_by", *_SCHEDULE)
+        said = {name: value for name, value in self.given().items() if name not in apart}
+        if self.bounds is UNSET:
+            return said
+        bounds = self.bounds or {}
+        return said | {"minimum": bounds.get("min"), "maximum": bounds.get("max")}
 
     def schedule(self) -> dict[str, Any] | None:
         """What was said of when its buckets end, as it is kept; None: nothing."""
@@ -210,21 +225,49 @@ def redefine(
 ) -> Metric:
     """Change what was given of a metric, beside its key.
 
-    since: from when on a schedule that was given holds; unset: from now on, None: always. Raises PlanRefused `invalid`.
+    since: from when on a schedule that was given holds; unset: from now on, None: always. Raises PlanRefused: `invalid`, 409 `metric_in_use`.
     """
-    problems = list(_metric_problems(changes, ""))
+    problems = list(_metric_problems(changes, "", kind=metric.kind))
+    if isinstance(changes.replaced_by, str):
+        problems += registry.successor_faults(metric, changes.replaced_by)
+    if isinstance(changes.retired_at, datetime) and changes.retired_at > now + MAY_BE_AHEAD:
+        problems.append(
+            Fault("/retired_at", "timestamp_in_future", f"{changes.retired_at.isoformat()} is in the future.")
+        )
     schedule = None if problems else changes.schedule()
     if since is not UNSET and not problems:
         problems += _since_problems(since, schedule, now)
     if problems:
         raise PlanRefused.of(*problems)
-    given = {name: value for name, value in changes.given().items() if name not in ("key", *_SCHEDULE)}
+    given = changes.columns()
+    other = registry.frozen(metric, given)
+    if other and (users := registry.users_of([metric])[metric.pk]):
+        raise _in_use(metric, other, users)
+    if changes.replaced_by is not UNSET:
+        given["replaced_by"] = Metric.objects.filter(key=changes.replaced_by).first()
     for name, value in given.items():
         setattr(metric, name, value)
-    metric.save(update_fields=list(given))
+    try:
+        with transaction.atomic():
+            metric.save(update_fields=list(given))
+    except IntegrityError as error:  # an experiment was started in between
+        if "metric_in_use" not in str(error):
+            raise
+        raise _in_use(metric, other, registry.users_of([metric])[metric.pk]) from error
     if schedule is not None and (since is not UNSET or schedule != feeds.expected_of(metric, now=now)):
         feeds.set_out(metric, schedule, since=now if since is UNSET else since, now=now)
     return metric
+
+
+def _in_use(metric: Metric, names: Sequence[str], users: registry.Users) -> PlanRefused:
+    told = registry.in_use(metric, names, users)
+    return PlanRefused(
+        "metric_in_use",
+        told,
+        status=409,
+        errors=[Fault(f"/{name}", "metric_in_use", told) for name in names],
+        extra={"experiments": list(users.experiments), "others": users.others},
+    )
 
 
 _SCHEDULE = ("expected", "expected_every_s")
@@ -301,7 +344,7 @@ def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[st
     wanted = {kpi.key: kpi.metric if isinstance(kpi.metric, NewMetric) else NewMetric(key=kpi.key) for kpi in kpis}
     known = Metric.objects.in_bulk(list(wanted), field_name="key")
     _new_metrics([_as_used(wanted[kpi.key], kpi.role) for kpi in kpis if kpi.key not in known], team=team, now=now)
-    found = Metric.objects.filter(key__in=wanted).prefetch_related("schedules")
+    found = Metric.objects.filter(key__in=wanted).select_related("replaced_by").prefetch_related("schedules")
     metrics = {metric.key: metric for metric in found}
     problems = [
         Fault(
@@ -316,9 +359,24 @@ def _metrics_of(kpis: Sequence[NewKpi], *, team: Team, now: datetime) -> dict[st
     problems += [
         problem for position, kpi in enumerate(kpis) for problem in _sparse_problems(position, kpi, kpis, metrics)
     ]
+    for position, kpi in enumerate(kpis):
+        problems += _fit_problems(kpi, metrics[kpi.key], f"/target_kpis/{position}")
     if problems:
         raise PlanRefused.of(*problems)
     return metrics
+
+
+def _fit_problems(kpi: NewKpi, metric: Metric, at: str) -> Iterator[Fault]:
+    """What does not fit the metric as it is registered: it is retired, or its values never are such."""
+    if metric.retired_at is not None:
+        yield Fault(f"{at}/metric", "metric_retired", registry.retired_words(metric))
+    for name, value in (
+        ("baseline/mean", kpi.baseline_mean),
+        ("target/at_least", kpi.target_at_least),
+        ("target/at_most", kpi.target_at_most),
+    ):
+        if value is not None and (said := registry.outside(value, metric.kind, metric.minimum, metric.maximum)):
+            yield Fault(f"{at}/{name}", "out_of_bounds", f"{name.replace('/', '.')} of {kpi.key} {said}.")
 
 
 def _meaning(new: NewMetric) -> list[tuple[str, object]]:
@@ -380,7 +438,7 @@ def _new_metrics(new: Sequence[NewMetric], *, team: Team, now: datetime) -> None
 
 
 def _metric(new: NewMetric, *, team: Team | None, now: datetime) -> Metric:
-    said = {name: value for name, value in new.given().items() if name not in _SCHEDULE}
+    said = new.columns() | {"key": new.key}
     if (schedule := new.schedule()) is not None:
         said["expected_every_s"] = words.nominal_s(schedule)
     return Metric(**{"name": new.key.replace("_", " ").capitalize(), **said}, team=team, created_at=now)
@@ -526,7 +584,8 @@ def _range_problems(at: str, name: str, value: float) -> Iterator[Fault]:
         yield Fault(at, "out_of_range", f"{name} is {value:g}; its magnitude must be between 1e-100 and 1e100, or 0.")
 
 
-def _metric_problems(new: NewMetric, at: str) -> Iterator[Fault]:
+def _metric_problems(new: NewMetric, at: str, *, kind: str = Metric.Kind.MEAN) -> Iterator[Fault]:
+    """kind: what it is where nothing is said."""
     given = new.given()
     if not re.fullmatch(METRIC_KEY_PATTERN, new.key):
         yield _bad_metric_key(f"{at}/key", new.key)
@@ -546,6 +605,16 @@ def _metric_problems(new: NewMetric, at: str) -> Iterator[Fault]:
         if not isinstance(value, int) or not 1 <= value <= most:
             said = f"{name} is {_json(value)}, must be 1 to {most} whole seconds."
             yield Fault(f"{at}/{name}", "invalid_number", said)
+    if isinstance(new.bounds, Mapping):
+        yield from registry.bounds_faults(new.bounds, str(given.get("kind", kind)), f"{at}/bounds")
+    bounds = new.bounds if isinstance(new.bounds, Mapping) else {}
+    for name, number in (
+        ("bounds/min", bounds.get("min")),
+        ("bounds/max", bounds.get("max")),
+        ("capped_at", new.capped_at),
+    ):
+        if isinstance(number, float):
+            yield from _range_problems(f"{at}/{name}", name.rpartition("/")[2], number)
     if new.expected is not UNSET:
         yield from _expected_problems(new.expected, given, f"{at}/expected")
 

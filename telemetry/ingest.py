@@ -4,6 +4,7 @@ What rows have in common is looked at first; only where that may be wrong is eac
 """
 
 import datetime as dt
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
 from decisioning.refusals import Fault
+from experiments import registry
 from telemetry import arrays, wake
 from telemetry.row import EARLIEST, FUTURE, IngestRefused, Row, all_in_range, beyond, check_count, range_fault
 from telemetry.spread import DUST
@@ -81,15 +83,15 @@ def ingest(
     """
     check_count(len(rows) + len({fault.index for fault in bad}))
     keys = _Keys.of(rows)
-    kinds = _metric_kinds(set(keys.metrics))
+    measured = _metrics(set(keys.metrics))
     faults = list(bad)
     oldest = now - dt.timedelta(days=settings.RETENTION_DAYS)
     kept = rows
-    if not (_all_fit(keys, target, kinds, now=now, oldest=oldest) and all_in_range([row for _, row in rows])):
+    if not (_all_fit(keys, rows, target, measured, now=now, oldest=oldest) and all_in_range([row for _, row in rows])):
         kept = []
         for index, sent in rows:
-            row = _rounded(sent, kinds.get(sent.metric))
-            if found := _misfit(row, target, kinds, now=now, oldest=oldest):
+            row = _rounded(sent, measured.get(sent.metric))
+            if found := _misfit(row, target, measured, now=now, oldest=oldest):
                 faults.append(found.under(f"/rows/{index}", index))
             else:
                 kept.append((index, row))
@@ -181,21 +183,48 @@ class _Keys:
         return np.column_stack((self.metric, self.variant, self.ts))
 
 
-def _all_fit(keys: _Keys, target: Target, kinds: Mapping[str, str], *, now: dt.datetime, oldest: dt.datetime) -> bool:
+@dataclass(frozen=True)
+class _Measured:
+    """A registered metric: what a row of it may say. low, high: bounds of its value, infinite where there are none."""
+
+    kind: str
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def _all_fit(
+    keys: _Keys,
+    rows: Sequence[tuple[int, Row]],
+    target: Target,
+    measured: Mapping[str, _Measured],
+    *,
+    now: dt.datetime,
+    oldest: dt.datetime,
+) -> bool:
     """Whether `_misfit` finds nothing in any row, told by what the rows have in common; False may only mean: look closely."""
     if not keys.metrics:
         return True
     first, last = arrays.microseconds([max(oldest, EARLIEST), now + FUTURE])
     return (
         target.variants.issuperset(keys.variants)
-        and all(kinds.get(metric, "proportion") != "proportion" for metric in keys.metrics)
+        and measured.keys() >= set(keys.metrics)
         and bool(first <= keys.ts.min() and keys.ts.max() <= last)
+        and _all_in_bounds(keys, rows, [measured[metric] for metric in keys.metrics])
     )
 
 
-def _rounded(row: Row, kind: str | None) -> Row:
+def _all_in_bounds(keys: _Keys, rows: Sequence[tuple[int, Row]], of: Sequence[_Measured]) -> bool:
+    """of: the metrics in the order of their places."""
+    low, high = np.array([each.low for each in of]), np.array([each.high for each in of])
+    if np.isinf(low).all() and np.isinf(high).all():
+        return True
+    values = np.array([row.value for _, row in rows])
+    return bool(((low[keys.metric - 1] <= values) & (values <= high[keys.metric - 1])).all())
+
+
+def _rounded(row: Row, of: _Measured | None) -> Row:
     """The row with a share that only adding floats has put outside [0, 1] at the bound."""
-    if kind != "proportion" or 0 <= row.value <= 1 or not -DUST <= row.value <= 1 + DUST:
+    if of is None or of.kind != "proportion" or 0 <= row.value <= 1 or not -DUST <= row.value <= 1 + DUST:
         return row
     return msgspec.structs.replace(row, value=min(max(row.value, 0.0), 1.0))
 
@@ -213,7 +242,7 @@ def _out_of_range(row: Row) -> Fault | None:
 
 
 def _misfit(
-    row: Row, target: Target, kinds: Mapping[str, str], *, now: dt.datetime, oldest: dt.datetime
+    row: Row, target: Target, measured: Mapping[str, _Measured], *, now: dt.datetime, oldest: dt.datetime
 ) -> Fault | None:
     """What is wrong with a well-formed row for this experiment, as of now."""
     if row.variant not in target.variants:
@@ -221,8 +250,8 @@ def _misfit(
         return Fault(
             "/variant", "unknown_variant", f"This experiment has no variant {row.variant!r:.80}; it has {known}."
         )
-    kind = kinds.get(row.metric)
-    if kind is None:
+    of = measured.get(row.metric)
+    if of is None:
         return Fault(
             "/metric",
             "unknown_metric",
@@ -236,8 +265,10 @@ def _misfit(
             "timestamp_too_old",
             f"ts {row.ts.isoformat()} is older than the {settings.RETENTION_DAYS} days kept.",
         )
-    if kind == "proportion" and not 0 <= row.value <= 1:
-        return Fault("/value", "invalid_number", f"value is {row.value!r}; a proportion lies between 0 and 1.")
+    if not of.low <= row.value <= of.high:
+        low, high = (None if math.isinf(bound) else bound for bound in (of.low, of.high))
+        said = registry.outside(row.value, of.kind, low, high)
+        return Fault("/value", "out_of_bounds", f"value {said}. {row.metric} says so; send it in the metric's unit.")
     return _out_of_range(row)
 
 
@@ -396,16 +427,21 @@ def _columns(rows: Sequence[Row], keys: _Keys) -> dict[str, Any]:
     }
 
 
-_kinds: dict[str, str] = {}
-_kinds_read_at = float("-inf")
-_KINDS_FOR_S = 5.0
+_measured: dict[str, _Measured] = {}
+_measured_read_at = float("-inf")
+_MEASURED_FOR_S = 5.0
 
 
-def _metric_kinds(wanted: set[str]) -> Mapping[str, str]:
-    """Kind by metric key; kept for a few seconds, since every batch asks. A key not seen yet is looked up at once."""
-    global _kinds, _kinds_read_at
-    if time.monotonic() - _kinds_read_at > _KINDS_FOR_S or not wanted <= _kinds.keys():
+def _metrics(wanted: set[str]) -> Mapping[str, _Measured]:
+    """By key; kept for a few seconds, since every batch asks. A key not seen yet is looked up at once."""
+    global _measured, _measured_read_at
+    if time.monotonic() - _measured_read_at > _MEASURED_FOR_S or not wanted <= _measured.keys():
         with connection.cursor() as cursor:
-            cursor.execute("SELECT key, kind FROM metadata.metrics")
-            _kinds, _kinds_read_at = dict(cursor.fetchall()), time.monotonic()
-    return _kinds
+            cursor.execute("SELECT key, kind, minimum, maximum FROM metadata.metrics")
+            found = {key: (kind, *registry.bounds_of(kind, low, high)) for key, kind, low, high in cursor.fetchall()}
+        _measured_read_at = time.monotonic()
+        _measured = {
+            key: _Measured(kind, -math.inf if low is None else low, math.inf if high is None else high)
+            for key, (kind, low, high) in found.items()
+        }
+    return _measured

@@ -1,8 +1,9 @@
 """Doors for the worker. Messages carry nothing: what there is to do stands in PostgreSQL."""
 
+import logging
 import time
 from functools import partial
-from threading import Event, Timer
+from threading import Thread
 
 from celery import shared_task
 from django.conf import settings
@@ -15,12 +16,18 @@ from experiments import feeds
 from experiments.models import Experiment
 from telemetry import hours as hour_sums
 from telemetry import retention
+from telemetry.models import RefreshRun
 from telemetry.refresh import logged
 from telemetry.sources import runs
 
+_log = logging.getLogger(__name__)
 _ENOUGH_S = 30
 _LONG_S = 3.0
 """After so long a run is waited for no more: the others go on beside it."""
+_LONGEST_S = 600
+"""So long others go on beside runs that take long; what is then under way ends within the task's time."""
+_LOOK_S = 1.0
+"""So often it is looked which go on."""
 
 
 @shared_task(name="telemetry.hours")
@@ -47,40 +54,51 @@ def hours(**_later: object) -> None:
 @shared_task(name="telemetry.sources", soft_time_limit=880, time_limit=900)
 def sources(**_later: object) -> None:
     """Start and carry out runs of sources that are due; beat calls it every 30 seconds, and a run that was asked for at once."""
-    for step in (runs.fail_lost, runs.queue_due):
-        with alone(step.__name__), transaction.atomic():
-            bind_job("telemetry.sources")
-            step(now=timezone.now())
-    _carry_out(place=1)
+    with alone("fail_lost"), transaction.atomic():
+        bind_job("telemetry.sources")
+        runs.fail_lost(now=timezone.now(), shown=settings.SOURCE_PULLS > 1)
+    with alone("queue_due"), transaction.atomic():
+        bind_job("telemetry.sources")
+        runs.queue_due(now=timezone.now())
+    _carry_out()
 
 
-def _carry_out(*, place: int) -> None:
-    """One run after the other. While one takes long, the next place has a thread that goes on with the others: a source that stalls or
-    floods holds up no other, and one process alone, so that the ticks of the gates have the others."""
-    until = time.monotonic() + _ENOUGH_S
-    most = 1 if place == 1 else settings.SOURCE_PULLS  # what another process has begun, it goes on with
-    while time.monotonic() < until and (run := runs.take_next(now=timezone.now(), most=most)):
-        over = Event()
-        beside = Timer(_LONG_S, _go_on_beside, kwargs={"over": over, "place": place + 1})
-        beside.daemon = True  # a driver that never returns keeps no process from ending
-        if place < settings.SOURCE_PULLS:
-            beside.start()
-        given_up = partial(runs.give_up, run, timezone.now())
-        try:
-            with alone(f"Run {run.run_id} of source {run.source}", rests=given_up):
-                runs.pull(run, clock=timezone.now)
-        finally:
-            over.set()
-            beside.cancel()
-            if beside.is_alive():
-                beside.join()
+def _carry_out() -> None:
+    """Run after run. One that takes long is waited for no more and the next go on beside it, each in a thread: a source that stalls or floods
+    holds up no other for as long as there is a place. All of them in one process, so that the ticks of the gates have the others."""
+    began, going = time.monotonic(), dict[Thread, RefreshRun]()
+    while True:
+        going = {pull: run for pull, run in going.items() if pull.is_alive()}
+        if going:
+            runs.show_life([*going.values()], now=timezone.now())
+        run = None
+        if time.monotonic() - began < (_LONGEST_S if going else _ENOUGH_S) and len(going) < settings.SOURCE_PULLS:
+            most = settings.SOURCE_PULLS if going else 1  # what another process has begun, it goes on with
+            run = runs.take_next(now=timezone.now(), most=most)
+        if run is not None and settings.SOURCE_PULLS == 1:
+            _pull(run)
+        elif run is not None:
+            # A driver that never returns keeps no process from ending.
+            pull = Thread(target=_pull_beside, args=(run,), daemon=True)
+            pull.start()
+            pull.join(_LONG_S)
+            going[pull] = run
+        elif going:
+            next(reversed(going)).join(_LOOK_S)
+        else:
+            return
 
 
-def _go_on_beside(*, over: Event, place: int) -> None:
+def _pull(run: RefreshRun) -> None:
+    with alone(f"Run {run.run_id} of source {run.source}", rests=partial(runs.give_up, run, timezone.now())):
+        runs.pull(run, clock=timezone.now)
+
+
+def _pull_beside(run: RefreshRun) -> None:
     try:
-        while not over.is_set():
-            _carry_out(place=place)
-            over.wait(1)
+        _pull(run)
+    except Exception:  # nobody waits for what a thread raises; a database that is back finds the run lost and fails it
+        _log.exception("Run %s of source %s broke off", run.run_id, run.source)
     finally:
         connections.close_all()  # this thread's own
 

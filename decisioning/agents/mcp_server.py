@@ -381,8 +381,7 @@ class Tools:
             as_of = portal.answered_at
         part = (search or "").lower()
         named = [m for m in found if part in m["key"].lower() or part in m["name"].lower()]
-        metrics = [f"{m['key']} ({m['kind']}, {m['direction']}, {m['expected_in_words']}): {m['name']}" for m in named]
-        told = {"as_of": as_of, "count": len(named), "metrics": metrics}
+        told = {"as_of": as_of, "count": len(named), "metrics": [_metric(m) for m in named]}
         return _short(
             told, "create_experiment(...)" if named else "create_experiment(...), which registers what it names"
         )
@@ -599,6 +598,12 @@ def _rule(portal: Portal, policy: Json, team: str, gate: str) -> Json | None:
         if re.fullmatch(re.escape(rule["name"]).replace(r"\{metric\}", ".+"), gate):
             return dict(rule)
     return None
+
+
+def _metric(m: Json) -> str:
+    users = len(m["used_by"]["experiments"]) + m["used_by"]["others"]
+    judges = f", judges {users} running" if users else ""
+    return f"{m['key']} ({m['kind']}, {m['direction']}, {m['expected_in_words']}{judges}): {m['name']}"
 
 
 def _word(told: Json) -> str:

@@ -117,7 +117,7 @@ def _of_drf(exception: exceptions.APIException) -> Problem:
 
 def _of_refusal(refusal: Refused) -> Problem:
     """What a domain refuses, in its words. One that is about values says at which of them it begins."""
-    if refusal.errors and refusal.message == refusal.errors[0].detail:
+    if refusal.errors and refusal.message == refusal.errors[0].detail and not refusal.extra:
         return invalid(refusal.errors, code=refusal.code, status=refusal.status)
     wait = refusal.extra.get("retry_after_s")
     headers = {} if wait is None else {"Retry-After": str(wait)}
@@ -267,9 +267,13 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django's handler500, also for what middleware raises: a database that does not answer is a 503."""
-    problem = problem_of(sys.exc_info()[1])
+    error = sys.exc_info()[1]
+    problem = problem_of(error)
     if _is_api(request):
         return problem.response()
+    if isinstance(error, (OverflowError, DataError)) and (request.META.get("QUERY_STRING") or request.method == "POST"):
+        # A number in the address or a form that neither Python's times nor the database hold: asking is at fault.
+        return HttpResponse(loader.get_template("400.html").render({"request": {"id": id_of(request)}}), status=400)
     if problem.status_code == 503:
         return HttpResponse(_broken(request, problem), status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
     return HttpResponse(_broken(request, problem), status=500)

@@ -1,6 +1,6 @@
 """The registry of metrics: shared by all teams, changed by the team that made one or by an admin."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,11 +22,13 @@ from decisioning.literals import rfc3339
 from experiments import expected as words
 from experiments import feeds, plan
 from experiments.models import Metric
+from experiments.registry import Users, bounds_of, users_of
 from telemetry.feeds import Proposal, proposal
 
 
 class _MetricFilter(django_filters.FilterSet):  # type: ignore[misc]
     kind = Words(words=Metric.Kind.values, lookup_expr="in")
+    retired = django_filters.BooleanFilter(field_name="retired_at", lookup_expr="isnull", exclude=True)
     search = django_filters.CharFilter(method="matching")
 
     def matching(self, metrics: QuerySet[Metric], _name: str, words: str) -> QuerySet[Metric]:
@@ -35,17 +37,20 @@ class _MetricFilter(django_filters.FilterSet):  # type: ignore[misc]
 
 
 class Metrics(PortalView):
-    """All metrics there are."""
+    """Metrics that plans may be judged by; with ?retired=true those that were retired."""
 
     scopes = {"GET": Scope.READ, "POST": Scope.WRITE}
-    parameters = {"GET": PAGING | {"kind", "search"}}
+    parameters = {"GET": PAGING | {"kind", "search", "retired"}}
 
     def get(self, request: Request) -> Response:
         """By key."""
+        known = Metric.objects.select_related("team", "replaced_by").prefetch_related("schedules")
+        if "retired" not in request.query_params:
+            known = known.filter(retired_at=None)
         return page(
             request,
-            filtered(request, Metric.objects.select_related("team").prefetch_related("schedules"), _MetricFilter),
-            shown=lambda found: [_as_json(m, self.now) for m in found],
+            filtered(request, known, _MetricFilter),
+            shown=lambda found: _all_as_json(found, self.now),
             ordering="key",
             orderings=("key", "name", "created_at"),
         )
@@ -56,7 +61,7 @@ class Metrics(PortalView):
         team = self.team(values.pop("team", None), Scope.WRITE)
         now, new = self.now, plan.NewMetric(**values)
         metric = plan.register(new, team=team, now=now)
-        told = _as_json(metric, now, warnings=plan.warnings_of_new([new], made_at=now))
+        told = _as_json(metric, now, Users(), warnings=plan.warnings_of_new([new], made_at=now))
         return Response(told, status=201, headers={"Location": f"/api/metrics/{metric.key}"})
 
 
@@ -67,10 +72,11 @@ class OneMetric(PortalView):
 
     def get(self, request: Request, key: str) -> Response:
         """Its definition."""
-        return Response(_as_json(_metric_or_404(key), self.now))
+        return Response(_all_as_json([_metric_or_404(key)], self.now)[0])
 
     def patch(self, request: Request, key: str) -> Response:
-        """Change its definition; running experiments are judged anew by it. A schedule holds from now on, or from `expected_from`."""
+        """Change its definition. What it means (kind, direction, temporality, what counts) stays while a started experiment is judged by it: 409
+        `metric_in_use`. A schedule holds from now on, or from `expected_from`."""
         metric = _metric_or_404(key)
         if not self.principal.is_admin:
             if metric.team_id is None or metric.team_id not in self.principal.teams:
@@ -81,7 +87,7 @@ class OneMetric(PortalView):
         values = self.body(MetricChange)
         since = values.pop("expected_from", UNSET)
         changed = plan.redefine(metric, plan.NewMetric(key=key, **values), now=self.now, since=since)
-        return Response(_as_json(changed, self.now))
+        return Response(_all_as_json([changed], self.now)[0])
 
 
 class ScheduleOf(PortalView):
@@ -122,13 +128,20 @@ def _shown(of: Proposal) -> dict[str, Any]:
 
 
 def _metric_or_404(key: str) -> Metric:
-    metric = Metric.objects.select_related("team").filter(key=key).first()
+    metric = Metric.objects.select_related("team", "replaced_by").filter(key=key).first()
     if metric is None:
         raise Http404
     return metric
 
 
-def _as_json(metric: Metric, now: datetime, *, warnings: Sequence[str] | None = None) -> dict[str, Any]:
+def _all_as_json(metrics: Iterable[Metric], now: datetime) -> list[dict[str, Any]]:
+    found = list(metrics)
+    users = users_of(found)
+    return [_as_json(metric, now, users[metric.pk]) for metric in found]
+
+
+def _as_json(metric: Metric, now: datetime, users: Users, *, warnings: Sequence[str] | None = None) -> dict[str, Any]:
+    low, high = bounds_of(metric.kind, metric.minimum, metric.maximum)
     expected = feeds.expected_of(metric, now=now)
     warnings = plan.warnings(metric) if warnings is None else warnings
     # Another team's key is not this reader's to know, so only a team that row security lets through is named.
@@ -149,6 +162,11 @@ def _as_json(metric: Metric, now: datetime, *, warnings: Sequence[str] | None = 
         "freshness_target_s": metric.freshness_target_s,
         "counts_assignment": metric.counts_assignment,
         "definition": metric.definition,
+        "bounds": {"min": low, "max": high},
+        "capped_at": metric.capped_at,
+        "used_by": {"experiments": list(users.experiments), "others": users.others},
+        "retired_at": rfc3339(metric.retired_at),
+        "replaced_by": metric.replaced_by.key if metric.replaced_by else None,
         "team": metric.team.key if metric.team else None,
         "created_at": rfc3339(metric.created_at),
         **({"warnings": warnings} if warnings else {}),

@@ -133,7 +133,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("Metrics", "GET"): Operation({200: _PAGE(telemetry.MetricOut)}),
     ("Metrics", "POST"): Operation({201: telemetry.MetricOut}, takes=bodies.MetricCreate, conflict=True),
     ("OneMetric", "GET"): Operation({200: telemetry.MetricOut}),
-    ("OneMetric", "PATCH"): Operation({200: telemetry.MetricOut}, takes=bodies.MetricChange),
+    ("OneMetric", "PATCH"): Operation({200: telemetry.MetricOut}, takes=bodies.MetricChange, conflict=True),
     ("ScheduleOf", "GET"): Operation({200: telemetry.ScheduleShownOut}),
     ("RefreshLog", "GET"): Operation({200: _PAGE(telemetry.RunOut)}),
     ("Freshness", "GET"): Operation({200: _PAGE(telemetry.TrackedOut)}),

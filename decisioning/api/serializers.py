@@ -207,6 +207,14 @@ class TargetIn(serializers.Serializer[Any]):
     at_most = Number(required=False, allow_null=True)
 
 
+class BoundsIn(serializers.Serializer[Any]):
+    """Between which a row's value lies, both ends included; null: no end."""
+
+    def get_fields(self) -> dict[str, Any]:
+        """Under names that are Python's own."""
+        return {name: Number(required=False, allow_null=True) for name in ("min", "max")}
+
+
 class MetricFields(serializers.Serializer[Any]):
     """What PATCH may change of a metric."""
 
@@ -220,12 +228,17 @@ class MetricFields(serializers.Serializer[Any]):
     freshness_target_s = Whole(required=False)
     counts_assignment = Truth(required=False)
     definition = Text(required=False, allow_blank=True)
+    bounds = BoundsIn(required=False, allow_null=True)
+    capped_at = Number(required=False, allow_null=True)
 
 
 class MetricChange(MetricFields):
-    """`expected_from`: from when on the schedule holds, null: always. Left out it holds from now on."""
+    """`expected_from`: from when on the schedule holds, null: always. Left out it holds from now on. `retired_at`: from then on no new plan is judged
+    by it; null: it is taken back."""
 
     expected_from = Timestamp(required=False, allow_null=True)
+    retired_at = Timestamp(required=False, allow_null=True)
+    replaced_by = Text(required=False, allow_null=True, max_length=63)
 
 
 class MetricIn(MetricFields):

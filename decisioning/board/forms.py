@@ -258,6 +258,9 @@ COMES = [
 _COMES_AT = {"every_s": "comes_minutes", "cron": "comes_cron", "at": "comes_at", "timezone": "comes_zone"}
 
 
+BOTH = "Give both the mean and its standard deviation, or neither."
+
+
 class ExperimentForm(forms.Form):
     """Name, hypothesis and what tells: enough to start. Everything else has a default that can be seen."""
 
@@ -361,7 +364,10 @@ class ExperimentForm(forms.Form):
         help_text="Users or sessions; with it the planned duration can be said.",
     )
     baseline_mean = forms.FloatField(
-        label="The goal today: mean", required=False, widget=forms.NumberInput(**_input(step="any", placeholder="3.1"))
+        label="The goal today: mean; of a share, in %",
+        required=False,
+        widget=forms.NumberInput(**_input(step="any", placeholder="3.1")),
+        help_text="A share of 5% is 5 here, and has no deviation of its own.",
     )
     baseline_stddev = forms.FloatField(
         label="and its standard deviation per unit",
@@ -385,11 +391,8 @@ class ExperimentForm(forms.Form):
         data = super().clean() or {}
         data["expected"] = self._expected(data)
         mean, spread = data.get("baseline_mean"), data.get("baseline_stddev")
-        if (mean is None) != (spread is None) and not self.errors.keys() & {"baseline_mean", "baseline_stddev"}:
-            self.add_error(
-                "baseline_stddev" if spread is None else "baseline_mean",
-                "Give both the mean and its standard deviation, or neither.",
-            )
+        if mean is None and spread is not None and "baseline_mean" not in self.errors:
+            self.add_error("baseline_mean", BOTH)
         if spread is not None and spread <= 0:
             self.add_error("baseline_stddev", "The standard deviation must be above 0.")
         return data

@@ -162,10 +162,14 @@ def _said_of_connecting(failure: BaseException) -> str:
     return f"No connection ({type(failure).__name__}). Try the URL with the database's own client."
 
 
+_POINTING = re.compile(r"\n+LINE \d+: [^\n]*(\n *\^+)?")
+"""Lines by which a database points into the statement, which is not the query as it was written."""
+
+
 def _said_of_query(failure: BaseException, source: Source) -> str:
     """What the database says of the query, and what to do. It has not seen the URL, of which only the whole is looked for."""
     cause = getattr(failure, "orig", None) or failure
-    text = " ".join(str(cause).replace("\x00", "").split())
+    text = " ".join(_POINTING.sub("\n", str(cause).replace("\x00", "")).split())
     if url := os.environ.get(source.url_env or "-", ""):
         text = text.replace(url, "***")
     told = f"{type(cause).__name__}: {text}"

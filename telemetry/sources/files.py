@@ -77,7 +77,7 @@ def _opened(database: str, limit_s: float, *readable: Path) -> Iterator[duckdb.D
     """An engine that opens nothing but its database, to read, and these files; large sorts go to a folder that ends with it."""
     with TemporaryDirectory() as spilled:
         options = _OPTIONS | {"temp_directory": spilled}
-        engine = duckdb.connect(database, read_only=database != ":memory:", config=options)
+        engine = _connected(database, options)
         with closing(engine), _interrupted_after(engine, limit_s):
             engine.execute(
                 "SET TimeZone = 'UTC'"
@@ -86,6 +86,20 @@ def _opened(database: str, limit_s: float, *readable: Path) -> Iterator[duckdb.D
             engine.execute("SET enable_external_access = false")
             engine.execute("SET lock_configuration = true")
             yield engine
+
+
+def _connected(database: str, options: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
+    """Raises SourceFailed, in whose words the place of the file does not stand."""
+    try:
+        return duckdb.connect(database, read_only=database != ":memory:", config=dict(options))
+    except duckdb.Error as failure:
+        if "lock" in str(failure):
+            raise SourceFailed(
+                "Another program has the DuckDB database open to write. Copy it when it is written, and rename the copy into place."
+            ) from None
+        raise SourceFailed(
+            f"The file is no DuckDB database that DuckDB {duckdb.__version__} reads ({type(failure).__name__})."
+        ) from None
 
 
 def _read(

@@ -6,7 +6,7 @@ take has lost its worker, and is failed by the next tick.
 
 import datetime as dt
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from decisioning.ledger.items import alone
 from telemetry import wake
 from telemetry.models import RefreshRun, Source
 from telemetry.sources import folders, rows
-from telemetry.sources.definition import check
+from telemetry.sources.definition import LONGEST_S, check
 from telemetry.sources.refusals import SourceFailed, SourceRefused
 from telemetry.sources.rows import Stored
 from telemetry.sources.window import LATE, Reading, everything, reading
@@ -67,14 +67,28 @@ def _source_of(run: RefreshRun) -> Source | None:
     return Source.objects.select_related("team").filter(team=run.team, key=run.source).first()
 
 
-def fail_lost(*, now: dt.datetime) -> int:
-    """Fail runs whose worker is gone, so that their sources run again. Returns how many."""
+def show_life(taken: Sequence[RefreshRun], *, now: dt.datetime) -> None:
+    """These runs go on. One that takes longer than any may shows no life any more."""
+    with transaction.atomic():
+        bind_job("telemetry.sources")
+        RefreshRun.objects.filter(
+            pk__in=[run.pk for run in taken],
+            status=RefreshRun.Status.RUNNING,
+            started_at__gt=now - dt.timedelta(seconds=LONGEST_S) - _GRACE,
+        ).update(heartbeat_at=now)
+
+
+def fail_lost(*, now: dt.datetime, shown: bool = False) -> int:
+    """Fail runs whose worker is gone, so that they keep no place and their sources run again. Returns how many.
+
+    shown: their life is shown meanwhile (`show_life`), not only with every chunk, before the first of which a query may take all its time.
+    """
     lost = 0
     for run in RefreshRun.objects.select_for_update(skip_locked=True).filter(
         status=RefreshRun.Status.RUNNING, heartbeat_at__lt=now - _GRACE, started_at__isnull=False
     ):
         source = _source_of(run)
-        allowed = dt.timedelta(seconds=source.time_limit_s if source else 0) + _GRACE
+        allowed = dt.timedelta(seconds=source.time_limit_s if source and not shown else 0) + _GRACE
         if run.heartbeat_at is not None and run.heartbeat_at + allowed < now:
             with alone(f"Ending lost run {run.run_id}"), transaction.atomic():
                 _end(

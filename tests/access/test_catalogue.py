@@ -45,6 +45,7 @@ CALLABLE = {
     "audit.seal": {WORKER},
     "audit.signed": {WEB, WORKER},
     "audit.verify": {WORKER},
+    "metadata.metric_users": {WEB, WORKER},
     "metadata.place_is_free": {WEB, WORKER},
     "metadata.policy_in_force": {WEB, WORKER},
     "metrics.answered": {WEB, WORKER},

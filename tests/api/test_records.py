@@ -193,7 +193,11 @@ def test_a_policy_that_lint_refuses_names_gate_and_mend(ops: Caller) -> None:
 def test_a_dry_run_says_what_a_policy_would_be_or_what_is_wrong_with_it_and_keeps_nothing(ops: Caller) -> None:
     body = {"gates": GATES, "persist": 8}
     tried = ops.post("/api/policies?dry_run=true", {"name": "careful", "body": body})
-    assert (tried.status_code, tried.json()["name"], tried.json()["versions"][0]["body"]) == (200, "careful", body)
+    told = tried.json()["versions"][0]["body"]
+    assert (tried.status_code, tried.json()["name"], told["gates"], told["persist"]) == (200, "careful", GATES, 8)
+    assert (told["doubt_above"], told["srm_tolerance"]) == (0.5, 0.001), (
+        "what a new version has unless it says otherwise"
+    )
     assert ops.get("/api/policies/careful").status_code == 404
     wrong = ops.post("/api/policies?dry_run=true", {"name": "careful", "body": {"alpha": 0.7, "gates": []}})
     assert (wrong.status_code, {code for _, code in errors_of(wrong)}) == (422, {"alpha_range", "no_gates"})

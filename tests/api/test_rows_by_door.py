@@ -18,6 +18,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from decisioning.agents import cli, mcp_server, options
 from decisioning.agents.client import Portal
+from telemetry import ingest
 from telemetry.columns import MOMENTS
 from telemetry.csv_import import load
 from telemetry.models import ExperimentKpi, RefreshRun
@@ -185,6 +186,8 @@ def send(
     request: pytest.FixtureRequest, ops: Caller, monkeypatch: pytest.MonkeyPatch, settings: LazySettings, tmp_path: Path
 ) -> Callable[[list[Row]], str]:
     ops.experiment()
+    assert ops.patch("/api/metrics/vrps", {"bounds": {"max": 100}}).status_code == 200
+    monkeypatch.setattr(ingest, "_MEASURED_FOR_S", -1)  # at once, in place of five seconds later
     more: tuple[Any, ...] = ()
     match request.param:
         case "file":
@@ -241,6 +244,15 @@ def test_every_door_refuses_a_misnamed_spread_and_two_of_them_and_takes_the_rest
     assert stored() == ([] if request.node.callspec.params["send"] in all_or_none else [(1.0, 10, 4.0)]), told
     assert "send stddev" in told
     assert "variance and stddev are both there" in told
+
+
+def test_every_door_refuses_a_value_outside_the_bounds_of_its_metric(
+    send: Callable[[list[Row]], str], request: pytest.FixtureRequest
+) -> None:
+    told = send([hour(1) | {"value": 101.0}, hour(2) | {"value": 100.0}])
+    all_or_none = {"event_of_many", "agent"}
+    assert stored() == ([] if request.node.callspec.params["send"] in all_or_none else [(100.0, None, None)]), told
+    assert "value is 101, must be at most 100" in told
 
 
 def test_every_door_refuses_rows_that_contradict_each_other_by_their_places_and_takes_equal_ones_once(

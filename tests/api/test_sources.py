@@ -281,7 +281,7 @@ def test_only_one_select_bounded_by_since_and_until_is_taken(ops: Caller, query:
     ("query", "told"),
     [
         ("SELECT lo_create(0) AS value WHERE now() > :since AND :until IS NOT NULL", "read-only transaction"),
-        ("WITH x AS (DELETE FROM metadata.sources RETURNING 1) SELECT * FROM x WHERE now() > :since AND now() < :until", "WITH"),
+        ("WITH x AS (DELETE FROM pg_class RETURNING 1) SELECT * FROM x WHERE now() > :since AND now() < :until", "WITH"),
         ("SELECT pg_sleep(20) AS value WHERE now() > :since AND :until IS NOT NULL", "timeout"),
         ("SELECT set_config('transaction_read_only', 'off', true) AS value, lo_create(0) WHERE now() > :since AND :until IS NOT NULL", "read-write mode"),
         ("SELECT 1 AS value) AS q; DROP TABLE metadata.sources; SELECT (:since < :until", "statement"),

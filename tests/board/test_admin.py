@@ -99,9 +99,61 @@ def test_a_metrics_page_says_which_schedule_its_rows_show_and_one_button_takes_i
 
 def test_a_metric_that_is_made_in_the_admin_asks_how_often_its_data_comes(root: Client) -> None:
     page = root.get(reverse("admin:experiments_metric_add")).text
-    field = page.split('name="expected_every_s"')[1].split(">")[0]
-    assert "value=" not in field
+    field, text = page.split('name="expected"')[1].split("</textarea>")[0].split(">", 1)
+    assert text.strip() in ("", "null")
     assert "required" in field
+    assert 'name="expected_every_s"' not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("access_team", "created_at"), ("experiments_metric", "created_at"), ("gates_evaluation", "slot")],
+)
+def test_a_year_that_no_calendar_has_is_a_bad_request_and_no_fault_of_ours(root: Client, name: str, field: str) -> None:
+    root.raise_request_exception = False
+    assert root.get(reverse(f"admin:{name}_changelist"), {f"{field}__year": "9" * 400}).status_code == 400
+
+
+def test_a_calendar_is_typed_in_the_admin_and_what_is_wrong_with_it_is_said_beside_it(root: Client) -> None:
+    asked = {
+        "key": "by_hand", "name": "By hand", "kind": "mean", "unit": "", "direction": "increase", "temporality": "delta",
+        "freshness_target_s": 900, "counts_assignment": "on", "definition": "", "team": "",
+        "schedules-TOTAL_FORMS": 0, "schedules-INITIAL_FORMS": 0,
+    }  # fmt: skip
+    add = reverse("admin:experiments_metric_add")
+    for said, answer in (
+        ('{"every": "daily", "timezone": "Mars"}', "is no time zone. Use a name such as Europe/Berlin or UTC."),
+        ('{"cron": "0 0 30 2 *"}', "is never due"),
+        ('{"cron": "0 0 6 * * 1"}', "has six fields, the first for seconds."),
+        ('{"cron": "0 6 * * *", "every_s": 60}', "give one of every_s, cron, or every with a word."),
+        ("[3600]", "Write an object"),
+        ("weekdays", "Enter a valid JSON."),
+        ("", "This field is required."),
+    ):
+        refused = root.post(add, {**asked, "expected": said})
+        assert refused.status_code == 200, said
+        assert answer in refused.text, said
+    with as_role("owner"):
+        assert not Metric.objects.filter(key="by_hand").exists()
+
+    root.post(add, {**asked, "expected": '{"every": "weekdays", "at": "06:00", "timezone": "Europe/Berlin"}'})
+    with as_role("owner"):
+        metric = Metric.objects.get(key="by_hand")
+        kept = [(s.since, s.expected) for s in MetricSchedule.objects.filter(metric=metric)]
+    weekdays = {"every": "weekdays", "at": "06:00", "timezone": "Europe/Berlin"}
+    assert (kept, metric.expected_every_s) == ([(None, weekdays)], 86_400)
+
+    where = reverse("admin:experiments_metric_change", args=[metric.pk])
+    page = root.get(where).text
+    assert "weekdays at 06:00 Europe/Berlin" in page
+    assert "&quot;weekdays&quot;" in page.split('name="expected"')[1].split("</textarea>")[0]
+    root.post(where, {**asked, "name": "Renamed", "expected": json.dumps(weekdays)})
+    root.post(where, {**asked, "name": "Renamed", "expected": '{"every_s": 3600}'})
+    with as_role("owner"):
+        metric.refresh_from_db()
+        laid_out = [(s.since is None, s.expected) for s in MetricSchedule.objects.filter(metric=metric)]
+    assert laid_out == [(True, weekdays), (False, {"every_s": 3_600})]
+    assert (metric.name, metric.expected_every_s) == ("Renamed", 3_600)
 
 
 def test_any_list_is_taken_along_as_it_is_shown_and_no_more(root: Client, scene: Scene) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from decisioning.access.models import Team
 from experiments.models import Experiment, Metric
 from telemetry import ingest as module
-from telemetry.ingest import Target, _all_fit, _in_key_order, _Keys, _misfit, ingest
+from telemetry.ingest import Target, _all_fit, _in_key_order, _Keys, _Measured, _misfit, ingest
 from telemetry.models import ExperimentKpi
 from telemetry.row import FUTURE, Denominator, IngestRefused, Row, check, decode
 from tests.conftest import as_role
@@ -119,7 +119,7 @@ def test_a_row_without_a_revision_keeps_the_one_it_corrects_so_that_only_a_highe
         (row(ts=NOON + dt.timedelta(days=2)), "timestamp_in_future", "/rows/1/ts"),
         (row(ts=NOON - dt.timedelta(days=401)), "timestamp_too_old", "/rows/1/ts"),
         (row(ts=dt.datetime(1969, 1, 1, tzinfo=dt.UTC)), "invalid_timestamp", "/rows/1/ts"),
-        (row(1.5, metric="rate"), "invalid_number", "/rows/1/value"),
+        (row(1.5, metric="rate"), "out_of_bounds", "/rows/1/value"),
     ],
 )
 def test_one_bad_row_refuses_the_batch_and_is_named(
@@ -237,22 +237,22 @@ def test_float_dust_is_rounded_to_the_bound(
 
 
 @pytest.mark.parametrize(
-    ("raw", "pointer"),
+    ("raw", "code", "pointer"),
     [
-        ({"metric": "rate", "value": 1 + 1e-9}, "/rows/0/value"),
-        ({"metric": "rate", "value": -1e-9}, "/rows/0/value"),
-        ({"value": 0.1, "variance": -1e-9}, "/rows/0/variance"),
-        ({"value": 2_000.0, "variance": -1e-5}, "/rows/0/variance"),
+        ({"metric": "rate", "value": 1 + 1e-9}, "out_of_bounds", "/rows/0/value"),
+        ({"metric": "rate", "value": -1e-9}, "out_of_bounds", "/rows/0/value"),
+        ({"value": 0.1, "variance": -1e-9}, "invalid_number", "/rows/0/variance"),
+        ({"value": 2_000.0, "variance": -1e-5}, "invalid_number", "/rows/0/variance"),
     ],
 )
 def test_more_than_dust_beyond_a_bound_is_refused(
-    target: Target, now: dt.datetime, raw: dict[str, Any], pointer: str
+    target: Target, now: dt.datetime, raw: dict[str, Any], code: str, pointer: str
 ) -> None:
     sent = {"metric": "vrps", "variant": "control", "ts": "2026-11-23T12:00:00Z", "value": 1.0, **raw}
     good, bad, _ = check({"rows": [sent]})
     with as_role("worker"):
         done = ingest(target, good, bad=bad, now=now, atomic=False)
-    assert [(fault.code, fault.pointer) for fault in done.refused] == [("invalid_number", pointer)]
+    assert [(fault.code, fault.pointer) for fault in done.refused] == [(code, pointer)]
 
 
 def test_a_row_without_its_fields_names_each_of_them() -> None:
@@ -359,18 +359,18 @@ def test_psql_may_insert_in_the_shape_of_the_requirements(target: Target) -> Non
 
 def test_a_batch_looked_at_as_a_whole_is_let_through_only_when_each_row_of_it_would_be() -> None:
     target = Target(1, 1, frozenset({"control", "treatment"}))
-    kinds = {"vrps": "mean", "rate": "proportion"}
+    measured = {"vrps": _Measured("mean"), "rate": _Measured("proportion", 0.0, 1.0)}
     oldest = NOON - dt.timedelta(days=30)
     near = [edge + dt.timedelta(microseconds=off) for edge in (oldest, NOON + FUTURE) for off in (-1, 0, 1)]
     for metric, ts, value, variant in itertools.product(
         ["vrps", "rate", "unheard"], near, [0.5, -1.0, 2.0], ["control", "treatment", "other"]
     ):
         one = row(value, metric=metric, ts=ts, variant=variant)
-        misfit = _misfit(one, target, kinds, now=NOON, oldest=oldest)
+        misfit = _misfit(one, target, measured, now=NOON, oldest=oldest)
         for batch in ([one], [row(), one], [one, row()]):
-            let_through = _all_fit(_Keys.of(list(enumerate(batch))), target, kinds, now=NOON, oldest=oldest)
-            # A proportion needs each value to be looked at, good or not.
-            assert let_through is (misfit is None and metric != "rate"), (one, misfit)
+            rows = list(enumerate(batch))
+            let_through = _all_fit(_Keys.of(rows), rows, target, measured, now=NOON, oldest=oldest)
+            assert let_through is (misfit is None), (one, misfit)
 
 
 ROWS = st.lists(

@@ -272,6 +272,25 @@ def test_a_team_that_is_alone_has_all_places_and_another_process_none_beside_the
         )
 
 
+def test_a_run_whose_life_is_shown_keeps_its_place_and_one_whose_worker_is_gone_loses_it_within_two_minutes(
+    team: Team, now: dt.datetime
+) -> None:
+    waiting(team, now, 2)
+    minute = dt.timedelta(minutes=1)
+    for _ in range(2):
+        taken(now, most=3)
+    with as_role("worker"):
+        kept, lost = RefreshRun.objects.order_by("id")
+        for minutes in (1, 2, 3):
+            runs.show_life([kept], now=now + minutes * minute)
+        assert runs.fail_lost(now=now + 3 * minute, shown=True) == 1
+        lost.refresh_from_db()
+        kept.refresh_from_db()
+        assert (lost.status, kept.status) == ("failed", "running")
+        runs.show_life([kept], now=now + 6 * minute)
+        assert runs.fail_lost(now=now + 6 * minute, shown=True) == 1, "none takes that long: what hangs keeps no place"
+
+
 def test_a_thousand_due_sources_of_one_team_do_not_keep_anothers_from_the_queue(
     team: Team, search: Team, now: dt.datetime
 ) -> None:

@@ -1,5 +1,6 @@
 """`decisioning metrics`: what is measured, how often it comes, and the schedule its rows show."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from decisioning.agents.client import Json, place
 from decisioning.agents.options import Team, open_portal, warn
 from decisioning.agents.terminal import USAGE, AsJson, end, print_json, print_table, say, seconds, tell
+from decisioning.literals import rfc3339
 
 metrics = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is measured, and how often it comes.")
 
@@ -18,16 +20,64 @@ Key = Annotated[str, typer.Argument(help="The metric's key.", metavar="METRIC")]
 def list_(
     *,
     search: Annotated[str | None, typer.Option(help="A part of key, name or definition.")] = None,
+    retired: Annotated[bool, typer.Option("--retired", help="Those that were retired.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What is registered, and how often each comes."""
+    """What is registered, how often each comes, and by how many started experiments it is used."""
     with open_portal() as portal:
-        found = list(portal.pages("/api/metrics", limit=200, search=search))
+        found = list(portal.pages("/api/metrics", limit=200, search=search, retired="true" if retired else None))
     if as_json:
         print_json(found)
         return
-    rows = [(m["key"], m["name"], m["kind"], m["direction"], m["expected_in_words"], m["team"]) for m in found]
-    print_table(("metric", "name", "kind", "better", "comes", "team"), rows)
+    rows = [
+        (m["key"], m["name"], m["kind"], m["direction"], m["expected_in_words"], m["team"], _used(m), m["replaced_by"])
+        for m in found
+    ]
+    print_table(("metric", "name", "kind", "better", "comes", "team", "used by", "replaced by"), rows)
+
+
+def _used(metric: Json) -> int:
+    return len(metric["used_by"]["experiments"]) + int(metric["used_by"]["others"])
+
+
+@metrics.command("change", epilog="Example: decisioning metrics change old_share --retire --replaced-by paid_share")
+def change(
+    key: Key,
+    *,
+    name: Annotated[str | None, typer.Option(help="As people call it.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Such as EUR.")] = None,
+    definition: Annotated[str | None, typer.Option(help="What counts, in words.")] = None,
+    direction: Annotated[
+        Literal["increase", "decrease"] | None, typer.Option(help="Which way is better; not while it is used.")
+    ] = None,
+    least: Annotated[float | None, typer.Option("--min", help="Rows below are refused.", show_default=False)] = None,
+    most: Annotated[float | None, typer.Option("--max", help="Rows above are refused.", show_default=False)] = None,
+    capped_at: Annotated[
+        float | None, typer.Option(help="Values of units were capped at it.", show_default=False)
+    ] = None,
+    retire: Annotated[
+        bool | None, typer.Option("--retire/--no-retire", help="No new plan is judged by it; or it is taken back.")
+    ] = None,
+    replaced_by: Annotated[str | None, typer.Option(help="Key of the metric that replaces it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a metric of your team. What it means (kind, direction, temporality, what counts) stays while started experiments are judged by it.
+
+    --min and --max are given together: what is left out has no end.
+    """
+    given: Json = {"name": name, "unit": unit, "definition": definition, "direction": direction}
+    given |= {"capped_at": capped_at, "replaced_by": replaced_by}
+    said = {word: value for word, value in given.items() if value is not None}
+    if least is not None or most is not None:
+        said["bounds"] = {"min": least, "max": most}
+    if retire is not None:
+        said["retired_at"] = rfc3339(datetime.now(UTC)) if retire else None
+    if not said:
+        end("Say what to change, such as --name or --retire.", USAGE)
+    with open_portal() as portal:
+        told = portal.patch(place("metrics", key), said)
+    retired = f" It was retired at {told['retired_at']}." if told["retired_at"] else ""
+    tell(told, f"{key} is changed.{retired}", as_json=as_json)
 
 
 @metrics.command(

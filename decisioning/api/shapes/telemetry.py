@@ -82,6 +82,21 @@ class ScheduleOut(Shape):
     words = text()
 
 
+class BoundsOut(Shape):
+    """Between which a row's value lies, both ends included; null: no end."""
+
+    def get_fields(self) -> dict[str, s.Field]:  # type: ignore[type-arg]
+        """Under names that are Python's own."""
+        return {"min": maybe_number(), "max": maybe_number()}
+
+
+class UsersOut(Shape):
+    """Started experiments that are judged by a metric: yours by key, and how many there are of other teams."""
+
+    experiments = texts()
+    others = whole()
+
+
 class MetricOut(Shape):
     key = text()
     name = text()
@@ -96,6 +111,11 @@ class MetricOut(Shape):
     freshness_target_s = whole()
     counts_assignment = s.BooleanField()
     definition = text()
+    bounds = BoundsOut()
+    capped_at = maybe_number()
+    used_by = UsersOut()
+    retired_at = maybe_at()
+    replaced_by = maybe_text()
     team = maybe_text()
     created_at = at()
     warnings = s.ListField(child=text(), required=False)

@@ -1,5 +1,6 @@
 """A new experiment: the form, how long it will take, and the domain call that makes it."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,7 +16,7 @@ from decisioning.access.models import Team
 from decisioning.access.principal import Principal
 from decisioning.access.quotas import QuotaExceeded
 from decisioning.board import words, zones
-from decisioning.board.forms import ExperimentForm
+from decisioning.board.forms import BOTH, ExperimentForm
 from decisioning.literals import whole_number
 from decisioning.refusals import Fault
 from experiments import feeds, plan
@@ -44,7 +45,9 @@ def page(form: ExperimentForm, teams: QuerySet[Team], *, now: datetime) -> dict[
     return {
         "form": form,
         "zones": zones.names(),
-        "metrics": [{"key": m.key, "name": m.name} for m in Metric.objects.order_by("key")[:500]],
+        "metrics": [
+            {"key": m.key, "name": m.name} for m in Metric.objects.filter(retired_at=None).order_by("key")[:500]
+        ],
         "duration": duration(form.data if form.is_bound else {}, teams, now=now),
     }
 
@@ -58,11 +61,20 @@ def create(form: ExperimentForm, *, by: Principal, now: datetime) -> Experiment 
             "comes", f"{', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} new: say how often data comes."
         )
         return None
+    goal_metric = named.metric(data["goal"], data["goal_is"] or "mean increase")
+    mean, spread = baseline(named.kind(goal_metric), data["baseline_mean"], data["baseline_stddev"])
+    if mean is not None and spread is None:
+        share = named.kind(goal_metric) == Metric.Kind.PROPORTION
+        form.add_error(
+            "baseline_mean" if share else "baseline_stddev",
+            "A share lies between 0% and 100%: 5 is 5%." if share else BOTH,
+        )
+        return None
     goal = plan.NewKpi(
-        metric=named.metric(data["goal"], data["goal_is"] or "mean increase"),
+        metric=goal_metric,
         minimum_effect=data["minimum_effect"] / 100,
-        baseline_mean=data["baseline_mean"],
-        baseline_stddev=data["baseline_stddev"],
+        baseline_mean=mean,
+        baseline_stddev=spread,
     )
     guards = [
         plan.NewKpi(
@@ -116,6 +128,18 @@ def warnings(made: Experiment) -> list[str]:
     return plan_warnings(judging.policy, judging.plan)
 
 
+def baseline(kind: str, mean: float | None, spread: float | None) -> tuple[float | None, float | None]:
+    """(mean, standard deviation per unit) as the plan has them, of what the form asks: a share in percent, whose deviation follows from it.
+
+    >>> baseline("mean", 3.1, 22), baseline("proportion", 50, None), baseline("proportion", 500, None)
+    ((3.1, 22), (0.5, 0.5), (5.0, None))
+    """
+    if kind != Metric.Kind.PROPORTION or mean is None:
+        return mean, spread
+    share = mean / 100
+    return share, math.sqrt(share * (1 - share)) if 0 < share < 1 else None
+
+
 class _Named:
     """Metrics as people name them: by key or by name when the registry has them, else in their own words."""
 
@@ -128,6 +152,12 @@ class _Named:
             Metric.objects.annotate(low=Lower("name")).filter(Q(key__in=self.keys) | Q(low__in=wanted)).order_by("-pk")
         )
         self.known = {called: m.key for m in known for called in (m.name.lower(), m.key)}
+        self._kinds = {m.key: m.kind for m in known}
+
+    def kind(self, metric: str | plan.NewMetric) -> str:
+        """Of a metric that it has named."""
+        said = self._kinds.get(metric, "") if isinstance(metric, str) else metric.kind
+        return said if isinstance(said, str) else ""
 
     def new(self) -> list[str]:
         """Those that the registry does not have."""
@@ -199,16 +229,18 @@ def _due(metric: str | plan.NewMetric, now: datetime) -> dict[str, Any]:
 
 def duration(sent: Mapping[str, Any], teams: QuerySet[Team], *, now: datetime) -> dict[str, str]:
     """How long a decision takes at these numbers by the team's policy, in words; what is missing when it cannot be said."""
-    mean, spread, units = (_number(sent, n) for n in ("baseline_mean", "baseline_stddev", "units"))
+    units = _number(sent, "units")
     worthwhile = (_number(sent, "minimum_effect") or 0) / 100
     policy = _policy(sent, teams)
+    named, said = _Named([str(sent.get("goal") or "goal")]), ExperimentForm(sent)
+    said.is_valid()
+    kind = named.kind(named.metric(named.texts[0], said.cleaned_data.get("goal_is") or "mean increase"))
+    mean, spread = baseline(kind, _number(sent, "baseline_mean"), _number(sent, "baseline_stddev"))
     if not (mean and spread and units and worthwhile > 0 and spread > 0 and units >= 1):
         text = f"Give the goal's mean and deviation today and the units a day, and it is said here. Never less than {policy.min_days} days."
         return {"tone": "hold", "icon": "clock", "title": "Planned duration", "text": text}
     treatments = min(max(int(_number(sent, "treatments") or 1), 1), 20)
-    named, said = str(sent.get("goal") or "goal"), ExperimentForm(sent)
-    said.is_valid()
-    metric = _Named([named], said.cleaned_data.get("expected")).metric(named, "mean increase")
+    metric = _Named(named.texts, said.cleaned_data.get("expected")).metric(named.texts[0], "mean increase")
     goal = Kpi(**_due(metric, now), direction="increase", minimum_effect=worthwhile, baseline=Baseline(mean, spread))
     arms = (Variant("control", control=True), *(Variant(f"t{i}", position=i + 1) for i in range(treatments)))
     planned = forecast(

@@ -45,10 +45,12 @@ def nearest_split(exposed: Sequence[int], weights: Sequence[float], tolerance: f
     Maximises sum n_i ln w_i over |w_i - planned_i| <= tolerance, sum w_i = 1: each share seen over a level, cut off at its band, the level
     found by bisection (water-filling). So evidence against it is evidence against every split of the band. Shares of sum 1, shape (k,).
 
-    >>> nearest_split([510, 490], [1, 1], 0.02), nearest_split([600, 400], [1, 1], 0.02)
-    ([0.51, 0.49], [0.52, 0.48])
+    >>> nearest_split([510, 490], [1, 1], 0.02)
+    [0.51, 0.49]
+    >>> [round(share, 3) for share in nearest_split([600, 400], [1, 1], 0.02)]
+    [0.52, 0.48]
     >>> [round(share, 3) for share in nearest_split([500, 300, 200], [1, 1, 1], 0.1)]
-    [0.433, 0.325, 0.242]
+    [0.433, 0.333, 0.233]
     """
     total, all_weight = sum(exposed), math.fsum(weights)
     planned = [weight / all_weight for weight in weights]
