@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def _grow(root: "psycopg.Connection[Any]", count: int, steps: list[int]) -> None:
-    minute, slot = 0, 14
+    minute, slot = 0, 8
     for rows in steps:
         held, _, _ = sizes(root)
         began = time.perf_counter()
@@ -106,8 +106,9 @@ def _grow(root: "psycopg.Connection[Any]", count: int, steps: list[int]) -> None
         root.execute("VACUUM (ANALYZE) metrics.experiment_kpis")
         vacuumed = time.perf_counter() - began
         stored, table, index = sizes(root)
+        slot += 12  # the same minutes of the hour
+        judged(END + (slot - 1) * SLOT)  # the look in between
         quiet, new = slots(root, slot)
-        slot += 2
         say(
             f"{stored:>13,} rows: laid down at {(stored - held) / max(filled, 0.001):,.0f} a second; {table / stored:.0f} + {index / stored:.0f} bytes each, {(table + index) / 2**30:.1f} GB; "
             f"VACUUM {vacuumed:.0f} s; nothing new {quiet:.3f} s, all new {new:.2f} s"
