@@ -271,8 +271,8 @@ def server_error(request: HttpRequest) -> HttpResponse:
     problem = problem_of(error)
     if _is_api(request):
         return problem.response()
-    if isinstance(error, (OverflowError, DataError)) and (request.META.get("QUERY_STRING") or request.method == "POST"):
-        # A number in the address or a form that neither Python's times nor the database hold: asking is at fault.
+    if isinstance(error, OverflowError) and (request.META.get("QUERY_STRING") or request.method == "POST"):
+        # A number in the address or a form that no time holds: asking is at fault. What the database refuses may be our own fault.
         return HttpResponse(loader.get_template("400.html").render({"request": {"id": id_of(request)}}), status=400)
     if problem.status_code == 503:
         return HttpResponse(_broken(request, problem), status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
